@@ -1,0 +1,89 @@
+"""The exception tree: every message says what was expected, what came, and what to do about it."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = [
+    "CampaignError",
+    "ConfigError",
+    "CriterionError",
+    "DataError",
+    "EngineError",
+    "FaultError",
+    "ModelError",
+    "SamplingError",
+    "SpaceError",
+    "StatisticsError",
+    "StoreError",
+    "TorchfaultError",
+    "WordError",
+    "did_you_mean",
+]
+
+
+class TorchfaultError(Exception):
+    """The base of every error that torchfault raises on purpose.
+
+    >>> issubclass(SpaceError, TorchfaultError)
+    True
+    """
+
+
+class SpaceError(TorchfaultError):
+    """A fault, a site or a filter that the fault space does not hold."""
+
+
+class WordError(TorchfaultError):
+    """A tensor or a number that a word format cannot represent."""
+
+
+class FaultError(TorchfaultError):
+    """A fault model or a trial that makes no sense, or a fault that never struck."""
+
+
+class ModelError(TorchfaultError):
+    """A model or a checkpoint that cannot be loaded, traced or injected into."""
+
+
+class DataError(TorchfaultError):
+    """Inputs or labels of the wrong shape, type or number."""
+
+
+class EngineError(TorchfaultError):
+    """A set of trials that no executor can run as asked."""
+
+
+class CriterionError(TorchfaultError):
+    """A criterion that does not fit the model's outputs."""
+
+
+class SamplingError(TorchfaultError):
+    """A sampler asked for draws that it cannot make."""
+
+
+class StatisticsError(TorchfaultError):
+    """Counts, weights or levels from which no estimate can be made."""
+
+
+class CampaignError(TorchfaultError):
+    """A campaign that cannot start, or one that cannot be resumed as it was."""
+
+
+class StoreError(TorchfaultError):
+    """A store that cannot be opened, read or extended."""
+
+
+class ConfigError(TorchfaultError):
+    """A configuration file or a flag with a missing, unknown or invalid value."""
+
+
+def did_you_mean(wrong: str, known: Iterable[str], *, most: int = 3) -> str:
+    """Return ``"; did you mean 'a' or 'b'?"`` for the nearest of the *known* names, or an empty string.
+
+    >>> did_you_mean("convl", ["conv1", "fc"])
+    "; did you mean 'conv1'?"
+    >>> did_you_mean("zzz", ["conv1", "fc"])
+    ''
+    """
+    near = get_close_matches(wrong, list(known), n=most, cutoff=0.6)
+    return f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""

@@ -1,0 +1,277 @@
+"""Fault models, and trials: which words of which sites change how, together, on which input."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from torchfault.errors import FaultError
+from torchfault.space import Fault, FaultSpace, Locations, Site
+from torchfault.words import WordFormat, encode, word
+
+__all__ = [
+    "BitFlip",
+    "Burst",
+    "FaultModel",
+    "RandomWord",
+    "StuckAt",
+    "Trials",
+    "Value",
+    "pack",
+    "strike",
+]
+
+Masks = NDArray[np.uint64]
+_ONE = np.uint64(1)
+
+
+class FaultModel(Protocol):
+    """How a word changes: for words of one format and the struck *bit* of each, the masks of ``(w & keep) ^ toggle``."""
+
+    def masks(self, word: WordFormat, bit: NDArray[Any], *, rng: np.random.Generator) -> tuple[Masks, Masks]:
+        """Return the masks *keep* and *toggle* of *bit*, shape (n,) each; randomness comes from *rng* alone."""
+        ...
+
+
+def _full(fmt: WordFormat) -> np.uint64:
+    return np.uint64((1 << fmt.width) - 1)
+
+
+def _one_hot(bit: NDArray[Any]) -> Masks:
+    return np.asarray(_ONE << np.asarray(bit).astype(np.uint64))
+
+
+@dataclass(frozen=True)
+class BitFlip:
+    """A transient upset: the struck bit is inverted.
+
+    >>> keep, toggle = BitFlip().masks(word("int8"), np.array([7]), rng=np.random.default_rng(0))
+    >>> int(keep[0]), int(toggle[0])
+    (255, 128)
+    """
+
+    def masks(self, word: WordFormat, bit: NDArray[Any], *, rng: np.random.Generator) -> tuple[Masks, Masks]:
+        """Return masks that invert *bit*."""
+        del rng
+        toggle = _one_hot(bit)
+        return np.full_like(toggle, _full(word)), toggle
+
+
+@dataclass(frozen=True)
+class StuckAt:
+    """A permanent fault: the struck bit reads *level*, 0 or 1, whatever was stored.
+
+    >>> keep, toggle = StuckAt(1).masks(word("int8"), np.array([0]), rng=np.random.default_rng(0))
+    >>> int(keep[0]), int(toggle[0])
+    (254, 1)
+    """
+
+    level: int
+
+    def __post_init__(self) -> None:
+        if self.level not in (0, 1):
+            raise FaultError(f"a bit is stuck at 0 or 1, got {self.level}; use StuckAt(0) or StuckAt(1)")
+
+    def masks(self, word: WordFormat, bit: NDArray[Any], *, rng: np.random.Generator) -> tuple[Masks, Masks]:
+        """Return masks that force *bit*."""
+        del rng
+        hot = _one_hot(bit)
+        return hot ^ _full(word), hot * np.uint64(self.level)
+
+
+@dataclass(frozen=True)
+class Burst:
+    """A multiple-bit upset: *length* adjacent bits, from the struck one upwards, are inverted; the word's end cuts it.
+
+    >>> keep, toggle = Burst(3).masks(word("int8"), np.array([1, 6]), rng=np.random.default_rng(0))
+    >>> [bin(int(t)) for t in toggle]
+    ['0b1110', '0b11000000']
+    """
+
+    length: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.length <= 64:
+            raise FaultError(f"a burst is 1 to 64 bits long, got {self.length}")
+
+    def masks(self, word: WordFormat, bit: NDArray[Any], *, rng: np.random.Generator) -> tuple[Masks, Masks]:
+        """Return masks that invert the burst beginning at *bit*."""
+        del rng
+        run = np.uint64((1 << self.length) - 1)
+        toggle = (run << np.asarray(bit).astype(np.uint64)) & _full(word)
+        return np.full_like(toggle, _full(word)), toggle
+
+
+@dataclass(frozen=True)
+class RandomWord:
+    """The whole word is replaced by uniformly random bits; the struck bit does not matter.
+
+    >>> keep, toggle = RandomWord().masks(word("int8"), np.array([0, 0]), rng=np.random.default_rng(1))
+    >>> keep.tolist(), bool((toggle < 256).all())
+    ([0, 0], True)
+    """
+
+    def masks(self, word: WordFormat, bit: NDArray[Any], *, rng: np.random.Generator) -> tuple[Masks, Masks]:
+        """Return masks that overwrite the word."""
+        toggle = rng.integers(0, int(_full(word)), size=len(bit), dtype=np.uint64, endpoint=True)
+        return np.zeros_like(toggle), toggle
+
+
+@dataclass(frozen=True)
+class Value:
+    """The whole word is replaced by *value*, rounded to the word's format; the struck bit does not matter.
+
+    >>> keep, toggle = Value(1.0).masks(word("float32"), np.array([0]), rng=np.random.default_rng(0))
+    >>> hex(int(toggle[0]))
+    '0x3f800000'
+    """
+
+    value: float
+
+    def masks(self, word: WordFormat, bit: NDArray[Any], *, rng: np.random.Generator) -> tuple[Masks, Masks]:
+        """Return masks that write the value."""
+        del rng
+        if not word.dtype.is_floating_point and self.value != int(self.value):
+            raise FaultError(f"{word.name} words hold whole numbers, got {self.value}; round it or choose other sites")
+        try:
+            stored = encode(torch.tensor(self.value, dtype=torch.float64).to(word.dtype), word)
+            if not word.dtype.is_floating_point:
+                stored = encode(torch.tensor(int(self.value), dtype=word.dtype), word)
+        except (RuntimeError, OverflowError):
+            raise FaultError(f"{self.value} does not fit into {word.name} words; choose a value that does") from None
+        toggle = np.full(len(bit), int(stored.item()) & int(_full(word)), dtype=np.uint64)
+        return np.zeros_like(toggle), toggle
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """Trials in columns: trial i strikes rows ``offsets[i]:offsets[i + 1]`` and runs on input ``inputs[i]``.
+
+    A row edits one word: ``(w & keep) ^ toggle`` at flat *element* of ``sites[site]``; no trial edits a word twice,
+    since :func:`strike` merges such faults. *offsets* has shape (n + 1,), *inputs* (n,), the other columns (m,).
+
+    >>> space = FaultSpace((Site("fc.weight", (4,)),))
+    >>> trials = strike(space, space.locate([3, 65]), model=BitFlip(), rng=np.random.default_rng(0))
+    >>> len(trials), trials.element.tolist(), trials.toggle.tolist()
+    (2, [0, 2], [8, 2])
+    """
+
+    sites: tuple[Site, ...]
+    offsets: NDArray[np.int64]
+    inputs: NDArray[np.int64]
+    site: NDArray[np.int32]
+    element: NDArray[np.int64]
+    keep: Masks
+    toggle: Masks
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def owner(self) -> NDArray[np.int64]:
+        """The trial of each row, shape (m,)."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def take(self, order: NDArray[np.int64]) -> "Trials":
+        """Return the trials at positions *order*, in that order."""
+        counts = np.diff(self.offsets)[order]
+        offsets = np.concatenate(([0], np.cumsum(counts)))
+        rows = np.repeat(self.offsets[:-1][order] - offsets[:-1], counts) + np.arange(offsets[-1])
+        columns = (self.site[rows], self.element[rows], self.keep[rows], self.toggle[rows])
+        return Trials(self.sites, offsets, self.inputs[order], *columns)
+
+    def on(self, inputs: NDArray[np.int64]) -> "Trials":
+        """Return every trial once on each of *inputs*, trial by trial."""
+        repeated = self.take(np.repeat(np.arange(len(self)), len(inputs)))
+        everywhere = np.tile(np.asarray(inputs, dtype=np.int64), len(self))
+        return Trials(
+            self.sites, repeated.offsets, everywhere, repeated.site, repeated.element, repeated.keep, repeated.toggle
+        )
+
+
+def strike(
+    space: FaultSpace,
+    locations: Locations,
+    *,
+    model: FaultModel,
+    rng: np.random.Generator,
+    counts: NDArray[np.int64] | None = None,
+    inputs: NDArray[np.int64] | None = None,
+) -> Trials:
+    """Return the trials that strike *locations*, each changed by *model*.
+
+    *counts* gives the faults of each trial (one each unless told) and *inputs* the input of each trial (0 unless
+    told), both of shape (trials,). Raises :class:`FaultError` where the counts do not add up.
+
+    >>> space = FaultSpace((Site("fc.weight", (4,)),))
+    >>> both = strike(space, space.locate([3, 3]), model=BitFlip(), rng=np.random.default_rng(0), counts=np.array([2]))
+    >>> both.toggle.tolist()  # the same bit flipped twice is as it was
+    [0]
+    """
+    keep, toggle = _masks(space.sites, locations, model, rng)
+    counts = np.ones(len(keep), dtype=np.int64) if counts is None else np.asarray(counts, dtype=np.int64)
+    if counts.sum() != len(keep) or (counts < 1).any():
+        raise FaultError(f"every trial needs a fault, {len(keep)} in all; got counts of {counts.min()} to {counts.max()}")
+    inputs = np.zeros(len(counts), dtype=np.int64) if inputs is None else np.asarray(inputs, dtype=np.int64)
+    return _merge(space.sites, counts, inputs, (locations.site, locations.element, keep, toggle))
+
+
+def pack(space: FaultSpace, faults: Sequence[Fault], *, rng: np.random.Generator | None = None) -> Trials:
+    """Return one trial that strikes all *faults* together, each by its own model, on input 0.
+
+    >>> space = FaultSpace((Site("fc.weight", (4,)),))
+    >>> pack(space, [Fault("fc.weight", 1, 0), Fault("fc.weight", 1, 2, StuckAt(0))]).keep.tolist()
+    [4294967291]
+    """
+    if not faults:
+        raise FaultError("a trial needs at least one fault, got none")
+    where = space.locate([space.index(fault) for fault in faults])
+    generator = rng or np.random.default_rng()
+    keep, toggle = np.empty(len(faults), dtype=np.uint64), np.empty(len(faults), dtype=np.uint64)
+    models = [fault.model or BitFlip() for fault in faults]
+    for model in dict.fromkeys(models):
+        rows = np.array([i for i, other in enumerate(models) if other == model])
+        part = Locations(where.site[rows], where.element[rows], where.bit[rows])
+        keep[rows], toggle[rows] = _masks(space.sites, part, model, generator)
+    counts = np.array([len(faults)])
+    return _merge(space.sites, counts, np.zeros(1, dtype=np.int64), (where.site, where.element, keep, toggle))
+
+
+def _masks(
+    sites: tuple[Site, ...], where: Locations, model: FaultModel, rng: np.random.Generator
+) -> tuple[Masks, Masks]:
+    """Ask *model* for its masks, word format by word format, in the fixed order of the sites."""
+    keep, toggle = np.empty(len(where.site), dtype=np.uint64), np.empty(len(where.site), dtype=np.uint64)
+    formats = np.array([site.word for site in sites])[where.site]
+    for name in dict.fromkeys(site.word for site in sites):
+        rows = np.flatnonzero(formats == name)
+        if rows.size:
+            keep[rows], toggle[rows] = model.masks(word(name), where.bit[rows], rng=rng)
+    return keep, toggle
+
+
+def _merge(
+    sites: tuple[Site, ...], counts: NDArray[np.int64], inputs: NDArray[np.int64], columns: tuple[Any, ...]
+) -> Trials:
+    """Compose edits of the same word in the same trial, in their order, so that every word is edited once."""
+    site, element, keep, toggle = columns
+    owner = np.repeat(np.arange(len(counts)), counts)
+    order = np.lexsort((element, site, owner))
+    owner, site, element, keep, toggle = (column[order] for column in (owner, site, element, keep, toggle))
+    fresh = np.ones(len(owner), dtype=bool)
+    fresh[1:] = (owner[1:] != owner[:-1]) | (site[1:] != site[:-1]) | (element[1:] != element[:-1])
+    if not fresh.all():
+        start = np.flatnonzero(fresh)
+        rank = np.arange(len(fresh)) - np.repeat(start, np.diff(np.append(start, len(fresh))))
+        home = np.cumsum(fresh) - 1
+        merged_keep, merged_toggle = keep[start].copy(), toggle[start].copy()
+        for level in range(1, int(rank.max()) + 1):
+            rows = np.flatnonzero(rank == level)
+            merged_toggle[home[rows]] = (merged_toggle[home[rows]] & keep[rows]) ^ toggle[rows]
+            merged_keep[home[rows]] &= keep[rows]
+        owner, site, element, keep, toggle = owner[start], site[start], element[start], merged_keep, merged_toggle
+    offsets = np.searchsorted(owner, np.arange(len(counts) + 1)).astype(np.int64)
+    return Trials(sites, offsets, inputs, site.astype(np.int32), element.astype(np.int64), keep, toggle)

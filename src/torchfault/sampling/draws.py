@@ -1,0 +1,90 @@
+"""What every sampler returns, and the random streams that make the n-th trial depend on seed and n alone."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchfault.errors import SamplingError
+from torchfault.space import FaultSpace
+
+__all__ = ["Draws", "Sampler", "stream"]
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Trials drawn from a space: fault numbers, and for each trial its weight p/q and its stratum.
+
+    *index* has shape (faults,), *weight* and *stratum* (trials,). *counts*, shape (trials,), tells how many
+    consecutive faults each trial strikes together; ``None`` means one each. Raises :class:`SamplingError` where
+    the lengths disagree.
+
+    >>> len(Draws.equal(np.array([5, 7, 7])))
+    3
+    """
+
+    index: NDArray[np.int64]
+    weight: NDArray[np.float64]
+    stratum: NDArray[np.int32]
+    counts: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        faults = len(self.index) if self.counts is None else int(self.counts.sum())
+        trials = len(self.index) if self.counts is None else len(self.counts)
+        if faults != len(self.index) or trials != len(self.weight) or trials != len(self.stratum):
+            raise SamplingError(
+                f"draws need one weight and one stratum per trial, got {len(self.index)} faults, "
+                f"{trials} trials, {len(self.weight)} weights and {len(self.stratum)} strata"
+            )
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    @classmethod
+    def equal(cls, index: NDArray[np.int64], *, counts: NDArray[np.int64] | None = None) -> "Draws":
+        """Return draws of weight 1 in one stratum."""
+        trials = len(index) if counts is None else len(counts)
+        return cls(index, np.ones(trials), np.zeros(trials, dtype=np.int32), counts)
+
+    def take(self, first: int, last: int) -> "Draws":
+        """Return the trials from *first* up to *last*, exclusive."""
+        if self.counts is None:
+            return Draws(self.index[first:last], self.weight[first:last], self.stratum[first:last])
+        begin, end = int(self.counts[:first].sum()), int(self.counts[:last].sum())
+        return Draws(
+            self.index[begin:end], self.weight[first:last], self.stratum[first:last], self.counts[first:last]
+        )
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Chooses faults: a frozen value with a ``draw``.
+
+    *block* is the number of trials that one random stream makes, always together, so that the n-th trial never
+    depends on how many were asked for. *total* is the number of trials after which the sampler is done, or ``None``.
+    """
+
+    @property
+    def block(self) -> int:
+        """The number of trials made from one random stream."""
+        ...
+
+    def total(self, space: FaultSpace) -> int | None:
+        """Return the number of trials after which nothing is left to draw, ``None`` for no end."""
+        ...
+
+    def draw(self, space: FaultSpace, n: int, *, rng: np.random.Generator, start: int = 0) -> Draws:
+        """Return the trials *start* to *start + n* of the sequence that *rng* decides."""
+        ...
+
+
+def stream(seed: int, *path: int) -> np.random.Generator:
+    """Return the random stream at *path* (such as purpose, block) below *seed*; distinct paths are independent.
+
+    >>> bool(stream(7, 0, 3).random() == stream(7, 0, 3).random())
+    True
+    """
+    if seed < 0:
+        raise SamplingError(f"a seed is a whole number from 0 up, got {seed}")
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=path)))
