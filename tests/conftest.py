@@ -1,0 +1,63 @@
+"""Fixtures that every test may ask for: real weights, real images, a seeded generator."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported, and for the processes that tests start
+
+ROOT = Path(__file__).resolve().parent.parent
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def pytest_collection_finish() -> None:
+    """Fix torch's threads once, without importing torch for tests that do not use it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(2)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Return a generator that starts every test from the same seed."""
+    return np.random.default_rng(20261121)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Return the folder of real inputs; without it the test is skipped, or fails where CI=true."""
+    folder = Path(os.environ.get("TORCHFAULT_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "cifar10_test_1000.npz").is_file():
+        reason = f"no cifar10_test_1000.npz in {folder}; set TORCHFAULT_DATA to the folder of real inputs"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def resnet20(data_dir):
+    """Return ResNet-20 with the trained CIFAR-10 weights, in evaluation mode; tests must leave it as it was."""
+    import torch
+
+    from torchfault import zoo
+
+    state = torch.load(data_dir / "resnet20-12fca82f.th", map_location="cpu", weights_only=True)["state_dict"]
+    model = zoo.resnet20()
+    model.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def cifar100(data_dir):
+    """Return the first 100 CIFAR-10 test images, normalised float32 (100, 3, 32, 32), and their labels (100,)."""
+    import torch
+
+    with np.load(data_dir / "cifar10_test_1000.npz") as held:
+        images, labels = held["images"][:100], held["labels"][:100]
+    scaled = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return ((scaled - mean) / std).contiguous(), torch.from_numpy(labels)
