@@ -36,16 +36,19 @@ clean: ## remove the virtual environment, caches and builds
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are newer than pyproject.toml and constraints.txt exactly when the environment fits them.
-$(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or later found; name one: make PYTHON=/path/to/python3.11" >&2; exit 2; }
-	@$(PYTHON) -m venv $(VENV)
+# `venv` runs again with a stale stamp, which also mends an environment that was left half made.
+define make_venv
+@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or later found; name one: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+@$(PYTHON) -m venv $(VENV)
+@echo "installing into $(VENV): a minute or two, once"
+endef
 
-$(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing torchfault into $(VENV): a minute or two, once"
+$(VENV)/.core: pyproject.toml constraints.txt
+	$(make_venv)
 	@$(PIP_INSTALL) -e .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing torchfault and its development tools into $(VENV): a minute or two, once"
+$(VENV)/.dev: pyproject.toml constraints.txt
+	$(make_venv)
 	@$(PIP_INSTALL) -e ".[dev]"
 	@touch $(VENV)/.core $@
