@@ -1,5 +1,6 @@
 """Fault models, and trials: which words of which sites change how, together, on which input."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -7,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from torchfault.errors import FaultError
 from torchfault.space import Fault, FaultSpace, Locations, Site
@@ -29,7 +31,10 @@ _ONE = np.uint64(1)
 
 
 class FaultModel(Protocol):
-    """How a word changes: for words of one format and the struck *bit* of each, the masks of ``(w & keep) ^ toggle``."""
+    """How a word changes: for words of one format and the struck *bit* of each, the masks of ``(w & keep) ^ toggle``.
+
+    Models are frozen values, hashable and comparable, so that a trial can hold several.
+    """
 
     def masks(self, word: WordFormat, bit: NDArray[Any], *, rng: np.random.Generator) -> tuple[Masks, Masks]:
         """Return the masks *keep* and *toggle* of *bit*, shape (n,) each; randomness comes from *rng* alone."""
@@ -124,6 +129,9 @@ class RandomWord:
 class Value:
     """The whole word is replaced by *value*, rounded to the word's format; the struck bit does not matter.
 
+    :meth:`masks` raises :class:`FaultError` where the format cannot hold the value: 300 in int8, infinity in
+    float8_e4m3fn, 1e300 in float32, 0.5 in any integer.
+
     >>> keep, toggle = Value(1.0).masks(word("float32"), np.array([0]), rng=np.random.default_rng(0))
     >>> hex(int(toggle[0]))
     '0x3f800000'
@@ -134,16 +142,27 @@ class Value:
     def masks(self, word: WordFormat, bit: NDArray[Any], *, rng: np.random.Generator) -> tuple[Masks, Masks]:
         """Return masks that write the value."""
         del rng
-        if not word.dtype.is_floating_point and self.value != int(self.value):
-            raise FaultError(f"{word.name} words hold whole numbers, got {self.value}; round it or choose other sites")
-        try:
-            stored = encode(torch.tensor(self.value, dtype=torch.float64).to(word.dtype), word)
-            if not word.dtype.is_floating_point:
-                stored = encode(torch.tensor(int(self.value), dtype=word.dtype), word)
-        except (RuntimeError, OverflowError):
-            raise FaultError(f"{self.value} does not fit into {word.name} words; choose a value that does") from None
-        toggle = np.full(len(bit), int(stored.item()) & int(_full(word)), dtype=np.uint64)
+        stored = _rounded(self.value, word) if word.dtype.is_floating_point else _whole(self.value, word)
+        if stored is None:
+            raise FaultError(f"{word.name} words cannot hold {self.value}; choose a value that fits, or other sites")
+        toggle = np.full(len(bit), int(encode(stored, word).item()) & int(_full(word)), dtype=np.uint64)
         return np.zeros_like(toggle), toggle
+
+
+def _rounded(value: float, fmt: WordFormat) -> Tensor | None:
+    """Return *value* in a floating-point format, ``None`` where it is out of range."""
+    if math.isfinite(value) and abs(value) > torch.finfo(fmt.dtype).max:
+        return None
+    stored = torch.tensor(value, dtype=torch.float64).to(fmt.dtype)
+    # Some formats have no infinity, and torch turns it into their largest value.
+    return stored if bool(stored.double().isinf()) == math.isinf(value) else None
+
+
+def _whole(value: float, fmt: WordFormat) -> Tensor | None:
+    """Return *value* in an integer format, ``None`` where it is no whole number or outside the format's range."""
+    low, high = (0, 1) if fmt.dtype == torch.bool else (torch.iinfo(fmt.dtype).min, torch.iinfo(fmt.dtype).max)
+    fits = math.isfinite(value) and value == int(value) and low <= value <= high
+    return torch.tensor(int(value), dtype=fmt.dtype) if fits else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +223,8 @@ def strike(
     """Return the trials that strike *locations*, each changed by *model*.
 
     *counts* gives the faults of each trial (one each unless told) and *inputs* the input of each trial (0 unless
-    told), both of shape (trials,). Raises :class:`FaultError` where the counts do not add up.
+    told), both of shape (trials,). Raises :class:`FaultError` where the counts do not add up or the inputs do not
+    match them.
 
     >>> space = FaultSpace((Site("fc.weight", (4,)),))
     >>> both = strike(space, space.locate([3, 3]), model=BitFlip(), rng=np.random.default_rng(0), counts=np.array([2]))
@@ -214,8 +234,13 @@ def strike(
     keep, toggle = _masks(space.sites, locations, model, rng)
     counts = np.ones(len(keep), dtype=np.int64) if counts is None else np.asarray(counts, dtype=np.int64)
     if counts.sum() != len(keep) or (counts < 1).any():
-        raise FaultError(f"every trial needs a fault, {len(keep)} in all; got counts of {counts.min()} to {counts.max()}")
+        raise FaultError(
+            f"every trial needs at least one fault and all together {len(keep)}, the number of locations; "
+            f"got {len(counts)} counts with a sum of {counts.sum()}"
+        )
     inputs = np.zeros(len(counts), dtype=np.int64) if inputs is None else np.asarray(inputs, dtype=np.int64)
+    if inputs.shape != counts.shape:
+        raise FaultError(f"every trial runs on one input, got {len(inputs)} inputs for {len(counts)} trials")
     return _merge(space.sites, counts, inputs, (locations.site, locations.element, keep, toggle))
 
 
@@ -231,9 +256,10 @@ def pack(space: FaultSpace, faults: Sequence[Fault], *, rng: np.random.Generator
     where = space.locate([space.index(fault) for fault in faults])
     generator = rng or np.random.default_rng()
     keep, toggle = np.empty(len(faults), dtype=np.uint64), np.empty(len(faults), dtype=np.uint64)
-    models = [fault.model or BitFlip() for fault in faults]
-    for model in dict.fromkeys(models):
-        rows = np.array([i for i, other in enumerate(models) if other == model])
+    groups: dict[FaultModel, list[int]] = {}
+    for row, fault in enumerate(faults):
+        groups.setdefault(fault.model or BitFlip(), []).append(row)
+    for model, rows in groups.items():
         part = Locations(where.site[rows], where.element[rows], where.bit[rows])
         keep[rows], toggle[rows] = _masks(space.sites, part, model, generator)
     counts = np.array([len(faults)])
@@ -254,13 +280,16 @@ def _masks(
 
 
 def _merge(
-    sites: tuple[Site, ...], counts: NDArray[np.int64], inputs: NDArray[np.int64], columns: tuple[Any, ...]
+    sites: tuple[Site, ...],
+    counts: NDArray[np.int64],
+    inputs: NDArray[np.int64],
+    columns: tuple[NDArray[np.int32], NDArray[np.int64], Masks, Masks],
 ) -> Trials:
     """Compose edits of the same word in the same trial, in their order, so that every word is edited once."""
-    site, element, keep, toggle = columns
     owner = np.repeat(np.arange(len(counts)), counts)
-    order = np.lexsort((element, site, owner))
-    owner, site, element, keep, toggle = (column[order] for column in (owner, site, element, keep, toggle))
+    order = np.lexsort((columns[1], columns[0], owner))
+    owner, site, element = owner[order], columns[0][order], columns[1][order]
+    keep, toggle = columns[2][order], columns[3][order]
     fresh = np.ones(len(owner), dtype=bool)
     fresh[1:] = (owner[1:] != owner[:-1]) | (site[1:] != site[:-1]) | (element[1:] != element[:-1])
     if not fresh.all():

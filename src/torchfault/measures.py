@@ -20,7 +20,8 @@ class Measure:
 
     *sites* holds one probability per site, shape (sites,), and sums to 1. *elements* and *bits* map a site's name to
     the conditional probabilities of its elements and of its bits (in the order of ``site.bits``); a site left out
-    is uniform. Raises :class:`SpaceError` where a factor is negative or does not sum to 1.
+    is uniform. Raises :class:`SpaceError` where a factor is negative or does not sum to 1, and, when the measure is
+    used, where it does not fit the space.
 
     >>> Measure(np.array([0.25, 0.75]), bits={"fc.weight": np.array([0.5, 0.5])}).sites
     array([0.25, 0.75])
@@ -31,17 +32,33 @@ class Measure:
     bits: Mapping[str, Floats] | None = None
 
     def __post_init__(self) -> None:
-        _check(self.sites, "the sites")
-        for factor, what in ((self.elements, "elements"), (self.bits, "bits")):
-            for name, values in (factor or {}).items():
-                _check(values, f"the {what} of '{name}'")
+        object.__setattr__(self, "sites", _check(self.sites, "the sites"))
+        for what in ("elements", "bits"):
+            if factor := getattr(self, what):
+                checked = {name: _check(values, f"the {what} of '{name}'") for name, values in factor.items()}
+                object.__setattr__(self, what, checked)
 
 
-def _check(values: Floats, what: str) -> None:
-    if np.any(np.asarray(values) < 0) or not np.isclose(np.sum(values), 1.0, rtol=0, atol=1e-9):
+def _check(values: ArrayLike, what: str) -> Floats:
+    numbers = np.asarray(values, dtype=np.float64)
+    total = numbers.sum()
+    if numbers.ndim != 1 or not (numbers >= 0).all() or not np.isclose(total, 1.0, rtol=0, atol=1e-9):
         raise SpaceError(
-            f"the probabilities of {what} must be at least 0 and sum to 1, got a sum of {np.sum(values)}; normalise them"
+            f"the probabilities of {what} are one row, each at least 0, and sum to 1, "
+            f"got shape {numbers.shape} and sum {total}; normalise them"
         )
+    return numbers
+
+
+def _fit(measure: Measure, space: FaultSpace) -> None:
+    """Refuse a measure that was made for another space."""
+    if len(measure.sites) != len(space.sites):
+        raise SpaceError(f"a space of {len(space.sites)} sites needs one probability each, got {len(measure.sites)}")
+    empty = [site.name for site, p in zip(space.sites, measure.sites, strict=True) if p > 0 and not site.size]
+    if empty:
+        raise SpaceError(f"'{empty[0]}' has no element, so its probability is 0, got more; move it to other sites")
+    for name in (*(measure.elements or ()), *(measure.bits or ())):
+        space.position(name)
 
 
 def uniform(space: FaultSpace) -> Measure:
@@ -61,8 +78,9 @@ def probability(measure: Measure, space: FaultSpace, index: ArrayLike) -> Floats
     >>> float(probability(uniform(space), space, [5])[0] * len(space))
     1.0
     """
+    _fit(measure, space)
     site, element, bit = space.locate(index)
-    p = np.asarray(measure.sites, dtype=np.float64)[site].copy()
+    p = measure.sites[site]
     for position in np.unique(site):
         here = site == position
         one = space.sites[position]
@@ -79,6 +97,7 @@ def draw(measure: Measure, space: FaultSpace, n: int, *, rng: np.random.Generato
     >>> draw(uniform(space), space, 4, rng=np.random.default_rng(0)).shape
     (4,)
     """
+    _fit(measure, space)
     site = rng.choice(len(space.sites), size=n, p=measure.sites)
     element, bit = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
     for position in np.unique(site):

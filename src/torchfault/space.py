@@ -1,11 +1,12 @@
-"""The fault space: sites, and the numbering of every (site, element, bit) from 0 to N - 1 in closed form; NumPy only."""
+"""The fault space: sites, and every (site, element, bit) numbered from 0 to N - 1 in closed form; NumPy only."""
 
 import fnmatch
 import hashlib
 import math
+import operator
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -37,7 +38,7 @@ class Site:
     bits; *bits* are those that belong to the fault space (all of them unless told). *channel* is the axis of
     *shape* along which results are grouped by channel.
 
-    Raises :class:`SpaceError` for a negative size or a bit outside the word.
+    Raises :class:`SpaceError` for a negative size, a bit outside the word or a channel axis outside the shape.
 
     >>> site = Site("fc.weight", (10, 64), word="int8", width=8, module="fc", module_type="Linear")
     >>> site.elements, site.size
@@ -63,6 +64,8 @@ class Site:
         for bit in (bits[0], bits[-1]):
             if not 0 <= bit < self.width:
                 raise SpaceError(f"bit {bit} is outside '{self.name}' ({self.word} words); use 0 to {self.width - 1}")
+        if self.channel is not None and not 0 <= self.channel < len(self.shape):
+            raise SpaceError(f"the channel axis of '{self.name}' is one of its {len(self.shape)}, got {self.channel}")
 
     @cached_property
     def elements(self) -> int:
@@ -80,7 +83,11 @@ class Site:
         return self.kind in ACTIVATION_KINDS
 
     def flat(self, element: int | Sequence[int]) -> int:
-        """Return the flat position of *element*, given flat or as one index per axis; negative ones are refused."""
+        """Return the flat position of *element*, given flat or as one index per axis; negative ones are refused.
+
+        >>> Site("conv.weight", (8, 1, 3, 3)).flat((2, 0, 1, 1))
+        22
+        """
         if isinstance(element, int | np.integer):
             flat = int(element)
             inside = 0 <= flat < self.elements
@@ -163,16 +170,29 @@ class FaultSpace:
     def __iter__(self) -> Iterator[Fault]:
         return (self[i] for i in range(len(self)))
 
+    def __contains__(self, fault: object) -> bool:
+        # Without this, `in` would walk through the whole space.
+        try:
+            return isinstance(fault, Fault) and self.index(fault) >= 0
+        except SpaceError:
+            return False
+
     def __getitem__(self, index: int) -> Fault:
-        site, element, bit = self.locate(np.asarray([index]))
+        # No counting from the end and no slices: a number must name one fault, the same one wherever it is written.
+        if not hasattr(index, "__index__") or not 0 <= operator.index(index) < len(self):
+            last = len(self) - 1
+            raise SpaceError(f"a fault is a whole number from 0 to {last}, got {index}; for arrays use space.locate")
+        site, element, bit = self.locate([operator.index(index)])
         return Fault(self.sites[int(site[0])].name, int(element[0]), int(bit[0]))
 
     def __or__(self, other: "FaultSpace") -> "FaultSpace":
         merged = {site.name: site for site in self.sites}
         for site in other.sites:
             mine = merged.setdefault(site.name, site)
-            if replace(mine, bits=()) != replace(site, bits=()):
-                raise SpaceError(f"'{site.name}' differs between the two spaces: {mine.shape} and {site.shape}")
+            for part in fields(Site):
+                one, two = getattr(mine, part.name), getattr(site, part.name)
+                if part.name != "bits" and one != two:
+                    raise SpaceError(f"a union needs '{site.name}' alike in both, got {part.name} {one} and {two}")
             merged[site.name] = replace(mine, bits=(*mine.bits, *site.bits))
         return FaultSpace(tuple(merged.values()))
 
@@ -213,15 +233,27 @@ class FaultSpace:
         return self.sites[self.position(name)]
 
     def index(self, fault: Fault) -> int:
-        """Return the number of *fault*; its fault model and sample do not matter."""
+        """Return the number of *fault*; its fault model and sample do not matter.
+
+        >>> space = FaultSpace((Site("conv.weight", (8, 1, 3, 3)),))
+        >>> space.index(Fault("conv.weight", (0, 0, 1, 2), bit=31))
+        191
+        """
         position = self.position(fault.site)
         site = self.sites[position]
         element = site.flat(fault.element)
         return int(self.number([position], [element], [fault.bit])[0])
 
     def locate(self, index: ArrayLike) -> Locations:
-        """Return the sites, elements and bits of an array of fault numbers, all of shape (n,)."""
-        number = np.asarray(index, dtype=np.int64).reshape(-1)
+        """Return the sites, elements and bits of an array of fault numbers, all of shape (n,).
+
+        Raises :class:`SpaceError` for numbers outside the space and for anything but whole numbers.
+
+        >>> where = FaultSpace((Site("a", (2,)), Site("b", (3,)))).locate([5, 64, 97])
+        >>> where.site.tolist(), where.element.tolist(), where.bit.tolist()
+        ([0, 1, 1], [0, 0, 1], [5, 0, 1])
+        """
+        number = _whole(index, "fault numbers")
         if number.size and (number.min() < 0 or number.max() >= len(self)):
             raise SpaceError(f"fault numbers run from 0 to {len(self) - 1}, got {number.min()} to {number.max()}")
         site = (np.searchsorted(self._offsets, number, side="right") - 1).astype(np.int32)
@@ -230,8 +262,15 @@ class FaultSpace:
         return Locations(site, element, forward[site, ordinal])
 
     def number(self, site: ArrayLike, element: ArrayLike, bit: ArrayLike) -> NDArray[np.int64]:
-        """Return the fault numbers of arrays of site positions, flat elements and bits, all of shape (n,)."""
-        where, what, which = (np.asarray(a, dtype=np.int64).reshape(-1) for a in (site, element, bit))
+        """Return the fault numbers of arrays of site positions, flat elements and bits, all of shape (n,).
+
+        Raises :class:`SpaceError` for a site, element or bit that the space does not hold.
+
+        >>> FaultSpace((Site("a", (2,)), Site("b", (3,)))).number([0, 1], [0, 1], [5, 1])
+        array([ 5, 97])
+        """
+        wholes = _whole(site, "site positions"), _whole(element, "elements"), _whole(bit, "bits")
+        where, what, which = np.broadcast_arrays(*wholes)
         if where.size and (where.min() < 0 or where.max() >= len(self.sites)):
             raise SpaceError(f"site positions run from 0 to {len(self.sites) - 1}, got {where.min()} to {where.max()}")
         count, _, backward = self._bits
@@ -273,7 +312,8 @@ class FaultSpace:
 
         *names*, *exclude* and *types* (of the module) are globs, or regular expressions behind ``re:``; *kinds* are
         exact (``weight``, ``bias``, ``norm``, ``buffer``, ``input``, ``output``, ...); *bits* are bit positions.
-        Raises :class:`SpaceError`, with a suggestion, for a pattern that matches nothing.
+        A site with none of the *bits* is left out. Raises :class:`SpaceError`, with a suggestion, for a pattern or
+        a bit that matches nothing.
 
         >>> space = FaultSpace((Site("conv1.weight", (4,)), Site("fc.bias", (2,), kind="bias")))
         >>> space.select("re:fc|head", kinds="bias", bits=[30, 31]).names
@@ -292,34 +332,40 @@ class FaultSpace:
         wanted = set(bits)
         sites = [self.sites[i] for i in chosen]
         if wanted:
+            held = {bit for site in sites for bit in site.bits}
+            if not wanted <= held:
+                lacking, widest = sorted(wanted - held), max(held)
+                raise SpaceError(f"no chosen site has the bits {lacking}; the highest is {widest}, see space.table()")
             sites = [replace(s, bits=tuple(wanted & set(s.bits))) for s in sites if wanted & set(s.bits)]
-        if not sites:
-            raise SpaceError(f"no chosen site has any of the bits {sorted(wanted)}; see the table of sites for widths")
         return FaultSpace(tuple(sites))
 
     def table(self) -> "pd.DataFrame":
-        """Return a data frame with one row per site: name, kind, module type, shape, word, bits, elements, faults."""
+        """Return a data frame with one row per site: name, kind, module type, shape, word, bits, elements, faults.
+
+        >>> FaultSpace((Site("fc.weight", (10, 64)),)).table()["faults"].tolist()
+        [20480]
+        """
         import pandas as pd
 
+        shapes = ["x".join(map(str, s.shape)) or "scalar" for s in self.sites]
         rows = [
-            {
-                "site": s.name,
-                "kind": s.kind,
-                "type": s.module_type,
-                "shape": "x".join(map(str, s.shape)) or "scalar",
-                "word": s.word,
-                "bits": len(s.bits),
-                "elements": s.elements,
-                "faults": s.size,
-            }
-            for s in self.sites
+            (s.name, s.kind, s.module_type, shape, s.word, len(s.bits), s.elements, s.size)
+            for s, shape in zip(self.sites, shapes, strict=True)
         ]
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=["site", "kind", "type", "shape", "word", "bits", "elements", "faults"])
 
     def digest(self) -> str:
         """Return a SHA-256 over everything that decides which fault a number means."""
         rows = [(s.name, s.shape, s.word, s.width, s.kind, s.bits) for s in self.sites]
         return hashlib.sha256(repr(rows).encode()).hexdigest()
+
+
+def _whole(values: ArrayLike, what: str) -> NDArray[np.int64]:
+    array = np.asarray(values)
+    # A mask of booleans or a float index would otherwise turn into the numbers of other faults without a word.
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise SpaceError(f"{what} are whole numbers below 2^63, got {array.dtype}; convert them")
+    return array.astype(np.int64).reshape(-1)
 
 
 def _listed(patterns: str | Iterable[str]) -> list[str]:
@@ -332,8 +378,9 @@ def _matching(sites: Sequence[Site], patterns: str | Iterable[str], attribute: s
     found: set[int] = set()
     for pattern in _listed(patterns):
         try:
-            source = pattern[3:] if pattern.startswith("re:") else fnmatch.translate(pattern)
-            hits = {i for i, name in enumerate(known) if re.search(source, name)}
+            glob = re.compile(fnmatch.translate(pattern)).match
+            fits = re.compile(pattern[3:]).search if pattern.startswith("re:") else glob
+            hits = {i for i, name in enumerate(known) if fits(name)}
         except re.error as error:
             raise SpaceError(f"'{pattern}' is not a regular expression ({error}); use re:<expression>") from None
         if not hits:

@@ -50,7 +50,7 @@ def encode(tensor: Tensor, fmt: WordFormat) -> Tensor:
     '0x3f800000'
     """
     if tensor.dtype != fmt.dtype:
-        raise WordError(f"{fmt.name} words need a {fmt.dtype} tensor, got {tensor.dtype}; convert it or change the word")
+        raise WordError(f"{fmt.name} words need a {fmt.dtype} tensor, got {tensor.dtype}; convert it first")
     return fmt.to_words(tensor, fmt.integer)
 
 

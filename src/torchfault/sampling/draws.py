@@ -32,6 +32,8 @@ class Draws:
     def __post_init__(self) -> None:
         faults = len(self.index) if self.counts is None else int(self.counts.sum())
         trials = len(self.index) if self.counts is None else len(self.counts)
+        if self.counts is not None and (self.counts < 1).any():
+            raise SamplingError(f"a trial strikes at least one fault, got a count of {self.counts.min()}")
         if faults != len(self.index) or trials != len(self.weight) or trials != len(self.stratum):
             raise SamplingError(
                 f"draws need one weight and one stratum per trial, got {len(self.index)} faults, "
@@ -43,18 +45,24 @@ class Draws:
 
     @classmethod
     def equal(cls, index: NDArray[np.int64], *, counts: NDArray[np.int64] | None = None) -> "Draws":
-        """Return draws of weight 1 in one stratum."""
+        """Return draws of weight 1 in one stratum.
+
+        >>> Draws.equal(np.array([5, 7, 9]), counts=np.array([1, 2])).weight
+        array([1., 1.])
+        """
         trials = len(index) if counts is None else len(counts)
         return cls(index, np.ones(trials), np.zeros(trials, dtype=np.int32), counts)
 
     def take(self, first: int, last: int) -> "Draws":
-        """Return the trials from *first* up to *last*, exclusive."""
+        """Return the trials from *first* up to *last*, exclusive.
+
+        >>> Draws.equal(np.array([5, 7, 9]), counts=np.array([1, 2])).take(1, 2).index
+        array([7, 9])
+        """
         if self.counts is None:
             return Draws(self.index[first:last], self.weight[first:last], self.stratum[first:last])
         begin, end = int(self.counts[:first].sum()), int(self.counts[:last].sum())
-        return Draws(
-            self.index[begin:end], self.weight[first:last], self.stratum[first:last], self.counts[first:last]
-        )
+        return Draws(self.index[begin:end], self.weight[first:last], self.stratum[first:last], self.counts[first:last])
 
 
 @runtime_checkable
@@ -85,6 +93,6 @@ def stream(seed: int, *path: int) -> np.random.Generator:
     >>> bool(stream(7, 0, 3).random() == stream(7, 0, 3).random())
     True
     """
-    if seed < 0:
-        raise SamplingError(f"a seed is a whole number from 0 up, got {seed}")
+    if seed < 0 or any(step < 0 for step in path):
+        raise SamplingError(f"a seed and its path are whole numbers from 0 up, got {seed} and {path}")
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=path)))
