@@ -1,0 +1,328 @@
+"""Closed forms: what one changed word does to the output of the operation that reads it, without running it again.
+
+A changed weight adds (new - old) times one shifted input channel to one output channel; a changed input adds
+(new - old) times one filter column to a small patch of the output. Every function here works on many lanes at
+once and returns a :class:`Patch`: where in the output, and what to add or to write there.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfault.model.layout import Layout, lanes_first
+from torchfault.model.program import Node, Ref
+
+__all__ = ["Patch", "Struck", "patch_for"]
+
+
+@dataclass(frozen=True, eq=False)
+class Struck:
+    """Lanes struck in one word each: the flat *element* of the tensor, and its *old* and *new* values, shape (lanes,).
+
+    *rows* says which row of the operands and of the output belongs to each lane.
+    """
+
+    rows: Tensor
+    element: Tensor
+    old: Tensor
+    new: Tensor
+
+    @property
+    def delta(self) -> Tensor:
+        """The change of value."""
+        return self.new - self.old
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """A part of every struck lane's output: *index* into the axes from *axis* on (moved to the front), and *values*.
+
+    With *add* the values are added to what is there, else they replace it.
+    """
+
+    axis: int
+    index: tuple[Tensor, ...]
+    values: Tensor
+    add: bool = True
+
+    def _at(self, output: Tensor, rows: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        shaped = rows.view(-1, *[1] * (self.index[0].ndim - 1))
+        return output.movedim(self.axis, 1), (shaped, *self.index)
+
+    def read(self, output: Tensor, rows: Tensor) -> Tensor:
+        """Return the struck part of the lanes *rows* of *output* (lanes first)."""
+        view, where = self._at(output, rows)
+        return view[where]
+
+    def result(self, output: Tensor, rows: Tensor) -> Tensor:
+        """Return what the struck part becomes."""
+        if not self.add:
+            return self.values
+        return self.read(output, rows) + self.values
+
+    def write(self, output: Tensor, rows: Tensor, result: Tensor) -> None:
+        """Overwrite the struck part of the lanes *rows* of *output*, in place."""
+        view, where = self._at(output, rows)
+        view[where] = result
+
+    def pick(self, lanes: Tensor) -> "Patch":
+        """Return the patch of some of the lanes."""
+        return Patch(self.axis, tuple(part[lanes] for part in self.index), self.values[lanes], self.add)
+
+
+@dataclass(frozen=True, eq=False)
+class _Operands:
+    """The arguments of a node by position, lanes first where they have lanes."""
+
+    node: Node
+    value: Callable[[int], Any]
+    layout: Callable[[int], Any]
+
+    def get(self, position: int, default: Any = None) -> Any:
+        """Return an argument; tensors with lanes have them first."""
+        arguments = self.node.args
+        argument = arguments[position] if position < len(arguments) else default
+        if not isinstance(argument, Ref):
+            return argument
+        value = self.value(argument.node)
+        layout = self.layout(argument.node)
+        return lanes_first(value, layout) if isinstance(layout, Layout) else value
+
+
+def patch_for(
+    node: Node,
+    slot: int,
+    struck: Struck,
+    *,
+    value: Callable[[int], Any],
+    layout: Callable[[int], Any],
+) -> Patch | None:
+    """Return the patch that *struck* words of argument *slot* of *node* make, or ``None`` where no closed form exists.
+
+    *value* and *layout* give the value of a node that *node* reads, and where its lanes are. Only float32 and float64
+    have closed forms: narrower types round twice, which would differ from running the operation.
+    """
+    if struck.old.dtype not in (torch.float32, torch.float64) or not bool(torch.isfinite(struck.old).all()):
+        return None
+    form = _FORMS.get((node.op, slot))
+    if form is None or node.kwargs:
+        return None
+    return form(_Operands(node, value, layout), struck)
+
+
+def _tuple(value: Any, dims: int) -> list[int]:
+    listed = [int(v) for v in value] if isinstance(value, list | tuple) else [int(value)]
+    return listed * dims if len(listed) == 1 else listed
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """The arithmetic of a convolution: per spatial axis, where an output position reads its input."""
+
+    kernel: list[int]
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    groups: int
+
+
+def _convolution(operands: _Operands) -> _Geometry | None:
+    weight = operands.get(1)
+    dims = weight.ndim - 2
+    kernel = list(weight.shape[2:])
+    dilation = _tuple(operands.get(5, 1), dims)
+    padding = operands.get(4, 0)
+    if padding == "valid":
+        padding = 0
+    if isinstance(padding, str):
+        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        padding = [t // 2 for t in total]  # the odd one goes to the end, which only the output's size shows
+    stride = _tuple(operands.get(3, 1), dims)
+    return _Geometry(kernel, stride, _tuple(padding, dims), dilation, int(operands.get(6, 1)))
+
+
+def _unravel(element: Tensor, shape: torch.Size) -> list[Tensor]:
+    return list(torch.unravel_index(element, shape))
+
+
+def _line(sizes: list[int], axis: int, device: torch.device) -> Tensor:
+    """Return 0, 1, ... along one of the spatial axes, shaped to broadcast behind the lanes."""
+    shape = [1] * (len(sizes) + 1)
+    shape[axis + 1] = sizes[axis]
+    return torch.arange(sizes[axis], device=device).view(shape)
+
+
+def _wide(column: Tensor, dims: int) -> Tensor:
+    return column.view(-1, *[1] * dims)
+
+
+def _gather(x: Tensor, rows: Tensor, channel: Tensor, places: list[Tensor], valid: Tensor) -> Tensor:
+    """Return x[row, channel, *places] with 0 where a place is padding."""
+    dims = len(places)
+    clamped = [place.clamp(0, size - 1) for place, size in zip(places, x.shape[2:], strict=True)]
+    picked = x[(_wide(rows, dims), _wide(channel, dims), *clamped)]
+    return torch.where(valid, picked, torch.zeros((), dtype=x.dtype, device=x.device))
+
+
+def _conv_weight(operands: _Operands, struck: Struck) -> Patch | None:
+    x, weight = operands.get(0), operands.get(1)
+    geometry = _convolution(operands)
+    if geometry is None or x.ndim != weight.ndim:
+        return None
+    out_channel, within, *taps = _unravel(struck.element, weight.shape)
+    group = out_channel // (weight.shape[0] // geometry.groups)
+    channel = group * weight.shape[1] + within
+    sizes = _output_sizes(x, geometry, operands)
+    dims = len(sizes)
+    places, valid = [], torch.ones((), dtype=torch.bool, device=x.device)
+    for axis in range(dims):
+        offset = _wide(taps[axis] * geometry.dilation[axis] - geometry.padding[axis], dims)
+        place = _line(sizes, axis, x.device) * geometry.stride[axis] + offset
+        valid = valid & (place >= 0) & (place < x.shape[2 + axis])
+        places.append(place)
+    values = _gather(x, struck.rows, channel, places, valid) * _wide(struck.delta, dims)
+    return Patch(1, (out_channel,), values)
+
+
+def _output_sizes(x: Tensor, geometry: _Geometry, operands: _Operands) -> list[int]:
+    same = isinstance(operands.get(4, 0), str) and operands.get(4) == "same"
+    if same:
+        return list(x.shape[2:])
+    return [
+        (size + 2 * p - d * (k - 1) - 1) // s + 1
+        for size, k, s, p, d in zip(
+            x.shape[2:], geometry.kernel, geometry.stride, geometry.padding, geometry.dilation, strict=True
+        )
+    ]
+
+
+def _conv_bias(operands: _Operands, struck: Struck) -> Patch | None:
+    dims = operands.get(1).ndim - 2
+    if operands.get(0).ndim != dims + 2:
+        return None
+    return Patch(1, (struck.element,), _wide(struck.delta, dims))
+
+
+def _conv_input(operands: _Operands, struck: Struck) -> Patch | None:
+    """A changed input reaches, for every tap of the kernel, one place in each output channel of its group."""
+    x, weight = operands.get(0), operands.get(1)
+    geometry = _convolution(operands)
+    if geometry is None or x.ndim != weight.ndim:
+        return None
+    channel, *place = _unravel(struck.element, x.shape[1:])
+    sizes = _output_sizes(x, geometry, operands)
+    taps = math.prod(geometry.kernel)
+    per_tap = torch.unravel_index(torch.arange(taps, device=x.device), tuple(geometry.kernel))
+    reached, valid = [], torch.ones(len(channel), taps, dtype=torch.bool, device=x.device)
+    for axis, size in enumerate(sizes):
+        shifted = place[axis][:, None] + geometry.padding[axis] - per_tap[axis][None] * geometry.dilation[axis]
+        position = shifted.div(geometry.stride[axis], rounding_mode="floor")
+        valid &= (shifted % geometry.stride[axis] == 0) & (position >= 0) & (position < size)
+        reached.append(position)
+    outputs = weight.shape[0] // geometry.groups
+    group = channel // weight.shape[1]
+    out_channel = group[:, None] * outputs + torch.arange(outputs, device=x.device)[None]
+    columns = weight.flatten(2)[out_channel[:, None, :], (channel % weight.shape[1])[:, None, None], per_lane(taps, x)]
+    values = torch.where(valid[..., None], columns * struck.delta[:, None, None], torch.zeros((), dtype=x.dtype))
+    # Places outside the output repeat a valid one with the same value, so that every write is harmless.
+    stand_in = valid.int().argmax(1, keepdim=True)
+    tap = torch.where(valid, torch.arange(taps, device=x.device)[None], stand_in)
+    reached = [position.gather(1, tap).clamp(0, size - 1) for position, size in zip(reached, sizes, strict=True)]
+    values = values.gather(1, tap[..., None].expand_as(values))
+    return Patch(1, (out_channel[:, None, :], *(position[..., None] for position in reached)), values)
+
+
+def per_lane(count: int, like: Tensor) -> Tensor:
+    """Return 0 ... count - 1, shaped (1, count, 1), to broadcast over lanes and channels."""
+    return torch.arange(count, device=like.device).view(1, -1, 1)
+
+
+def _transposed_weight(operands: _Operands, struck: Struck) -> Patch | None:
+    x, weight = operands.get(0), operands.get(1)
+    dims = weight.ndim - 2
+    if x.ndim != weight.ndim:
+        return None
+    stride, padding = _tuple(operands.get(3, 1), dims), _tuple(operands.get(4, 0), dims)
+    extra, groups = _tuple(operands.get(5, 0), dims), int(operands.get(6, 1))
+    dilation = _tuple(operands.get(7, 1), dims)
+    channel, within, *taps = _unravel(struck.element, weight.shape)
+    out_channel = channel // (weight.shape[0] // groups) * weight.shape[1] + within
+    sizes = [
+        (size - 1) * s - 2 * p + d * (k - 1) + e + 1
+        for size, k, s, p, d, e in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, extra, strict=True)
+    ]
+    places, valid = [], torch.ones((), dtype=torch.bool, device=x.device)
+    for axis in range(dims):
+        shifted = _line(sizes, axis, x.device) + padding[axis] - _wide(taps[axis] * dilation[axis], dims)
+        place = shifted.div(stride[axis], rounding_mode="floor")
+        valid = valid & (shifted % stride[axis] == 0) & (place >= 0) & (place < x.shape[2 + axis])
+        places.append(place)
+    values = _gather(x, struck.rows, channel, places, valid) * _wide(struck.delta, dims)
+    return Patch(1, (out_channel,), values)
+
+
+def _linear_weight(operands: _Operands, struck: Struck) -> Patch | None:
+    x, weight = operands.get(0), operands.get(1)
+    if weight.ndim != 2:
+        return None
+    row, column = _unravel(struck.element, weight.shape)
+    values = x.movedim(-1, 1)[struck.rows, column] * _wide(struck.delta, x.ndim - 2)
+    return Patch(-1, (row,), values)
+
+
+def _linear_bias(operands: _Operands, struck: Struck) -> Patch | None:
+    return Patch(-1, (struck.element,), _wide(struck.delta, operands.get(0).ndim - 2))
+
+
+def _batch_norm(slot: int) -> Callable[[_Operands, Struck], Patch | None]:
+    """One channel of a batch norm in inference mode, computed anew in the order of torch's own kernel."""
+
+    def form(operands: _Operands, struck: Struck) -> Patch | None:
+        x, training = operands.get(0), operands.get(5)
+        if training or any(operands.get(i) is None for i in (3, 4)):
+            return None
+        channel = struck.element
+        parts: dict[int, Tensor | None] = {}
+        for i in (1, 2, 3, 4):
+            stored = operands.get(i)
+            parts[i] = struck.new if i == slot else None if stored is None else stored[channel]
+        scale = torch.rsqrt(_have(parts[4]) + float(operands.get(7)))
+        scale = scale if parts[1] is None else scale * parts[1]
+        shift = -_have(parts[3]) * scale
+        shift = shift if parts[2] is None else shift + parts[2]
+        dims = x.ndim - 2
+        return Patch(1, (channel,), x[struck.rows, channel] * _wide(scale, dims) + _wide(shift, dims), add=False)
+
+    return form
+
+
+def _have(value: Tensor | None) -> Tensor:
+    assert value is not None
+    return value
+
+
+def _embedding(operands: _Operands, struck: Struck) -> Patch | None:
+    weight, ids = operands.get(0), operands.get(1)
+    row, column = _unravel(struck.element, weight.shape)
+    mine = ids[struck.rows]
+    hit = mine == _wide(row, ids.ndim - 1)
+    values = torch.where(hit, _wide(struck.new, ids.ndim - 1), weight[mine, _wide(column, ids.ndim - 1)])
+    return Patch(-1, (column,), values, add=False)
+
+
+_FORMS: dict[tuple[str, int], Callable[[_Operands, Struck], Patch | None]] = {
+    ("linear", 1): _linear_weight,
+    ("linear", 2): _linear_bias,
+    ("embedding", 0): _embedding,
+    **{("batch_norm", slot): _batch_norm(slot) for slot in (1, 2, 3, 4)},
+}
+for _dims in (1, 2, 3):
+    _FORMS[f"conv{_dims}d", 0] = _conv_input
+    _FORMS[f"conv{_dims}d", 1] = _conv_weight
+    _FORMS[f"conv{_dims}d", 2] = _conv_bias
+    _FORMS[f"conv_transpose{_dims}d", 1] = _transposed_weight
+    _FORMS[f"conv_transpose{_dims}d", 2] = _conv_bias

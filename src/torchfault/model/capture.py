@@ -1,0 +1,295 @@
+"""Capture a model with ``torch.export`` into a program whose batch size is open, and prove that lanes do not mix."""
+
+import operator
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
+
+from torchfault.errors import ModelError
+from torchfault.model.data import Data, leaves, map_tensors, rows
+from torchfault.model.layout import Layout, find_layout
+from torchfault.model.program import Node, Program, Ref, Size, Value, evaluate, run_node
+
+__all__ = ["capture"]
+
+_PROBES = 3
+_VIEWS = frozenset(
+    "view reshape transpose permute squeeze unsqueeze select slice expand expand_as t detach alias split chunk unbind "
+    "flatten unflatten movedim clone contiguous split_with_sizes lift_fresh_copy _unsafe_view numpy_T narrow tensor_split "
+    "swapaxes view_as diagonal unfold getitem dropout feature_dropout".split()
+)
+_CHECKS = ("assert", "sym_constrain", "_check", "record_function")
+
+
+def capture(model: nn.Module, data: Data) -> Program:
+    """Return *model* as a program that runs at any batch size.
+
+    Raises :class:`ModelError`, with the reason, where the model cannot be exported with an open batch size, changes
+    its own state, or lets the inputs of a batch influence each other.
+
+    >>> program = capture(nn.Linear(3, 2).eval(), Data(torch.randn(4, 3)))
+    >>> [node.op for node in program.nodes if node.target]
+    ['linear']
+    """
+    probe = _probe(data)
+    exported = _export(model, probe)
+    builder = _Builder(model, exported)
+    for node in exported.graph.nodes:
+        builder.add(node)
+    return _with_layouts(builder.program(exported), probe)
+
+
+def _probe(data: Data) -> Any:
+    """Return inputs for three lanes that differ from each other, so that lanes that mix are noticed."""
+    probe = rows(data.inputs, torch.arange(_PROBES) % len(data))
+    if len(data) >= _PROBES:
+        return probe
+    generator = torch.Generator().manual_seed(0)
+
+    def vary(leaf: Tensor) -> Tensor:
+        if leaf.dtype.is_floating_point:
+            noise = torch.randn(leaf.shape, generator=generator).to(leaf)
+            return leaf + 0.1 * noise * leaf.abs().mean().clamp(min=0.1)
+        return torch.stack([row.roll(i, -1) if row.ndim else row for i, row in enumerate(leaf)])
+
+    return map_tensors(vary, probe)
+
+
+def _export(model: nn.Module, probe: Any) -> torch.export.ExportedProgram:
+    shapes = pytree.tree_map(lambda x: {0: torch.export.Dim.AUTO} if isinstance(x, Tensor) else None, probe)
+    args, kwargs = ((), probe) if isinstance(probe, dict) else (probe if isinstance(probe, tuple) else (probe,), None)
+    if kwargs is None and not isinstance(probe, tuple):
+        shapes = (shapes,)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+            # Functional form: an in-place operation would overwrite the golden cache.
+            return exported.run_decompositions({})
+    except Exception as error:  # torch.export raises errors of many unrelated classes
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"torch.export cannot capture {type(model).__name__}: {first[:300]}") from error
+
+
+def _plain_name(target: Any) -> str:
+    if isinstance(target, torch._ops.OpOverload):
+        name = target._schema.name.split("::")[-1]
+    else:
+        name = getattr(target, "__name__", str(target))
+    return name.rstrip("_") or name
+
+
+@dataclass
+class _Builder:
+    """Turns the nodes of an exported graph into ours, one after the other."""
+
+    model: nn.Module
+    exported: torch.export.ExportedProgram
+    nodes: list[Node] = field(default_factory=list)
+    constants: dict[int, Value] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)
+    inputs: list[int | None] = field(default_factory=list)
+    outputs: tuple[Any, ...] = ()
+    known: dict[str, Ref | Size | Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        signature = self.exported.graph_signature
+        self.specs = {spec.arg.name: spec for spec in signature.input_specs}
+        changed = [*signature.buffers_to_mutate.values(), *getattr(signature, "user_inputs_to_mutate", {}).values()]
+        if changed:
+            raise ModelError(f"the model changes its own state ({', '.join(changed[:3])}) while it runs")
+        state = {**dict(self.model.named_parameters(remove_duplicate=False)), **self._buffers()}
+        self.state = state
+        self.first_name: dict[int, str] = {}
+        for name, tensor in state.items():
+            self.first_name.setdefault(id(tensor), name)
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return dict(self.model.named_buffers(remove_duplicate=False))
+
+    def add(self, node: fx.Node) -> None:
+        """Take over one node of the exported graph."""
+        if node.op == "placeholder":
+            self._placeholder(node)
+        elif node.op == "call_function":
+            self._operation(node)
+        elif node.op == "output":
+            self.outputs = tuple(self._argument(a) for a in node.args[0])  # type: ignore[union-attr]
+        else:
+            raise ModelError(f"the graph holds a '{node.op}' node ({node.target}), which has no lanes")
+
+    def _placeholder(self, node: fx.Node) -> None:
+        spec = self.specs[node.name]
+        position = self._append(None, (), {}, node)
+        self.known[node.name] = Ref(position)
+        if spec.kind == InputKind.USER_INPUT:
+            if isinstance(node.meta.get("val"), Tensor):
+                self.inputs.append(position)
+            else:
+                self.known[node.name] = node.meta.get("val")
+                self.constants[position] = None
+            return
+        target = str(spec.target)
+        tensor = self.state.get(target)
+        if tensor is None:
+            tensor = self.exported.constants.get(target, self.exported.state_dict.get(target))
+        else:
+            self.parameters.setdefault(self.first_name[id(tensor)], position)
+        if not isinstance(tensor, Tensor):
+            raise ModelError(f"the graph reads '{target}', which is no tensor")
+        # A tied parameter is one node, so that a fault in it strikes every consumer.
+        self.known[node.name] = Ref(self.parameters.get(self.first_name.get(id(tensor), ""), position))
+        self.constants[position] = tensor.detach()
+
+    def _operation(self, node: fx.Node) -> None:
+        name = _plain_name(node.target)
+        if any(check in name for check in _CHECKS):
+            return
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymInt | int | torch.SymBool | torch.SymFloat):
+            self.known[node.name] = _size(value)
+            return
+        if "higher_order" in type(node.target).__module__ or "HigherOrder" in type(node.target).__name__:
+            raise ModelError(f"the graph holds control flow or a nested graph ({name})")
+        args = tuple(self._argument(a) for a in node.args)
+        kwargs = {key: self._argument(a) for key, a in node.kwargs.items()}
+        self.known[node.name] = Ref(self._append(node.target, args, kwargs, node))  # type: ignore[arg-type]
+
+    def _argument(self, argument: Any) -> Any:
+        def swap(part: Any) -> Any:
+            if isinstance(part, fx.Node):
+                return self.known.get(part.name)
+            if isinstance(part, list):
+                return [swap(item) for item in part]
+            if isinstance(part, tuple):
+                return tuple(swap(item) for item in part)
+            if isinstance(part, dict):
+                return {key: swap(item) for key, item in part.items()}
+            return part
+
+        return swap(argument)
+
+    def _append(self, target: Callable[..., Value] | None, args: Any, kwargs: Any, node: fx.Node) -> int:
+        position = len(self.nodes)
+        stack = list((node.meta.get("nn_module_stack") or {}).items())
+        call, (path, kind) = stack[-1] if stack and isinstance(stack[-1][1], tuple) else ("", ("", ""))
+        path = path.split("@")[0]
+        repeat = call.split("@")[-1] if "@" in call else ""
+        name = "getitem" if target is operator.getitem else _plain_name(target) if target else ""
+        self.nodes.append(
+            Node(
+                position,
+                target,
+                args,
+                kwargs,
+                tuple(dict.fromkeys(_references([*args, *kwargs.values()]))),
+                None,
+                module=path,
+                call=f"{path}@{repeat}" if repeat else path,
+                module_type=str(kind).split(".")[-1],
+                op=name,
+                view=name in _VIEWS,
+            )
+        )
+        return position
+
+    def program(self, exported: torch.export.ExportedProgram) -> Program:
+        """Return the finished program, layouts still unknown."""
+        spec = exported.call_spec.out_spec
+        if spec is None:
+            raise ModelError("the exported graph does not say how its outputs are arranged")
+        return Program(
+            tuple(self.nodes),
+            self.constants,
+            tuple(self.inputs),
+            self.parameters,
+            self.outputs,
+            lambda flat: pytree.tree_unflatten(list(flat), spec),
+        )
+
+
+def _size(value: Any) -> Any:
+    """Return a number as it is, and a symbolic one as a formula in the number of lanes."""
+    if not isinstance(value, torch.SymInt):
+        if isinstance(value, int):
+            return value
+        raise ModelError("the graph computes with a symbolic float or truth value of the batch size")
+    expression = value.node.expr
+    symbols = sorted(expression.free_symbols, key=str)
+    if not symbols:
+        return int(expression)
+    if len(symbols) > 1:
+        raise ModelError(f"the graph has more than one open size ({', '.join(map(str, symbols))})")
+    formula = sympy.lambdify(symbols, expression, modules="math")
+    return Size(lambda lanes: int(formula(lanes)))
+
+
+def _references(arguments: Iterable[Any]) -> Iterable[int]:
+    for argument in arguments:
+        if isinstance(argument, Ref):
+            yield argument.node
+        elif isinstance(argument, list | tuple):
+            yield from _references(argument)
+        elif isinstance(argument, dict):
+            yield from _references(argument.values())
+
+
+@torch.no_grad()
+def _with_layouts(program: Program, probe: Any) -> Program:
+    """Run three lanes together and the second alone, and read off every node where its lanes are."""
+    constants = dict(program.constants)
+    reached = _reached(program)
+    for node in program.nodes:
+        if node.target is not None and node.position not in reached:
+            constants[node.position] = run_node(node, constants.__getitem__, 1)
+    folded = replace(program, constants=constants)
+    flat = leaves(probe)
+    many = evaluate(folded, flat, _PROBES)
+    one = evaluate(folded, [leaf[1:2] for leaf in flat], 1)
+    nodes = []
+    for node in program.nodes:
+        layout = None
+        if node.position in reached:
+            layout = _layout(node, many[node.position], one[node.position])
+        nodes.append(replace(node, layout=layout))
+    _check_outputs(program, nodes)
+    return replace(folded, nodes=tuple(nodes))
+
+
+def _reached(program: Program) -> set[int]:
+    """Return the nodes that an input or the batch size reaches."""
+    reached = {position for position in program.inputs if position is not None}
+    for node in program.nodes:
+        sized = any(isinstance(part, Size) for part in pytree.tree_leaves([node.args, dict(node.kwargs)]))
+        if sized or any(source in reached for source in node.reads):
+            reached.add(node.position)
+    return reached
+
+
+def _layout(node: Node, many: Value, one: Value) -> Layout | tuple[Layout | None, ...] | None:
+    if isinstance(many, tuple | list):
+        return tuple(
+            find_layout(a, b, lanes=_PROBES, lane=1) if isinstance(a, Tensor) else None
+            for a, b in zip(many, one, strict=True)
+        )
+    if not isinstance(many, Tensor):
+        raise ModelError(f"operation '{node.op}' of '{node.module}' gives a {type(many).__name__}, not a tensor")
+    found = find_layout(many, one, lanes=_PROBES, lane=1)
+    if found is None:
+        raise ModelError(
+            f"operation '{node.op}' of '{node.module or 'the model'}' mixes the inputs of a batch or hides its batch axis"
+        )
+    return found
+
+
+def _check_outputs(program: Program, nodes: list[Node]) -> None:
+    for output in program.outputs:
+        if isinstance(output, Ref) and not isinstance(nodes[output.node].layout, Layout):
+            raise ModelError("an output of the model does not depend on its input, or has no batch axis")

@@ -1,0 +1,165 @@
+"""The sites of a captured program: parameters, and the inputs and outputs of its operations."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from torchfault.model.layout import Layout, per_sample
+from torchfault.model.program import Node, Program, Ref
+from torchfault.model.sites import parameter_sites
+from torchfault.space import FaultSpace, Site
+from torchfault.words import WORDS
+
+__all__ = ["Place", "lane_arguments", "program_sites"]
+
+_CHANNEL_FIRST = ("conv", "batch_norm", "instance_norm", "group_norm", "pool", "pixel_", "upsample", "interpolate")
+_CHANNEL_LAST = ("linear", "layer_norm", "embedding", "lstm", "gru", "matmul", "attention")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a program a site is: a parameter's node, or the *which*-th input or output of an operation."""
+
+    node: int
+    role: str
+    which: int = 0
+
+
+def lane_arguments(node: Node, program: Program) -> list[int]:
+    """Return the nodes of the arguments of *node* that have lanes, in order, repeated where they are."""
+
+    def walk(argument: Any) -> Iterator[int]:
+        if isinstance(argument, Ref):
+            if not program.nodes[argument.node].constant:
+                yield argument.node
+        elif isinstance(argument, list | tuple):
+            for part in argument:
+                yield from walk(part)
+
+    return list(walk([*node.args, *node.kwargs.values()]))
+
+
+def program_sites(
+    model: nn.Module, program: Program, golden: dict[int, Any], *, lanes: int, buffers: bool = False
+) -> tuple[FaultSpace, dict[str, Place]]:
+    """Return every site of *program*, in execution order, and where each one is.
+
+    *golden* holds the value of every node for a batch of *lanes*. Names are those of module hooks wherever a
+    module without children is a single operation.
+    """
+    parameters = {site.name: site for site in parameter_sites(model, buffers=buffers)}
+    fed = _fed_by_inputs(program)
+    bases = _bases(program, fed)
+    channel: dict[int, int | None] = {}
+    sites: dict[str, Site] = {}
+    places: dict[str, Place] = {}
+    for node in program.nodes:
+        for name, position in _parameters_of(node, program):
+            if name in parameters and name not in sites:
+                sites[name], places[name] = parameters[name], Place(position, "parameter")
+        channel[node.position] = _channel(node, golden, program, channel)
+        if node.position in bases:
+            for site, place in _activations(node, bases[node.position], program, golden, lanes, channel, fed):
+                sites[site.name], places[site.name] = site, place
+    return FaultSpace(tuple(sites.values())), places
+
+
+def _parameters_of(node: Node, program: Program) -> Iterator[tuple[str, int]]:
+    """Yield the parameters that *node* reads directly or through operations on parameters alone."""
+    names = {position: name for name, position in program.parameters.items()}
+    for source in node.reads:
+        if source in names:
+            yield names[source], source
+
+
+def _fed_by_inputs(program: Program) -> set[int]:
+    """Return the nodes that the values of the inputs reach, not only the batch size."""
+    fed = {position for position in program.inputs if position is not None}
+    for node in program.nodes:
+        if any(source in fed for source in node.reads):
+            fed.add(node.position)
+    return fed
+
+
+def _bases(program: Program, fed: set[int]) -> dict[int, str]:
+    """Name every real operation: its module's call where it is the only one there, else the call and the operation."""
+    real = [n for n in program.nodes if n.target and not n.view and n.position in fed and not n.constant]
+    per_call = Counter(node.call for node in real)
+    with_children = {node.module.rpartition(".")[0] for node in program.nodes if node.module} | {""}
+    used: Counter[str] = Counter()
+    names = {}
+    for node in real:
+        alone = per_call[node.call] == 1 and node.module not in with_children
+        base = node.call if alone else f"{node.call}.{node.op}" if node.call else node.op
+        names[node.position] = base if not used[base] else f"{base}@{used[base]}"
+        used[base] += 1
+    return names
+
+
+def _activations(
+    node: Node,
+    base: str,
+    program: Program,
+    golden: dict[int, Any],
+    lanes: int,
+    channel: dict[int, int | None],
+    fed: set[int],
+) -> Iterator[tuple[Site, Place]]:
+    sources = [
+        (which, source, golden[source], program.nodes[source].layout, channel.get(source))
+        for which, source in enumerate(lane_arguments(node, program))
+        if source in fed
+    ]
+    value = golden[node.position]
+    layouts = node.layout if isinstance(node.layout, tuple) else (node.layout,)
+    results = value if isinstance(value, tuple | list) else (value,)
+    ends = [("input", w, v, layout, c) for w, _, v, layout, c in sources]
+    ends += [("output", w, v, layouts[w], channel[node.position]) for w, v in enumerate(results)]
+    counted: Counter[str] = Counter()
+    for role, which, tensor, layout, axis in ends:
+        number = counted[role]
+        counted[role] += 1
+        if not isinstance(tensor, Tensor) or not isinstance(layout, Layout) or not tensor.dtype.is_floating_point:
+            continue
+        word = WORDS.get(str(tensor.dtype).removeprefix("torch."))
+        if word is None:
+            continue
+        shape = per_sample(tensor.shape, layout, lanes=lanes)
+        yield (
+            Site(
+                f"{base}:{role}{number or ''}",
+                shape,
+                word=word.name,
+                width=word.width,
+                kind=role,
+                module=node.module,
+                module_type=node.module_type,
+                channel=_within(axis, shape),
+            ),
+            Place(node.position, role, which),
+        )
+
+
+def _within(axis: int | None, shape: tuple[int, ...]) -> int | None:
+    if axis is None or not shape:
+        return None
+    return axis % len(shape) if -len(shape) <= axis < len(shape) else None
+
+
+def _channel(node: Node, golden: dict[int, Any], program: Program, known: dict[int, int | None]) -> int | None:
+    """Return the per-sample axis of channels: by the operation where it decides, else as in its first operand."""
+    if any(part in node.op for part in _CHANNEL_FIRST):
+        return 0
+    if any(part in node.op for part in _CHANNEL_LAST):
+        return -1
+    for source in lane_arguments(node, program):
+        mine, theirs = golden.get(node.position), golden.get(source)
+        if isinstance(mine, Tensor) and isinstance(theirs, Tensor) and mine.ndim == theirs.ndim:
+            return known.get(source)
+    value = golden.get(node.position)
+    if isinstance(value, Tensor):
+        return 0 if value.ndim >= 4 or value.ndim <= 2 else -1
+    return None

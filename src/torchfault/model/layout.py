@@ -1,0 +1,148 @@
+"""Where the batch axis of a tensor is, also when an operation has merged it with others."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Layout", "find_layout", "join", "lanes_first", "per_sample", "put", "take"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The axis that counts the lanes: its size is ``outer * lanes * inner``, in this order of significance.
+
+    ``outer`` and ``inner`` are 1 but for tensors in which a view merged the batch axis with a neighbour, as attention
+    does with heads and time steps.
+
+    >>> per_sample((12, 8), Layout(0, outer=4), lanes=3)
+    (4, 8)
+    """
+
+    axis: int = 0
+    outer: int = 1
+    inner: int = 1
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is merged with the batch axis."""
+        return self.outer == 1 and self.inner == 1
+
+
+def per_sample(shape: Sequence[int], layout: Layout, *, lanes: int) -> tuple[int, ...]:
+    """Return *shape* without its batch axis; axes merged with it stay, as one."""
+    rest = shape[layout.axis] // lanes
+    return (*shape[: layout.axis], *((rest,) if rest != 1 else ()), *shape[layout.axis + 1 :])
+
+
+def _split(value: Tensor, layout: Layout) -> tuple[Tensor, int]:
+    """Return a view of *value* with the lanes on an axis of their own, and that axis."""
+    if layout.plain:
+        return value, layout.axis
+    lanes = value.shape[layout.axis] // (layout.outer * layout.inner)
+    sizes = [layout.outer, lanes, layout.inner]
+    return value.unflatten(layout.axis, sizes), layout.axis + 1
+
+
+def _merge(value: Tensor, layout: Layout) -> Tensor:
+    return value if layout.plain else value.flatten(layout.axis, layout.axis + 2)
+
+
+def _channels_last(value: Tensor) -> bool:
+    return (
+        value.ndim == 4
+        and not value.is_contiguous()
+        and value.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def take(value: Tensor, layout: Layout, index: Tensor) -> Tensor:
+    """Return a copy of the lanes *index* of *value*; the memory format stays.
+
+    >>> take(torch.arange(6).view(2, 3), Layout(1), torch.tensor([2, 2]))
+    tensor([[2, 2],
+            [5, 5]])
+    """
+    if layout == Layout(0) and _channels_last(value):
+        # index_select would return the default format, and the next convolution would convert it back.
+        return value.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
+    apart, axis = _split(value, layout)
+    return _merge(apart.index_select(axis, index), layout)
+
+
+def join(parts: Sequence[Tensor], layout: Layout) -> Tensor:
+    """Return the lanes of several tensors, one after the other.
+
+    >>> join([torch.zeros(1, 2), torch.ones(1, 2)], Layout(0))
+    tensor([[0., 0.],
+            [1., 1.]])
+    """
+    if len(parts) == 1:
+        return parts[0]
+    apart = [_split(part, layout) for part in parts]
+    return _merge(torch.cat([part for part, _ in apart], dim=apart[0][1]), layout)
+
+
+def put(value: Tensor, layout: Layout, index: Tensor, lanes: Tensor) -> None:
+    """Overwrite the lanes *index* of *value* with *lanes*, in place.
+
+    >>> value = torch.zeros(2, 2)
+    >>> put(value, Layout(0), torch.tensor([1]), torch.ones(1, 2))
+    >>> value
+    tensor([[0., 0.],
+            [1., 1.]])
+    """
+    lanes_first(value, layout)[index] = lanes_first(lanes, layout)
+
+
+def lanes_first(value: Tensor, layout: Layout) -> Tensor:
+    """Return a view of *value* with shape (lanes, \\*per-sample shape).
+
+    >>> lanes_first(torch.zeros(12, 8), Layout(0, outer=4)).shape
+    torch.Size([3, 4, 8])
+    """
+    if layout == Layout(0):
+        return value
+    apart, axis = _split(value, layout)
+    if layout.plain:
+        return apart.movedim(axis, 0)
+    first = apart.movedim(axis, 0)
+    if layout.inner == 1:
+        return first.squeeze(layout.axis + 2)
+    if layout.outer == 1:
+        return first.squeeze(layout.axis + 1)
+    return first.flatten(layout.axis + 1, layout.axis + 2)
+
+
+def find_layout(many: Tensor, one: Tensor, *, lanes: int, lane: int) -> Layout | None:
+    """Return how *many*, computed for several lanes, holds what *one* is for one lane alone, or ``None``.
+
+    *many* comes from *lanes* inputs and *one* from the input at position *lane*. ``None`` means that there is no batch
+    axis, or that lanes influence each other.
+    """
+    if many.ndim != one.ndim or many.dtype != one.dtype:
+        return None
+    scaled = [axis for axis in range(many.ndim) if many.shape[axis] != one.shape[axis]]
+    if len(scaled) != 1 or many.shape[scaled[0]] != lanes * one.shape[scaled[0]]:
+        return None
+    axis, merged = scaled[0], one.shape[scaled[0]]
+    for outer in [n for n in range(1, merged + 1) if merged % n == 0]:
+        layout = Layout(axis, outer, merged // outer)
+        apart, position = _split(many, layout)
+        mine = apart.select(position, lane).reshape(one.shape)
+        if _same(mine, one):
+            return layout
+    return None
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two computations of one value agree, up to the order of floating-point additions."""
+    if not a.dtype.is_floating_point:
+        return bool(torch.equal(a, b))
+    wide_a, wide_b = a.double(), b.double()
+    finite = wide_b[torch.isfinite(wide_b)]
+    scale = float(finite.abs().max()) if finite.numel() else 1.0
+    tolerance = math.sqrt(torch.finfo(a.dtype).eps) * 10
+    return bool(torch.allclose(wide_a, wide_b, rtol=tolerance, atol=tolerance * scale + 1e-12, equal_nan=True))

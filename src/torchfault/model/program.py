@@ -1,0 +1,113 @@
+"""A captured model as a flat program: nodes in execution order, with the batch size left open."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from torchfault.model.data import Tree
+from torchfault.model.layout import Layout
+
+__all__ = ["Node", "Program", "Ref", "Size", "evaluate", "fill", "run_node"]
+
+Value = Any
+"""What a node computes: a tensor, or a tuple of tensors for operations with several results."""
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An argument that is the value of the node at *node*."""
+
+    node: int
+
+
+@dataclass(frozen=True)
+class Size:
+    """An argument that depends on the number of lanes."""
+
+    formula: Callable[[int], int]
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation, or one input or constant (then *target* is ``None``).
+
+    *layout* tells where the lanes are in the value (one per result, for several); ``None`` is a value that no input
+    reaches: a parameter, or something computed from parameters alone. *module* is the path of the module it belongs
+    to, *call* the same with ``@k`` from the module's second call on, *op* the plain name of the operation.
+    """
+
+    position: int
+    target: Callable[..., Value] | None
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    reads: tuple[int, ...]
+    layout: Layout | tuple[Layout | None, ...] | None
+    module: str = ""
+    call: str = ""
+    module_type: str = ""
+    op: str = ""
+    view: bool = False
+
+    @property
+    def constant(self) -> bool:
+        """Whether the value is the same for every input."""
+        return self.layout is None
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """The nodes of a model; *constants* holds the values of those that no input reaches.
+
+    *inputs* are the nodes of the input tensors, in the order of the input tree's leaves (``None`` for leaves that
+    nothing reads), *parameters* maps the qualified name of a parameter or buffer to its node, and *unflatten*
+    rebuilds the model's output from the values at *outputs*.
+    """
+
+    nodes: tuple[Node, ...]
+    constants: Mapping[int, Value]
+    inputs: tuple[int | None, ...]
+    parameters: Mapping[str, int]
+    outputs: tuple[Any, ...]
+    unflatten: Callable[[Sequence[Any]], Tree]
+
+    def readers(self) -> list[list[int]]:
+        """Return, for every node, the nodes that read its value."""
+        found: list[list[int]] = [[] for _ in self.nodes]
+        for node in self.nodes:
+            for source in node.reads:
+                found[source].append(node.position)
+        return found
+
+
+def fill(argument: Any, values: Callable[[int], Value], lanes: int) -> Any:
+    """Return *argument* with every reference replaced by a value and every size by a number."""
+    if isinstance(argument, Ref):
+        return values(argument.node)
+    if isinstance(argument, Size):
+        return argument.formula(lanes)
+    if isinstance(argument, list | tuple):
+        return type(argument)([fill(part, values, lanes) for part in argument])
+    if isinstance(argument, dict):
+        return {key: fill(part, values, lanes) for key, part in argument.items()}
+    return argument
+
+
+def run_node(node: Node, values: Callable[[int], Value], lanes: int) -> Value:
+    """Return the value of *node*, given the values it reads."""
+    assert node.target is not None
+    args = [fill(argument, values, lanes) for argument in node.args]
+    return node.target(*args, **{key: fill(argument, values, lanes) for key, argument in node.kwargs.items()})
+
+
+def evaluate(program: Program, inputs: Sequence[Tensor], lanes: int) -> dict[int, Value]:
+    """Return the value of every node for a batch of *inputs* (the leaves of the input tree), without faults."""
+    values: dict[int, Value] = dict(program.constants)
+    for position, leaf in zip(program.inputs, inputs, strict=True):
+        if position is not None:
+            values[position] = leaf
+    for node in program.nodes:
+        if node.position not in values:
+            values[node.position] = run_node(node, values.__getitem__, lanes)
+    return values
