@@ -1,0 +1,268 @@
+"""The store: campaigns and their batches of trials, each batch one transaction, one writer per campaign."""
+
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from sqlalchemy import Connection, Select, func, insert, inspect, select, update
+from sqlalchemy.exc import IntegrityError
+
+from torchfault.errors import StoreError, did_you_mean
+from torchfault.store import schema
+from torchfault.store.columns import Columns, pack, unpack
+from torchfault.store.connect import connect, place, translated
+from torchfault.store.lock import lock_file, lock_session
+from torchfault.store.record import Batch, Record, from_row, to_row
+
+__all__ = ["Store"]
+
+
+class Store:
+    """Campaigns in an SQLite file (or, by URL, another database); a context manager.
+
+    *where* is a path or an SQLAlchemy URL such as ``postgresql+psycopg://host/name``. *access* is ``"create"`` (the
+    file is made when the first campaign is), ``"write"`` (it must exist; one of an older version is brought up to
+    date) or ``"read"`` (it is never changed). *timeout* is how many seconds to wait for another writer's transaction.
+    Every batch is one transaction, so that whatever happens to the process, the store holds whole batches. Raises
+    :class:`StoreError` for a place that holds something else, cannot be opened, is damaged or of a newer version.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> with Store(Path(folder.name) / "results.sqlite") as store:
+    ...     store.campaigns()
+    ()
+    >>> folder.cleanup()
+    """
+
+    def __init__(
+        self, where: str | Path, *, access: Literal["create", "write", "read"] = "create", timeout: float = 30.0
+    ) -> None:
+        self._place = place(where)
+        self._access = access
+        self._ready = False
+        file = self._place.file
+        if file is not None:
+            _check_file(file, access)
+        self._engine = connect(self._place, readonly=access == "read", timeout=timeout)
+        if file is None or (file.exists() and file.stat().st_size > 0):
+            try:
+                self._prepare()
+            except BaseException:
+                self.close()
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __str__(self) -> str:
+        return self._place.shown
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._engine.dispose()
+
+    def campaigns(self) -> tuple[Record, ...]:
+        """Return every campaign, oldest first."""
+        if not self._ready:
+            return ()
+        with self._reading() as connection:
+            return tuple(from_row(row) for row in connection.execute(_records()))
+
+    def campaign(self, name: str) -> Record:
+        """Return the campaign called *name*, or raise :class:`StoreError` with a suggestion."""
+        if self._ready:
+            with self._reading() as connection:
+                row = connection.execute(_records().where(schema.campaigns.c.name == name)).one_or_none()
+            if row is not None:
+                return from_row(row)
+        known = [record.name for record in self.campaigns()]
+        held = f"it holds {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}" if known else "it holds none"
+        raise StoreError(f"the store {self} has no campaign '{name}', {held}{did_you_mean(name, known)}")
+
+    def __contains__(self, name: object) -> bool:
+        return any(record.name == name for record in self.campaigns())
+
+    def create(self, record: Record) -> Record:
+        """Add a campaign without trials and return it as stored; raises :class:`StoreError` where the name is taken."""
+        if not record.name or len(record.name) > 200:
+            raise StoreError(f"a campaign's name has 1 to 200 characters, got {len(record.name)}; choose another")
+        self._prepare()
+        fresh = replace(record, created=datetime.now(UTC).isoformat(timespec="seconds"), status="running", reason="")
+        try:
+            with self._writing() as connection:
+                connection.execute(insert(schema.campaigns).values(to_row(fresh)))
+        except IntegrityError:
+            raise StoreError(f"the store {self} already has a campaign '{record.name}'; choose another name") from None
+        return self.campaign(record.name)
+
+    def append(self, name: str, columns: Columns, *, first: int, seconds: float) -> None:
+        """Add one batch, wholly or not at all: trials *first* onwards, which must be the next ones."""
+        batches = schema.batches.c
+        blob = pack(columns)
+        with self._writing() as connection:
+            number = self._number(connection, name)
+            held = select(func.count(), func.coalesce(func.max(batches.first + batches.trials), 0))
+            count, done = connection.execute(held.where(batches.campaign == number)).one()
+            if first != done:
+                raise StoreError(
+                    f"trial {done} comes next in campaign '{name}', got {first}; "
+                    "another process has extended it: run it again to resume"
+                )
+            row = {"campaign": number, "number": count, "first": first, "trials": len(columns)}
+            connection.execute(insert(schema.batches).values(**row, seconds=seconds, data=blob))
+
+    def batches(self, name: str) -> Iterator[Batch]:
+        """Yield the batches of a campaign in order, one in memory at a time."""
+        self.campaign(name)
+        batches = schema.batches.c
+        with self._reading() as connection:
+            mine = batches.campaign == self._number(connection, name)
+            keys = connection.execute(select(batches.number).where(mine).order_by(batches.number)).scalars().all()
+            expected = 0
+            for number in keys:
+                wanted = select(batches.first, batches.trials, batches.seconds, batches.data)
+                row = connection.execute(wanted.where(mine, batches.number == number)).one()
+                columns = self._unpacked(name, number, row)
+                if (row.first, row.trials) != (expected, len(columns)):
+                    raise StoreError(
+                        f"batch {number} of campaign '{name}' in {self} should hold trials {expected} to "
+                        f"{expected + row.trials}, got {len(columns)} from {row.first}; the store is damaged"
+                    )
+                expected += len(columns)
+                yield Batch(row.first, columns, row.seconds)
+
+    def trials(self, name: str) -> Columns:
+        """Return all trials of a campaign, in order."""
+        return Columns.join([batch.columns for batch in self.batches(name)])
+
+    def finish(self, name: str, *, status: str = "finished", reason: str = "") -> None:
+        """Note how a campaign ended, and why."""
+        self._mark(name, {"status": status, "reason": reason})
+
+    def reopen(self, name: str, configuration: Mapping[str, Any]) -> None:
+        """Note that a campaign goes on, under *configuration*."""
+        self._mark(name, {"status": "running", "reason": "", "configuration": dict(configuration)})
+
+    @contextmanager
+    def writer(self, name: str) -> Iterator[None]:
+        """Hold the sole right to run the campaign *name*; the system takes it back when the process dies.
+
+        Raises :class:`StoreError` where another process, or another store in this one, holds it.
+        """
+        file = self._place.file
+        if file is not None:
+            release = lock_file(file.with_name(f"{file.name}.{zlib.crc32(name.encode()):08x}.lock"), name)
+        elif self._engine.dialect.name == "postgresql":
+            release = lock_session(self._engine, name)
+        else:
+            release = _nothing  # two writers then meet at the number of their first batch, where one is refused
+        try:
+            yield
+        finally:
+            release()
+
+    def export(self, name: str, path: str | Path) -> int:
+        """Write a campaign to *path* (``.parquet`` or ``.csv``), one row per fault; see :func:`export_trials`."""
+        from torchfault.store.export import export_trials
+
+        return export_trials(self, name, Path(path))
+
+    def _mark(self, name: str, values: dict[str, Any]) -> None:
+        with self._writing() as connection:
+            number = self._number(connection, name)
+            connection.execute(update(schema.campaigns).where(schema.campaigns.c.id == number).values(**values))
+
+    def _number(self, connection: Connection, name: str) -> int:
+        number = connection.execute(select(schema.campaigns.c.id).where(schema.campaigns.c.name == name)).scalar()
+        if number is None:
+            raise StoreError(f"the store {self} has no campaign '{name}'; create it first")
+        return int(number)
+
+    def _unpacked(self, name: str, number: int, row: Any) -> Columns:
+        try:
+            return unpack(row.data)
+        except StoreError as error:
+            raise StoreError(f"batch {number} of campaign '{name}' in {self}: {error}") from None
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with translated(self._place), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        if self._access == "read":
+            raise StoreError(f"the store {self} was opened for reading; open it with access='write' to change it")
+        with translated(self._place), self._engine.connect() as plain:
+            connection = plain.execution_options(writes=True)
+            with connection.begin():
+                yield connection
+
+    def _prepare(self) -> None:
+        """Make the tables where there are none, bring older ones up to date, refuse anything else."""
+        if self._ready:
+            return
+        with self._reading() as connection:
+            version = self._version(connection)
+        if version != schema.SCHEMA_VERSION and self._access == "read":
+            need = "is empty" if version is None else f"has schema {version}, not {schema.SCHEMA_VERSION}"
+            raise StoreError(f"the store {self} {need}; open it once with access='write' to bring it up to date")
+        if version != schema.SCHEMA_VERSION:
+            with self._writing() as connection:
+                version = self._version(connection)  # again: another process may have been faster
+                if version is None:
+                    schema.create(connection)
+                elif version < schema.SCHEMA_VERSION:
+                    schema.migrate(connection, version)
+        self._ready = True
+
+    def _version(self, connection: Connection) -> int | None:
+        try:
+            version = schema.version_of(connection)
+        except StoreError as error:
+            raise StoreError(f"{self}: {error}") from None
+        if version is None and self._place.file is not None and (tables := inspect(connection).get_table_names()):
+            raise StoreError(
+                f"{self} is an SQLite database of something else, with the table '{tables[0]}'; choose another file"
+            )
+        return version
+
+
+def _check_file(file: Path, access: str) -> None:
+    """Say early, and without touching anything, why *file* cannot be a store."""
+    if file.is_dir():
+        raise StoreError(f"a store is a file, got the folder {file}; use a file such as {file / 'results.sqlite'}")
+    if access != "create" and not file.exists():
+        raise StoreError(f"there is no store at {file}; check the path, or run a campaign into it first")
+    if access != "create" and not file.stat().st_size:
+        raise StoreError(f"the store {file} is empty; check the path, or run a campaign into it first")
+    if not file.parent.is_dir():
+        raise StoreError(f"the folder {file.parent} of the store does not exist; create it first")
+    target = file if file.exists() else file.parent
+    if access != "read" and not (os.access(target, os.W_OK) and os.access(file.parent, os.W_OK)):
+        raise StoreError(f"the store {file} cannot be written to; make it and its folder writable, or use another")
+    if access == "read" and not os.access(file, os.R_OK):
+        raise StoreError(f"the store {file} cannot be read; ask for permission to read it")
+
+
+def _records() -> Select[Any]:
+    batches = schema.batches.c
+    trials, seconds = func.sum(batches.trials).label("trials"), func.sum(batches.seconds).label("seconds")
+    held = select(batches.campaign, trials, seconds).group_by(batches.campaign).subquery()
+    joined = schema.campaigns.outerjoin(held, schema.campaigns.c.id == held.c.campaign)
+    return select(schema.campaigns, held.c.trials, held.c.seconds).select_from(joined).order_by(schema.campaigns.c.id)
+
+
+def _nothing() -> None:
+    return None
