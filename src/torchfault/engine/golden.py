@@ -1,0 +1,82 @@
+"""The golden pass: every value of the program for a chunk of inputs, and how much memory lanes will need."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torchfault.model.data import Tree, leaves, rows
+from torchfault.model.layout import Layout, take
+from torchfault.model.program import Program, Ref, Value, evaluate
+
+__all__ = ["Footprint", "Golden", "footprint", "golden_pass"]
+
+
+@dataclass(frozen=True, eq=False)
+class Golden:
+    """The values of all nodes for inputs *first* to *first + lanes*."""
+
+    program: Program
+    values: dict[int, Value]
+    first: int
+    lanes: int
+
+    def outputs(self, index: Tensor) -> list[Any]:
+        """Return the model's output leaves for the inputs *index* of the chunk, lanes first."""
+        found = []
+        for output in self.program.outputs:
+            if isinstance(output, Ref):
+                layout = self.program.nodes[output.node].layout
+                assert isinstance(layout, Layout)
+                value = take(self.values[output.node], layout, index)
+                found.append(value.movedim(layout.axis, 0))
+            else:
+                found.append(output)
+        return found
+
+
+def golden_pass(program: Program, inputs: Tree, first: int, lanes: int, *, channels_last: bool) -> Golden:
+    """Run *program* without faults on a chunk of *inputs* and keep every value."""
+    chunk = leaves(rows(inputs, slice(first, first + lanes)))
+    if channels_last:
+        chunk = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in chunk]
+    return Golden(program, evaluate(program, chunk, len(chunk[0])), first, len(chunk[0]))
+
+
+@dataclass(frozen=True, eq=False)
+class Footprint:
+    """Bytes for one input: *golden* to keep every value, and for a lane that boards at a node the most that is alive
+    at once (*alive*) and the largest single tensor (*largest*) from there on, both of shape (nodes,)."""
+
+    golden: int
+    alive: NDArray[np.int64]
+    largest: NDArray[np.int64]
+
+
+def _bytes(value: Value) -> int:
+    return sum(leaf.numel() * leaf.element_size() for leaf in leaves(value))
+
+
+def footprint(program: Program, one: Golden, last_reader: list[int]) -> Footprint:
+    """Return the memory that one input or lane needs, from a golden pass over a single input."""
+    count = len(program.nodes)
+    size = np.zeros(count, dtype=np.int64)
+    storages: set[int] = set()
+    golden = 0
+    for node in program.nodes:
+        if node.constant:
+            continue
+        size[node.position] = 0 if node.view else _bytes(one.values[node.position])
+        for leaf in leaves(one.values[node.position]):
+            if leaf.untyped_storage().data_ptr() not in storages:
+                storages.add(leaf.untyped_storage().data_ptr())
+                golden += leaf.untyped_storage().nbytes()
+    alive = np.zeros(count, dtype=np.int64)
+    for node in program.nodes:
+        until = max(last_reader[node.position], node.position)
+        alive[node.position : until + 1] += size[node.position]
+    backward = lambda a: np.maximum.accumulate(a[::-1])[::-1]  # noqa: E731
+    return Footprint(golden, backward(alive), backward(size))

@@ -1,0 +1,320 @@
+"""Apply the events of a node to the lanes on board: edited words, closed forms, or the one operation run anew."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torchfault.engine.deltas import Patch, Struck, patch_for
+from torchfault.faults import Trials
+from torchfault.model.graph_sites import Place, lane_arguments
+from torchfault.model.layout import Layout, join, lanes_first, put, take
+from torchfault.model.program import Node, Program, Ref, Value, run_node
+from torchfault.words import edit, masks_to_words, word
+
+__all__ = ["Striker"]
+
+_MOST_ROUNDS = 4
+_VMAP_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Events of one site at one node: the *lanes* (positions in the value) and the rows of the trials."""
+
+    place: Place
+    site: int
+    lanes: Tensor
+    rows: NDArray[np.int64]
+
+
+class Striker:
+    """Applies the events of *trials* to values of *program*, whoever holds them."""
+
+    def __init__(self, program: Program, places: Mapping[str, Place], trials: Trials, device: torch.device) -> None:
+        self.program, self.trials, self.device = program, trials, device
+        self.places = [places.get(site.name) for site in trials.sites]
+        self.element = torch.from_numpy(trials.element).to(device)
+        self.masks: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def groups(self, lanes: Tensor, rows: NDArray[np.int64]) -> list[_Group]:
+        """Group the events of one node by site."""
+        site = self.trials.site[rows]
+        found = []
+        for position in np.unique(site):
+            mine = np.flatnonzero(site == position)
+            place = self.places[position]
+            assert place is not None
+            found.append(_Group(place, int(position), lanes[torch.from_numpy(mine).to(lanes.device)], rows[mine]))
+        return found
+
+    def edited(self, old: Tensor, site: int, rows: NDArray[np.int64]) -> Tensor:
+        """Return the faulty words of *old*, one per row of the trials."""
+        fmt = word(self.trials.sites[site].word)
+        keep, toggle = (
+            masks_to_words(column[rows], fmt, device=self.device) for column in (self.trials.keep, self.trials.toggle)
+        )
+        return edit(old.contiguous(), keep, toggle, fmt)
+
+    def patch(self, node: Node, group: _Group, values: Callable[[int], Value]) -> Patch | None:
+        """Return the closed form of *group*, whose lanes are struck in one word each, or ``None``."""
+        source, slot = self._slot(node, group.place)
+        if slot is None:
+            return None
+        element = self._elements(group.rows)
+        old = self._words(values(source), self.program.nodes[source].layout, group.lanes, element)
+        struck = Struck(group.lanes, element, old, self.edited(old, group.site, group.rows))
+        return patch_for(
+            node, slot, struck, value=values, layout=lambda position: self.program.nodes[position].layout
+        )
+
+    def _elements(self, rows: NDArray[np.int64]) -> Tensor:
+        return self.element[torch.from_numpy(rows).to(self.device)]
+
+    def _words(self, tensor: Tensor, layout: Any, lanes: Tensor, element: Tensor) -> Tensor:
+        if layout is None:
+            return tensor[torch.unravel_index(element, tensor.shape)] if tensor.ndim else tensor.expand(len(element))
+        first = lanes_first(tensor, layout)
+        return first[(lanes, *torch.unravel_index(element, first.shape[1:]))]
+
+    def _slot(self, node: Node, place: Place) -> tuple[int, int | None]:
+        """Return the struck operand's node, and its argument's position where *node* reads it directly and once."""
+        source = place.node if place.role == "parameter" else lane_arguments(node, self.program)[place.which]
+        slots = [i for i, argument in enumerate(node.args) if argument == Ref(source)]
+        nested = any(source in _nested(argument) for argument in (*node.args, *node.kwargs.values()))
+        return source, slots[0] if len(slots) == 1 and not nested else None
+
+    def apply(self, node: Node, value: Value, lanes: Tensor, rows: NDArray[np.int64], values: Callable[[int], Value],
+              aboard: int) -> Value:  # fmt: skip
+        """Apply the events *rows* of the trials, one per entry of *lanes*, to *value* in place; return it."""
+        groups = self.groups(lanes, rows)
+        operands = [group for group in groups if group.place.role != "output"]
+        if operands:
+            self._apply_operands(node, value, operands, values, aboard)
+        for group in groups:
+            if group.place.role == "output":
+                self._apply_output(node, value, group)
+        return value
+
+    def _apply_output(self, node: Node, value: Value, group: _Group) -> None:
+        which = group.place.which
+        tensor = value[which] if isinstance(value, tuple) else value
+        layout = node.layout[which] if isinstance(node.layout, tuple) else node.layout
+        assert isinstance(layout, Layout)
+        self._edit(lanes_first(tensor, layout), group)
+
+    def _edit(self, first: Tensor, group: _Group) -> None:
+        where = (group.lanes, *torch.unravel_index(self._elements(group.rows), first.shape[1:]))
+        first[where] = self.edited(first[where], group.site, group.rows)
+
+    def _apply_operands(
+        self, node: Node, value: Value, groups: list[_Group], values: Callable[[int], Value], aboard: int
+    ) -> None:
+        together = torch.cat([group.lanes for group in groups])
+        unique, times = together.unique(return_counts=True)
+        mixed = len(groups) > 1 and bool((times > 1).any())
+        if not mixed and int(times.max()) <= _MOST_ROUNDS and isinstance(node.layout, Layout):
+            groups = [g for g in groups if not self._apply_closed(node, value, g, values)]
+        if not groups:
+            return
+        if all(group.place.role == "input" for group in groups):
+            self._rerun_inputs(node, value, groups, values)
+        else:
+            self._rerun_parameters(node, value, groups, values, unique)
+
+    def _apply_closed(self, node: Node, value: Tensor, group: _Group, values: Callable[[int], Value]) -> bool:
+        """Apply *group* by its closed form, one event per lane at a time; return whether there was one."""
+        for part in _rounds(group):
+            patch = self.patch(node, part, values)
+            if patch is None:
+                return False
+            assert isinstance(node.layout, Layout)
+            output = lanes_first(value, node.layout)
+            patch.write(output, part.lanes, patch.result(output, part.lanes))
+        return True
+
+    def _rerun_inputs(
+        self, node: Node, value: Value, groups: list[_Group], values: Callable[[int], Value]
+    ) -> None:
+        """Run *node* for the struck lanes together, each on its own edited copy of the inputs."""
+        lanes = torch.cat([group.lanes for group in groups]).unique()
+        read = self._sub_batch(lanes, values)
+        result = self._run_edited(node, groups, lanes, read)
+        _put_value(value, node.layout, lanes, result)
+
+    def _sub_batch(self, lanes: Tensor, values: Callable[[int], Value]) -> Callable[[int], Value]:
+        def read(position: int) -> Value:
+            return _take(values(position), self.program.nodes[position].layout, lanes)
+
+        return read
+
+    def _run_edited(
+        self, node: Node, groups: list[_Group], lanes: Tensor, read: Callable[[int], Value]
+    ) -> Value:
+        """Run *node* on the sub-batch *lanes*, with the inputs of *groups* edited; every argument its own copy."""
+        arguments = lane_arguments(node, self.program)
+        copies: list[Value] = [_clone(read(source)) for source in arguments]
+        for group in groups:
+            source = copies[group.place.which]
+            layout = self.program.nodes[arguments[group.place.which]].layout
+            assert isinstance(layout, Layout)
+            local = replace(group, lanes=torch.searchsorted(lanes, group.lanes))
+            self._edit(lanes_first(source, layout), local)
+        pending = iter(copies)
+
+        def swap(position: int) -> Value:
+            return read(position) if self.program.nodes[position].constant else next(pending)
+
+        return run_node(node, swap, len(lanes))
+
+    def _rerun_parameters(
+        self, node: Node, value: Value, groups: list[_Group], values: Callable[[int], Value], lanes: Tensor
+    ) -> None:
+        """Run *node* for every struck lane with its own parameters: by ``vmap`` where it can, else one by one."""
+        struck = [g for g in groups if g.place.role == "parameter"]
+        inputs = [g for g in groups if g.place.role == "input"]
+        if not inputs and self._rerun_vmap(node, value, struck, values, lanes):
+            return
+        for lane in lanes:
+            one = lane.view(1)
+            read = self._sub_batch(one, values)
+            mine = [_only(g, lane) for g in struck if bool((g.lanes == lane).any())]
+            changed = self._changed(node, {g.place.node: self._parameter(g) for g in mine})
+            fresh = [_only(g, lane) for g in inputs if bool((g.lanes == lane).any())]
+            result = self._run_edited(node, fresh, one, lambda p, c=changed, r=read: c[p] if p in c else r(p))  # type: ignore[misc]
+            _put_value(value, node.layout, one, result)
+
+    def _parameter(self, group: _Group) -> Tensor:
+        """Return a copy of the parameter with all words of *group* edited (one lane's)."""
+        tensor: Tensor = self.program.constants[group.place.node].clone()
+        where = torch.unravel_index(self._elements(group.rows), tensor.shape) if tensor.ndim else (...,)
+        old = tensor[where].reshape(-1)
+        tensor[where] = self.edited(old, group.site, group.rows).reshape(tensor[where].shape)
+        return tensor
+
+    def _changed(self, node: Node, edited: Mapping[int, Tensor]) -> dict[int, Value]:
+        """Return the values of *edited* parameters and of everything computed from them that *node* reads."""
+        changed: dict[int, Value] = dict(edited)
+        first = min(edited, default=node.position)
+        for between in self.program.nodes[first : node.position]:
+            if between.constant and between.target and any(source in changed for source in between.reads):
+                changed[between.position] = run_node(
+                    between, lambda p: changed[p] if p in changed else self.program.constants[p], 1
+                )
+        return changed
+
+    def _rerun_vmap(
+        self, node: Node, value: Value, groups: list[_Group], values: Callable[[int], Value], lanes: Tensor
+    ) -> bool:
+        if len(lanes) < 2 or not isinstance(node.layout, Layout):
+            return False
+        positions = sorted({g.place.node for g in groups})
+        bytes_each = sum(self.program.constants[p].nbytes for p in positions)
+        step = int(max(1, _VMAP_BYTES // max(bytes_each, 1)))
+        for begin in range(0, len(lanes), step):
+            part = lanes[begin : begin + step]
+            stacks = [self._stack(p, groups, part) for p in positions]
+            try:
+                result = self._vmap(node, positions, stacks, part, values)
+            except (RuntimeError, ValueError):
+                return False  # no batching rule for this operation
+            put(value, node.layout, part, result)
+        return True
+
+    def _stack(self, position: int, groups: list[_Group], lanes: Tensor) -> Tensor:
+        constant: Tensor = self.program.constants[position]
+        stack = constant.expand(len(lanes), *constant.shape).clone()
+        for group in groups:
+            if group.place.node != position:
+                continue
+            inside = torch.isin(group.lanes, lanes)
+            rows = group.rows[inside.cpu().numpy()]
+            self._edit(stack, _Group(group.place, group.site, torch.searchsorted(lanes, group.lanes[inside]), rows))
+        return stack
+
+    def _vmap(
+        self, node: Node, positions: list[int], stacks: list[Tensor], lanes: Tensor, values: Callable[[int], Value]
+    ) -> Tensor:
+        sources = list(dict.fromkeys(lane_arguments(node, self.program)))
+        layouts = [self.program.nodes[s].layout for s in sources]
+        if not all(isinstance(w, Layout) for w in layouts):
+            raise ValueError("several results per operand")
+        operands = [lanes_first(take(values(s), w, lanes), w) for s, w in zip(sources, layouts, strict=True)]  # type: ignore[arg-type]
+        shapes = [_one_lane_shape(values(s), w) for s, w in zip(sources, layouts, strict=True)]
+
+        def one(parameters: list[Tensor], inputs: list[Tensor]) -> Tensor:
+            changed = self._changed(node, dict(zip(positions, parameters, strict=True)))
+            mine = {s: x.reshape(shape) for s, x, shape in zip(sources, inputs, shapes, strict=True)}
+            result: Tensor = run_node(node, lambda p: changed[p] if p in changed else mine[p] if p in mine else
+                                      self.program.constants[p], 1)  # fmt: skip
+            return result
+
+        stacked = torch.func.vmap(one)(stacks, operands)
+        layout = node.layout
+        assert isinstance(layout, Layout)
+        parts = [stacked[i] for i in range(len(lanes))]
+        return join(parts, layout)
+
+
+def _one_lane_shape(value: Tensor, layout: Any) -> list[int]:
+    shape = list(value.shape)
+    shape[layout.axis] = layout.outer * layout.inner
+    return shape
+
+
+def _only(group: _Group, lane: Tensor) -> _Group:
+    """Return the events of *lane* alone, at position 0 of a batch of one where its rows matter."""
+    mine = group.lanes == lane
+    return _Group(group.place, group.site, group.lanes[mine], group.rows[mine.cpu().numpy()])
+
+
+def _rounds(group: _Group) -> list[_Group]:
+    """Split the events of *group* so that no lane occurs twice in a part."""
+    lanes = group.lanes.cpu().numpy()
+    order = np.argsort(lanes, kind="stable")
+    ordered = lanes[order]
+    fresh = np.ones(len(ordered), dtype=bool)
+    fresh[1:] = ordered[1:] != ordered[:-1]
+    if fresh.all():
+        return [group]
+    start = np.flatnonzero(fresh)
+    rank = np.arange(len(ordered)) - np.repeat(start, np.diff(np.append(start, len(ordered))))
+    parts = [order[rank == level] for level in range(int(rank.max()) + 1)]
+    return [
+        _Group(group.place, group.site, group.lanes[torch.from_numpy(p).to(group.lanes.device)], group.rows[p])
+        for p in parts
+    ]
+
+
+def _nested(argument: Any) -> set[int]:
+    """Return the nodes referred to inside lists of *argument*."""
+    found: set[int] = set()
+    if isinstance(argument, list | tuple):
+        for part in argument:
+            found |= {part.node} if isinstance(part, Ref) else _nested(part)
+    return found
+
+
+def _clone(value: Value) -> Value:
+    return tuple(_clone(v) for v in value) if isinstance(value, tuple | list) else value.clone()
+
+
+def _take(value: Value, layout: Any, lanes: Tensor) -> Value:
+    if layout is None:
+        return value
+    if isinstance(layout, tuple):
+        return tuple(_take(v, w, lanes) for v, w in zip(value, layout, strict=True))
+    return take(value, layout, lanes)
+
+
+def _put_value(value: Value, layout: Any, lanes: Tensor, result: Value) -> None:
+    if isinstance(layout, tuple):
+        for mine, theirs, where in zip(value, result, layout, strict=True):
+            if where is not None:
+                put(mine, where, lanes, theirs)
+    else:
+        put(value, layout, lanes, result)
