@@ -1,0 +1,118 @@
+"""The engine: one model on one set of inputs, by the fastest executor that can run it."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import nn
+
+from torchfault.engine.contract import Executor, Lanes
+from torchfault.engine.graph import GraphExecutor
+from torchfault.engine.hooks import HooksExecutor
+from torchfault.errors import EngineError, ModelError
+from torchfault.faults import Trials
+from torchfault.model.data import Data, Tree
+from torchfault.model.sites import check_inference
+from torchfault.space import FaultSpace
+
+__all__ = ["Engine", "parse_memory"]
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+def parse_memory(memory: int | str) -> int:
+    """Return a number of bytes given as such or as text with a unit.
+
+    >>> parse_memory("256MiB") == 256 * 2**20
+    True
+    """
+    if isinstance(memory, int):
+        found = memory
+    else:
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmg]i?)?b?\s*", memory.lower())
+        if not match:
+            raise EngineError(f"memory is a number of bytes or text such as '2GiB' or '500MB', got '{memory}'")
+        found = int(float(match[1]) * _UNITS[match[2] or ""])
+    if found < 2**20:
+        raise EngineError(f"memory needs at least 1 MiB, got {memory}")
+    return found
+
+
+class Engine:
+    """Runs trials on *model* with *data*, every fault on its own lane.
+
+    *executor* is ``graph`` (``torch.export``, the fast one), ``hooks`` (any module) or ``auto``: graph, and hooks where
+    the model cannot be captured; then :attr:`fallback` says why. *memory* bounds the bytes for activations, *device*
+    moves model and data, *training* admits batch-norm and dropout in training mode, *buffers* makes buffers sites too.
+
+    Raises :class:`ModelError` for a model in training mode, or one that ``graph`` was asked for and cannot capture.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    >>> engine = Engine(model, Data(torch.randn(5, 4)))
+    >>> engine.executor, engine.fallback, engine.space.names[:3]
+    ('graph', None, ('0.weight', '0.bias', '0:input'))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        *,
+        executor: Literal["auto", "graph", "hooks"] = "auto",
+        memory: int | str = "1GiB",
+        device: torch.device | str | None = None,
+        training: bool = False,
+        buffers: bool = False,
+    ) -> None:
+        if executor not in ("auto", "graph", "hooks"):
+            raise EngineError(f"executor is 'auto', 'graph' or 'hooks', got '{executor}'")
+        if not training:
+            check_inference(model)
+        if device is not None:
+            model, data = model.to(device), data.to(device)
+        self.model, self.data, self.memory = model, data, parse_memory(memory)
+        self.fallback: str | None = None
+        self._executor = self._choose(executor, buffers)
+
+    def _choose(self, executor: str, buffers: bool) -> Executor:
+        if executor != "hooks":
+            try:
+                return GraphExecutor(self.model, self.data, memory=self.memory, buffers=buffers)
+            except ModelError as error:
+                if executor == "graph":
+                    raise
+                self.fallback = str(error)
+        return HooksExecutor(self.model, self.data, memory=self.memory, buffers=buffers)
+
+    @property
+    def executor(self) -> str:
+        """The name of the executor at work: ``graph`` or ``hooks``."""
+        return self._executor.name
+
+    @property
+    def space(self) -> FaultSpace:
+        """Every site that can be struck, in execution order."""
+        return self._executor.space
+
+    def golden(self) -> Tree:
+        """Return the outputs without faults, one row per input."""
+        return self._executor.golden()
+
+    def run(self, trials: Trials) -> Iterator[Lanes]:
+        """Yield the outcome of every trial exactly once, in any order.
+
+        Raises :class:`EngineError` for a site or an input that the engine does not have.
+        """
+        return self._executor.run(trials)
+
+    def digest(self) -> str:
+        """Return a SHA-256 over the model's class, and the names, types, shapes and bytes of its state."""
+        digest = hashlib.sha256(type(self.model).__qualname__.encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            if isinstance(tensor, torch.Tensor):
+                plain = tensor.detach().cpu().contiguous()
+                digest.update(repr((name, str(plain.dtype), tuple(plain.shape))).encode())
+                digest.update(plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else b"")
+        return digest.hexdigest()
