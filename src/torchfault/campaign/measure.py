@@ -1,0 +1,134 @@
+"""From trials to outcomes: a verdict per lane, or a metric of the whole data set per trial."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchfault.campaign.plan import Campaign, Machine, Plan
+from torchfault.errors import CampaignError, CriterionError, EngineError
+from torchfault.store import Columns
+
+if TYPE_CHECKING:
+    from torchfault.engine.contract import Lanes
+    from torchfault.faults import Trials
+    from torchfault.model.data import Tree
+
+__all__ = ["batch_of", "golden_metric", "measure"]
+
+_MOST_BYTES = 1 << 28  # of outputs that are gathered for metrics at a time
+
+Seen = Callable[[int], None]
+
+
+def batch_of(campaign: Campaign, lanes: int) -> int:
+    """Return how many trials make a batch of about *lanes* lanes whose gathered outputs fit into memory."""
+    if campaign.metric is None:
+        return lanes
+    from torchfault.model.data import leaves
+
+    size = sum(leaf.numel() * leaf.element_size() for leaf in leaves(campaign.engine.golden()))
+    return max(1, min(lanes // campaign.inputs, _MOST_BYTES // max(size, 1)))
+
+
+def golden_metric(campaign: Campaign) -> float:
+    """Return the metric without faults, NaN for a campaign without a metric."""
+    if campaign.metric is None:
+        return math.nan
+    golden = _number(campaign, campaign.engine.golden())
+    if not math.isfinite(golden):
+        raise CampaignError(f"the metric of the model without faults must be a finite number, got {golden}; check it")
+    return golden
+
+
+def measure(campaign: Campaign, plan: Plan, *, golden: float, seen: Seen) -> Columns:
+    """Run the trials of *plan* and return its columns with outcomes; *seen* is told of trials as they are done."""
+    columns, trials = plan.columns, plan.trials
+    if campaign.metric is None:
+        failed, due = _verdicts(campaign, trials, seen)
+        return replace(columns, failed=failed, due=due)
+    metric, due = _metrics(campaign, trials, golden, seen)
+    drop = golden - metric
+    return replace(columns, failed=due | ~(drop == 0), due=due, values=drop, metric=metric)
+
+
+def _verdicts(campaign: Campaign, trials: "Trials", seen: Seen) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    import torch
+
+    from torchfault.criteria import judge
+    from torchfault.model.data import rows
+
+    failed, due = np.zeros(len(trials), dtype=np.bool_), np.zeros(len(trials), dtype=np.bool_)
+    labels = campaign.engine.data.labels
+    for lanes in _each_once(campaign.engine, trials):
+        own = rows(labels, torch.from_numpy(lanes.inputs))
+        outcomes = judge(campaign.criterion, lanes.golden, lanes.faulty, own)
+        failed[lanes.trial], due[lanes.trial] = outcomes.failed, outcomes.due
+        seen(len(lanes.trial))
+    return failed, due
+
+
+def _each_once(engine: Machine, trials: "Trials") -> "Iterator[Lanes]":
+    """Run *trials* and hold the engine to its word: a trial lost or repeated would bias every result unseen."""
+    runs = np.zeros(len(trials), dtype=np.int64)
+    for lanes in engine.run(trials):
+        np.add.at(runs, lanes.trial, 1)
+        yield lanes
+    if (runs != 1).any():
+        wrong = int(np.flatnonzero(runs != 1)[0])
+        raise EngineError(f"an engine runs every trial once, got {runs[wrong]} runs of trial {wrong}; mend the engine")
+
+
+def _metrics(
+    campaign: Campaign, trials: "Trials", golden: float, seen: Seen
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Run every trial on all inputs; gather its outputs, in rows of golden ones, until all of them are there."""
+    import torch
+
+    from torchfault.criteria import NonFinite, judge
+    from torchfault.model.data import map_tensors, rows
+
+    inputs = campaign.inputs
+    metric, due = np.full(len(trials), golden), np.zeros(len(trials), dtype=np.bool_)
+    left = np.full(len(trials), inputs)
+    gathered: dict[int, Tree] = {}
+    for lanes in _each_once(campaign.engine, trials.on(np.arange(inputs))):
+        owner = lanes.trial // inputs
+        changed = np.flatnonzero(~lanes.masked)
+        if changed.size:
+            some = torch.from_numpy(changed)
+            outcomes = judge(NonFinite(), rows(lanes.golden, some), rows(lanes.faulty, some), None)
+            np.logical_or.at(due, owner[changed], outcomes.due)
+        for trial in np.unique(owner[changed]).tolist():
+            if trial not in gathered:
+                gathered[trial] = map_tensors(torch.clone, campaign.engine.golden())
+            mine = changed[owner[changed] == trial]
+            _put(gathered[trial], lanes.inputs[mine], rows(lanes.faulty, torch.from_numpy(mine)))
+        np.subtract.at(left, owner, 1)
+        done = [int(trial) for trial in np.unique(owner) if not left[trial]]
+        for trial in done:
+            if trial in gathered:
+                metric[trial] = _number(campaign, gathered.pop(trial))
+        seen(len(done))
+    return metric, due
+
+
+def _put(into: "Tree", inputs: NDArray[np.int64], part: "Tree") -> None:
+    import torch
+
+    from torchfault.model.data import leaves
+
+    for target, source in zip(leaves(into), leaves(part), strict=True):
+        target[torch.from_numpy(inputs)] = source.to(target.device)
+
+
+def _number(campaign: Campaign, outputs: "Tree") -> float:
+    assert campaign.metric is not None
+    value: object = campaign.metric(outputs, campaign.engine.data.labels)
+    try:
+        return float(value)  # type: ignore[arg-type]  # a tensor of one element is welcome
+    except (TypeError, ValueError, RuntimeError):
+        raise CriterionError(f"a metric returns one number, got {type(value).__name__}; reduce it to one") from None

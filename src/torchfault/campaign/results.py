@@ -1,0 +1,207 @@
+"""Results: trials become estimates and tables when asked for, from the stored columns alone, without torch."""
+
+from dataclasses import dataclass, replace
+from math import inf, isfinite, nan
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchfault.campaign.groups import GROUPINGS, Groups, groups
+from torchfault.errors import CampaignError, did_you_mean
+from torchfault.space import FaultSpace
+from torchfault.statistics import Estimate, mean, proportion, weighted_mean
+from torchfault.statistics.intervals import find_interval
+from torchfault.store import Batch, Columns, Record, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Results", "load"]
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What a campaign found: its *record* (names, digests, status), and its trials in *columns*.
+
+    Estimates weigh each trial by its p/q. Where the sampler enumerates everything the interval (method ``exhaustive``)
+    is what the trials that are missing could still change: no width at all at the end.
+
+    >>> from torchfault.space import Site
+    >>> space = FaultSpace((Site("fc.weight", (4,)),))
+    >>> failed = np.array([True, False, False, False])
+    >>> columns = Columns(np.array([31, 7, 40, 127]), np.zeros(4, dtype=np.int64), failed, np.zeros(4, dtype=bool))
+    >>> print(Results(Record("example", space=space, inputs=1), columns).estimate())
+    0.25 [0.05, 0.70]
+    """
+
+    record: Record
+    columns: Columns
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    @property
+    def name(self) -> str:
+        """The name of the campaign."""
+        return self.record.name
+
+    @property
+    def space(self) -> FaultSpace:
+        """The faults that could be drawn."""
+        return self.record.space
+
+    @property
+    def failures(self) -> int:
+        """The number of trials that failed."""
+        return int(self.columns.failed.sum())
+
+    def estimate(self, *, level: float = 0.95, method: str = "wilson") -> Estimate:
+        """Return the probability that a trial fails or, where a metric was measured, the metric's mean drop.
+
+        *method* names an interval for unweighted failures: ``wilson``, ``clopper-pearson`` or ``jeffreys``. A drop
+        that is not finite makes the mean NaN, within infinite bounds.
+
+        >>> print(Results(Record("none", space=FaultSpace((_SITE,)), inputs=1), Columns.empty()).estimate())
+        nan [0.00, 1.00]
+        """
+        find_interval(method)
+        return _estimate(self.columns, np.arange(len(self)), self.record.population, level, method)
+
+    def table(self, by: str = "site", *, level: float = 0.95, method: str = "wilson") -> "pd.DataFrame":
+        """Return one row per ``model``, ``site``, ``layer`` (module), ``channel``, ``bit`` or ``kind``, in their order.
+
+        The columns are *key*, *trials*, *failures*, *due* (the share with a NaN or infinity), *value*, *low* and
+        *high*: :meth:`estimate`, given that the fault struck there. A trial of several faults counts in each group that
+        it struck. A group without trials has the value NaN and the interval (0, 1). Raises
+        :class:`CampaignError` for another *by*.
+
+        >>> Results(Record("none", space=FaultSpace((_SITE,)), inputs=1), Columns.empty()).table("site")
+                 key  trials  failures  due  value  low  high
+        0  fc.weight       0         0  NaN    NaN  0.0   1.0
+        """
+        import pandas as pd
+
+        if by not in GROUPINGS:
+            raise CampaignError(f"a table is by {', '.join(GROUPINGS)}, got '{by}'{did_you_mean(by, GROUPINGS)}")
+        interval = find_interval(method)
+        of = groups(self.space, self.columns, by)
+        trials, failures = of.count(), of.count(self.columns.failed)
+        plain = self.columns.weights is None and self.columns.values is None and self.record.population is None
+        if plain:
+            with np.errstate(invalid="ignore"):
+                value, due = failures / trials, of.count(self.columns.due) / trials
+            low, high = interval(failures, trials, level=level)
+        else:
+            value, low, high, due = self._conditional(of, level, method)
+        columns = {"key": of.keys, "trials": trials, "failures": failures, "due": due}
+        return pd.DataFrame(columns | {"value": value, "low": low, "high": high})
+
+    def faults(self) -> "pd.DataFrame":
+        """Return one row per fault, with its place, weight and outcome; the same columns as an export.
+
+        >>> Results(Record("none", space=FaultSpace((_SITE,)), inputs=1), Columns.empty()).faults().columns[0]
+        'trial'
+        """
+        import pandas as pd
+
+        from torchfault.store.export import flat
+
+        return pd.DataFrame(flat(self.space, Batch(0, self.columns, 0.0)))
+
+    def _conditional(self, of: Groups, level: float, method: str) -> tuple[NDArray[np.float64], ...]:
+        """Return value, low, high and share of due for every group, from its own trials."""
+        lanes = None if self.record.population is None else self.record.population // len(self.space)
+        strata = _nested(self.columns, of)
+        rows = []
+        for code, members in enumerate(of.members()):
+            everything = None if lanes is None else int(of.faults[code]) * lanes
+            one = _estimate(self.columns, members, everything, level, method, strata=strata)
+            rows.append((one.value, one.low, one.high, _share(self.columns, members)))
+        return tuple(np.array(rows, dtype=np.float64).reshape(-1, 4).T)
+
+
+def load(store: Store, name: str) -> Results:
+    """Return the results of the campaign *name* in *store*, as far as it has come.
+
+    Raises :class:`torchfault.errors.StoreError` where there is none.
+
+    >>> import tempfile
+    >>> from torchfault.space import Site
+    >>> with tempfile.TemporaryDirectory() as folder, Store(f"{folder}/results.sqlite") as store:
+    ...     _ = store.create(Record("first", space=FaultSpace((Site("fc.weight", (4,)),)), inputs=1))
+    ...     len(load(store, "first"))
+    0
+    """
+    columns = store.trials(name)
+    record = store.campaign(name)
+    return Results(replace(record, trials=len(columns)), columns)  # it may be growing while we read
+
+
+def _estimate(
+    columns: Columns,
+    members: NDArray[np.int64],
+    everything: int | None,
+    level: float,
+    method: str,
+    *,
+    strata: bool = True,
+) -> Estimate:
+    """Return the estimate from the trials *members* of *columns*; *everything* is their number in an enumeration."""
+    n, failures = len(members), int(columns.failed[members].sum())
+    if columns.values is not None:
+        return _mean(columns, members, everything, level, strata=strata)
+    if everything is not None and everything > 0:
+        value = failures / n if n else nan
+        return Estimate(value, failures / everything, (failures + everything - n) / everything, n, "exhaustive", level)
+    if columns.weights is None:
+        return proportion(failures, n, method=method, level=level)
+    return _weighted(columns, members, columns.failed[members].astype(np.float64), level, strata=strata)
+
+
+def _mean(
+    columns: Columns, members: NDArray[np.int64], everything: int | None, level: float, *, strata: bool
+) -> Estimate:
+    assert columns.values is not None
+    values = columns.values[members]
+    if not np.isfinite(values).all():
+        return Estimate(nan, -inf, inf, len(values), "student-t", level)
+    if everything is not None:
+        value = float(values.mean()) if values.size else nan
+        low, high = (value, value) if 0 < everything == len(values) else (-inf, inf)
+        return Estimate(value, low, high, len(values), "exhaustive", level)
+    if columns.weights is None:
+        return mean(values, level=level)
+    return _weighted(columns, members, values, level, strata=strata)
+
+
+def _weighted(
+    columns: Columns, members: NDArray[np.int64], values: NDArray[np.float64], level: float, *, strata: bool
+) -> Estimate:
+    """Return the weighted mean over *members*, given that the fault is one of theirs: weights average 1 there.
+
+    Over all trials they do so in expectation only, and dividing by their mean would trade the unbiased estimate for a
+    ratio: only a part of the trials is normalised.
+    """
+    assert columns.weights is not None
+    weights = columns.weights[members]
+    whole = len(members) == len(columns)
+    if not whole and weights.size and weights.sum() > 0:
+        weights = np.ones_like(weights) if np.ptp(weights) == 0 else weights / weights.mean()
+    if not weights.size or not isfinite(weights.sum()) or weights.sum() == 0:
+        return proportion(0, 0, level=level)
+    stratum = columns.strata[members] if strata and columns.strata is not None else None
+    return weighted_mean(values, weights, stratum=stratum, level=level)
+
+
+def _nested(columns: Columns, of: Groups) -> bool:
+    """Return whether every stratum lies within one group, so that the groups' numbers of draws are fixed as well."""
+    if columns.strata is None or columns.counts is not None:
+        return False
+    pairs = np.unique(np.stack((columns.strata[of.trial].astype(np.int64), of.code)), axis=1)
+    return bool(np.unique(pairs[0]).size == pairs.shape[1])
+
+
+def _share(columns: Columns, members: NDArray[np.int64]) -> float:
+    weights = np.ones(len(members)) if columns.weights is None else columns.weights[members]
+    return float(weights @ columns.due[members] / weights.sum()) if weights.sum() > 0 else nan

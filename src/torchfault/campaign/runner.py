@@ -1,0 +1,294 @@
+"""Running a campaign: draw, run, record, estimate, stop?; resumable, interruptible, one transaction per batch."""
+
+import platform
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import torchfault
+from torchfault.campaign.identity import describe, differences
+from torchfault.campaign.measure import batch_of, golden_metric, measure
+from torchfault.campaign.plan import Campaign, check, population, prepare, rules, total
+from torchfault.campaign.results import Results, load
+from torchfault.campaign.standing import Standing, expected
+from torchfault.errors import CampaignError, StoreError
+from torchfault.statistics import Estimate, HalfWidth, MaxTrials, Progress, TimeBudget, proportion
+from torchfault.store import Columns, Record, Store
+
+__all__ = ["CampaignInterrupted", "run"]
+
+_SMALLEST_BATCH = 256  # of the first one: results, and a rule's first look, should not have to wait for a full batch
+_LOOK = 128  # trials between two looks of the stopping rule
+_QUIET = 0.1  # seconds between two calls of the progress callback within a batch
+
+
+class CampaignInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a campaign: what was done is kept, in the store and in *results*; run it again to resume.
+
+    >>> issubclass(CampaignInterrupted, KeyboardInterrupt)
+    True
+    """
+
+    def __init__(self, results: Results) -> None:
+        super().__init__(f"campaign '{results.name}' was interrupted after {len(results)} trials")
+        self.results = results
+
+
+@dataclass
+class _Session:
+    """One run of a campaign: what was found so far, and where it goes."""
+
+    campaign: Campaign
+    record: Record
+    store: Store | None
+    progress: Callable[[Standing], None] | None
+    batch: int
+    parts: list[Columns] = field(default_factory=list)
+    trials: int = 0
+    failures: int = 0
+    seconds: float = 0.0
+    stored: bool = False
+    spoke: float = 0.0
+
+    def results(self, *, status: str, reason: str) -> Results:
+        columns = Columns.join(self.parts)
+        ended = replace(self.record, status=status, reason=reason, trials=len(columns), seconds=self.seconds)
+        return Results(ended, columns)
+
+
+def run(
+    campaign: Campaign,
+    *,
+    store: Store | str | Path | None = None,
+    name: str = "campaign",
+    progress: Callable[[Standing], None] | None = None,
+    batch: int = 4096,
+) -> Results:
+    """Run *campaign* until its rule says stop, or resume it where *store* already holds some of it under *name*.
+
+    With a *store*, open or named by path or URL, every batch of about *batch* lanes (fewer at first) is one
+    transaction: a crash loses at most the one in flight. Without one the results are in memory alone. *progress* is
+    called with a :class:`Standing` from time to time. Trials do not depend on *batch*, save that an engine may round
+    differently, which can tip a tie between two classes.
+
+    Raises :class:`CampaignError` where the stored campaign is another one, naming what changed (only the stopping rule
+    may, which extends it), :class:`torchfault.errors.StoreError` where another process is running it, and
+    :class:`CampaignInterrupted` after Ctrl-C.
+    """
+    if batch < 1:
+        raise CampaignError(f"a batch has at least one lane, got {batch}; leave it at 4096")
+    if isinstance(store, str | Path):
+        with Store(store) as opened:
+            return run(campaign, store=opened, name=name, progress=progress, batch=batch)
+    check(campaign)
+    session = _Session(campaign, _record(campaign, name), store, progress, batch)
+    if store is None:
+        return _guarded(session)
+    with store.writer(name):
+        if name in store:
+            _resume(session, store)
+        return _guarded(session)
+
+
+def _record(campaign: Campaign, name: str) -> Record:
+    import torch
+
+    configuration = {
+        "sampler": describe(campaign.sampler),
+        "fault": describe(campaign.fault),
+        "criterion": None if campaign.metric else describe(campaign.criterion),
+        "metric": describe(campaign.metric),
+        "stop": describe(campaign.stop),
+    }
+    versions = {
+        "torchfault": torchfault.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "executor": campaign.engine.executor,
+    }
+    return Record(
+        name,
+        space=campaign.space,
+        inputs=campaign.inputs,
+        configuration=configuration,
+        seed=campaign.seed,
+        versions=versions,
+        model=campaign.engine.digest(),
+        data=campaign.engine.data.digest(),
+        population=population(campaign),
+    )
+
+
+def _resume(session: _Session, store: Store) -> None:
+    """Take up what *store* holds, after making sure that it is the same campaign."""
+    stored, now = store.campaign(session.record.name), session.record
+    changed = differences(_identity(stored), _identity(now))
+    if stored.space.digest() != now.space.digest():
+        changed.append(_space_change(stored, now))
+    if changed:
+        raise CampaignError(
+            f"campaign '{now.name}' was begun with another {', '.join(changed)}; "
+            "restore that to resume it, or choose another name"
+        )
+    session.record = replace(stored, configuration=now.configuration)
+    columns = store.trials(now.name)
+    session.parts = [columns]
+    session.trials, session.failures = len(columns), int(columns.failed.sum())
+    session.seconds, session.stored = stored.seconds, True
+    if stored.status != "running" or stored.configuration != now.configuration:
+        store.reopen(now.name, now.configuration)
+
+
+def _identity(record: Record) -> dict[str, Any]:
+    """Return all that decides a campaign's trials and outcomes, save its space."""
+    fixed = {key: value for key, value in record.configuration.items() if key != "stop"}
+    digests = {"model": f"sha256 {record.model[:12]}", "data": f"sha256 {record.data[:12]}"}
+    return {**digests, "inputs": record.inputs, "seed": record.seed, **fixed}
+
+
+def _space_change(stored: Record, now: Record) -> str:
+    before, after = ({site.name: site for site in record.space.sites} for record in (stored, now))
+    gone = [name for name in before if name not in after]
+    new = [name for name in after if name not in before]
+    other = [name for name in after if name in before and before[name] != after[name]]
+    phrases = [
+        f"{what} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        for what, names in (("without", gone), ("with the new", new), ("with another", other))
+        if names
+    ]
+    return f"space (now {'; '.join(phrases) or 'its sites in another order'})"
+
+
+def _guarded(session: _Session) -> Results:
+    """Run *session*, and whatever ends it, leave the store saying what became of it."""
+    store, name = session.store, session.record.name
+    try:
+        reason = _loop(session)
+    except KeyboardInterrupt:
+        # The transaction under way is in the store or it is not: only the store knows, so ask it.
+        note = "interrupted from the keyboard"
+        if store is None or name not in store:
+            raise CampaignInterrupted(session.results(status="interrupted", reason=note)) from None
+        store.finish(name, status="interrupted", reason=note)
+        raise CampaignInterrupted(load(store, name)) from None
+    except BaseException as error:
+        if store is not None and session.stored:
+            with suppress(StoreError):  # the first error is the one to hear of
+                store.finish(name, status="failed", reason=f"{type(error).__name__}: {error}")
+        raise
+    if store is not None:
+        store.finish(name, reason=reason)
+    return session.results(status="finished", reason=reason)
+
+
+def _loop(session: _Session) -> str:
+    """Run batch after batch; return the reason to stop."""
+    campaign, end = session.campaign, total(session.campaign)
+    size = batch_of(campaign, session.batch)
+    golden = golden_metric(campaign)
+    reason = _reason(session, session.trials, session.failures, session.seconds) if session.trials else None
+    while reason is None:
+        if end is not None and session.trials >= end:
+            return f"all {end} trials run"
+        reason = _batch(session, _affordable(session, _border(campaign, session.trials, size, end)), golden)
+    return reason
+
+
+def _border(campaign: Campaign, first: int, size: int, end: int | None) -> int:
+    """Return where the batch that begins at trial *first* ends: on the same borders whenever a campaign is resumed."""
+    step = min(size, _SMALLEST_BATCH)
+    while step < min(size, first + 1):
+        step *= 2
+    border = step if first < step < size else (first // size + 1) * size
+    limits = [rule.n for rule in rules(campaign.stop) if isinstance(rule, MaxTrials) and rule.n > first]
+    return min([border, *limits, *([] if end is None else [end])])
+
+
+def _affordable(session: _Session, last: int) -> int:
+    """Return *last*, or less where a time budget would run out well before."""
+    left = [r.seconds - session.seconds for r in rules(session.campaign.stop) if isinstance(r, TimeBudget)]
+    spare = min((seconds for seconds in left if seconds > 0), default=None)
+    if spare is None or not session.trials or not session.seconds:
+        return last
+    return min(last, session.trials + max(1, round(spare * session.trials / session.seconds)))
+
+
+def _batch(session: _Session, last: int, golden: float) -> str | None:
+    """Run the trials up to *last*, keep those that the rule admits, and return its reason to stop, if any."""
+    campaign, first, began = session.campaign, session.trials, time.perf_counter()
+    plan = prepare(campaign, first, last)
+    if plan.columns.weights is not None and any(isinstance(rule, HalfWidth) for rule in rules(campaign.stop)):
+        raise CampaignError(
+            "HalfWidth is about equally weighted trials, got weighted ones; use MaxTrials or TimeBudget"
+        )
+    ahead = 0
+
+    def seen(trials: int) -> None:
+        nonlocal ahead
+        ahead += trials
+        if time.perf_counter() - session.spoke > _QUIET:
+            _speak(session, ahead, time.perf_counter() - began)
+
+    columns = measure(campaign, plan, golden=golden, seen=seen)
+    reason, kept = _look(session, columns, time.perf_counter() - began)
+    columns, seconds = columns.take(0, kept), time.perf_counter() - began
+    if session.store is not None:
+        if not session.stored:  # only now: what cannot run at all leaves nothing behind
+            session.record, session.stored = session.store.create(session.record), True
+        session.store.append(session.record.name, columns, first=first, seconds=seconds)
+    session.parts.append(columns)
+    session.trials += kept
+    session.failures += int(columns.failed.sum())
+    session.seconds += seconds
+    _speak(session, 0, 0.0)
+    return reason
+
+
+def _look(session: _Session, columns: Columns, seconds: float) -> tuple[str | None, int]:
+    """Ask the rule after every so many trials of a finished batch; return its reason and how many of them to keep.
+
+    The looks are at the same trials however a campaign was interrupted, so that a rule on counts always stops it at
+    the same one. Time is looked at only at the end of a batch: its trials have been paid for.
+    """
+    first, last = session.trials, session.trials + len(columns)
+    failures = np.concatenate(([0], np.cumsum(columns.failed)))
+    for trial in [*range((first // _LOOK + 1) * _LOOK, last, _LOOK), last]:
+        spent = session.seconds + (seconds if trial == last else 0.0)
+        reason = _reason(session, trial, session.failures + int(failures[trial - first]), spent)
+        if reason is not None:
+            return reason, trial - first
+    return None, len(columns)
+
+
+def _reason(session: _Session, trials: int, failures: int, seconds: float) -> str | None:
+    rule = session.campaign.stop
+    return None if rule is None else rule(Progress(trials=trials, failures=failures, seconds=seconds))
+
+
+def _speak(session: _Session, ahead: int, seconds: float) -> None:
+    """Tell the progress callback where the campaign stands, *ahead* trials and *seconds* into a batch."""
+    session.spoke = time.perf_counter()
+    if session.progress is None:
+        return
+    done = session.trials + ahead
+    estimate = _estimate(session)
+    spent = session.seconds + seconds
+    rate = done / spent if spent > 0 else 0.0
+    goal = expected(session.campaign, estimate, done=done, seconds=spent, rate=rate)
+    left = None if goal is None or rate == 0 else max(goal - done, 0) / rate
+    session.progress(Standing(done, goal, rate, left, estimate))
+
+
+def _estimate(session: _Session) -> Estimate:
+    """Return the estimate of the finished batches, from counts alone where they suffice."""
+    plain = all(part.weights is None and part.values is None for part in session.parts)
+    if plain and session.record.population is None:
+        return proportion(session.failures, session.trials)
+    return session.results(status="running", reason="").estimate()
