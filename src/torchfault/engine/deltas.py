@@ -41,13 +41,14 @@ class Struck:
 class Patch:
     """A part of every struck lane's output: *index* into the axes from *axis* on (moved to the front), and *values*.
 
-    With *add* the values are added to what is there, else they replace it.
+    With *add* the values are added to what is there, else they replace it, and only where *mask* is set if there is one.
     """
 
     axis: int
     index: tuple[Tensor, ...]
     values: Tensor
     add: bool = True
+    mask: Tensor | None = None
 
     def _at(self, output: Tensor, rows: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         shaped = rows.view(-1, *[1] * (self.index[0].ndim - 1))
@@ -60,18 +61,14 @@ class Patch:
 
     def result(self, output: Tensor, rows: Tensor) -> Tensor:
         """Return what the struck part becomes."""
-        if not self.add:
-            return self.values
-        return self.read(output, rows) + self.values
+        if self.add:
+            return self.read(output, rows) + self.values
+        return self.values if self.mask is None else torch.where(self.mask, self.values, self.read(output, rows))
 
     def write(self, output: Tensor, rows: Tensor, result: Tensor) -> None:
         """Overwrite the struck part of the lanes *rows* of *output*, in place."""
         view, where = self._at(output, rows)
         view[where] = result
-
-    def pick(self, lanes: Tensor) -> "Patch":
-        """Return the patch of some of the lanes."""
-        return Patch(self.axis, tuple(part[lanes] for part in self.index), self.values[lanes], self.add)
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,10 +305,8 @@ def _have(value: Tensor | None) -> Tensor:
 def _embedding(operands: _Operands, struck: Struck) -> Patch | None:
     weight, ids = operands.get(0), operands.get(1)
     row, column = _unravel(struck.element, weight.shape)
-    mine = ids[struck.rows]
-    hit = mine == _wide(row, ids.ndim - 1)
-    values = torch.where(hit, _wide(struck.new, ids.ndim - 1), weight[mine, _wide(column, ids.ndim - 1)])
-    return Patch(-1, (column,), values, add=False)
+    hit = ids[struck.rows] == _wide(row, ids.ndim - 1)
+    return Patch(-1, (column,), _wide(struck.new, ids.ndim - 1).expand(hit.shape), add=False, mask=hit)
 
 
 _FORMS: dict[tuple[str, int], Callable[[_Operands, Struck], Patch | None]] = {

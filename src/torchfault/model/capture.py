@@ -158,6 +158,9 @@ class _Builder:
             return
         if "higher_order" in type(node.target).__module__ or "HigherOrder" in type(node.target).__name__:
             raise ModelError(f"the graph holds control flow or a nested graph ({name})")
+        if name == "view":
+            # Operands may come in another memory format than the one that was traced.
+            node.target = torch.ops.aten.reshape.default
         args = tuple(self._argument(a) for a in node.args)
         kwargs = {key: self._argument(a) for key, a in node.kwargs.items()}
         self.known[node.name] = Ref(self._append(node.target, args, kwargs, node))  # type: ignore[arg-type]
