@@ -1,0 +1,297 @@
+"""From settings to the objects they describe: model, data, engine, space, campaign."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial, reduce
+from operator import or_
+from typing import TYPE_CHECKING, Any
+
+from torchfault.config import notation
+from torchfault.config.schema import DataSource, Selection, Settings
+from torchfault.errors import ConfigError, CriterionError, DataError, FaultError, ModelError, TorchfaultError
+
+if TYPE_CHECKING:
+    from torchfault.campaign import Campaign
+    from torchfault.criteria import Criterion, Metric
+    from torchfault.engine import Engine
+    from torchfault.faults import FaultModel
+    from torchfault.model.data import Data
+    from torchfault.sampling import Sampler
+    from torchfault.space import FaultSpace
+    from torchfault.statistics import StoppingRule
+
+__all__ = ["build_campaign", "build_engine", "build_space", "describe_stop"]
+
+DEFAULT_TRIALS = 10_000
+_RANDOM_INPUTS = 16
+
+
+def build_engine(settings: Settings) -> "Engine":
+    """Return an engine for the model and the data of *settings*.
+
+    Raises an error of :mod:`torchfault.errors` for what cannot be loaded, or a model that cannot run on the data.
+    """
+    import torch
+
+    from torchfault.engine import Engine
+    from torchfault.model.load import load_model
+
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    _check_device(settings.device)
+    model, checkpoint = settings.model, settings.checkpoint
+    network = load_model(
+        model.factory,
+        kwargs=model.kwargs,
+        checkpoint=checkpoint.path if checkpoint else None,
+        key=checkpoint.key if checkpoint else None,
+        prefix=checkpoint.prefix if checkpoint else None,
+        pretrained=model.pretrained,
+        training=settings.training,
+        seed=settings.seed,
+    )
+    data = _data(settings.data, settings.seed)
+    if not settings.training:  # there, a trial run would move running means
+        _try(network, data)
+    return Engine(
+        network,
+        data,
+        executor=settings.executor,
+        memory=settings.memory,
+        device=settings.device,
+        training=settings.training,
+        buffers=settings.buffers,
+    )
+
+
+def build_space(settings: Settings, everything: "FaultSpace") -> "FaultSpace":
+    """Return the part of *everything* that any choice of sites in *settings* admits, or raise SpaceError."""
+    return reduce(or_, (_selected(choice, everything) for choice in settings.sites))
+
+
+def build_campaign(settings: Settings, engine: "Engine") -> "Campaign":
+    """Return the campaign that *settings* describe, on an *engine* made from them.
+
+    The criterion and the metric are tried on the golden outputs, so that what does not fit shows before anything runs.
+    """
+    from torchfault.campaign import Campaign
+
+    fault, criterion, metric = _fault(settings.fault), _criterion(settings.criterion), _metric(settings.metric)
+    _try_criterion(engine, criterion, metric)
+    return Campaign(
+        engine,
+        build_space(settings, engine.space),
+        sampler=_sampler(settings),
+        fault=fault,
+        criterion=criterion,
+        metric=metric,
+        seed=settings.seed,
+        stop=_stop(settings),
+    )
+
+
+def describe_stop(settings: Settings) -> str:
+    """Return when a campaign ends, in words.
+
+    >>> from torchfault.config import Override, read_settings
+    >>> flags = [Override(("model",), "a:b", "--model"), Override(("data",), "a.npz", "--data")]
+    >>> describe_stop(read_settings(None, [*flags, Override(("stop", "half_width"), 0.01, "--half-width")]))
+    'until the interval is ±1 %'
+    """
+    stop, parts = settings.stop, []
+    if stop.trials is not None:
+        parts.append(f"{stop.trials:,} trials")
+    if stop.half_width is not None:
+        parts.append(f"until the interval is ±{100 * stop.half_width:g} %")
+    if stop.time is not None:
+        parts.append(f"for {stop.time:g} s")
+    if not parts:
+        return "every fault on every input" if settings.sampler.kind == "exhaustive" else f"{DEFAULT_TRIALS:,} trials"
+    return " or ".join(parts)
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"device '{name}' cannot be used here ({reason}); use cpu, or one that torch sees") from None
+
+
+def _data(source: DataSource, seed: int) -> "Data":
+    from torchfault.model.load import import_object, load_data
+    from torchfault.model.sources import random_data
+
+    if source.shape is not None:
+        return random_data(source.shape, inputs=source.limit or _RANDOM_INPUTS, seed=seed)
+    where: Any = source.path
+    if source.factory is not None:
+        where = import_object(source.factory, DataError)
+        if not callable(where):
+            raise DataError(f"'{source.factory}' is of type {type(where).__name__}; name a function that returns data")
+    return load_data(
+        where,
+        kwargs=source.kwargs,
+        inputs=source.inputs,
+        labels=source.labels,
+        mean=source.mean,
+        std=source.std,
+        size=source.size,
+        grey=source.grey,
+        limit=source.limit,
+    )
+
+
+def _try(network: Any, data: "Data") -> None:
+    """Run the model on one input, so that data which do not fit it are told in one line."""
+    import torch
+
+    from torchfault.model.data import call, leaves, rows
+
+    try:
+        with torch.no_grad():
+            call(network, rows(data.inputs, slice(0, 1)))
+    except Exception as error:
+        shapes = ", ".join(f"{tuple(leaf.shape[1:])} {str(leaf.dtype)[6:]}" for leaf in leaves(data.inputs))
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        raise ModelError(
+            f"the model cannot run on the data, inputs of {shapes}: {type(error).__name__}: {reason}"
+        ) from error
+
+
+def _selected(choice: Selection, space: "FaultSpace") -> "FaultSpace":
+    """Return what one choice admits; named fields are looked up in the word format of each site."""
+    chosen = space.select(choice.include, exclude=choice.exclude, kinds=choice.kinds, types=choice.types)
+    fields = [bit for bit in choice.bits if isinstance(bit, str)]
+    numbers = {bit for bit in choice.bits if not isinstance(bit, str)}
+    if not fields:
+        return chosen.select(bits=numbers) if numbers else chosen
+    from torchfault.space import FaultSpace
+    from torchfault.words import word
+
+    sites, known = [], set[str]()
+    for site in chosen.sites:
+        of_word = word(site.word).fields
+        known |= of_word.keys()
+        wanted = numbers | {bit for name in fields for bit in of_word.get(name, ())}
+        if bits := wanted & set(site.bits):
+            sites.append(replace(site, bits=tuple(bits)))
+    if missing := [name for name in fields if name not in known]:
+        raise ConfigError(f"no chosen site has a bit field '{missing[0]}'; theirs are {', '.join(sorted(known))}")
+    return FaultSpace(tuple(sites))
+
+
+def _fault(text: str) -> "FaultModel":
+    from torchfault.faults import BitFlip, Burst, RandomWord, StuckAt, Value
+
+    atom = notation.parse_fault(text)
+    if atom.name == "import":
+        return _imported(atom.text, "masks", FaultError)  # type: ignore[no-any-return]
+    argument: Any = atom.argument
+    makers: dict[str, Callable[[], FaultModel]] = {
+        "flip": BitFlip,
+        "stuck-at-0": lambda: StuckAt(0),
+        "stuck-at-1": lambda: StuckAt(1),
+        "random-word": RandomWord,
+        "burst": lambda: Burst(argument),
+        "value": lambda: Value(argument),
+    }
+    return makers[atom.name]()
+
+
+def _imported(spec: str, method: str, error: type[TorchfaultError]) -> Any:
+    """Return the imported value *spec*, made by calling it where it is a class, with the *method* that it needs."""
+    from torchfault.model.load import import_object
+
+    found = import_object(spec, error)
+    value = found() if isinstance(found, type) else found
+    if not callable(getattr(value, method, None)):
+        raise error(f"'{spec}' has no method '{method}'; name a value or a class that has one")
+    return value
+
+
+def _criterion(text: str) -> "Criterion":
+    return _composed(notation.parse_criterion(text))
+
+
+def _composed(expression: notation.Expression) -> "Criterion":
+    from torchfault import criteria
+
+    match expression:
+        case notation.Not(part):
+            return criteria.Not(_composed(part))
+        case notation.And(left, right):
+            return criteria.AllOf((_composed(left), _composed(right)))
+        case notation.Or(left, right):
+            return criteria.AnyOf((_composed(left), _composed(right)))
+        case notation.Atom("import", spec):
+            return _imported(spec, "__call__", CriterionError)  # type: ignore[no-any-return]
+        case notation.Atom(name, _, argument):
+            number: Any = argument
+            makers: dict[str, Callable[[], Criterion]] = {
+                "top1": criteria.Top1Change,
+                "topk": lambda: criteria.TopK(number),
+                "misclassified": criteria.Misclassified,
+                "margin": lambda: criteria.MarginDrop(number),
+                "error": lambda: criteria.OutputError(number),
+                "non-finite": criteria.NonFinite,
+            }
+            return makers[name]()
+
+
+def _metric(text: str | None) -> "Metric | None":
+    from torchfault.criteria import accuracy, mean_iou, perplexity
+
+    if text is None:
+        return None
+    atom = notation.parse_metric(text)
+    if atom.name == "mean-iou":
+        return partial(mean_iou, classes=int(atom.argument or 0))
+    own: Metric = _imported(text, "__call__", CriterionError) if atom.name == "import" else accuracy
+    return perplexity if atom.name == "perplexity" else own
+
+
+def _try_criterion(engine: "Engine", criterion: "Criterion", metric: "Metric | None") -> None:
+    """Judge the golden outputs by themselves: what does not fit the outputs or the labels shows here."""
+    from torchfault.criteria import judge
+
+    golden, labels = engine.golden(), engine.data.labels
+    try:
+        if metric is None:
+            judge(criterion, golden, golden, labels)
+        else:
+            float(metric(golden, labels))
+    except TorchfaultError:
+        raise
+    except Exception as error:
+        what = "criterion" if metric is None else "metric"
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        raise CriterionError(f"the {what} fails on the golden outputs: {type(error).__name__}: {reason}") from error
+
+
+def _sampler(settings: Settings) -> "Sampler":
+    from torchfault.sampling import BitErrorRate, Exhaustive, Uniform
+
+    sampler = settings.sampler
+    if sampler.kind == "bit-error-rate":
+        assert sampler.rate is not None
+        return BitErrorRate(sampler.rate)
+    return Exhaustive() if sampler.kind == "exhaustive" else Uniform(sampler.faults or 1)
+
+
+def _stop(settings: Settings) -> "StoppingRule | None":
+    from torchfault.statistics import HalfWidth, MaxTrials, TimeBudget
+
+    stop = settings.stop
+    rules: list[StoppingRule] = []
+    if stop.trials is not None:
+        rules.append(MaxTrials(stop.trials))
+    if stop.half_width is not None:
+        rules.append(HalfWidth(stop.half_width, method=settings.interval, level=settings.level))
+    if stop.time is not None:
+        rules.append(TimeBudget(stop.time))
+    if not rules and settings.sampler.kind != "exhaustive":
+        rules.append(MaxTrials(DEFAULT_TRIALS))
+    return reduce(or_, rules) if rules else None

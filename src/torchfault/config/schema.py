@@ -1,0 +1,255 @@
+"""The settings of a campaign: every key, its type, its default and what it means; no torch needed."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from torchfault.config import notation
+
+__all__ = [
+    "Checkpoint",
+    "DataSource",
+    "Model",
+    "Sampler",
+    "Section",
+    "Selection",
+    "Settings",
+    "Stop",
+]
+
+
+def _checked(parse: Any) -> AfterValidator:
+    """Keep the text as written once *parse* accepts it."""
+
+    def check(text: str) -> str:
+        parse(text)
+        return text
+
+    return AfterValidator(check)
+
+
+def _listed(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _level(value: float) -> float:
+    if not 0 < value < 1:
+        hint = f"; did you mean {value / 100:g}?" if 1 <= value < 100 else ""
+        raise ValueError(f"expected a confidence level between 0 and 1, got {value:g}{hint}")
+    return value
+
+
+def _imported(text: str) -> str:
+    if not notation.IMPORTED.match(text):
+        raise ValueError(f"expected package.module:name, got '{text}'")
+    return text
+
+
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(strict=False)]
+Numbers = Annotated[tuple[float, ...], Field(strict=False)]
+Words = dict[str, Any]
+
+
+class Section(BaseModel):
+    """A mapping with known keys, of the very types asked for."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Model(Section):
+    """The network under test."""
+
+    factory: str = Field(
+        min_length=1,
+        description="What builds the model: `package.module:factory`, `torchvision:NAME`, `timm:NAME` or `hf:NAME`.",
+    )
+    kwargs: Words = Field(default_factory=dict, description="Keyword arguments of the factory.")
+    pretrained: bool = Field(
+        default=False,
+        description="Let torchvision, timm or Hugging Face download their weights. Nothing is downloaded otherwise.",
+    )
+
+
+class Checkpoint(Section):
+    """Trained weights."""
+
+    path: Path = Field(
+        strict=False,
+        description="A file written by `torch.save` (read with `weights_only`) or a `.safetensors` file.",
+    )
+    key: str | None = Field(
+        default=None,
+        description="Where the weights stand in the file, such as `state_dict`; parts separated by dots. Found by "
+        "itself where the name is a common one.",
+    )
+    prefix: str | None = Field(
+        default=None,
+        description="What every name in the file begins with and the model's do not, such as `module.`. Found by "
+        "itself where it is a common one.",
+    )
+
+
+class DataSource(Section):
+    """The inputs, and labels where there are any: exactly one of `path`, `factory` and `shape`."""
+
+    path: Path | None = Field(
+        default=None, strict=False, description="An `.npz` file, or a folder of images with one sub-folder per class."
+    )
+    factory: Annotated[str, AfterValidator(_imported)] | None = Field(
+        default=None,
+        description="`package.module:factory` that returns `torchfault.model.data.Data`, a data set of (input, label) "
+        "pairs, an (inputs, labels) pair, or inputs alone.",
+    )
+    shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)] | None = Field(
+        default=None,
+        description="Make random inputs of this shape (without the batch axis) from the seed: for counting sites "
+        "and for speed; they have no labels.",
+    )
+    kwargs: Words = Field(default_factory=dict, description="Keyword arguments of the factory.")
+    inputs: str | None = Field(
+        default=None, description="The array of inputs in an `.npz` file: by itself `inputs`, `images`, `x` or `data`."
+    )
+    labels: str | None = Field(
+        default=None, description="The array of labels in an `.npz` file: by itself `labels`, `targets` or `y`, if any."
+    )
+    mean: Numbers = Field(default=(), description="Subtracted from each channel, once images are scaled to 0..1.")
+    std: Numbers = Field(default=(), description="What each channel is then divided by.")
+    size: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=2, max_length=2)] | None = (
+        Field(default=None, description="Height and width to which the images of a folder are scaled.")
+    )
+    grey: bool = Field(default=False, description="Read the images of a folder with one channel instead of three.")
+    limit: int | None = Field(
+        default=None, ge=1, description="Use the first so many inputs only (of a folder: classes taken in turn)."
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [name for name in ("path", "factory", "shape") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"expected exactly one of path, factory and shape, got {' and '.join(given) or 'none'}")
+        if self.kwargs and self.factory is None:
+            raise ValueError("kwargs belong to a factory, and there is none; remove them")
+        if bool(self.mean) != bool(self.std):
+            raise ValueError("mean and std belong together; give both or neither")
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean and std need one number per channel, got {len(self.mean)} and {len(self.std)}")
+        if any(value <= 0 for value in self.std):
+            raise ValueError(f"std needs numbers above 0, got {min(self.std):g}")
+        return self
+
+
+class Selection(Section):
+    """A choice of sites: those that pass all of its filters. Several choices are united."""
+
+    include: Patterns = Field(
+        default=("*",), description="Site names to take: globs such as `layer1.*`, or regular expressions as `re:...`."
+    )
+    exclude: Patterns = Field(default=(), description="Site names to leave out, written alike.")
+    kinds: Patterns = Field(
+        default=(),
+        description="Kinds to take: `weight`, `bias`, `norm`, `buffer`, `input`, `output`; all unless given.",
+    )
+    types: Patterns = Field(default=(), description="Module types to take, such as `Conv2d`; globs; all unless given.")
+    bits: Annotated[tuple[int | str, ...], BeforeValidator(notation.parse_bits), Field(strict=False)] = Field(
+        default=(),
+        description="Bits to take: positions, ranges such as `23-30`, or fields `sign`, `exponent`, `mantissa`, "
+        "`magnitude`; all unless given.",
+    )
+
+
+class Sampler(Section):
+    """How faults are drawn."""
+
+    kind: Literal["uniform", "exhaustive", "bit-error-rate"] = Field(
+        default="uniform",
+        description="`uniform` draws faults at random, `exhaustive` takes every fault on every input, `bit-error-rate` "
+        "strikes each bit with probability `rate`.",
+    )
+    faults: int | None = Field(default=None, ge=1, description="With `uniform`: faults struck together per trial (1).")
+    rate: float | None = Field(
+        default=None, gt=0, le=1, description="With `bit-error-rate`: the probability that a bit is struck."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.kind == "bit-error-rate" and self.rate is None:
+            raise ValueError("kind bit-error-rate needs a rate, such as rate: 1e-7")
+        if self.kind != "bit-error-rate" and self.rate is not None:
+            raise ValueError(f"a rate goes with kind bit-error-rate, got kind {self.kind}; remove one of them")
+        if self.kind != "uniform" and self.faults is not None:
+            raise ValueError(f"faults goes with kind uniform, got kind {self.kind}; remove one of them")
+        return self
+
+
+class Stop(Section):
+    """When the campaign ends: as soon as one of the rules is met. 10,000 trials unless a rule is given."""
+
+    trials: int | None = Field(default=None, ge=1, description="After so many trials.")
+    half_width: float | None = Field(
+        default=None, gt=0, lt=0.5, description="Once the interval of the whole is at most this far to either side."
+    )
+    time: Annotated[float, BeforeValidator(notation.parse_seconds)] | None = Field(
+        default=None, description="After so much time: seconds, or text such as `90s`, `10m`, `1h30m`."
+    )
+
+
+class Settings(Section):
+    """A campaign."""
+
+    name: Annotated[str, Field(pattern=r"^[\w][\w.+-]*$", max_length=100)] | None = Field(
+        default=None,
+        description="The campaign's name in the store: letters, digits and `. _ + -`; by itself that of "
+        "the configuration file, or of the model.",
+    )
+    model: Model = Field(description="The network under test; a text alone means its `factory`.")
+    checkpoint: Checkpoint | None = Field(default=None, description="Trained weights; a text alone means their `path`.")
+    data: DataSource = Field(description="Inputs and labels; a text alone means their `path` or `factory`.")
+    sites: Annotated[tuple[Selection, ...], Field(strict=False, min_length=1)] = Field(
+        default=(Selection(),),
+        description="Where faults may land: a choice, or a list of choices that are united; every site unless given.",
+    )
+    fault: Annotated[str, _checked(notation.parse_fault)] = Field(
+        default="flip",
+        description="How a struck word changes: `flip`, `stuck-at-0`, `stuck-at-1`, `random-word`, `burst:K` (K "
+        "adjacent bits), `value:V`, or `package.module:name` of a fault model.",
+    )
+    sampler: Sampler = Field(default=Sampler(), description="How faults are drawn; a text alone means its `kind`.")
+    criterion: Annotated[str, _checked(notation.parse_criterion)] = Field(
+        default="top1",
+        description="What counts as a failure: `top1` (the predicted class changes), `topk:K` (the golden class leaves "
+        "the first K), `misclassified` (wrong by the label), `margin:X` (the margin drops by X), `error:X` (relative "
+        "output error above X), `non-finite`, or `package.module:name`; joined by `&`, `|`, `~` and parentheses.",
+    )
+    metric: Annotated[str, _checked(notation.parse_metric)] | None = Field(
+        default=None,
+        description="Run every trial on the whole data set and record the drop of this metric: `accuracy`, "
+        "`perplexity`, `mean-iou:CLASSES`, or `package.module:name`.",
+    )
+    stop: Stop = Field(default=Stop(), description="When the campaign ends; a number alone means its `trials`.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="The seed of everything random.")
+    level: Annotated[float, AfterValidator(_level)] = Field(
+        default=0.95, description="The confidence level of intervals."
+    )
+    interval: Literal["wilson", "clopper-pearson", "jeffreys"] = Field(
+        default="wilson", description="The method of intervals."
+    )
+    executor: Literal["auto", "graph", "hooks"] = Field(
+        default="auto", description="How lanes run: `graph` (fast), `hooks` (any module), or `auto`: graph if it can."
+    )
+    memory: Annotated[int, BeforeValidator(notation.parse_bytes)] = Field(
+        default=2**30,
+        description="The memory budget of the golden cache and of the lanes: bytes, or text such as `256MiB`.",
+    )
+    device: str = Field(default="cpu", min_length=1, description="Where the model runs: `cpu`, `cuda`, `cuda:1`, ...")
+    threads: int | None = Field(
+        default=None, ge=1, le=4096, description="CPU threads; torch's own choice unless given."
+    )
+    training: bool = Field(default=False, description="Keep batch norm and dropout in training mode.")
+    buffers: bool = Field(default=False, description="Count buffers, such as running means, among the sites.")
+    store: Path = Field(
+        default=Path("torchfault.db"),
+        strict=False,
+        description="The SQLite file that keeps trials and outcomes; by itself `torchfault.db` in the working "
+        "directory.",
+    )
