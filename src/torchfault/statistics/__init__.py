@@ -1,0 +1,38 @@
+"""Estimates that carry their uncertainty: intervals, sample sizes, weighted and stratified means, stopping rules."""
+
+from torchfault.statistics.estimators import (
+    Estimate,
+    design_effect,
+    effective_sample_size,
+    mean,
+    proportion,
+    stratified,
+    weighted_mean,
+)
+from torchfault.statistics.intervals import INTERVALS, IntervalFunction, clopper_pearson, jeffreys, wilson
+from torchfault.statistics.samples import leveugle_sample_size, wilson_trials
+from torchfault.statistics.stopping import AllOf, AnyOf, HalfWidth, MaxTrials, Progress, StoppingRule, TimeBudget
+
+__all__ = [
+    "INTERVALS",
+    "AllOf",
+    "AnyOf",
+    "Estimate",
+    "HalfWidth",
+    "IntervalFunction",
+    "MaxTrials",
+    "Progress",
+    "StoppingRule",
+    "TimeBudget",
+    "clopper_pearson",
+    "design_effect",
+    "effective_sample_size",
+    "jeffreys",
+    "leveugle_sample_size",
+    "mean",
+    "proportion",
+    "stratified",
+    "weighted_mean",
+    "wilson",
+    "wilson_trials",
+]

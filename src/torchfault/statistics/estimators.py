@@ -1,0 +1,298 @@
+"""Estimates of failure proportions and means, each with its interval: plain, weighted, stratified, real-valued."""
+
+from dataclasses import dataclass
+from math import floor, inf, isfinite, log10, nan, sqrt
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
+
+from torchfault.errors import StatisticsError
+from torchfault.statistics.intervals import Floats, check_level, find_interval, variance_left
+from torchfault.statistics.weighted import Strata, score_bounds
+
+__all__ = [
+    "Estimate",
+    "design_effect",
+    "effective_sample_size",
+    "mean",
+    "proportion",
+    "stratified",
+    "weighted_mean",
+]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its confidence interval, the trials behind it, and the method that made the interval.
+
+    *value*, *low* and *high* are fractions for proportions and in the metric's own unit otherwise; *value* is NaN
+    where there were no trials. The text form shows two significant digits of the half-width.
+
+    >>> estimate = proportion(12, 1000)
+    >>> print(estimate)
+    0.0120 [0.0069, 0.0209]
+    >>> estimate.format_percent()
+    '1.20 % [0.69, 2.09]'
+    """
+
+    value: float
+    low: float
+    high: float
+    trials: int
+    method: str
+    level: float = 0.95
+
+    @property
+    def half_width(self) -> float:
+        """Half the distance between the bounds."""
+        return (self.high - self.low) / 2
+
+    def __str__(self) -> str:
+        digits = self._decimals(1.0)
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+    def format_percent(self) -> str:
+        """Return the estimate in per cent, such as ``1.20 % [0.69, 2.09]``."""
+        digits = self._decimals(100.0)
+        return f"{100 * self.value:.{digits}f} % [{100 * self.low:.{digits}f}, {100 * self.high:.{digits}f}]"
+
+    def _decimals(self, scale: float) -> int:
+        # an interval without a width, or without an end, says nothing about the digits: four of the value's then
+        for size, digits in ((self.half_width, 2), (abs(self.value), 4)):
+            if isfinite(size) and size > 0:
+                return min(max(digits - 1 - floor(log10(size * scale)), 0), 15)
+        return 1
+
+
+def proportion(
+    failures: float, trials: int, *, method: str = "wilson", level: float = 0.95, population: int | None = None
+) -> Estimate:
+    """Return the share of *trials* that failed, with the interval that *method* names in :data:`INTERVALS`.
+
+    *population* is the size of the fault space where trials were drawn from it without replacement (see
+    :func:`wilson`). Raises :class:`StatisticsError` for impossible counts, an unknown method or an impossible level.
+
+    >>> print(proportion(3, 100), proportion(3, 100, method="jeffreys"))
+    0.030 [0.010, 0.085] 0.030 [0.009, 0.078]
+    """
+    low, high = find_interval(method)(failures, trials, level=level, population=population)
+    return Estimate(failures / trials if trials else nan, float(low), float(high), trials, method, level)
+
+
+def effective_sample_size(weights: ArrayLike) -> float:
+    """Return Kish's effective sample size (sum w)^2 / sum w^2 of draws with *weights* of shape (draws,).
+
+    It tells what unequal weights cost where the outcome has nothing to do with the weight, and is no guide to the
+    precision where it has, as in importance sampling; :func:`weighted_mean` therefore does not use it. Raises
+    :class:`StatisticsError` for weights that are negative, not finite, or all zero. Source: Kish, Survey Sampling,
+    1965, section 11.7.
+
+    >>> effective_sample_size([1.0, 1.0, 1.0]), effective_sample_size([2.0, 1.0, 0.0])
+    (3.0, 1.8)
+    """
+    w = _weights(weights)
+    if w.size == 0:
+        return 0.0
+    w = w / w.max()  # squares of huge or tiny weights would overflow or vanish
+    return float(w.sum() ** 2 / np.square(w).sum())
+
+
+def design_effect(weights: ArrayLike) -> float:
+    """Return how many weighted draws are worth one unweighted one: draws over Kish's effective sample size.
+
+    Raises :class:`StatisticsError` without draws and for weights that are negative, not finite, or all zero.
+
+    >>> round(design_effect([2.0, 1.0, 0.0]), 4)
+    1.6667
+    """
+    effective = effective_sample_size(weights)
+    if effective == 0:
+        raise StatisticsError("a design effect needs at least one draw, got none; draw trials first")
+    return np.size(weights) / effective
+
+
+def weighted_mean(
+    values: ArrayLike,
+    weights: ArrayLike,
+    *,
+    stratum: ArrayLike | None = None,
+    level: float = 0.95,
+    largest_weight: float | None = None,
+) -> Estimate:
+    """Return the unbiased (Hansen-Hurwitz) estimate of E_p[Y], the mean of w y over draws from q that carry w = p / q.
+
+    *values*, *weights* and *stratum* have shape (draws,). Where *stratum* numbers the strata, each stratum's number
+    of draws is taken as fixed, q as the mixture over strata in those numbers, and differences between strata do not
+    count as noise. The weights are not normalised by their sum, so the value may exceed 1.
+
+    Values of 0 and 1 get a score interval (method ``weighted-score``): the m within z standard errors of the mean,
+    the variance of w y being taken as it would be if m were true. At m it is E[w^2 y] - m^2, and E[w^2 y] is the mean
+    of w^2 y seen, less what a lower m removes in proportion, plus what a higher m adds at the largest weight (that of
+    the draws, or *largest_weight* where the sampler can give more): failures not seen yet may be the heavy ones, the
+    caution that Fay & Feuer (Statistics in Medicine 16, 1997) take for rates. With equal weights this is
+    Wilson's interval, and weights of 1 in one stratum return it as such. By simulation a 95 % interval covers in at
+    least 91 % of samples wherever one failure of the heaviest kind or more is expected, and like Wilson's in as few
+    as 84 % where a fifth of one is. Wilson's formula at Kish's effective sample size, by contrast, covers in 37 %
+    where failures are undersampled fivefold, and is three times as wide where they are oversampled. No interval
+    knows of weights that were never drawn: bound them by a defensive mixture, q = p / 2 + ..., and pass
+    *largest_weight*.
+
+    Other values get Student's t interval of w y (method ``student-t``), with the remark made at :func:`mean`.
+    Raises :class:`StatisticsError` for lengths that differ, weights that are negative, not finite or all zero, values
+    that are not finite, and an impossible level. Source: Hansen & Hurwitz, Annals of Mathematical Statistics 14,
+    1943; Horvitz & Thompson, JASA 47, 1952.
+
+    >>> print(weighted_mean([1, 0, 0, 0], [0.5, 1.2, 1.2, 1.1]))
+    0.12 [0.02, 0.64]
+    >>> weighted_mean([1, 0, 0, 0], [1, 1, 1, 1]).method
+    'wilson'
+    """
+    check_level(level)
+    y, w = _vector(values, "values"), _weights(weights)
+    group = np.zeros(len(y), dtype=np.int64) if stratum is None else np.asarray(stratum)
+    if not len(y) == len(w) == group.size or group.ndim != 1:
+        raise StatisticsError(
+            f"values, weights and strata go together one to one, got {len(y)}, {len(w)} and {group.size}; "
+            "pass those of the same draws"
+        )
+    heaviest = float(w.max(initial=0.0)) if largest_weight is None else largest_weight
+    if not (w.max(initial=0.0) <= heaviest < inf):
+        raise StatisticsError(
+            f"largest_weight is finite and bounds all weights, got {heaviest} for weights up to {w.max(initial=0.0)}; "
+            "pass the sampler's bound, or none"
+        )
+    binary = bool(np.all((y == 0) | (y == 1)))
+    names, group = np.unique(group, return_inverse=True)
+    if len(names) <= 1 and binary and heaviest in (0.0, 1.0) and np.all(w == 1):
+        return proportion(float(y.sum()), len(y), level=level)
+    if binary:
+        strata = Strata.of_draws(w * y, w, group)
+        low, high = score_bounds(strata, heaviest=heaviest, level=level)
+        return Estimate(strata.mean, low, high, len(y), "weighted-score", level)
+    return _student(w * y, group, level)
+
+
+def stratified(
+    failures: ArrayLike,
+    trials: ArrayLike,
+    shares: ArrayLike,
+    *,
+    level: float = 0.95,
+    population: ArrayLike | None = None,
+) -> Estimate:
+    """Return the sum of shares times failure proportions over strata, with a score interval over all of them.
+
+    *failures*, *trials* and *shares* have shape (strata,); *shares*, p's mass of each stratum, sum to 1. The interval
+    is that of :func:`weighted_mean` with weights share / (trials / all trials) and known strata. It is Wilson's for one
+    stratum; stays open where some or all strata have no failures; holds for strata of one trial; and does not widen
+    with the number of strata, as sums of squared per-stratum distances do by its square root (MOVER: Zou & Donner,
+    Statistics in Medicine 27, 2008). Its lower bound is never above MOVER's, which counts where a stratum with a large
+    share and few trials nearly always failed. By simulation (1 to 400 strata of 1 to 1000 trials, alike or not) a
+    95 % interval covers in at least 91 % of samples, and like Wilson's in 89 % where the stratum that decides expects
+    a tenth of a failure.
+
+    *population*, shape (strata,), is the size of each stratum where its trials were drawn without replacement; strata
+    drawn to exhaustion contribute no width. Strata without share and trials are left out. Raises
+    :class:`StatisticsError` for impossible counts, shares that do not sum to 1, and a stratum with a share but no
+    trials: nothing is known about it, and no unbiased estimate exists. Source of the estimate: Cochran, Sampling
+    Techniques, 3rd ed. 1977, section 5.3.
+
+    >>> print(stratified([0, 30], [200, 100], [0.9, 0.1]))
+    0.030 [0.021, 0.051]
+    >>> stratified([0, 30], [200, 100], [0.9, 0.1], population=[200, 100]).half_width
+    0.0
+    """
+    check_level(level)
+    k, n, share, size = _stratum_counts(failures, trials, shares, population)
+    total = int(n.sum())
+    value, left = float(share @ (k / n)), variance_left(n, size)
+    sampled = left > 0  # exhausted strata are known: a constant
+    known, rest = float(share[~sampled] @ (k / n)[~sampled]), float(share[sampled].sum())
+    if not rest:
+        return Estimate(value, value, value, total, "stratified-score", level)
+    draws = n[sampled] / left[sampled]  # a trial without replacement is worth 1 / left trials with
+    weight = share[sampled] / rest * draws.sum() / draws
+    failed = draws * (k / n)[sampled] * weight
+    strata = Strata(draws, failed, failed * weight, weight)
+    low, high = (known + rest * bound for bound in score_bounds(strata, heaviest=float(weight.max()), level=level))
+    if size is not None:
+        # what the population can still hold, and always room for one fault not seen
+        least, most = float(share @ (k / size)), float(share @ ((size - n + k) / size))
+        one = float((share / size)[sampled].max())
+        low, high = max(min(low, most - one), least), min(max(high, least + one), most)
+    return Estimate(value, min(low, value), max(high, value), total, "stratified-score", level)
+
+
+def mean(values: ArrayLike, *, level: float = 0.95) -> Estimate:
+    """Return the mean of a real-valued metric, one value per fault, with Student's t interval.
+
+    *values* has shape (faults,). Fewer than two values give an interval from -inf to inf. The t interval is exact for
+    normal values and good for many values of moderate skew. It is **not** good for a metric that is nearly always
+    0 and rarely large, such as the accuracy drop of random faults: until some of the rare faults have been drawn, the
+    spread is underestimated, and values that are all equal give an interval of width 0, which is no certainty. Look
+    at the share of faults beyond a threshold (:func:`proportion`) there. Raises :class:`StatisticsError` for values
+    that are not finite and an impossible level.
+
+    >>> print(mean([0.0, 0.1, 0.2, 0.1]))
+    0.10 [-0.03, 0.23]
+    >>> mean([0.3]).low
+    -inf
+    """
+    check_level(level)
+    y = _vector(values, "values")
+    return _student(y, np.zeros(len(y), dtype=np.int64), level)
+
+
+def _student(x: Floats, group: NDArray[np.int64], level: float) -> Estimate:
+    """Return the t interval of the mean of x, strata fixed; infinite where a stratum has fewer than two draws."""
+    value = float(x.mean()) if x.size else nan
+    strata = Strata.of_draws(x - value, np.ones_like(x), group)  # centred: squares of like values would cancel
+    draws, freedom = strata.draws, x.size - len(strata.draws)
+    if x.size == 0 or np.any(draws < 2):
+        return Estimate(value, -inf, inf, x.size, "student-t", level)
+    error = sqrt(float(np.square(draws / x.size) @ (strata.variances / draws)))
+    reach = -float(stdtrit(freedom, (1 - level) / 2)) * error
+    return Estimate(value, value - reach, value + reach, x.size, "student-t", level)
+
+
+def _stratum_counts(
+    failures: ArrayLike, trials: ArrayLike, shares: ArrayLike, population: ArrayLike | None
+) -> tuple[Floats, Floats, Floats, Floats | None]:
+    k, n, share = _vector(failures, "failures"), _vector(trials, "trials"), _vector(shares, "shares")
+    size = None if population is None else _vector(population, "population")
+    if not len(k) == len(n) == len(share) or (size is not None and len(size) != len(k)):
+        raise StatisticsError(f"every stratum has one count and one share, got {len(k)}, {len(n)} and {len(share)}")
+    if not np.all((k >= 0) & (k <= n)) or (size is not None and not np.all(n <= size)):
+        raise StatisticsError(
+            "per stratum 0 <= failures <= trials <= population, got other counts; check what was counted"
+        )
+    if np.any(share < 0) or abs(share.sum() - 1) > 1e-9:
+        raise StatisticsError(f"shares are not negative and sum to 1, got {share.sum():.12g}; divide by their sum")
+    if np.any((share > 0) & (n == 0)):
+        at = int(np.argmax((share > 0) & (n == 0)))
+        raise StatisticsError(
+            f"every stratum with a share needs trials, got none in stratum {at}; sample it, or leave it out"
+        )
+    keep = n > 0
+    return k[keep], n[keep], share[keep], None if size is None else size[keep]
+
+
+def _weights(weights: ArrayLike) -> Floats:
+    w = _vector(weights, "weights")
+    if w.size and not (w.min() >= 0 and w.max() > 0):
+        raise StatisticsError(
+            f"weights p/q are not negative and not all 0, got {w.min():g} to {w.max():g}; check the sampler"
+        )
+    return w
+
+
+def _vector(values: ArrayLike, name: str) -> Floats:
+    try:
+        vector = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise StatisticsError(f"{name} are a sequence of numbers, got {error}; pass one number per draw") from error
+    if vector.ndim != 1 or not np.all(np.isfinite(vector)):
+        got = f"shape {vector.shape}" if vector.ndim != 1 else "NaN or infinity among them"
+        raise StatisticsError(f"{name} are finite numbers in one dimension, got {got}; pass one number per draw")
+    return vector
