@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -68,13 +68,15 @@ def run(
     name: str = "campaign",
     progress: Callable[[Standing], None] | None = None,
     batch: int = 4096,
+    settings: Mapping[str, Any] | None = None,
 ) -> Results:
     """Run *campaign* until its rule says stop, or resume it where *store* already holds some of it under *name*.
 
     With a *store*, open or named by path or URL, every batch of about *batch* lanes (fewer at first) is one
     transaction: a crash loses at most the one in flight. Without one the results are in memory alone. *progress* is
-    called with a :class:`Standing` from time to time. Trials do not depend on *batch*, save that an engine may round
-    differently, which can tip a tie between two classes.
+    called with a :class:`Standing` from time to time. *settings*, plain JSON, are kept under ``settings`` in the
+    configuration for whoever builds the campaign anew; they decide nothing, so a resumed one may have others. Trials
+    do not depend on *batch*, save that an engine may round differently, which can tip a tie between two classes.
 
     Raises :class:`CampaignError` where the stored campaign is another one, naming what changed (only the stopping rule
     may, which extends it), :class:`torchfault.errors.StoreError` where another process is running it, and
@@ -84,9 +86,9 @@ def run(
         raise CampaignError(f"a batch has at least one lane, got {batch}; leave it at 4096")
     if isinstance(store, str | Path):
         with Store(store) as opened:
-            return run(campaign, store=opened, name=name, progress=progress, batch=batch)
+            return run(campaign, store=opened, name=name, progress=progress, batch=batch, settings=settings)
     check(campaign)
-    session = _Session(campaign, _record(campaign, name), store, progress, batch)
+    session = _Session(campaign, _record(campaign, name, settings), store, progress, batch)
     if store is None:
         return _guarded(session)
     with store.writer(name):
@@ -95,7 +97,7 @@ def run(
         return _guarded(session)
 
 
-def _record(campaign: Campaign, name: str) -> Record:
+def _record(campaign: Campaign, name: str, settings: Mapping[str, Any] | None) -> Record:
     import torch
 
     configuration = {
@@ -104,7 +106,7 @@ def _record(campaign: Campaign, name: str) -> Record:
         "criterion": None if campaign.metric else describe(campaign.criterion),
         "metric": describe(campaign.metric),
         "stop": describe(campaign.stop),
-    }
+    } | ({} if settings is None else {"settings": dict(settings)})
     versions = {
         "torchfault": torchfault.__version__,
         "torch": torch.__version__,
@@ -137,6 +139,7 @@ def _resume(session: _Session, store: Store) -> None:
             f"campaign '{now.name}' was begun with another {', '.join(changed)}; "
             "restore that to resume it, or choose another name"
         )
+    now = replace(now, configuration={**stored.configuration, **now.configuration})  # settings stay unless given anew
     session.record = replace(stored, configuration=now.configuration)
     columns = store.trials(now.name)
     session.parts = [columns]
@@ -148,7 +151,7 @@ def _resume(session: _Session, store: Store) -> None:
 
 def _identity(record: Record) -> dict[str, Any]:
     """Return all that decides a campaign's trials and outcomes, save its space."""
-    fixed = {key: value for key, value in record.configuration.items() if key != "stop"}
+    fixed = {key: value for key, value in record.configuration.items() if key not in ("stop", "settings")}
     digests = {"model": f"sha256 {record.model[:12]}", "data": f"sha256 {record.data[:12]}"}
     return {**digests, "inputs": record.inputs, "seed": record.seed, **fixed}
 
