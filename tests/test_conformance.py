@@ -1,0 +1,488 @@
+"""Every built-in passes its conformance suite, and every suite catches what it is there to catch."""
+
+import dataclasses
+import itertools
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from torchfault.criteria import MarginDrop, Misclassified, NonFinite, OutputError, Top1Change, TopK
+from torchfault.faults import BitFlip, Burst, RandomWord, StuckAt, Value
+from torchfault.measures import Measure, draw, probability, uniform
+from torchfault.sampling import BitErrorRate, Draws, Exhaustive, Uniform
+from torchfault.space import FaultSpace, Site
+from torchfault.testing import check_criterion, check_fault_model, check_sampler, check_word_format
+from torchfault.words import WORDS
+
+# The table of built-ins: a new one gets a row.
+
+SAMPLERS = (Exhaustive(), Exhaustive(block=7), Uniform(), Uniform(faults=40), BitErrorRate(1e-4), BitErrorRate(0.01))
+FAULT_MODELS = (
+    BitFlip(),
+    StuckAt(0),
+    StuckAt(1),
+    Burst(1),
+    Burst(3),
+    Burst(64),
+    RandomWord(),
+    Value(0.0),
+    Value(1.0),
+    Value(-0.5),
+    Value(float("inf")),
+)
+CRITERIA = (
+    Top1Change(),
+    TopK(1),
+    TopK(3),
+    Misclassified(),
+    MarginDrop(0.5),
+    OutputError(0.1),
+    OutputError(0.1, norm="l2"),
+    NonFinite(),
+    Top1Change() & MarginDrop(0.5),
+    TopK(2) | NonFinite(),
+    ~Top1Change(),
+)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+def test_samplers(sampler):
+    check_sampler(sampler)
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_word_formats(name):
+    check_word_format(WORDS[name])
+
+
+@pytest.mark.parametrize("model", FAULT_MODELS, ids=repr)
+def test_fault_models(model):
+    check_fault_model(model)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA, ids=repr)
+def test_criteria(criterion):
+    check_criterion(criterion)
+
+
+def test_criteria_on_outputs_of_ones_own(rng):
+    golden = {"logits": torch.from_numpy(rng.normal(size=(6, 4, 3, 3))), "aux": torch.zeros(6)}
+    faulty = {"logits": golden["logits"] + torch.linspace(0, 2, 6)[:, None, None, None], "aux": torch.zeros(6)}
+    faulty["logits"][4:] *= -1
+    labels = golden["logits"].argmax(1)
+    check_criterion(Top1Change(axis=1), golden=golden, faulty=faulty)
+    check_criterion(Misclassified(axis=1, share=0.5), golden=golden, faulty=faulty, labels=labels)
+
+    def large(golden, faulty, labels):
+        del golden, labels
+        return faulty["logits"].amax((1, 2, 3)) > 3
+
+    check_criterion(large, golden=golden, faulty=faulty)
+
+
+def test_a_sampler_on_a_space_of_ones_own():
+    check_sampler(Uniform(), FaultSpace((Site("big", (2**20, 2**12)), Site("small", (1,)))))
+
+
+# Samplers that aim well with weights, and ones that break a rule.
+
+EIGHTHS = np.array([8.0, 4.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Aimed:
+    """Draws from another measure than the target, and weighs by p/q; *flaw* says what it does wrong."""
+
+    flaw: str = ""
+    block: int = 2000
+
+    def total(self, space):
+        """Return no end."""
+        del space
+
+    def draw(self, space, n, *, rng, start=0):
+        """Draw with preference for the first elements of every site."""
+        del start
+        if self.flaw == "global randomness":
+            rng = np.random.default_rng()
+        sites = np.arange(len(space.sites), 0, -1.0)
+        elements = {s.name: np.arange(s.elements, 0, -1.0) for s in space.sites}
+        proposal = Measure(sites / sites.sum(), {name: p / p.sum() for name, p in elements.items()})
+        index = draw(proposal, space, n, rng=rng)
+        weight = probability(uniform(space), space, index) / probability(proposal, space, index)
+        stratum = np.zeros(n, dtype=np.int32)
+        match self.flaw:
+            case "no weights":
+                weight = np.ones(n)
+            case "weights off by two per cent":
+                weight *= 1.02
+            case "negative weights":
+                weight[0] = -1
+            case "weights that are not finite":
+                weight[0] = np.nan
+            case "float faults":
+                index = index.astype(float)
+            case "negative strata":
+                stratum -= 1
+            case "one too few":
+                index, weight, stratum = index[1:], weight[1:], stratum[1:]
+            case "outside":
+                index[0] = len(space)
+            case "bare indices":
+                return index
+        return Draws(index, weight, stratum)
+
+
+@dataclass(frozen=True)
+class Skewed:
+    """Draws with weights of 1 from everywhere but a part of the space."""
+
+    keeps: object
+    block: int = 4000
+
+    def total(self, space):
+        """Return no end."""
+        del space
+
+    def draw(self, space, n, *, rng, start=0):
+        """Draw until all faults are of the part that is kept."""
+        del start
+        index = Uniform().draw(space, 40 * n, rng=rng).index
+        return Draws.equal(index[self.keeps(space.locate(index))][:n])
+
+
+class Forgetful(Uniform):
+    """Makes other trials when asked again."""
+
+    calls = itertools.count()
+
+    def draw(self, space, n, *, rng, start=0):
+        """Draw depending on how often it was called."""
+        rng.random(next(self.calls) % 7)
+        return super().draw(space, n, rng=rng, start=start)
+
+
+class NoTotal:
+    """Has no total."""
+
+    block = 10
+
+    def draw(self, space, n, *, rng, start=0):
+        """Draw as it should."""
+        return Uniform().draw(space, n, rng=rng, start=start)
+
+
+class Hurried(Exhaustive):
+    """Draws a full block where fewer trials are left, wrapping around."""
+
+    def draw(self, space, n, *, rng, start=0):
+        """Draw modulo the size of the space."""
+        del rng
+        return Draws.equal(np.arange(start, start + max(n, self.block)) % len(space))
+
+
+class Skipping(Exhaustive):
+    """Draws one fault twice and another never."""
+
+    def draw(self, space, n, *, rng, start=0):
+        """Strike fault 0 in the place of the last of the space."""
+        draws = super().draw(space, n, rng=rng, start=start)
+        return Draws.equal(np.where(draws.index == len(space) - 1, 0, draws.index))
+
+
+class Ending(Exhaustive):
+    """Fails in its last trial."""
+
+    def draw(self, space, n, *, rng, start=0):
+        """Refuse the end."""
+        return super().draw(space, n + 1, rng=rng, start=start)
+
+
+@dataclass(frozen=True)
+class Heavy(Uniform):
+    """Uniform trials of several faults, weighted wrongly."""
+
+    faults: int = 3
+
+    def draw(self, space, n, *, rng, start=0):
+        """Return weights of 0.9."""
+        draws = super().draw(space, n, rng=rng, start=start)
+        return replace(draws, weight=draws.weight * 0.9)
+
+
+class Lumped(BitErrorRate):
+    """Strikes several bits, never those of the last site."""
+
+    def __init__(self):
+        super().__init__(0.01)
+
+    def draw(self, space, n, *, rng, start=0):
+        """Draw from the space without its last site."""
+        return super().draw(FaultSpace(space.sites[:-1] or space.sites), n, rng=rng, start=start)
+
+
+BROKEN_SAMPLERS = {
+    "Draws, also at the end": [Aimed("bare indices"), Ending()],
+    "as many trials as asked for": [Aimed("one too few"), Hurried()],
+    "inside the space": [Aimed("float faults"), Aimed("outside")],
+    "weights are finite numbers": [
+        Aimed("negative weights"),
+        Aimed("weights that are not finite"),
+        Aimed("negative strata"),
+    ],
+    "the random stream and their number alone": [Aimed("global randomness"), Forgetful()],
+    "weights are p/q": [
+        Aimed("no weights"),
+        Aimed("weights off by two per cent"),
+        Heavy(),
+        Lumped(),
+        Skewed(lambda where: where.bit != 30),
+        Skewed(lambda where: where.site != 3),
+        Skewed(lambda where: (where.element >= 5) | (where.site != 1)),
+    ],
+    "a block of one trial or more": [NoTotal(), Exhaustive(block=0), Aimed(block=2.5)],
+}
+
+
+def rows_of(table):
+    """Return (rule, broken implementation) pairs with readable names."""
+    return [
+        pytest.param(rule, broken, id=f"{getattr(broken, 'flaw', '') or type(broken).__name__}-{number}")
+        for rule, column in table.items()
+        for number, broken in enumerate(column)
+    ]
+
+
+@pytest.mark.parametrize(("rule", "broken"), rows_of(BROKEN_SAMPLERS))
+def test_a_broken_sampler_is_told_its_rule(rule, broken):
+    with pytest.raises(AssertionError, match=f"breaks the rule that .*{re.escape(rule)}"):
+        check_sampler(broken, None if not isinstance(broken, Skewed) else SKEWED_SPACE)
+
+
+SKEWED_SPACE = FaultSpace(
+    (Site("a", (9, 4)), Site("b", (40,)), Site("c", (10, 8), word="int8", width=8), Site("d", (3,)))
+)
+
+
+def test_a_weighted_sampler_passes():
+    check_sampler(Aimed())
+    check_sampler(Skewed(lambda where: where.bit >= 0))
+
+
+def test_weights_may_aim_at_another_target():
+    space = FaultSpace((Site("a", (8,)), Site("b", (24,))))
+    halves = Measure(np.array([0.5, 0.5]), elements={"a": EIGHTHS / EIGHTHS.sum()}, bits={"b": np.eye(32)[30]})
+
+    @dataclass(frozen=True)
+    class ByHardware:
+        block: int = 2000
+
+        def total(self, space):
+            del space
+
+        def draw(self, space, n, *, rng, start=0):
+            del start
+            return Draws.equal(draw(halves, space, n, rng=rng))
+
+    check_sampler(ByHardware(), space, target=halves)
+    with pytest.raises(AssertionError, match=r"weights are p/q.*site 'a' has 0.25"):
+        check_sampler(ByHardware(), space)
+
+
+def test_suites_refuse_what_is_no_implementation_at_all():
+    with pytest.raises(AssertionError, match="block of one trial"):
+        check_sampler(Uniform)
+    with pytest.raises(AssertionError, match="breaks the rule"):
+        check_fault_model(BitFlip)
+    with pytest.raises(AssertionError, match="one bool per lane"):
+        check_criterion(Top1Change)
+
+
+# Word formats.
+
+
+def spoilt(name, **changes):
+    """Return the built-in format *name* with changed parts."""
+    return replace(WORDS[name], **changes)
+
+
+def quiet_nan(words, dtype):
+    """Decode, and then let arithmetic make NaN payloads what it likes."""
+    values = words.view(dtype)
+    return torch.where(values.isnan(), torch.nan, values)
+
+
+def in_place(words, dtype):
+    """Decode, after having cleared the words."""
+    values = words.clone().view(dtype)
+    words.zero_()
+    return values
+
+
+def as_stored(values, dtype):
+    """Encode in the order of memory, whatever the strides."""
+    return torch.empty(0, dtype=dtype).set_(values.untyped_storage(), 0, values.shape)
+
+
+BROKEN_FORMATS = {
+    "1 to 64 bits": [
+        spoilt("float32", width=0, fields={}),
+        spoilt("int8", width=9),
+        spoilt("float32", integer=torch.int16),
+    ],
+    "disjoint bits of the word": [
+        spoilt("int8", fields={"all": tuple(range(8)), "sign": (7,)}),
+        spoilt("int8", fields={"all": (8,)}),
+        spoilt("int8", fields={"all": (1, 0)}),
+    ],
+    "comes back from its value": [
+        spoilt("float32", to_values=quiet_nan),
+        spoilt("float32", to_values=in_place),
+        spoilt("float64", to_words=lambda values, dtype: values.to(dtype)),
+        spoilt("float16", to_values=lambda words, dtype: words.view(dtype) + 0),
+        spoilt("int8", to_values=lambda words, dtype: words.to(torch.int16)),  # noqa: ARG005
+        spoilt("int16", to_words=lambda values, dtype: values.flatten()[:1].to(dtype)),
+    ],
+    "shape and layout": [
+        spoilt("int16", to_words=lambda values, dtype: values.reshape(-1).to(dtype)),
+        spoilt("int32", to_words=as_stored),
+    ],
+}
+
+
+@pytest.mark.parametrize(("rule", "broken"), rows_of(BROKEN_FORMATS))
+def test_a_broken_word_format_is_told_its_rule(rule, broken):
+    with pytest.raises(AssertionError, match=f"{broken.name} breaks the rule that .*{re.escape(rule)}"):
+        check_word_format(broken)
+
+
+# Fault models.
+
+FULL8, ONE = np.uint64(255), np.uint64(1)
+
+
+@dataclass(frozen=True)
+class Spoilt:
+    """A bit flip with a *flaw*."""
+
+    flaw: str
+
+    def masks(self, word, bit, *, rng):
+        """Return the masks of a bit flip, spoilt."""
+        keep, toggle = BitFlip().masks(word, bit, rng=rng)
+        match self.flaw:
+            case "int64":
+                return keep.astype(np.int64), toggle.astype(np.int64)
+            case "lists":
+                return keep.tolist(), toggle.tolist()
+            case "one mask":
+                return toggle
+            case "one row":
+                return keep[:1], toggle[:1]
+            case "keep of 64 bits":
+                return np.full_like(keep, 2**64 - 1), toggle
+            case "uncut burst":
+                return keep, np.uint64(7) << bit.astype(np.uint64)
+            case "idle":
+                return keep, np.where(bit == 0, np.uint64(0), toggle)
+            case "global randomness":
+                return keep, np.random.default_rng().permutation(toggle)
+            case "writes its bits":
+                bit[:] = 0
+            case "neighbours":
+                return keep, np.bitwise_or.accumulate(toggle)
+            case "fits nothing":
+                return Value(1e400).masks(WORDS["int8"], bit, rng=rng)
+            case "crashes":
+                raise ZeroDivisionError
+        return keep, toggle
+
+
+class Unhashable(BitFlip):
+    """Has no hash."""
+
+    __hash__ = None
+
+
+class Unequal(BitFlip):
+    """Equals only itself."""
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+BROKEN_MODELS = {
+    "two uint64 arrays": [Spoilt("int64"), Spoilt("lists"), Spoilt("one mask"), Spoilt("one row")],
+    "inside the word": [Spoilt("keep of 64 bits"), Spoilt("uncut burst")],
+    "every row can change a word": [Spoilt("idle")],
+    "randomness comes from rng alone": [Spoilt("global randomness"), Spoilt("writes its bits")],
+    "its own bit alone": [Spoilt("neighbours")],
+    "one word format at least": [Spoilt("fits nothing")],
+    "a misfit raises FaultError": [Spoilt("crashes")],
+    "hashable value": [Unhashable(), Unequal()],
+}
+
+
+@pytest.mark.parametrize(("rule", "broken"), rows_of(BROKEN_MODELS))
+def test_a_broken_fault_model_is_told_its_rule(rule, broken):
+    with pytest.raises(AssertionError, match=f"breaks the rule that .*{re.escape(rule)}"):
+        check_fault_model(broken)
+
+
+# Criteria.
+
+
+def changed(golden, faulty):
+    """Return where the top class changed."""
+    return golden.argmax(1) != faulty.argmax(1)
+
+
+def altering(golden, faulty, labels):
+    """Judge rightly, and clear the outputs."""
+    del labels
+    failed = changed(golden, faulty)
+    faulty.zero_()
+    return failed
+
+
+BROKEN_CRITERIA = {
+    "one bool per lane": [
+        lambda golden, faulty, labels: (golden != faulty).any(),  # noqa: ARG005
+        lambda golden, faulty, labels: (golden != faulty).any(1).numpy(),  # noqa: ARG005
+        lambda golden, faulty, labels: (golden - faulty).abs().amax(1),  # noqa: ARG005
+        lambda golden, faulty, labels: changed(golden, faulty) & bool(golden[0, 0] == 0),  # noqa: ARG005
+        lambda golden, faulty: changed(golden, faulty),
+    ],
+    "leaves its arguments": [altering],
+    "some fail and some do not": [
+        lambda golden, faulty, labels: torch.zeros(len(golden), dtype=torch.bool),  # noqa: ARG005
+        lambda golden, faulty, labels: torch.ones(len(golden), dtype=torch.bool),  # noqa: ARG005
+    ],
+    "depends on that lane alone": [
+        lambda golden, faulty, labels: faulty[:, 0] > faulty[:, 0].nanmedian(),  # noqa: ARG005
+        lambda golden, faulty, labels: torch.arange(len(golden)) % 2 == 0,  # noqa: ARG005
+        lambda golden, faulty, labels: changed(golden, faulty) & (len(golden) > 1),  # noqa: ARG005
+    ],
+}
+
+
+@pytest.mark.parametrize(("rule", "broken"), rows_of(BROKEN_CRITERIA))
+def test_a_broken_criterion_is_told_its_rule(rule, broken):
+    with pytest.raises(AssertionError, match=f"breaks the rule that .*{re.escape(rule)}"):
+        check_criterion(broken)
+
+
+def test_the_tables_hold_every_built_in():
+    from torchfault import criteria, faults, sampling
+    from torchfault.criteria import failures
+
+    frozen = lambda module: {  # noqa: E731
+        name for name in module.__all__ if dataclasses.is_dataclass(getattr(module, name))
+    }
+    assert {type(model).__name__ for model in FAULT_MODELS} == frozen(faults) - {"Trials"}
+    assert {type(sampler).__name__ for sampler in SAMPLERS} == frozen(sampling) - {"Draws"}
+    combined = frozen(criteria) - frozen(failures) - {"Outcomes"}
+    assert {type(criterion).__name__ for criterion in CRITERIA} == frozen(failures) | combined
