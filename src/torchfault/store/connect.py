@@ -70,11 +70,7 @@ def _open(path: Path, readonly: bool, timeout: float) -> sqlite3.Connection:
     """Open an SQLite file that this module, not the driver, begins transactions on."""
     options: dict[str, Any] = {"timeout": timeout, "isolation_level": None, "check_same_thread": False}
     if readonly:
-        mode = "mode=ro"
-        if not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists():
-            mode = "mode=ro&immutable=1"  # WAL readers make a file beside the store, which they could not here
-        connection: sqlite3.Connection = sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, **options)
-        return connection
+        return _open_to_read(path, options)
     connection = sqlite3.connect(path, **options)
     try:
         with suppress(sqlite3.OperationalError):  # another process is switching, or the file system has no WAL
@@ -85,6 +81,16 @@ def _open(path: Path, readonly: bool, timeout: float) -> sqlite3.Connection:
     except BaseException:
         connection.close()
         raise
+    return connection
+
+
+def _open_to_read(path: Path, options: dict[str, Any]) -> sqlite3.Connection:
+    """Open an SQLite file for queries; readers put WAL files beside it, which only those who may write can remove."""
+    tidy = os.access(path.parent, os.W_OK) and os.access(path, os.W_OK)
+    alone = not path.with_name(path.name + "-wal").exists()
+    mode = "rw" if tidy else "ro&immutable=1" if alone else "ro"
+    connection: sqlite3.Connection = sqlite3.connect(f"file:{quote(str(path))}?mode={mode}", uri=True, **options)
+    connection.execute("PRAGMA query_only = ON")
     return connection
 
 
