@@ -1,0 +1,208 @@
+"""Faults in activations: where each one lands in a running model, and the edit itself."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torchfault.engine.masks import Edits, Mask, infer_layout
+from torchfault.errors import FaultError, SpaceError, did_you_mean
+from torchfault.faults import pack
+from torchfault.model.layout import Layout
+from torchfault.model.visit import Moment, plain_base, visiting
+from torchfault.space import Fault, FaultSpace, Site
+from torchfault.words import word, word_of
+
+__all__ = ["Address", "Strike", "address", "masks_of", "striking"]
+
+_NAME = re.compile(r"(?P<base>[^:]+):(?P<role>input|output)(?P<place>\d*)")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where an activation is: *base* as the running model will call it, and the *place* among inputs or outputs.
+
+    *path* is the module to watch; *operation* the functional operation in it, empty for the module's own call.
+    """
+
+    base: str
+    role: str
+    place: int
+    path: str
+    operation: str = ""
+
+
+def address(model: nn.Module, name: str) -> Address:
+    """Return where the activation called *name* is in *model*.
+
+    Raises :class:`SpaceError`, with a suggestion, where no module or operation can have that name.
+
+    >>> address(nn.Sequential(nn.ReLU()), "0@1:output")
+    Address(base='0@1', role='output', place=0, path='0', operation='')
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    first = {id(module): path for path, module in reversed(modules.items())}
+    found = _NAME.fullmatch(name)
+    if not found:
+        raise SpaceError(f"an activation is called '<module>:input' or '<module>:output', got '{name}'")
+    base, place = found["base"], int(found["place"] or 0)
+    plain = plain_base(base)
+    if plain in modules:
+        path = first[id(modules[plain])]
+        return Address(path + base[len(base.partition("@")[0]) :] if "@" in base else path, found["role"], place, path)
+    parent, _, operation = base.rpartition(".")
+    inside = plain_base(parent) if parent else ""
+    if inside not in modules or not _exists(plain.rpartition(".")[2]):
+        near = did_you_mean(plain, [path for path in modules if path])
+        raise SpaceError(f"no module or operation is called '{plain}' in '{name}'{near}")
+    path = first[id(modules[inside])]
+    call = path + parent[len(parent.partition("@")[0]) :] if "@" in parent else path
+    return Address(f"{call}.{operation}" if call else operation, found["role"], place, path, plain.rpartition(".")[2])
+
+
+def _exists(operation: str) -> bool:
+    return any(hasattr(home, operation) for home in (torch.ops.aten, torch, F, Tensor))
+
+
+class _StraightThrough(torch.autograd.Function):
+    """An edit of words under autograd: the gradient passes as if nothing had happened, also at NaN and infinity."""
+
+    @staticmethod
+    def forward(tensor: Tensor, edit: Callable[[Tensor], Tensor]) -> Tensor:
+        return edit(tensor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        del ctx, inputs, output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        del ctx
+        return gradient, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        del ctx
+        return tangent.view_as(tangent)
+
+
+@dataclass(eq=False)
+class Strike:
+    """The faults of one activation: *masks* ready to apply, or *faults* to be made ready once its shape is known.
+
+    *layout* tells where the batch axis is; with *site* alone it is inferred from the shape.
+    """
+
+    name: str
+    where: Address
+    masks: Sequence[Mask] = ()
+    site: Site | None = None
+    layout: Layout | None = None
+    faults: Sequence[Fault] = ()
+    rng: np.random.Generator | None = None
+    met: int = 0
+
+    def __call__(self, tensor: Tensor, *, owned: bool) -> Tensor:
+        """Return *tensor* with its faults; changed in place if nobody else holds it and no gradient needs it."""
+        self._make_ready(tensor)
+        self.met += 1
+        layout = self.layout or self._layout(tensor)
+        if torch.is_grad_enabled() and tensor.requires_grad:
+            passed: Tensor = _StraightThrough.apply(  # type: ignore[no-untyped-call]
+                tensor, lambda value: self._copy(value, layout)
+            )
+            return passed
+        if not owned:
+            return self._copy(tensor, layout)
+        for mask in self.masks:
+            mask.write(tensor, layout)
+        return tensor
+
+    def _copy(self, tensor: Tensor, layout: Layout | None) -> Tensor:
+        for mask in self.masks:
+            tensor = mask.applied(tensor, layout)
+        return tensor
+
+    def _layout(self, tensor: Tensor) -> Layout | None:
+        if self.site is not None:
+            return infer_layout(tensor.shape, self.site.shape)
+        return Layout(0) if tensor.ndim else None
+
+    def _make_ready(self, tensor: Tensor) -> None:
+        fmt = word_of(tensor)
+        if not self.masks:
+            shape = tuple(tensor.shape[1:])
+            site = Site(self.name, shape, word=fmt.name, width=fmt.width, kind=self.where.role)
+            self.masks = masks_of(site, self.faults, self.rng)
+        if self.masks[0].fmt != fmt:
+            raise FaultError(
+                f"'{self.name}' has {self.masks[0].fmt.name} words in the fault space, got {fmt.name}; "
+                "find the sites under the same precision"
+            )
+
+
+def masks_of(site: Site, faults: Sequence[Fault], rng: np.random.Generator | None) -> list[Mask]:
+    """Return the masks of several faults in one site, one for each run of faults on the same sample."""
+    space = FaultSpace((site,))
+    masks = []
+    for sample, run in groupby(faults, key=lambda fault: fault.sample):
+        if sample is not None and (sample < 0 or not site.is_activation):
+            raise FaultError(
+                f"a sample counts from 0 in the batch of an activation, got {sample} for '{site.name}'; leave it out"
+            )
+        trial = pack(space, list(run), rng=rng)
+        where = None if sample is None else np.full(len(trial.element), sample, dtype=np.int64)
+        masks.append(Mask(site.name, word(site.word), Edits(trial.element, trial.keep, trial.toggle, where)))
+    return masks
+
+
+@dataclass(eq=False)
+class _Striker:
+    """The visitor that applies strikes, and remembers what it has seen for the sake of suggestions."""
+
+    strikes: Mapping[tuple[str, str], Sequence[Strike]]
+    seen: set[str] = field(default_factory=set)
+
+    def __call__(self, moment: Moment) -> Sequence[Tensor] | None:
+        here = self.strikes.get((moment.base, moment.role))
+        if here is None or any(strike.where.place >= len(moment.tensors) for strike in here):
+            self.seen |= {f"{moment.base}:{moment.role}{i or ''}" for i in range(len(moment.tensors))}
+        if here is None:
+            return None
+        tensors = list(moment.tensors)
+        for strike in here:
+            place = strike.where.place
+            if place < len(tensors) and (tensors[place].dtype.is_floating_point or strike.masks):
+                tensors[place] = strike(tensors[place], owned=moment.owned[place])
+        return tensors
+
+
+@contextmanager
+def striking(model: nn.Module, strikes: Sequence[Strike]) -> Iterator[None]:
+    """Apply *strikes* whenever *model* computes their activations, in this scope.
+
+    Raises :class:`FaultError` at its end for one that never struck, unless another exception is on its way.
+    """
+    if not strikes:
+        yield
+        return
+    by_moment: dict[tuple[str, str], list[Strike]] = {}
+    for strike in strikes:
+        by_moment.setdefault((strike.where.base, strike.where.role), []).append(strike)
+    modules = {strike.where.path for strike in strikes if not strike.where.operation}
+    operations = {strike.where.operation for strike in strikes} - {""}
+    striker = _Striker(by_moment)
+    with visiting(model, striker, modules=modules, operations=operations):
+        yield
+    missed = [strike.name for strike in strikes if not strike.met]
+    if missed:
+        listed = ", ".join(f"'{name}'" for name in missed[:3]) + (" ..." if len(missed) > 3 else "")
+        remedy = did_you_mean(missed[0], striker.seen) or "; run the model in the scope, and choose sites that it uses"
+        raise FaultError(f"every fault must strike, but the model never computed {listed}{remedy}")
