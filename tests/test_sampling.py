@@ -1,0 +1,277 @@
+"""Samplers draw from the distributions they promise, and the n-th trial depends on seed and n alone."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom, chisquare, kstest
+
+from torchfault.errors import SamplingError
+from torchfault.sampling import BitErrorRate, Draws, Exhaustive, Sampler, Uniform, stream
+from torchfault.space import FaultSpace, Site
+
+TINY = FaultSpace((Site("a", (2, 3), word="int8", width=8), Site("b", (4,), bits=(30, 31))))
+
+
+def space_of(size):
+    """Return a space of *size* faults."""
+    return FaultSpace((Site("a", (size,), word="bool", width=1),))
+
+
+def fits(seen, expected):
+    """Tell whether counts have the expected frequencies, rare classes taken together."""
+    common = expected >= 5
+    both = [np.append(side[common], side[~common].sum()) for side in (seen, expected)]
+    kept = both[1] > 0
+    assert both[0][~kept].sum() == 0
+    return chisquare(both[0][kept], both[1][kept]).pvalue > 1e-3 if kept.sum() > 1 else True
+
+
+# Streams.
+
+
+def test_a_stream_depends_on_its_seed_and_path_alone():
+    paths = [(), (0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0), (2, 12345)]
+    first = {(seed, path): stream(seed, *path).integers(0, 2**63) for seed in (0, 1, 2**64) for path in paths}
+    assert len(set(first.values())) == len(first)
+    again = {(seed, path): stream(seed, *path).integers(0, 2**63) for seed, path in reversed(first)}
+    assert again == first
+
+
+def test_streams_stay_as_they_are():
+    """A campaign begun with one release goes on with the next."""
+    raw = stream(7, 0, 3).bit_generator.random_raw(3)
+    assert [f"{word:016x}" for word in raw.tolist()] == ["fd81bbd05c9395fb", "4c156052724bb65c", "1432e3c90becf99c"]
+
+
+def test_neighbouring_streams_are_uncorrelated():
+    columns = np.array([stream(20261121, 0, block).random(2000) for block in range(20)])
+    correlation = np.corrcoef(columns)
+    assert np.abs(correlation[~np.eye(20, dtype=bool)]).max() < 5 / math.sqrt(2000)
+    assert kstest(columns.ravel(), "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("seed", "path"), [(-1, ()), (0, (-1,)), (3, (0, -2))])
+def test_negative_seeds_are_refused(seed, path):
+    with pytest.raises(SamplingError, match="whole numbers from 0 up, got"):
+        stream(seed, *path)
+
+
+# Draws.
+
+
+def test_draws_say_how_many_trials_they_are():
+    assert len(Draws.equal(np.arange(5))) == 5
+    assert len(Draws.equal(np.arange(5), counts=np.array([2, 3]))) == 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ((np.arange(3), np.ones(2), np.zeros(3, dtype=np.int32)), "got 3 faults, 3 trials, 2 weights and 3 strata"),
+        ((np.arange(3), np.ones(3), np.zeros(1, dtype=np.int32)), "3 weights and 1 strata"),
+        ((np.arange(3), np.ones(2), np.zeros(2, dtype=np.int32), np.array([1, 1])), "got 3 faults, 2 trials"),
+        ((np.arange(2), np.ones(2), np.zeros(2, dtype=np.int32), np.array([2, 0])), "at least one fault, got a count"),
+    ],
+)
+def test_draws_of_unequal_lengths_are_refused(columns, message):
+    with pytest.raises(SamplingError, match=message):
+        Draws(*columns)
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=8), st.data())
+def test_taking_draws_takes_their_faults(counts, data):
+    groups = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])
+    draws = Draws(
+        np.arange(sum(counts)), np.arange(len(counts)) + 0.5, np.arange(len(counts), dtype=np.int32), np.array(counts)
+    )
+    first = data.draw(st.integers(0, len(counts)))
+    last = data.draw(st.integers(first, len(counts)))
+    part = draws.take(first, last)
+    assert len(part) == last - first
+    assert part.index.tolist() == [i for group in groups[first:last] for i in group]
+    assert part.weight.tolist() == draws.weight[first:last].tolist()
+    assert part.stratum.tolist() == list(range(first, last))
+    assert part.counts.tolist() == counts[first:last]
+
+
+def test_taking_single_faults():
+    draws = Draws.equal(np.arange(10) * 7)
+    assert draws.take(3, 5).index.tolist() == [21, 28]
+    assert draws.take(3, 5).counts is None
+
+
+# Exhaustive.
+
+
+@given(st.integers(1, 200), st.integers(1, 50))
+def test_exhaustive_draws_every_fault_once_in_order(size, block):
+    space, sampler = space_of(size), Exhaustive(block)
+    assert sampler.total(space) == size
+    drawn = []
+    for start in range(0, size, block):
+        drawn += sampler.draw(space, min(block, size - start), rng=stream(0), start=start).index.tolist()
+    assert drawn == list(range(size))
+
+
+@pytest.mark.parametrize(("n", "start"), [(49, 8), (1, 56), (-1, 0), (1, -1)])
+def test_exhaustive_ends_with_the_space(n, start):
+    assert len(TINY) == 56
+    with pytest.raises(SamplingError, match="the space ends at 56, got"):
+        Exhaustive().draw(TINY, n, rng=stream(0), start=start)
+
+
+# Uniform.
+
+
+@pytest.mark.parametrize("faults", [1, 3])
+def test_uniform_draws_every_fault_equally_often(faults):
+    draws = Uniform(faults).draw(TINY, 30_000 // faults, rng=stream(1))
+    seen = np.bincount(draws.index, minlength=len(TINY))
+    assert fits(seen, np.full(len(TINY), seen.sum() / len(TINY)))
+    assert set(draws.weight) == {1.0}
+    assert set(draws.stratum) == {0}
+
+
+def test_faults_of_one_uniform_trial_are_independent():
+    pairs = Uniform(2).draw(space_of(6), 36_000, rng=stream(2)).index.reshape(-1, 2)
+    seen = np.bincount(pairs[:, 0] * 6 + pairs[:, 1], minlength=36)
+    assert fits(seen, np.full(36, 1000.0))
+
+
+def test_uniform_reaches_every_part_of_a_huge_space():
+    space = FaultSpace((Site("a", (2**57 - 1,), word="float64", width=64),))
+    index = Uniform().draw(space, 20_000, rng=stream(3)).index
+    assert kstest(index / len(space), "uniform").pvalue > 1e-3
+    assert (index % 64 < 32).mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_uniform_counts_its_faults():
+    assert Uniform().draw(TINY, 4, rng=stream(0)).counts is None
+    assert Uniform(faults=7).draw(TINY, 4, rng=stream(0)).counts.tolist() == [7] * 4
+    assert [Uniform(n).block for n in (1, 2, 4096, 100_000)] == [4096, 2048, 1, 1]
+    assert Uniform().total(TINY) is None
+
+
+# Bit error rate.
+
+
+def conditional(size, rate):
+    """Return P(count = k given that it is not 0) of a binomial distribution."""
+    chance = binom.pmf(np.arange(size + 1), size, rate)
+    chance[0] = 0
+    return chance / chance.sum()
+
+
+@pytest.mark.parametrize(
+    ("size", "rate"),
+    [(1, 0.5), (2, 0.3), (5, 0.01), (56, 1e-4), (56, 0.01), (56, 0.017), (56, 0.018), (56, 0.3), (56, 0.9), (4, 1.0)],
+)
+def test_the_number_of_struck_bits_is_binomial_without_its_zero(size, rate):
+    draws = BitErrorRate(rate).draw(space_of(size), 20_000, rng=stream(4))
+    seen = np.bincount(draws.counts, minlength=size + 1)
+    assert len(seen) == size + 1
+    assert fits(seen, 20_000 * conditional(size, rate))
+
+
+def test_every_set_of_bits_has_its_probability():
+    size, rate, n = 4, 0.35, 60_000
+    draws = BitErrorRate(rate).draw(space_of(size), n, rng=stream(5))
+    ends = np.cumsum(draws.counts)
+    sets = np.add.reduceat(1 << draws.index, ends - draws.counts)
+    seen = np.bincount(sets, minlength=16)
+    expected = np.array([rate ** s.bit_count() * (1 - rate) ** (size - s.bit_count()) for s in range(16)])
+    expected[0] = 0
+    assert fits(seen, n * expected / expected.sum())
+
+
+@pytest.mark.parametrize(("size", "rate"), [(56, 0.02), (56, 0.2), (56, 0.6), (56, 1.0), (2**50, 3e-14)])
+def test_struck_bits_are_distinct_in_order_and_inside(size, rate):
+    space = space_of(size)
+    draws = BitErrorRate(rate).draw(space, 500, rng=stream(6))
+    for group in np.split(draws.index, np.cumsum(draws.counts)[:-1]):
+        assert len(group) >= 1
+        assert (np.diff(group) > 0).all()
+        assert 0 <= group[0] <= group[-1] < size
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.9])
+def test_every_bit_is_struck_equally_often(rate):
+    """On both sides of the change from redrawing collisions to permuting."""
+    draws = BitErrorRate(rate).draw(space_of(40), 20_000, rng=stream(7))
+    seen = np.bincount(draws.index, minlength=40)
+    share = rate / (1 - (1 - rate) ** 40)
+    error = math.sqrt(20_000 * share * max(1 - share, 1e-3))
+    assert np.abs(seen - 20_000 * share).max() < 5 * error
+
+
+@pytest.mark.parametrize(
+    ("size", "rate"),
+    [(10**6, 1e-30), (2**45, 1e-20), (2**62, 1e-19), (2**62, 1e-18), (2**40, 1e-11), (2**40, 1.3e-9), (7, 5e-324)],
+)
+def test_tiny_rates_on_huge_spaces_have_the_right_mean(size, rate):
+    sampler, space = BitErrorRate(rate), space_of(size)
+    counts = sampler.draw(space, 4000, rng=stream(8)).counts
+    struck = sampler.strike_probability(space)
+    assert struck == pytest.approx(-math.expm1(-size * rate), rel=1e-6)
+    mean = size * rate / struck if struck else 1.0
+    spread = math.sqrt(max(size * rate, 1e-12))
+    assert counts.min() >= 1
+    assert abs(counts.mean() - mean) < 5 * spread / math.sqrt(4000) + 1e-6
+
+
+def test_the_probability_of_a_strike():
+    assert BitErrorRate(0.25).strike_probability(space_of(2)) == pytest.approx(1 - 0.75**2)
+    assert BitErrorRate(1.0).strike_probability(TINY) == 1.0
+    assert BitErrorRate(0.5).total(TINY) is None
+
+
+def test_a_bit_error_rate_does_not_visit_every_bit():
+    space = FaultSpace((Site("a", (2**35, 2**10)),))  # 2^50 bits
+    draws = BitErrorRate(1e-10).draw(space, 4, rng=stream(9))
+    assert draws.counts.sum() == len(draws.index)
+    assert draws.counts.mean() == pytest.approx(2**50 * 1e-10, rel=0.02)
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, 1.1, math.nan, math.inf])
+def test_rates_that_are_no_probabilities_are_refused(rate):
+    with pytest.raises(SamplingError, match="above 0 and at most at 1, got"):
+        BitErrorRate(rate)
+
+
+def test_a_trial_without_faults_is_refused():
+    with pytest.raises(SamplingError, match="at least one fault, got 0"):
+        Uniform(0)
+
+
+# All of them.
+
+
+@pytest.mark.parametrize("sampler", [Exhaustive(8), Uniform(), Uniform(5), BitErrorRate(0.03), BitErrorRate(0.01)])
+def test_trials_depend_on_seed_and_block_alone(sampler):
+    assert isinstance(sampler, Sampler)
+
+    def block(number, seed=11):
+        start = number * 8
+        return sampler.draw(TINY, 8, rng=stream(seed, 0, number), start=start)
+
+    forth = [block(number) for number in range(7)]
+    back = [block(number) for number in reversed(range(7))][::-1]
+    for one, two in zip(forth, back, strict=True):
+        assert one.index.tolist() == two.index.tolist()
+        assert one.weight.tolist() == two.weight.tolist()
+    if not isinstance(sampler, Exhaustive):
+        assert all(a.index.tolist() != b.index.tolist() for a, b in itertools.combinations(forth, 2))
+        assert forth[0].index.tolist() != block(0, seed=12).index.tolist()
+
+
+@settings(max_examples=30)
+@given(st.floats(1e-6, 1.0), st.integers(1, 300), st.integers(0, 5))
+def test_any_rate_and_any_space(rate, size, n):
+    draws = BitErrorRate(rate).draw(space_of(size), n, rng=stream(0))
+    assert len(draws) == n
+    assert draws.index.dtype == np.int64
+    assert ((draws.counts >= 1) & (draws.counts <= size)).all()
