@@ -11,8 +11,9 @@ from torch import Tensor
 from torchfault.model.data import Tree, leaves, rows
 from torchfault.model.layout import Layout, take
 from torchfault.model.program import Program, Ref, Value, evaluate
+from torchfault.words import word_of
 
-__all__ = ["Footprint", "Golden", "footprint", "golden_pass"]
+__all__ = ["Footprint", "Golden", "footprint", "golden_pass", "identical_lanes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,3 +81,9 @@ def footprint(program: Program, one: Golden, last_reader: list[int]) -> Footprin
         alive[node.position : until + 1] += size[node.position]
     backward = lambda a: np.maximum.accumulate(a[::-1])[::-1]  # noqa: E731
     return Footprint(golden, backward(alive), backward(size))
+
+
+def identical_lanes(mine: Tensor, theirs: Tensor) -> Tensor:
+    """Return which lanes of two tensors (lanes first) agree in every bit."""
+    integer = word_of(mine).integer
+    return (mine.view(integer) == theirs.view(integer)).reshape(len(mine), -1).all(1)

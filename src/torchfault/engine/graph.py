@@ -1,34 +1,27 @@
 """The graph executor: lanes sorted by where they board, swept through the captured program in one growing batch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from torchfault.engine.chunk import ChunkRun
 from torchfault.engine.contract import Lanes
 from torchfault.engine.golden import Footprint, Golden, footprint, golden_pass
-from torchfault.engine.lanes import Schedule, Sweep, identical_lanes, schedule
-from torchfault.engine.plan import Events, events_of, strikes_of
+from torchfault.engine.lanes import Schedule, schedule
+from torchfault.engine.plan import events_of, strikes_of
 from torchfault.engine.strike import Striker
 from torchfault.errors import EngineError
 from torchfault.faults import Trials
 from torchfault.model.capture import capture
 from torchfault.model.data import Data, Tree, concatenate
 from torchfault.model.graph_sites import Place, program_sites
-from torchfault.model.layout import Layout, lanes_first
-from torchfault.model.program import Node, Program, Ref, Value
+from torchfault.model.program import Program, Ref
 from torchfault.space import FaultSpace
 
 __all__ = ["GraphExecutor"]
-
-# On a CPU a tensor beyond this leaves the caches, and glibc maps it anew from the system at every allocation.
-_CPU_TENSOR_BYTES = 16 << 20
-_GPU_TENSOR_BYTES = 512 << 20
-_SCOUTED = 512
-
 
 class GraphExecutor:
     """Runs trials on *model* as captured by ``torch.export``, within *memory* bytes for activations.
@@ -101,118 +94,8 @@ class GraphExecutor:
         with torch.inference_mode():
             golden = self._golden(first)
             striker = Striker(self.program, self.places, trials, self.device)
-            run = _Run(self, trials, events, golden, striker)
-            yield from run.lanes()
-
-
-class _Run:
-    """One chunk's trials: those that change nothing leave at once, the others are packed into sweeps."""
-
-    def __init__(
-        self, owner: GraphExecutor, trials: Trials, events: Events, golden: Golden, striker: Striker
-    ) -> None:
-        self.owner, self.trials, self.events = owner, trials, events
-        self.golden, self.striker = golden, striker
-        self.rows = torch.from_numpy(trials.inputs - golden.first).to(owner.device)
-
-    def lanes(self) -> Iterator[Lanes]:
-        """Yield all outcomes."""
-        order = np.argsort(self.events.first, kind="stable")
-        waiting: list[NDArray[np.int64]] = []
-        for node in np.unique(self.events.first):
-            here = order[self.events.first[order] == node]
-            for begin in range(0, len(here), _SCOUTED):
-                part = here[begin : begin + _SCOUTED]
-                stay, silent = self._scout(int(node), part)
-                if len(silent):
-                    yield self._masked(silent)
-                waiting.append(stay)
-                capacity = self._capacity(int(self.events.first[waiting[0][0]]) if len(waiting[0]) else int(node))
-                while sum(map(len, waiting)) >= capacity:
-                    together = np.concatenate(waiting)
-                    yield from self._sweep(together[:capacity])
-                    waiting = [together[capacity:]]
-        rest = np.concatenate(waiting) if waiting else np.zeros(0, dtype=np.int64)
-        if len(rest):
-            yield from self._sweep(rest)
-
-    def _capacity(self, node: int) -> int:
-        """Return how many lanes that board at *node* or later fit into the memory and, on a CPU, into the caches."""
-        need = self.owner.footprint
-        budget = (self.owner.memory - need.golden * self.golden.lanes) // 2
-        largest = _CPU_TENSOR_BYTES if self.owner.device.type == "cpu" else _GPU_TENSOR_BYTES
-        by_memory = budget // max(int(need.alive[node]), 1)
-        by_tensor = largest // max(int(need.largest[node]), 1)
-        return int(max(1, min(by_memory, by_tensor)))
-
-    def _scout(self, node: int, trials: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Split trials that board at *node* into those that change its value and those whose only fault does not."""
-        offsets = self.events.offsets
-        single = offsets[trials + 1] - offsets[trials] == 1
-        silent = np.zeros(len(trials), dtype=bool)
-        if single.any():
-            mine = trials[single]
-            silent[single] = self._unchanged(node, mine, self.events.row[offsets[mine]])
-        return trials[~silent], trials[silent]
-
-    def _unchanged(self, node: int, trials: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        program = self.owner.program
-        operation = program.nodes[node]
-        found = np.zeros(len(trials), dtype=bool)
-        if not isinstance(operation.layout, Layout):
-            return found
-        values: Callable[[int], Value] = self.golden.values.__getitem__
-        position = torch.arange(len(trials), device=self.owner.device)
-        for group in self.striker.groups(position, rows):
-            if group.place.role == "output":
-                continue
-            inputs = self.rows[torch.from_numpy(trials).to(self.owner.device)][group.lanes]
-            patch = self.striker.patch(operation, replace(group, lanes=inputs), values)
-            if patch is not None:
-                output = lanes_first(values(node), operation.layout)
-                same = identical_lanes(patch.result(output, inputs), patch.read(output, inputs))
-                found[group.lanes.cpu().numpy()] = same.cpu().numpy()
-        return found
-
-    def _sweep(self, trials: NDArray[np.int64]) -> Iterator[Lanes]:
-        events, device = self.events, self.owner.device
-        offsets = events.offsets
-        counts = offsets[trials + 1] - offsets[trials]
-        index = np.repeat(offsets[trials] - np.concatenate(([0], np.cumsum(counts)[:-1])), counts) + np.arange(counts.sum())
-        lane = np.repeat(np.arange(len(trials)), counts)
-        by_node = {int(n): np.flatnonzero(events.node[index] == n) for n in np.unique(events.node[index])}
-
-        def strike(sweep: Sweep, node: Node, value: Value, aboard: int) -> Value:
-            mine = by_node[node.position]
-            where = torch.searchsorted(sweep.lane, torch.from_numpy(lane[mine]).to(device))
-            rows = events.row[index[mine]]
-            return self.striker.apply(node, value, where, rows, lambda p: sweep.value(p, aboard), aboard)
-
-        inputs = self.rows[torch.from_numpy(trials).to(device)]
-        settled = torch.from_numpy(events.last[trials]).to(device)
-        sweep = Sweep(self.owner.plan, self.golden, inputs, events.first[trials].tolist(), settled)
-        sweep.run(strike, frozenset(by_node))
-        if sweep.masked:
-            yield self._masked(trials[torch.cat(sweep.masked).cpu().numpy()])
-        if len(sweep.inputs):
-            yield self._finished(sweep, trials[sweep.lane.cpu().numpy()])
-
-    def _finished(self, sweep: Sweep, trials: NDArray[np.int64]) -> Lanes:
-        program, found = self.owner.program, []
-        for output in program.outputs:
-            if isinstance(output, Ref):
-                layout = program.nodes[output.node].layout
-                assert isinstance(layout, Layout)
-                found.append(sweep.value(output.node, len(sweep.inputs)).movedim(layout.axis, 0))
-            else:
-                found.append(output)
-        golden = program.unflatten(self.golden.outputs(sweep.inputs))
-        masked = np.zeros(len(trials), dtype=bool)
-        return Lanes(trials, self.trials.inputs[trials], golden, program.unflatten(found), masked)
-
-    def _masked(self, trials: NDArray[np.int64]) -> Lanes:
-        outputs = self.owner.program.unflatten(self.golden.outputs(self.rows[torch.from_numpy(trials).to(self.rows.device)]))
-        return Lanes(trials, self.trials.inputs[trials], outputs, outputs, np.ones(len(trials), dtype=bool))
+            room = self.memory - self.footprint.golden * golden.lanes
+            yield from ChunkRun(trials, events, golden, striker, self.plan, self.footprint, room).lanes()
 
 
 def _has_images(program: Program) -> bool:

@@ -5,17 +5,17 @@ is golden and is gathered from the golden cache when somebody asks. So an operat
 that a fault has reached, and everything off a fault's cone of influence costs nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchfault.engine.golden import Golden
+from torchfault.engine.golden import Golden, identical_lanes
+from torchfault.engine.windows import Local
 from torchfault.model.layout import Layout, join, lanes_first, take
 from torchfault.model.program import Node, Program, Ref, Value, run_node
-from torchfault.words import word_of
 
 __all__ = ["Schedule", "Sweep", "schedule"]
 
@@ -90,15 +90,22 @@ class Sweep:
 
     *inputs* gives the row of the golden chunk that each lane stands on, *boards* the node at which it boards (sorted),
     *settled* the last node at which something happens to it. *strike* is called with this sweep, a node, its value and
-    the lanes on board after every node in *struck*, and applies their events in place.
+    the lanes on board after every node in *struck*, and applies their events in place. *boxes* maps nodes to groups of
+    lanes that board there with parts already computed: the lanes, and the boxes to paste into the live values.
     """
 
     def __init__(
-        self, plan: Schedule, golden: Golden, inputs: Tensor, boards: Sequence[int], settled: Tensor
+        self,
+        plan: Schedule,
+        golden: Golden,
+        inputs: Tensor,
+        boards: Sequence[int],
+        settled: Tensor,
+        boxes: Mapping[int, Sequence[tuple[Tensor, Mapping[int, Local]]]],
     ) -> None:
         self.plan, self.golden, self.inputs = plan, golden, inputs
         self.lane = torch.arange(len(inputs), device=inputs.device)
-        self.boards, self.settled = list(boards), settled
+        self.boards, self.settled, self.boxes = list(boards), settled, boxes
         self.aboard = 0
         self.values: dict[int, tuple[Value, int]] = {}
         self.checks = torch.zeros(len(inputs), dtype=torch.int8, device=inputs.device)
@@ -147,16 +154,16 @@ class Sweep:
         return max((self.values[s][1] for s in node.reads if s in self.values), default=0)
 
     def _execute(self, node: Node, strike: Callable[["Sweep", Node, Value, int], Value] | None) -> None:
-        if node.constant:
-            return
-        reached = self.reached(node) if node.target else 0
+        reached = self.reached(node) if node.target and not node.constant else 0
         if reached:
             self.values[node.position] = (self._compute(node, reached), reached)
-        if strike is None:
-            return
         while self.aboard < len(self.boards) and self.boards[self.aboard] == node.position:
             self.aboard += 1
-        if self.aboard:
+        for lanes, boxes in self.boxes.get(node.position, ()):
+            rows = torch.searchsorted(self.lane, lanes)
+            for position, box in boxes.items():
+                box.paste(self.value(position, self.aboard), rows)
+        if strike is not None and self.aboard:
             value = strike(self, node, self.value(node.position, self.aboard), self.aboard)
             self.values[node.position] = (value, self.aboard)
 
@@ -204,9 +211,3 @@ def _take_value(value: Value, layout: Any, index: Tensor) -> Value:
     if isinstance(layout, tuple):
         return tuple(v if w is None else take(v, w, index) for v, w in zip(value, layout, strict=True))
     return take(value, layout, index)
-
-
-def identical_lanes(mine: Tensor, theirs: Tensor) -> Tensor:
-    """Return which lanes of two tensors (lanes first) agree in every bit."""
-    integer = word_of(mine).integer
-    return (mine.view(integer) == theirs.view(integer)).flatten(1).all(1)

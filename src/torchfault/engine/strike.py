@@ -16,14 +16,14 @@ from torchfault.model.layout import Layout, join, lanes_first, put, take
 from torchfault.model.program import Node, Program, Ref, Value, run_node
 from torchfault.words import edit, masks_to_words, word
 
-__all__ = ["Striker"]
+__all__ = ["Group", "Striker"]
 
 _MOST_ROUNDS = 4
 _VMAP_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, eq=False)
-class _Group:
+class Group:
     """Events of one site at one node: the *lanes* (positions in the value) and the rows of the trials."""
 
     place: Place
@@ -41,7 +41,7 @@ class Striker:
         self.element = torch.from_numpy(trials.element).to(device)
         self.masks: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def groups(self, lanes: Tensor, rows: NDArray[np.int64]) -> list[_Group]:
+    def groups(self, lanes: Tensor, rows: NDArray[np.int64]) -> list[Group]:
         """Group the events of one node by site."""
         site = self.trials.site[rows]
         found = []
@@ -49,7 +49,7 @@ class Striker:
             mine = np.flatnonzero(site == position)
             place = self.places[position]
             assert place is not None
-            found.append(_Group(place, int(position), lanes[torch.from_numpy(mine).to(lanes.device)], rows[mine]))
+            found.append(Group(place, int(position), lanes[torch.from_numpy(mine).to(lanes.device)], rows[mine]))
         return found
 
     def edited(self, old: Tensor, site: int, rows: NDArray[np.int64]) -> Tensor:
@@ -60,19 +60,20 @@ class Striker:
         )
         return edit(old.contiguous(), keep, toggle, fmt)
 
-    def patch(self, node: Node, group: _Group, values: Callable[[int], Value]) -> Patch | None:
+    def patch(self, node: Node, group: Group, values: Callable[[int], Value]) -> Patch | None:
         """Return the closed form of *group*, whose lanes are struck in one word each, or ``None``."""
         source, slot = self._slot(node, group.place)
         if slot is None:
             return None
-        element = self._elements(group.rows)
+        element = self.elements(group.rows)
         old = self._words(values(source), self.program.nodes[source].layout, group.lanes, element)
         struck = Struck(group.lanes, element, old, self.edited(old, group.site, group.rows))
         return patch_for(
             node, slot, struck, value=values, layout=lambda position: self.program.nodes[position].layout
         )
 
-    def _elements(self, rows: NDArray[np.int64]) -> Tensor:
+    def elements(self, rows: NDArray[np.int64]) -> Tensor:
+        """Return the flat elements that rows of the trials strike."""
         return self.element[torch.from_numpy(rows).to(self.device)]
 
     def _words(self, tensor: Tensor, layout: Any, lanes: Tensor, element: Tensor) -> Tensor:
@@ -88,31 +89,32 @@ class Striker:
         nested = any(source in _nested(argument) for argument in (*node.args, *node.kwargs.values()))
         return source, slots[0] if len(slots) == 1 and not nested else None
 
-    def apply(self, node: Node, value: Value, lanes: Tensor, rows: NDArray[np.int64], values: Callable[[int], Value],
-              aboard: int) -> Value:  # fmt: skip
+    def apply(
+        self, node: Node, value: Value, lanes: Tensor, rows: NDArray[np.int64], values: Callable[[int], Value]
+    ) -> Value:
         """Apply the events *rows* of the trials, one per entry of *lanes*, to *value* in place; return it."""
         groups = self.groups(lanes, rows)
         operands = [group for group in groups if group.place.role != "output"]
         if operands:
-            self._apply_operands(node, value, operands, values, aboard)
+            self._apply_operands(node, value, operands, values)
         for group in groups:
             if group.place.role == "output":
                 self._apply_output(node, value, group)
         return value
 
-    def _apply_output(self, node: Node, value: Value, group: _Group) -> None:
+    def _apply_output(self, node: Node, value: Value, group: Group) -> None:
         which = group.place.which
         tensor = value[which] if isinstance(value, tuple) else value
         layout = node.layout[which] if isinstance(node.layout, tuple) else node.layout
         assert isinstance(layout, Layout)
         self._edit(lanes_first(tensor, layout), group)
 
-    def _edit(self, first: Tensor, group: _Group) -> None:
-        where = (group.lanes, *torch.unravel_index(self._elements(group.rows), first.shape[1:]))
+    def _edit(self, first: Tensor, group: Group) -> None:
+        where = (group.lanes, *torch.unravel_index(self.elements(group.rows), first.shape[1:]))
         first[where] = self.edited(first[where], group.site, group.rows)
 
     def _apply_operands(
-        self, node: Node, value: Value, groups: list[_Group], values: Callable[[int], Value], aboard: int
+        self, node: Node, value: Value, groups: list[Group], values: Callable[[int], Value]
     ) -> None:
         together = torch.cat([group.lanes for group in groups])
         unique, times = together.unique(return_counts=True)
@@ -126,7 +128,7 @@ class Striker:
         else:
             self._rerun_parameters(node, value, groups, values, unique)
 
-    def _apply_closed(self, node: Node, value: Tensor, group: _Group, values: Callable[[int], Value]) -> bool:
+    def _apply_closed(self, node: Node, value: Tensor, group: Group, values: Callable[[int], Value]) -> bool:
         """Apply *group* by its closed form, one event per lane at a time; return whether there was one."""
         for part in _rounds(group):
             patch = self.patch(node, part, values)
@@ -138,7 +140,7 @@ class Striker:
         return True
 
     def _rerun_inputs(
-        self, node: Node, value: Value, groups: list[_Group], values: Callable[[int], Value]
+        self, node: Node, value: Value, groups: list[Group], values: Callable[[int], Value]
     ) -> None:
         """Run *node* for the struck lanes together, each on its own edited copy of the inputs."""
         lanes = torch.cat([group.lanes for group in groups]).unique()
@@ -153,7 +155,7 @@ class Striker:
         return read
 
     def _run_edited(
-        self, node: Node, groups: list[_Group], lanes: Tensor, read: Callable[[int], Value]
+        self, node: Node, groups: list[Group], lanes: Tensor, read: Callable[[int], Value]
     ) -> Value:
         """Run *node* on the sub-batch *lanes*, with the inputs of *groups* edited; every argument its own copy."""
         arguments = lane_arguments(node, self.program)
@@ -172,7 +174,7 @@ class Striker:
         return run_node(node, swap, len(lanes))
 
     def _rerun_parameters(
-        self, node: Node, value: Value, groups: list[_Group], values: Callable[[int], Value], lanes: Tensor
+        self, node: Node, value: Value, groups: list[Group], values: Callable[[int], Value], lanes: Tensor
     ) -> None:
         """Run *node* for every struck lane with its own parameters: by ``vmap`` where it can, else one by one."""
         struck = [g for g in groups if g.place.role == "parameter"]
@@ -188,10 +190,10 @@ class Striker:
             result = self._run_edited(node, fresh, one, lambda p, c=changed, r=read: c[p] if p in c else r(p))  # type: ignore[misc]
             _put_value(value, node.layout, one, result)
 
-    def _parameter(self, group: _Group) -> Tensor:
+    def _parameter(self, group: Group) -> Tensor:
         """Return a copy of the parameter with all words of *group* edited (one lane's)."""
         tensor: Tensor = self.program.constants[group.place.node].clone()
-        where = torch.unravel_index(self._elements(group.rows), tensor.shape) if tensor.ndim else (...,)
+        where = torch.unravel_index(self.elements(group.rows), tensor.shape) if tensor.ndim else (...,)
         old = tensor[where].reshape(-1)
         tensor[where] = self.edited(old, group.site, group.rows).reshape(tensor[where].shape)
         return tensor
@@ -208,7 +210,7 @@ class Striker:
         return changed
 
     def _rerun_vmap(
-        self, node: Node, value: Value, groups: list[_Group], values: Callable[[int], Value], lanes: Tensor
+        self, node: Node, value: Value, groups: list[Group], values: Callable[[int], Value], lanes: Tensor
     ) -> bool:
         if len(lanes) < 2 or not isinstance(node.layout, Layout):
             return False
@@ -225,7 +227,7 @@ class Striker:
             put(value, node.layout, part, result)
         return True
 
-    def _stack(self, position: int, groups: list[_Group], lanes: Tensor) -> Tensor:
+    def _stack(self, position: int, groups: list[Group], lanes: Tensor) -> Tensor:
         constant: Tensor = self.program.constants[position]
         stack = constant.expand(len(lanes), *constant.shape).clone()
         for group in groups:
@@ -233,7 +235,7 @@ class Striker:
                 continue
             inside = torch.isin(group.lanes, lanes)
             rows = group.rows[inside.cpu().numpy()]
-            self._edit(stack, _Group(group.place, group.site, torch.searchsorted(lanes, group.lanes[inside]), rows))
+            self._edit(stack, Group(group.place, group.site, torch.searchsorted(lanes, group.lanes[inside]), rows))
         return stack
 
     def _vmap(
@@ -266,13 +268,13 @@ def _one_lane_shape(value: Tensor, layout: Any) -> list[int]:
     return shape
 
 
-def _only(group: _Group, lane: Tensor) -> _Group:
+def _only(group: Group, lane: Tensor) -> Group:
     """Return the events of *lane* alone, at position 0 of a batch of one where its rows matter."""
     mine = group.lanes == lane
-    return _Group(group.place, group.site, group.lanes[mine], group.rows[mine.cpu().numpy()])
+    return Group(group.place, group.site, group.lanes[mine], group.rows[mine.cpu().numpy()])
 
 
-def _rounds(group: _Group) -> list[_Group]:
+def _rounds(group: Group) -> list[Group]:
     """Split the events of *group* so that no lane occurs twice in a part."""
     lanes = group.lanes.cpu().numpy()
     order = np.argsort(lanes, kind="stable")
@@ -285,7 +287,7 @@ def _rounds(group: _Group) -> list[_Group]:
     rank = np.arange(len(ordered)) - np.repeat(start, np.diff(np.append(start, len(ordered))))
     parts = [order[rank == level] for level in range(int(rank.max()) + 1)]
     return [
-        _Group(group.place, group.site, group.lanes[torch.from_numpy(p).to(group.lanes.device)], group.rows[p])
+        Group(group.place, group.site, group.lanes[torch.from_numpy(p).to(group.lanes.device)], group.rows[p])
         for p in parts
     ]
 

@@ -98,6 +98,7 @@ class _Builder:
     inputs: list[int | None] = field(default_factory=list)
     outputs: tuple[Any, ...] = ()
     known: dict[str, Ref | Size | Any] = field(default_factory=dict)
+    single: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         signature = self.exported.graph_signature
@@ -158,6 +159,15 @@ class _Builder:
             return
         if "higher_order" in type(node.target).__module__ or "HigherOrder" in type(node.target).__name__:
             raise ModelError(f"the graph holds control flow or a nested graph ({name})")
+        if name == "_native_batch_norm_legit_no_training":
+            # Functional form splits off statistics that inference does not have; the plain operator gives one result.
+            x, weight, bias, mean, var, momentum, epsilon = node.args
+            node.args = (x, weight, bias, mean, var, False, momentum, epsilon, False)
+            node.target = torch.ops.aten.batch_norm.default
+            self.single.add(node.name)
+        if name == "getitem" and node.args[0].name in self.single:  # type: ignore[union-attr]
+            self.known[node.name] = self.known[node.args[0].name]  # type: ignore[union-attr]
+            return
         if name == "view":
             # Operands may come in another memory format than the one that was traced.
             node.target = torch.ops.aten.reshape.default
