@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,41 +17,48 @@ if TYPE_CHECKING:
     from torchfault.faults import Trials
     from torchfault.model.data import Tree
 
-__all__ = ["batch_of", "golden_metric", "measure"]
+__all__ = ["Reference", "measure", "reference"]
 
 _MOST_BYTES = 1 << 28  # of outputs that are gathered for metrics at a time
 
 Seen = Callable[[int], None]
 
 
-def batch_of(campaign: Campaign, lanes: int) -> int:
-    """Return how many trials make a batch of about *lanes* lanes whose gathered outputs fit into memory."""
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What a metric is compared with: the outputs for the whole data set without faults, and their metric."""
+
+    outputs: "Tree"
+    metric: float
+
+    def batch(self, lanes: int) -> int:
+        """Return how many trials make a batch of about *lanes* lanes whose gathered outputs fit into memory."""
+        from torchfault.model.data import leaves
+
+        outputs = leaves(self.outputs)
+        size = sum(leaf.numel() * leaf.element_size() for leaf in outputs)
+        return max(1, min(lanes // len(outputs[0]), _MOST_BYTES // max(size, 1)))
+
+
+def reference(campaign: Campaign) -> Reference | None:
+    """Return the reference of a campaign with a metric, ``None`` for one without."""
     if campaign.metric is None:
-        return lanes
-    from torchfault.model.data import leaves
-
-    size = sum(leaf.numel() * leaf.element_size() for leaf in leaves(campaign.engine.golden()))
-    return max(1, min(lanes // campaign.inputs, _MOST_BYTES // max(size, 1)))
-
-
-def golden_metric(campaign: Campaign) -> float:
-    """Return the metric without faults, NaN for a campaign without a metric."""
-    if campaign.metric is None:
-        return math.nan
-    golden = _number(campaign, campaign.engine.golden())
-    if not math.isfinite(golden):
-        raise CampaignError(f"the metric of the model without faults must be a finite number, got {golden}; check it")
-    return golden
+        return None
+    outputs = campaign.engine.golden()
+    metric = _number(campaign, outputs)
+    if not math.isfinite(metric):
+        raise CampaignError(f"the metric of the model without faults must be a finite number, got {metric}; check it")
+    return Reference(outputs, metric)
 
 
-def measure(campaign: Campaign, plan: Plan, *, golden: float, seen: Seen) -> Columns:
+def measure(campaign: Campaign, plan: Plan, *, golden: Reference | None, seen: Seen) -> Columns:
     """Run the trials of *plan* and return its columns with outcomes; *seen* is told of trials as they are done."""
     columns, trials = plan.columns, plan.trials
-    if campaign.metric is None:
+    if golden is None:
         failed, due = _verdicts(campaign, trials, seen)
         return replace(columns, failed=failed, due=due)
     metric, due = _metrics(campaign, trials, golden, seen)
-    drop = golden - metric
+    drop = golden.metric - metric
     return replace(columns, failed=due | ~(drop == 0), due=due, values=drop, metric=metric)
 
 
@@ -83,7 +90,7 @@ def _each_once(engine: Machine, trials: "Trials") -> "Iterator[Lanes]":
 
 
 def _metrics(
-    campaign: Campaign, trials: "Trials", golden: float, seen: Seen
+    campaign: Campaign, trials: "Trials", golden: Reference, seen: Seen
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Run every trial on all inputs; gather its outputs, in rows of golden ones, until all of them are there."""
     import torch
@@ -92,7 +99,7 @@ def _metrics(
     from torchfault.model.data import map_tensors, rows
 
     inputs = campaign.inputs
-    metric, due = np.full(len(trials), golden), np.zeros(len(trials), dtype=np.bool_)
+    metric, due = np.full(len(trials), golden.metric), np.zeros(len(trials), dtype=np.bool_)
     left = np.full(len(trials), inputs)
     gathered: dict[int, Tree] = {}
     for lanes in _each_once(campaign.engine, trials.on(np.arange(inputs))):
@@ -104,7 +111,7 @@ def _metrics(
             np.logical_or.at(due, owner[changed], outcomes.due)
         for trial in np.unique(owner[changed]).tolist():
             if trial not in gathered:
-                gathered[trial] = map_tensors(torch.clone, campaign.engine.golden())
+                gathered[trial] = map_tensors(torch.clone, golden.outputs)
             mine = changed[owner[changed] == trial]
             _put(gathered[trial], lanes.inputs[mine], rows(lanes.faulty, torch.from_numpy(mine)))
         np.subtract.at(left, owner, 1)

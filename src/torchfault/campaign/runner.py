@@ -12,7 +12,7 @@ import numpy as np
 
 import torchfault
 from torchfault.campaign.identity import describe, differences
-from torchfault.campaign.measure import batch_of, golden_metric, measure
+from torchfault.campaign.measure import Reference, measure, reference
 from torchfault.campaign.plan import Campaign, check, population, prepare, rules, total
 from torchfault.campaign.results import Results, load
 from torchfault.campaign.standing import Standing, expected
@@ -194,8 +194,8 @@ def _guarded(session: _Session) -> Results:
 def _loop(session: _Session) -> str:
     """Run batch after batch; return the reason to stop."""
     campaign, end = session.campaign, total(session.campaign)
-    size = batch_of(campaign, session.batch)
-    golden = golden_metric(campaign)
+    golden = reference(campaign)
+    size = session.batch if golden is None else golden.batch(session.batch)
     reason = _reason(session, session.trials, session.failures, session.seconds) if session.trials else None
     while reason is None:
         if end is not None and session.trials >= end:
@@ -223,7 +223,7 @@ def _affordable(session: _Session, last: int) -> int:
     return min(last, session.trials + max(1, round(spare * session.trials / session.seconds)))
 
 
-def _batch(session: _Session, last: int, golden: float) -> str | None:
+def _batch(session: _Session, last: int, golden: Reference | None) -> str | None:
     """Run the trials up to *last*, keep those that the rule admits, and return its reason to stop, if any."""
     campaign, first, began = session.campaign, session.trials, time.perf_counter()
     plan = prepare(campaign, first, last)
