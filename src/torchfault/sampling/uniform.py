@@ -106,8 +106,8 @@ def _ladder(size: int, rate: float) -> NDArray[np.float64]:
 
 
 def _binomial(size: int, rate: float, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    # NumPy's binomial computes 1 - rate, which loses a tiny rate; the Poisson law is then as good as exact (it differs
-    # by less than the rate in total variation: Barbour and Hall 1984, theorem 1).
+    # Releases of NumPy that compute 1 - rate lose a tiny rate; the Poisson law is then as good as exact (it differs by
+    # less than the rate in total variation: Barbour and Hall 1984, theorem 1).
     drawn = rng.poisson(size * rate, size=n) if rate < 1e-9 else rng.binomial(size, rate, size=n)
     return drawn.astype(np.int64)
 
