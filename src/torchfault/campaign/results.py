@@ -62,7 +62,9 @@ class Results:
         *method* names an interval for unweighted failures: ``wilson``, ``clopper-pearson`` or ``jeffreys``. A drop
         that is not finite makes the mean NaN, within infinite bounds.
 
-        >>> print(Results(Record("none", space=FaultSpace((_SITE,)), inputs=1), Columns.empty()).estimate())
+        >>> from torchfault.space import Site
+        >>> space = FaultSpace((Site("fc.weight", (4,)),))
+        >>> print(Results(Record("begun", space=space, inputs=1), Columns.empty()).estimate())
         nan [0.00, 1.00]
         """
         find_interval(method)
@@ -76,7 +78,9 @@ class Results:
         it struck. A group without trials has the value NaN and the interval (0, 1). Raises
         :class:`CampaignError` for another *by*.
 
-        >>> Results(Record("none", space=FaultSpace((_SITE,)), inputs=1), Columns.empty()).table("site")
+        >>> from torchfault.space import Site
+        >>> space = FaultSpace((Site("fc.weight", (4,)),))
+        >>> Results(Record("begun", space=space, inputs=1), Columns.empty()).table("site")
                  key  trials  failures  due  value  low  high
         0  fc.weight       0         0  NaN    NaN  0.0   1.0
         """
@@ -100,8 +104,10 @@ class Results:
     def faults(self) -> "pd.DataFrame":
         """Return one row per fault, with its place, weight and outcome; the same columns as an export.
 
-        >>> Results(Record("none", space=FaultSpace((_SITE,)), inputs=1), Columns.empty()).faults().columns[0]
-        'trial'
+        >>> from torchfault.space import Site
+        >>> space = FaultSpace((Site("fc.weight", (4,)),))
+        >>> list(Results(Record("begun", space=space, inputs=1), Columns.empty()).faults())[:4]
+        ['trial', 'site', 'kind', 'layer']
         """
         import pandas as pd
 

@@ -81,6 +81,17 @@ def run(
     Raises :class:`CampaignError` where the stored campaign is another one, naming what changed (only the stopping rule
     may, which extends it), :class:`torchfault.errors.StoreError` where another process is running it, and
     :class:`CampaignInterrupted` after Ctrl-C.
+
+    >>> from torchfault.engine import Engine
+    >>> from torchfault.model.data import Data
+    >>> import tempfile, torch
+    >>> engine = Engine(torch.nn.Linear(4, 3).eval(), Data(torch.ones(2, 4)), executor="hooks")
+    >>> campaign = Campaign(engine, engine.space.select("weight"), stop=MaxTrials(100))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     first = run(campaign, store=f"{folder}/results.sqlite", name="linear")
+    ...     longer = run(replace(campaign, stop=MaxTrials(150)), store=f"{folder}/results.sqlite", name="linear")
+    >>> len(first), len(longer), longer.columns.faults[:100].tolist() == first.columns.faults.tolist()
+    (100, 150, True)
     """
     if batch < 1:
         raise CampaignError(f"a batch has at least one lane, got {batch}; leave it at 4096")

@@ -71,7 +71,7 @@ def _open(path: Path, readonly: bool, timeout: float) -> sqlite3.Connection:
     options: dict[str, Any] = {"timeout": timeout, "isolation_level": None, "check_same_thread": False}
     if readonly:
         return _open_to_read(path, options)
-    connection = sqlite3.connect(path, **options)
+    connection: sqlite3.Connection = sqlite3.connect(path, **options)
     try:
         with suppress(sqlite3.OperationalError):  # another process is switching, or the file system has no WAL
             connection.execute("PRAGMA journal_mode = WAL")
