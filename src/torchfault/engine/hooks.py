@@ -193,7 +193,13 @@ def _alike(trials: Trials) -> list[NDArray[np.int64]]:
 def _identical(golden: Tree, faulty: Tree) -> NDArray[np.bool_]:
     """Return which rows agree bit for bit in every output."""
     same = [
-        (a.contiguous().view(torch.uint8) == b.contiguous().view(torch.uint8)).flatten(1).all(1)
+        (_plain_words(a) == _plain_words(b)).flatten(1).all(1)
         for a, b in zip(leaves(golden), leaves(faulty), strict=True)
     ]
     return np.asarray(torch.stack(same).all(0).cpu().numpy())
+
+
+def _plain_words(tensor: Tensor) -> Tensor:
+    """Return the bits of *tensor* as integers, so that a NaN equals itself and 0 differs from -0."""
+    plain = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return plain.unsqueeze(-1).view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[plain.itemsize])

@@ -15,7 +15,7 @@ from torchfault.model.visit import Moment, visiting
 from torchfault.space import FaultSpace, Site
 from torchfault.words import WORDS
 
-__all__ = ["Discovery", "check_inference", "find", "module_sites", "parameter_sites"]
+__all__ = ["Discovery", "channel_axis", "check_inference", "find", "module_sites", "parameter_sites"]
 
 _PROBES = 3
 _CHANNEL_FIRST = ("conv", "batchnorm", "instancenorm", "groupnorm", "pool", "pixel", "upsample", "interpolate")
@@ -215,11 +215,11 @@ def _activation_site(name: str, seen: _Seen, kind: str, layout: Layout) -> Site:
         kind=seen.moment.role,
         module=seen.moment.path,
         module_type=kind,
-        channel=_channel(seen.moment.operation or kind, shape, layout),
+        channel=channel_axis(seen.moment.operation or kind, shape, layout),
     )
 
 
-def _channel(operation: str, shape: Sequence[int], layout: Layout) -> int | None:
+def channel_axis(operation: str, shape: Sequence[int], layout: Layout) -> int | None:
     """Return the axis of channels: by the operation where it decides, else the first of images, the last of tokens."""
     if not shape:
         return None

@@ -49,8 +49,8 @@ class Moment:
     *base* is the call's name, such as ``conv1``, ``relu@1`` or ``layer1.0.add``; *path* the module it belongs to,
     *call* the same with ``@k`` from the module's second call on, and *operation* the plain name of a functional
     operation, empty for a module. Parameters and buffers among the arguments are left out; *stored* names those that
-    the call reads. *owned* tells which tensors nobody else holds, so that they may be edited in place, and *view* which outputs are
-    arguments under another name.
+    the call reads. *owned* tells which tensors nobody else holds, so that they may be edited in place, and *view* which
+    outputs are arguments under another name.
     """
 
     base: str
