@@ -20,7 +20,7 @@ from torchfault.errors import CampaignError, StoreError
 from torchfault.statistics import Estimate, HalfWidth, MaxTrials, Progress, TimeBudget, proportion
 from torchfault.store import Columns, Record, Store
 
-__all__ = ["CampaignInterrupted", "run"]
+__all__ = ["CampaignInterrupted", "check_resumable", "run"]
 
 _SMALLEST_BATCH = 256  # of the first one: results, and a rule's first look, should not have to wait for a full batch
 _LOOK = 128  # trials between two looks of the stopping rule
@@ -142,14 +142,7 @@ def _record(campaign: Campaign, name: str, settings: Mapping[str, Any] | None) -
 def _resume(session: _Session, store: Store) -> None:
     """Take up what *store* holds, after making sure that it is the same campaign."""
     stored, now = store.campaign(session.record.name), session.record
-    changed = differences(_identity(stored), _identity(now))
-    if stored.space.digest() != now.space.digest():
-        changed.append(_space_change(stored, now))
-    if changed:
-        raise CampaignError(
-            f"campaign '{now.name}' was begun with another {', '.join(changed)}; "
-            "restore that to resume it, or choose another name"
-        )
+    _check_same(stored, now)
     now = replace(now, configuration={**stored.configuration, **now.configuration})  # settings stay unless given anew
     session.record = replace(stored, configuration=now.configuration)
     columns = store.trials(now.name)
@@ -158,6 +151,26 @@ def _resume(session: _Session, store: Store) -> None:
     session.seconds, session.stored = stored.seconds, True
     if stored.status != "running" or stored.configuration != now.configuration:
         store.reopen(now.name, now.configuration)
+
+
+def check_resumable(campaign: Campaign, stored: Record) -> None:
+    """Raise :class:`CampaignError`, naming what changed, unless *stored* is *campaign* so far.
+
+    :func:`run` does so by itself; this is for those who want to know beforehand.
+    """
+    check(campaign)
+    _check_same(stored, _record(campaign, stored.name, None))
+
+
+def _check_same(stored: Record, now: Record) -> None:
+    changed = differences(_identity(stored), _identity(now))
+    if stored.space.digest() != now.space.digest():
+        changed.append(_space_change(stored, now))
+    if changed:
+        raise CampaignError(
+            f"campaign '{now.name}' was begun with another {', '.join(changed)}; "
+            "restore that to resume it, or choose another name"
+        )
 
 
 def _identity(record: Record) -> dict[str, Any]:
