@@ -314,8 +314,8 @@ CHANGES = {
     "criterion": ({"criterion": Misclassified()}, r"criterion \(was Top1Change\(.*is now Misclassified\("),
     "parameter": ({"criterion": Top1Change(share=0.5)}, r"criterion \(was .*share=0.0.*is now .*share=0.5"),
     "metric": ({"metric": metric_one}, r"criterion .*metric \(was None, is now test_resume.metric_one\)"),
-    "model": ({"engine": Double(model="n" * 64)}, r"another model \(was 'sha256 m{12}', is now 'sha256 n{12}'\)"),
-    "data": ({"engine": Double(inputs=11)}, r"another data \(was 'sha256 .*inputs \(was 10, is now 11\)"),
+    "model": ({"engine": Double(model="n" * 64)}, r"another model \(was sha256 m{12}, is now sha256 n{12}\)"),
+    "data": ({"engine": Double(inputs=11)}, r"another data \(was sha256 .*inputs \(was 10, is now 11\)"),
     "fewer": ({"space": SPACE.select(exclude="fc.bias")}, r"another space \(now without fc.bias\)"),
     "bits": ({"space": SPACE.select(bits=range(8))}, r"space \(now without add:output; with another conv:input"),
 }

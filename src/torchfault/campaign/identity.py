@@ -133,8 +133,9 @@ def show(plain: Plain) -> str:
     for key in ("function", "method"):
         if key in plain:
             return str(plain[key])
-    if "array" in plain:
-        return f"array {str(plain['array'])[:8]}"
+    for key in ("array", "sha256"):
+        if key in plain:
+            return f"{key} {str(plain[key])[:12]}"
     return f"{{{', '.join(f'{key}: {show(item)}' for key, item in plain.items())}}}"
 
 

@@ -54,6 +54,7 @@ class _Session:
     seconds: float = 0.0
     stored: bool = False
     spoke: float = 0.0
+    estimate: Estimate | None = None
 
     def results(self, *, status: str, reason: str) -> Results:
         columns = Columns.join(self.parts)
@@ -176,7 +177,7 @@ def _check_same(stored: Record, now: Record) -> None:
 def _identity(record: Record) -> dict[str, Any]:
     """Return all that decides a campaign's trials and outcomes, save its space."""
     fixed = {key: value for key, value in record.configuration.items() if key not in ("stop", "settings")}
-    digests = {"model": f"sha256 {record.model[:12]}", "data": f"sha256 {record.data[:12]}"}
+    digests = {"model": {"sha256": record.model}, "data": {"sha256": record.data}}
     return {**digests, "inputs": record.inputs, "seed": record.seed, **fixed}
 
 
@@ -274,6 +275,7 @@ def _batch(session: _Session, last: int, golden: Reference | None) -> str | None
     session.trials += kept
     session.failures += int(columns.failed.sum())
     session.seconds += seconds
+    session.estimate = None
     _speak(session, 0, 0.0)
     return reason
 
@@ -305,7 +307,7 @@ def _speak(session: _Session, ahead: int, seconds: float) -> None:
     if session.progress is None:
         return
     done = session.trials + ahead
-    estimate = _estimate(session)
+    estimate = session.estimate = session.estimate or _estimate(session)
     spent = session.seconds + seconds
     rate = done / spent if spent > 0 else 0.0
     goal = expected(session.campaign, estimate, done=done, seconds=spent, rate=rate)
