@@ -6,12 +6,14 @@ import torch
 from networks import NETWORKS
 from reference import reference
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from torchfault.engine import footprint
 from torchfault.engine.hooks import HooksExecutor
+from torchfault.errors import EngineError, ModelError, SpaceError
 from torchfault.faults import BitFlip, RandomWord, StuckAt, Trials, strike
-from torchfault.model.data import concatenate, leaves, rows
-from torchfault.space import FaultSpace
+from torchfault.model.data import Data, concatenate, leaves, rows
+from torchfault.space import FaultSpace, Site
 
 MEMORY = 2**28
 
@@ -49,17 +51,25 @@ def bits(model: nn.Module) -> list[bytes]:
     return [t.detach().contiguous().numpy().tobytes() for t in (*model.parameters(), *model.buffers())]
 
 
+def agree(executor: HooksExecutor, trials: Trials, *, exactly: bool = False) -> None:
+    """Check every trial against the reference: bit for bit, or up to the order of additions."""
+    _, faulty = outputs(executor, trials)
+    for mine, theirs in zip(faulty, leaves(reference(executor.model, executor.data, trials)), strict=True):
+        assert mine.shape == theirs.shape
+        if exactly:
+            assert mine.numpy().tobytes() == theirs.numpy().tobytes()
+        else:
+            # Near the end of the range a value may overflow or not by the order of additions: one lane in fifty.
+            assert int((~close(mine, theirs)).sum()) <= len(trials) // 50
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_lanes_agree_with_the_reference(name, rng):
     model, data = NETWORKS[name]()
     before = bits(model)
     executor = HooksExecutor(model, data, memory=MEMORY, buffers=True)
-    trials = draw(executor.space, 3 * len(executor.space.sites), len(data), rng)
-    _, faulty = outputs(executor, trials)
-    for mine, theirs in zip(faulty, leaves(reference(model, data, trials)), strict=True):
-        assert mine.shape == theirs.shape
-        # Values near the end of the range may overflow or not by the order of additions alone: one lane in fifty.
-        assert int((~close(mine, theirs)).sum()) <= len(trials) // 50
+    agree(executor, draw(executor.space, len(executor.space.sites), len(data), rng))
+    agree(executor, draw(executor.space, 30, len(data), rng, faults=4, model=StuckAt(1)))
     assert bits(model) == before
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
@@ -69,8 +79,225 @@ def test_a_lane_alone_is_the_reference_bit_for_bit(name, rng, monkeypatch):
     monkeypatch.setitem(footprint._MOST, "cpu", 1)
     model, data = NETWORKS[name]()
     executor = HooksExecutor(model, data, memory=MEMORY)
-    for fault in (BitFlip(), StuckAt(1), RandomWord()):
-        trials = draw(executor.space, 40, len(data), rng, faults=5, model=fault)
-        _, faulty = outputs(executor, trials)
-        for mine, theirs in zip(faulty, leaves(reference(model, data, trials)), strict=True):
-            assert mine.numpy().tobytes() == theirs.numpy().tobytes()
+    for fault in (BitFlip(), RandomWord()):
+        agree(executor, draw(executor.space, 20, len(data), rng, faults=5, model=fault), exactly=True)
+
+
+def test_resnet20_with_real_weights_and_images(resnet20, cifar100, rng):
+    data = Data(*cifar100).take(slice(0, 20))
+    executor = HooksExecutor(resnet20, data, memory=MEMORY)
+    before = bits(resnet20)
+    space = executor.space.select(bits=range(23, 32))  # sign and exponent, so that some faults matter
+    trials = draw(space, 240, len(data), rng)
+    golden, faulty = outputs(executor, trials)
+    expected = reference(resnet20, data, trials)
+    with torch.no_grad():
+        assert close(golden[0], resnet20(data.inputs)[torch.from_numpy(trials.inputs)]).all()
+    different = faulty[0].argmax(1) != expected.argmax(1)
+    top = expected.sort(1).values[:, -2:]
+    tied = ((top[:, 1] - top[:, 0]).abs() <= 1e-4 * top.abs().amax(1)) | ~top.isfinite().all(1)
+    assert int((different & ~tied).sum()) == 0
+    assert int((faulty[0].argmax(1) != golden[0].argmax(1)).sum()) > 10  # faults that matter were among them
+    assert bits(resnet20) == before
+
+
+def test_only_the_struck_module_runs_again_for_weights(rng):
+    model, data = NETWORKS["digits"]()
+    executor = HooksExecutor(model, data, memory=MEMORY)
+    space = executor.space.select(kinds=["weight", "bias"])
+    executor.golden()
+    calls = dict.fromkeys(["conv1", "conv2", "fc1", "fc2"], 0)
+    for name in calls:
+        module = model.get_submodule(name)
+
+        def counted(*args, _name=name, _plain=module.forward):
+            calls[_name] += 1
+            return _plain(*args)
+
+        module.forward = counted
+    trials = draw(space, 40, len(data), rng)
+    outputs(executor, trials)
+    struck = {name: sum(space.sites[s].module == name for s in trials.site) for name in calls}
+    assert calls == {name: 1 + times for name, times in struck.items()}
+
+
+def test_equal_faults_share_a_pass():
+    model, data = NETWORKS["tied"]()  # a weight with two readers changes in place
+    executor = HooksExecutor(model, data, memory=MEMORY)
+    one = strike(executor.space, executor.space.locate([31, 63]), model=BitFlip(), rng=np.random.default_rng(0))
+    trials = one.on(np.arange(len(data)))
+    executor.golden()
+    passes = []
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+    agree(executor, trials)
+    assert sum(passes) == 2 + len(trials)  # two for the executor, the others for the reference
+
+
+def test_hooks_of_others_see_every_lane(rng):
+    model, data = NETWORKS["digits"]()
+    model.conv2.register_forward_hook(lambda _m, _a, out: out * 2)
+    model.conv1.register_forward_pre_hook(lambda _m, args: (args[0] + 1,))
+    executor = HooksExecutor(model, data, memory=MEMORY)
+    agree(executor, draw(executor.space, 60, len(data), rng))
+
+
+def test_pruned_weights_are_struck_where_they_are_stored(rng):
+    model, data = NETWORKS["digits"]()
+    for layer in (model.conv2, model.fc1):
+        prune.l1_unstructured(layer, "weight", 0.5)
+    executor = HooksExecutor(model, data, memory=MEMORY, buffers=True)
+    space = executor.space.select(["conv2.weight_orig", "fc1.weight_orig", "fc1.weight_mask"])
+    agree(executor, draw(space, 30, len(data), rng))
+
+
+def test_golden_outputs_are_the_models(rng):
+    for name, build in NETWORKS.items():
+        model, data = build()
+        with torch.no_grad():
+            plain = leaves(model(**data.inputs) if isinstance(data.inputs, dict) else model(*_arguments(data)))
+        executor = HooksExecutor(model, data, memory=MEMORY)
+        for mine, theirs in zip(leaves(executor.golden()), plain, strict=True):
+            assert close(mine, theirs).all(), name
+        golden, _ = outputs(executor, draw(executor.space, 9, len(data), rng))
+        assert all(len(leaf) == 9 for leaf in golden)
+
+
+def _arguments(data: Data) -> tuple[Tensor, ...]:
+    return data.inputs if isinstance(data.inputs, tuple) else (data.inputs,)
+
+
+def test_masked_lanes_are_told():
+    model, data = NETWORKS["tied"]()
+    executor = HooksExecutor(model, data, memory=MEMORY)
+    stuck = strike(
+        executor.space,
+        executor.space.locate([31, 30]),
+        model=StuckAt(int(model.encode.weight.flatten()[0] < 0)),
+        rng=np.random.default_rng(0),
+    )
+    [lanes] = executor.run(stuck.take(np.array([0])).on(np.arange(6)))
+    assert lanes.masked.all()  # the sign bit is stuck at what it is
+    flip = strike(executor.space, executor.space.locate([30]), model=BitFlip(), rng=np.random.default_rng(0))
+    [lanes] = executor.run(flip)
+    assert not lanes.masked.any()
+
+
+# -- memory -------------------------------------------------------------------------------------------------------
+
+
+def test_memory_bounds_the_lanes_of_a_pass(rng):
+    model, data = NETWORKS["depthwise"]()
+    sizes = []
+    model.register_forward_pre_hook(lambda _m, args: sizes.append(len(args[0])))
+    one = footprint.peak_bytes(model, data.inputs[:1])
+    for lanes in (1, 3, 50):
+        executor = HooksExecutor(model, data, memory=int(lanes * (1.5 * one + data.inputs[0].numel() * 4)))
+        sizes.clear()
+        outputs(executor, draw(executor.space.select(kinds=["input", "output"]), 100, len(data), rng))
+        assert max(sizes) == max(lanes, 1)
+    with pytest.raises(EngineError, match=r"one lane of Depthwise needs .* raise memory"):
+        HooksExecutor(model, data, memory=one // 2)
+
+
+def test_the_measured_peak_is_that_of_a_known_network():
+    model = nn.Sequential(nn.Linear(8, 1000), nn.ReLU(), nn.Linear(1000, 8), nn.ReLU()).eval()
+    # At the first ReLU two tensors of 1000 are alive; one more is what a strike may copy.
+    assert footprint.peak_bytes(model, torch.zeros(5, 8)) == 5 * 4 * (1000 + 1000 + 1000)
+
+
+# -- models that are not plain functions of a row -----------------------------------------------------------------
+
+
+class Centred(nn.Module):
+    """Takes the mean of the batch away: its rows depend on each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x)
+        return y + 0.5 * (y - y.mean(0))
+
+
+class Counting(nn.Module):
+    """Adds the number of its calls to its output, and keeps it in a buffer and as an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.register_buffer("calls", torch.zeros(1))
+        self.last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.last = self.inner(x) + self.calls
+        return self.last
+
+
+@pytest.mark.parametrize("build", [Centred, Counting])
+def test_models_with_memory_or_mixing_run_as_if_alone(build, rng):
+    torch.manual_seed(0)
+    model, data = build().eval(), Data(torch.randn(5, 4))
+    before = bits(model)
+    executor = HooksExecutor(model, data, memory=MEMORY)
+    trials = draw(executor.space.select("inner*"), 25, len(data), rng)
+    _, faulty = outputs(executor, trials)
+    assert bits(model) == before
+    assert getattr(model, "last", None) is None
+    for lane, mine in enumerate(faulty[0]):
+        theirs = reference(model, data, trials.take(np.array([lane])))
+        if build is Counting:
+            model.calls.zero_()
+            model.last = None
+        assert close(mine[None], theirs).all()
+
+
+def test_a_model_in_training_mode_repeats_its_dropout(rng):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16, momentum=None), nn.Dropout(0.5), nn.Linear(16, 3))
+    model[1].eval()
+    data, before = Data(torch.randn(5, 4)), bits(model)
+    executor = HooksExecutor(model, data, memory=MEMORY)
+    trials = draw(executor.space.select("3.bias"), 20, len(data), rng, model=StuckAt(0))
+    golden, faulty = outputs(executor, trials)
+    same = torch.isclose(golden[0], faulty[0]).sum(1)
+    assert bool(
+        (same >= 2).all()
+    )  # a fault in the last bias moves one output; everything else is as in the golden pass
+    assert bits(model) == before
+    assert model.training
+
+
+# -- what goes wrong ----------------------------------------------------------------------------------------------
+
+
+def test_trials_of_another_space_are_refused(rng):
+    model, data = NETWORKS["digits"]()
+    executor = HooksExecutor(model, data, memory=MEMORY)
+    other = FaultSpace((Site("conv1.weight", (3, 3)),))
+    with pytest.raises(EngineError, match=r"has float32 words in shape \(16, 1, 3, 3\), got float32 in \(3, 3\)"):
+        list(executor.run(draw(other, 2, 2, rng)))
+    unknown = FaultSpace((Site("conv1.weigth", (16, 1, 3, 3)),))
+    with pytest.raises(SpaceError, match=r"did you mean 'conv1.weight'"):
+        list(executor.run(draw(unknown, 2, 2, rng)))
+    with pytest.raises(EngineError, match="inputs run from 0 to 5, got 3 to 6"):
+        list(executor.run(draw(executor.space, 1, 1, rng).on(np.array([3, 6]))))
+
+
+def test_models_without_rows_are_refused():
+    with pytest.raises(ModelError, match=r"one row per input, got shape \(2, 3\)"):
+        HooksExecutor(_Returning(lambda y: y.t()), Data(torch.randn(4, 2)), memory=MEMORY)
+    with pytest.raises(ModelError, match="must give tensors"):
+        HooksExecutor(_Returning(lambda y: y.tolist()), Data(torch.randn(4, 2)), memory=MEMORY)
+    with pytest.raises(ModelError, match=r"must run on batches of 3 and 1 .* RuntimeError: mat1"):
+        HooksExecutor(_Returning(lambda y: y), Data(torch.randn(4, 5)), memory=MEMORY)
+
+
+class _Returning(nn.Module):
+    def __init__(self, wrap) -> None:
+        super().__init__()
+        self.inner, self.wrap = nn.Linear(2, 2), wrap
+
+    def forward(self, x: Tensor) -> object:
+        return self.wrap(self.inner(x))

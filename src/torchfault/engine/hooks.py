@@ -1,7 +1,8 @@
 """The executor for any module: full forward passes, in which every lane still has its own faults."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,14 +13,15 @@ from torchfault.engine.contract import Lanes
 from torchfault.engine.footprint import lanes_within
 from torchfault.engine.inject import edited, stored_tensor
 from torchfault.engine.masks import Mask, edits_by_site
+from torchfault.engine.replay import Part, replaying
 from torchfault.engine.strikes import Strike, address, striking
 from torchfault.errors import EngineError, ModelError
 from torchfault.faults import Trials
 from torchfault.model.data import Data, Tree, call, concatenate, leaves, map_tensors, rows
 from torchfault.model.disturb import undisturbed
 from torchfault.model.sites import find
-from torchfault.model.visit import unfused
-from torchfault.space import FaultSpace
+from torchfault.model.visit import plain_base, unfused
+from torchfault.space import FaultSpace, Site
 from torchfault.words import word
 
 __all__ = ["HooksExecutor"]
@@ -30,9 +32,11 @@ _SEED = 0
 class HooksExecutor:
     """Runs trials by plain forward passes of *model* under hooks.
 
-    Lanes struck in activations share a pass, each with faults of its own; lanes with equal faults in weights or buffers
-    share one too. *memory* bounds the bytes of activations. A model in training mode, or one that lets the inputs of a
-    batch influence each other, runs lane by lane, from the same random state each time.
+    Lanes share a pass, each with its own faults in activations. So do lanes with faults in the weights of a module that
+    alone reads them: for them that module runs once more. Faults in other weights and buffers change the model in
+    place, for a pass that only lanes with equal ones share. *memory* bounds the bytes of activations. A model in
+    training mode, or one that lets the inputs of a batch influence each other, runs lane by lane, from the same random
+    state each time.
 
     Raises :class:`ModelError` for a model that does not give one row of output per input.
 
@@ -67,12 +71,16 @@ class HooksExecutor:
         self._layouts = found.layouts
         self._space = found.space
         self._careful = found.mixes or any(module.training for module in model.modules())
+        self._known: tuple[tuple[Site, ...], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] | None = None
         self._batch = 1
         self._golden: Tree | None = None
         few = rows(data.inputs, slice(0, 2))
         with undisturbed(model) as changed, unfused():
             batch = lanes_within(model, self._here(few), memory=memory)
             self._stateful = changed()
+        # A module that changes its state must not run twice.
+        self._owners = {} if self._careful or self._stateful else dict(found.owners)
+        self._paths = {path: i for i, path in enumerate(dict.fromkeys(self._owners.values()))}
         self._batch = 1 if self._careful else batch
 
     @property
@@ -84,7 +92,7 @@ class HooksExecutor:
         """Return the outputs without faults, one row per input, computed once."""
         if self._golden is None:
             starts = range(0, len(self.data), self._batch)
-            parts = [self._forward(torch.arange(i, min(i + self._batch, len(self.data))), []) for i in starts]
+            parts = [self._forward(torch.arange(i, min(i + self._batch, len(self.data)))) for i in starts]
             self._golden = concatenate(parts)
         return self._golden
 
@@ -111,7 +119,7 @@ class HooksExecutor:
     def _run(self, trials: Trials) -> Iterator[Lanes]:
         done: list[tuple[NDArray[np.int64], Tree]] = []
         lanes = 0
-        for group in _alike(trials):
+        for group in _alike(trials, self._shared(trials)):
             for start in range(0, len(group), self._batch):
                 chunk = group[start : start + self._batch]
                 done.append((chunk, self._struck(trials.take(chunk))))
@@ -129,29 +137,59 @@ class HooksExecutor:
         faulty = concatenate([outputs for _, outputs in done])
         return Lanes(order, inputs, golden, faulty, _identical(golden, faulty))
 
-    def _struck(self, trials: Trials) -> Tree:
-        """Return the outputs of *trials*, whose faults in weights and buffers are all the same, as one batch."""
-        shared = _stored(trials)
-        sites = {site.name: site for site in trials.sites}
-        common = _rows(trials, shared).take(np.zeros(1, dtype=np.int64))
-        stored = [
-            (stored_tensor(self.model, name), Mask(name, word(sites[name].word), edits))
-            for name, edits in edits_by_site(common).items()
-        ]
-        strikes = [
-            Strike(
-                name,
-                address(self.model, name),
-                [Mask(name, word(sites[name].word), edits)],
-                site=sites[name],
-                layout=self._layouts[name],
-            )
-            for name, edits in edits_by_site(_rows(trials, ~shared), lanes=True).items()
-        ]
-        with edited(stored):
-            return self._forward(torch.from_numpy(trials.inputs), strikes)
+    def _shared(self, trials: Trials) -> NDArray[np.bool_]:
+        """Return which rows change the model for all lanes of a pass: those in stored words that no module owns alone.
 
-    def _forward(self, index: Tensor, strikes: Sequence[Strike]) -> Tree:
+        A trial that also strikes an operation inside the owner cannot have that module run again.
+        """
+        path, inside, active = (column[trials.site] for column in self._kinds(trials.sites))
+        width = len(self._paths) + 1
+        both = np.intersect1d((trials.owner * width + path)[path >= 0], (trials.owner * width + inside)[inside >= 0])
+        return ~active & ((path < 0) | np.isin(trials.owner, both // width))
+
+    def _kinds(self, sites: tuple[Site, ...]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return by site the module that owns it, the one it is an operation in (-1: none), and if it is active."""
+        if self._known is None or self._known[0] is not sites:
+            owner = [self._paths.get(self._owners.get(site.name, ""), -1) for site in sites]
+            parent = [plain_base(s.name.partition(":")[0]).rpartition(".")[0] if s.is_activation else "" for s in sites]
+            inside = [self._paths.get(path, -1) for path in parent]
+            columns = (np.array(owner), np.array(inside), np.array([site.is_activation for site in sites]))
+            self._known = (sites, columns)
+        return self._known[1]
+
+    def _struck(self, trials: Trials) -> Tree:
+        """Return the outputs of *trials*, whose shared faults are all the same, as one batch."""
+        shared = self._shared(trials)
+        active = self._kinds(trials.sites)[2][trials.site]
+        common = _rows(trials, shared).take(np.zeros(1, dtype=np.int64))
+        strikes = [
+            Strike(name, address(self.model, name), [mask], site=self._space.site(name), layout=self._layouts[name])
+            for name, mask in _masks(_rows(trials, active), lanes=True).items()
+        ]
+        with edited(self._tensors(common)):
+            return self._forward(
+                torch.from_numpy(trials.inputs), strikes, self._parts(_rows(trials, ~active & ~shared))
+            )
+
+    def _tensors(self, trials: Trials) -> list[tuple[Tensor, Mask]]:
+        return [(stored_tensor(self.model, name), mask) for name, mask in _masks(trials).items()]
+
+    def _parts(self, trials: Trials) -> dict[str, list[Part]]:
+        """Return what each module must run again, for lanes struck in the words that it alone reads."""
+        path = self._kinds(trials.sites)[0][trials.site]
+        names = list(self._paths)
+        parts: dict[str, list[Part]] = {}
+        for number in np.unique(path):
+            mine = _rows(trials, path == number)
+            for lanes in _alike(mine, np.ones(len(mine.site), dtype=bool)):
+                if mine.offsets[lanes[0] + 1] > mine.offsets[lanes[0]]:
+                    stored = self._tensors(mine.take(lanes[:1]))
+                    parts.setdefault(names[number], []).append(Part(torch.from_numpy(lanes).to(self.device), stored))
+        return parts
+
+    def _forward(
+        self, index: Tensor, strikes: Sequence[Strike] = (), parts: Mapping[str, Sequence[Part]] | None = None
+    ) -> Tree:
         inputs = self._here(rows(self.data.inputs, index))
         with ExitStack() as scopes:
             scopes.enter_context(torch.no_grad())
@@ -160,16 +198,18 @@ class HooksExecutor:
                 scopes.enter_context(undisturbed(self.model))
             if self._careful:
                 torch.manual_seed(_SEED)
-            scopes.enter_context(striking(self.model, strikes))
+            scopes.enter_context(replaying(self.model, parts or {}, self._layouts))
+            scopes.enter_context(striking(self.model, strikes))  # behind, so that it sees what a replay gives
             return call(self.model, inputs)
 
     def _here(self, tree: Tree) -> Tree:
         return map_tensors(lambda leaf: leaf.to(self.device), tree)
 
 
-def _stored(trials: Trials) -> NDArray[np.bool_]:
-    """Return which rows strike a parameter or a buffer."""
-    return np.array([not site.is_activation for site in trials.sites], dtype=bool)[trials.site]
+def _masks(trials: Trials, *, lanes: bool = False) -> dict[str, Mask]:
+    """Return the masks of all rows by the name of their site."""
+    words = {site.name: site.word for site in trials.sites}
+    return {name: Mask(name, word(words[name]), e) for name, e in edits_by_site(trials, lanes=lanes).items()}
 
 
 def _rows(trials: Trials, kept: NDArray[np.bool_]) -> Trials:
@@ -179,9 +219,9 @@ def _rows(trials: Trials, kept: NDArray[np.bool_]) -> Trials:
     return Trials(trials.sites, offsets, trials.inputs, *columns)
 
 
-def _alike(trials: Trials) -> list[NDArray[np.int64]]:
-    """Return the positions of the trials, grouped by equal faults in parameters and buffers."""
-    part = _rows(trials, _stored(trials))
+def _alike(trials: Trials, kept: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """Return the positions of the trials, grouped by equal faults in the *kept* rows."""
+    part = _rows(trials, kept)
     groups: dict[bytes, list[int]] = {}
     for trial, (start, stop) in enumerate(zip(part.offsets[:-1], part.offsets[1:], strict=True)):
         columns = (part.site, part.element, part.keep, part.toggle)

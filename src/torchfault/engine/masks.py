@@ -14,7 +14,7 @@ from torchfault.faults import Trials
 from torchfault.model.layout import Layout
 from torchfault.words import WordFormat, decode, encode, masks_to_words
 
-__all__ = ["Edits", "Mask", "Places", "edits_by_site", "infer_layout"]
+__all__ = ["Edits", "Mask", "Places", "by_sample", "edits_by_site", "infer_layout"]
 
 # One pass over every word costs as much as visiting about this fraction of them singly (measured on a CPU).
 _DENSE = 32

@@ -28,13 +28,15 @@ class Discovery:
     """What was found in a model: the fault space, and where the batch axis of each activation is.
 
     *left_out* gives, for activations that are no sites, the reason. *mixes* tells whether the output for one input
-    depends on the others in its batch.
+    depends on the others in its batch. *owners* gives, for parameters and buffers that one module without children
+    reads and nothing else, the path of that module.
     """
 
     space: FaultSpace
     layouts: Mapping[str, Layout]
     left_out: Mapping[str, str] = field(default_factory=dict)
     mixes: bool = False
+    owners: Mapping[str, str] = field(default_factory=dict)
 
 
 def parameter_sites(model: nn.Module, *, buffers: bool = False) -> list[Site]:
@@ -93,7 +95,7 @@ def module_sites(model: nn.Module, data: Data | Tree) -> list[Site]:
     [('0:input', (3,)), ('0:output', (2,))]
     """
     data = data if isinstance(data, Data) else Data(data)
-    return [site for site, _ in _watch(model, data, operations=False).sites()]
+    return list(_watch(model, data, operations=False).sites())
 
 
 def find(model: nn.Module, data: Data | Tree, *, buffers: bool = False) -> Discovery:
@@ -109,22 +111,21 @@ def find(model: nn.Module, data: Data | Tree, *, buffers: bool = False) -> Disco
     data = data if isinstance(data, Data) else Data(data)
     stored = parameter_sites(model, buffers=buffers)
     record = _watch(model, data, operations=True)
-    layouts: dict[str, Layout] = {}
     known = {site.name: site for site in stored}
-    for site, layout in record.sites():
-        known[site.name], layouts[site.name] = site, layout
+    known |= {site.name: site for site in record.sites()}
     order = dict.fromkeys([*record.order, *known])
     sites = tuple(known[name] for name in order if name in known)
-    return Discovery(FaultSpace(sites), layouts, record.left_out, record.mixes)
+    return Discovery(FaultSpace(sites), record.layouts, record.left_out, record.mixes, record.owners())
 
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """One floating-point tensor of a moment: as computed for several inputs, and its layout once known."""
+    """One tensor of a moment as computed for several inputs; *site* tells whether faults can land in it."""
 
     moment: Moment
     many: Tensor
     view: bool
+    site: bool
 
 
 @dataclass(eq=False)
@@ -135,22 +136,27 @@ class _Record:
     training: bool
     seen: dict[str, _Seen] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
+    readers: dict[str, set[str]] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     mixes: bool = False
     done: set[str] = field(default_factory=set)
 
     def first(self, moment: Moment) -> None:
+        """Keep what several inputs together give."""
         if moment.role == "output":
             self.done.add(moment.base)
         self.order += moment.stored
+        for name in moment.stored:
+            self.readers.setdefault(name, set()).add(moment.path)
         for i, tensor in enumerate(moment.tensors):
-            if tensor.dtype.is_floating_point and _word(tensor):
-                name = f"{moment.base}:{moment.role}{i or ''}"
-                self.order.append(name)
-                self.seen[name] = _Seen(moment, tensor.detach().clone(), moment.view[i])
+            name = f"{moment.base}:{moment.role}{i or ''}"
+            self.order.append(name)
+            site = tensor.dtype.is_floating_point and bool(_word(tensor))
+            self.seen[name] = _Seen(moment, tensor.detach().clone(), moment.view[i], site)
 
     def second(self, moment: Moment) -> None:
+        """Compare it with what one of the inputs gives alone."""
         for i, tensor in enumerate(moment.tensors):
             name = f"{moment.base}:{moment.role}{i or ''}"
             if name not in self.seen:
@@ -158,7 +164,7 @@ class _Record:
             layout = self.layout(self.seen[name].many, tensor.detach())
             if layout is not None:
                 self.layouts[name] = layout
-            elif self.seen[name].moment.base in self.done:
+            elif self.seen[name].site and moment.base in self.done:
                 self.left_out[name] = "it has no batch axis of its own, or mixes the inputs of a batch"
 
     def layout(self, many: Tensor, one: Tensor) -> Layout | None:
@@ -171,8 +177,8 @@ class _Record:
             return None
         return Layout(grown[0], inner=one.shape[grown[0]])
 
-    def sites(self) -> Iterator[tuple[Site, Layout]]:
-        """Yield the site and the layout of each activation, in execution order."""
+    def sites(self) -> Iterator[Site]:
+        """Yield the site of each activation, in execution order."""
         modules = dict(self.model.named_modules())
         taken_apart = self._taken_apart(modules)
         views = self._views()
@@ -183,9 +189,19 @@ class _Record:
             idle = (
                 moment.base in views or moment.base not in self.done or type(owner).__name__.rstrip("123d") in _NOTHING
             )
-            if name in self.layouts and not hidden and not idle:
-                layout = self.layouts[name]
-                yield _activation_site(name, seen, type(owner).__name__, layout), layout
+            if seen.site and name in self.layouts and not hidden and not idle:
+                yield _activation_site(name, seen, type(owner).__name__, self.layouts[name])
+
+    def owners(self) -> dict[str, str]:
+        """Return the modules that alone read a parameter, and whose calls have lanes in all that they read and give."""
+        modules = dict(self.model.named_modules())
+        plain = {name: next(iter(paths)) for name, paths in self.readers.items() if len(paths) == 1}
+        lost = {seen.moment.path for name, seen in self.seen.items() if name not in self.layouts or seen.view}
+        return {
+            name: path
+            for name, path in plain.items()
+            if path and path not in lost and name.rpartition(".")[0] == path and _repeatable(modules[path])
+        }
 
     def _taken_apart(self, modules: Mapping[str, nn.Module]) -> set[str]:
         """Return the calls of modules without children that are, other than torch's own, several operations."""
@@ -202,6 +218,12 @@ class _Record:
             if seen.moment.role == "output":
                 gives[seen.moment.base] = gives.get(seen.moment.base, True) and seen.view
         return {base for base, only_views in gives.items() if only_views}
+
+
+def _repeatable(module: nn.Module) -> bool:
+    """Whether a call of *module* is its ``forward`` and nothing else, also when it happens twice."""
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    return not hooked and not any(True for _ in module.children()) and not getattr(module, "inplace", False)
 
 
 def _activation_site(name: str, seen: _Seen, kind: str, layout: Layout) -> Site:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-__all__ = ["Moment", "Visitor", "operation_name", "plain_base", "unfused", "visiting"]
+__all__ = ["Moment", "Visitor", "hands_out", "operation_name", "plain_base", "unfused", "visiting"]
 
 # Operations that compute nothing, as in graph capture; their outputs are no sites.
 _VIEWS = frozenset(
@@ -112,6 +112,11 @@ def _replaced(flat: list[Any], spec: Any, kept: list[int], fresh: Sequence[Tenso
     return pytree.tree_unflatten(flat, spec)
 
 
+def hands_out(module: nn.Module) -> bool:
+    """Whether *module* gives tensors that it does not keep, as torch's own layers do."""
+    return type(module).__module__.startswith("torch.nn.modules.") and not any(True for _ in module.children())
+
+
 @dataclass(eq=False)
 class _Frame:
     """A module that is running: its path, the name of this call, and the memory of its arguments."""
@@ -126,6 +131,7 @@ class _Watch:
     """The state of one visit: which modules are running, and how often each call has happened in this forward pass."""
 
     visitor: Visitor
+    names: dict[int, str]
     stored: dict[int, str]
     stack: list["_Frame"] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -154,9 +160,8 @@ class _Watch:
         stored = own or [self.stored[memory[i]] for i in everything if memory[i] in self.stored]
         tensors = [flat[i] for i in kept]
         nobody = [False] * len(tensors)
-        fresh = (
-            self.visitor(Moment(base, "input", path, call, op, tensors, nobody, nobody, stored)) if tensors else None
-        )
+        moment = Moment(base, "input", path, call, op, tensors, nobody, nobody, stored)
+        fresh = self.visitor(moment) if tensors or stored else None
         if fresh is not None:
             args, kwargs = _replaced(flat, spec, kept, fresh)
         return args, kwargs, set(memory.values()) - {0}
@@ -179,9 +184,9 @@ class _Watch:
 
 def _hook(watch: _Watch, module: nn.Module, path: str, handles: list[Any], *, shown: bool) -> None:
     """Follow the calls of *module*, and show them to the visitor if *shown*; add the hooks to *handles*."""
-    # Only torch's own layers are known to hand out tensors that they do not keep.
-    owns = type(module).__module__.startswith("torch.nn.modules.") and not any(True for _ in module.children())
-    stored = [name for name, _ in (*module.named_parameters(path, False), *module.named_buffers(path, False))]
+    owns = hands_out(module)
+    own = (*module._parameters.values(), *module._buffers.values())
+    stored = [watch.names[id(tensor)] for tensor in own if id(tensor) in watch.names]
 
     def before(_: nn.Module, args: Any, kwargs: Any) -> Any:
         if not watch.stack:
@@ -263,12 +268,6 @@ def _never(*_: Any) -> bool:
     return False
 
 
-def _addresses(model: nn.Module) -> dict[int, str]:
-    """Return the name of each parameter and buffer by the address of its memory."""
-    found = {_memory(tensor): name for name, tensor in (*model.named_buffers(), *model.named_parameters())}
-    return {address: name for address, name in found.items() if address}
-
-
 @contextmanager
 def unfused() -> Iterator[None]:
     """Let attention layers take their ordinary path in this scope: the fused one calls no module inside them."""
@@ -292,7 +291,10 @@ def visiting(
 
     The scope is :func:`unfused`.
     """
-    watch = _Watch(visitor, _addresses(model))
+    tensors = [*model.named_buffers(), *model.named_parameters()]
+    stored = {_memory(tensor): name for name, tensor in tensors}
+    stored.pop(0, None)
+    watch = _Watch(visitor, {id(tensor): name for name, tensor in tensors}, stored)
     follow_all = operations is None or bool(operations)
     known = dict(model.named_modules(remove_duplicate=False))
     wanted = {id(known[name]) for name in modules}
