@@ -158,6 +158,16 @@ def check_resumable(campaign: Campaign, stored: Record) -> None:
     """Raise :class:`CampaignError`, naming what changed, unless *stored* is *campaign* so far.
 
     :func:`run` does so by itself; this is for those who want to know beforehand.
+
+    >>> from torchfault.engine import Engine
+    >>> from torchfault.model.data import Data
+    >>> from torchfault.statistics import MaxTrials
+    >>> import torch
+    >>> engine = Engine(torch.nn.Linear(4, 3).eval(), Data(torch.ones(2, 4)), executor="hooks")
+    >>> begun = run(Campaign(engine, engine.space, seed=1, stop=MaxTrials(100)))
+    >>> check_resumable(Campaign(engine, engine.space, seed=2, stop=MaxTrials(200)), begun.record)
+    Traceback (most recent call last):
+    torchfault.errors.CampaignError: campaign 'campaign' was begun with another seed (was 1, is now 2); ...
     """
     check(campaign)
     _check_same(stored, _record(campaign, stored.name, None))

@@ -57,7 +57,7 @@ def resolve(raw: dict[str, Any], base: Path) -> None:
     """Make the paths in *raw* absolute, from *base*."""
     for *above, name in PATHS:
         section = raw.get(above[0]) if above else raw
-        if isinstance(section, dict) and isinstance(value := section.get(name), str) and value:
+        if isinstance(section, dict) and isinstance(value := section.get(name), str) and value and "://" not in value:
             section[name] = os.path.normpath(base / Path(value).expanduser())
 
 

@@ -13,7 +13,7 @@ from torchfault.config.merge import Override, expanded, put, resolve
 from torchfault.config.schema import Section, Settings
 from torchfault.errors import ConfigError, did_you_mean
 
-__all__ = ["leaf_keys", "read_settings", "restore_settings"]
+__all__ = ["apply", "leaf_keys", "read_settings", "restore_settings"]
 
 
 def read_settings(path: Path | None, overrides: Sequence[Override] = ()) -> Settings:
@@ -41,6 +41,19 @@ def read_settings(path: Path | None, overrides: Sequence[Override] = ()) -> Sett
 def restore_settings(stored: Mapping[str, Any]) -> Settings:
     """Return the settings that ``settings.model_dump(mode="json")`` gave, or raise :class:`ConfigError`."""
     return _validated(dict(stored), _Places(None, (), "the stored configuration"))
+
+
+def apply(settings: Settings, overrides: Sequence[Override]) -> Settings:
+    """Return *settings* with *overrides* in place, or raise :class:`ConfigError` with the flag.
+
+    >>> flags = [Override(("model",), "my.nets:small", "--model"), Override(("data",), "a.npz", "--data")]
+    >>> apply(read_settings(None, flags), [Override(("stop",), 500, "--trials")]).stop.trials
+    500
+    """
+    raw = settings.model_dump(mode="json", exclude_defaults=True)
+    for override in overrides:
+        put(raw, override)
+    return _validated(raw, _Places(None, overrides))
 
 
 def leaf_keys(section: type[Section] = Settings, above: tuple[str, ...] = ()) -> dict[str, tuple[type[Section], str]]:

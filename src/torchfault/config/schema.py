@@ -143,7 +143,7 @@ class Selection(Section):
     """A choice of sites: those that pass all of its filters. Several choices are united."""
 
     include: Patterns = Field(
-        default=("*",), description="Site names to take: globs such as `layer1.*`, or regular expressions as `re:...`."
+        default=("*",), description="Site names to take: globs such as `layer1.*`, or regular expressions after `re:`."
     )
     exclude: Patterns = Field(default=(), description="Site names to leave out, written alike.")
     kinds: Patterns = Field(
@@ -185,12 +185,15 @@ class Sampler(Section):
 class Stop(Section):
     """When the campaign ends: as soon as one of the rules is met. 10,000 trials unless a rule is given."""
 
-    trials: int | None = Field(default=None, ge=1, description="After so many trials.")
+    trials: int | None = Field(default=None, ge=1, description="Stop after so many trials.")
     half_width: float | None = Field(
-        default=None, gt=0, lt=0.5, description="Once the interval of the whole is at most this far to either side."
+        default=None,
+        gt=0,
+        lt=0.5,
+        description="Stop once the interval of the whole is at most this far to either side.",
     )
     time: Annotated[float, BeforeValidator(notation.parse_seconds)] | None = Field(
-        default=None, description="After so much time: seconds, or text such as `90s`, `10m`, `1h30m`."
+        default=None, description="Stop after so much time: seconds, or text such as `90s`, `10m`, `1h30m`."
     )
 
 
@@ -247,9 +250,9 @@ class Settings(Section):
     )
     training: bool = Field(default=False, description="Keep batch norm and dropout in training mode.")
     buffers: bool = Field(default=False, description="Count buffers, such as running means, among the sites.")
-    store: Path = Field(
-        default=Path("torchfault.db"),
-        strict=False,
-        description="The SQLite file that keeps trials and outcomes; by itself `torchfault.db` in the working "
-        "directory.",
+    store: str = Field(
+        default="torchfault.db",
+        min_length=1,
+        description="What keeps trials and outcomes: an SQLite file, by itself `torchfault.db` in the working "
+        "directory, or the URL of another database.",
     )

@@ -15,6 +15,7 @@ __all__ = ["load_checkpoint", "read_checkpoint"]
 _KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights", "params")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 _NAMED = 3
+_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch.save before 1.6 begin
 
 
 def load_checkpoint(model: nn.Module, path: str | Path, *, key: str | None = None, prefix: str | None = None) -> None:
@@ -65,20 +66,22 @@ def _safetensors(file: Path) -> Mapping[str, Any]:
 
 
 def _pickled(file: Path) -> Any:
+    with file.open("rb") as opened:
+        start = opened.read(len(_LEGACY))
+    if start.startswith(b"\x80") and start != _LEGACY:
+        raise ModelError(
+            f"'{file.name}' is a plain pickle, and loading it could run code; save model.state_dict() with torch.save"
+        )
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:
         if "TorchScript" in str(error):
             raise ModelError(f"'{file.name}' is a TorchScript program; save the model's state_dict() instead") from None
-        if "Unsupported" in str(error) or "GLOBAL" in str(error) or "weights_only" in str(error):
+        if isinstance(error, pickle.UnpicklingError) and (start == _LEGACY or start.startswith(b"PK")):
             raise ModelError(
                 f"'{file.name}' holds more than tensors, such as a pickled model, and loading it could run code; "
                 f"save model.state_dict() with torch.save instead"
             ) from None
-        raise ModelError(f"'{file.name}' is not a checkpoint that torch.save wrote, or it is cut short") from None
-    except Exception as error:
-        if "TorchScript" in str(error):
-            raise ModelError(f"'{file.name}' is a TorchScript program; save the model's state_dict() instead") from None
         raise ModelError(f"'{file.name}' is not a checkpoint that torch.save wrote, or it is cut short") from None
 
 

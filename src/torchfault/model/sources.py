@@ -204,7 +204,12 @@ def _made(factory: Callable[..., Any], options: dict[str, Any], limit: int | Non
         pair = isinstance(made, tuple | list) and len(made) == 2
         if pair and all(isinstance(part, Tensor | dict | tuple) for part in made):
             return Data(made[0], made[1])
-        if hasattr(made, "__len__") and hasattr(made, "__getitem__") and len(made):
+        if (
+            not isinstance(made, str | bytes)
+            and hasattr(made, "__len__")
+            and hasattr(made, "__getitem__")
+            and len(made)
+        ):
             return _collected(made, len(made) if limit is None else min(limit, len(made)))
     except TorchfaultError:
         raise

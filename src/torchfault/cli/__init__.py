@@ -1,0 +1,75 @@
+"""The command line: one library call per command, and torch imported only by those that need it."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+BAD_INPUT = 2
+INTERRUPTED = 130  # as shells do: 128 and the number of the signal
+INTERNAL = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line *argv* (that of the process unless given) and return the exit status.
+
+    0: done; 2: bad input, told in one line; 130: interrupted by Ctrl-C; 1: an error of torchfault itself.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    from torchfault.errors import TorchfaultError
+
+    _forgive_narrow_encodings()
+    try:
+        return _dispatch(arguments)
+    except TorchfaultError as error:
+        return _complain(str(error), BAD_INPUT)
+    except BrokenPipeError:
+        # `torchfault show | head` is no failure; a second flush at exit must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _complain("interrupted before the first results; nothing was written", INTERRUPTED, label="stopped")
+    except Exception:
+        traceback.print_exc()
+        return _complain("this is a bug in torchfault; please report it with the lines above and the command", INTERNAL)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    import typer
+
+    from torchfault.cli.app import app
+
+    # The same classes stand in click, or in typer itself, by its version.
+    usage: type[Exception] = typer.BadParameter.__mro__[2]
+    try:
+        status = typer.main.get_command(app).main(arguments, prog_name="torchfault", standalone_mode=False)
+    except usage as error:
+        return _complain(_usage(error), BAD_INPUT)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    return int(status or 0)
+
+
+def _usage(error: Exception) -> str:
+    """Return what is wrong with the arguments, and where help is."""
+    text = str(error.format_message() if hasattr(error, "format_message") else error).strip().rstrip(".")
+    context = getattr(error, "ctx", None)
+    return f"{text[:1].lower()}{text[1:]}; see {context.command_path if context else 'torchfault'} --help"
+
+
+def _complain(message: str, status: int, *, label: str = "error") -> int:
+    from torchfault.cli.screen import stderr
+
+    sys.stdout.flush()
+    stderr().print(f"[bold red]{label}:[/]", end=" ")
+    stderr().print(" ".join(message.split()), markup=False)
+    return status
+
+
+def _forgive_narrow_encodings() -> None:
+    """Let a terminal without UTF-8 show a question mark instead of ending the run."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")

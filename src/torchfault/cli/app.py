@@ -1,0 +1,141 @@
+"""The commands and their options; what they do stands in the modules beside this one."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import torchfault
+from torchfault.cli.flags import configured
+from torchfault.config import Settings
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="What does a neural network do when the hardware under it flips a bit?",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Store = Annotated[str, typer.Option("--store", metavar="FILE", help="The file (or URL) that keeps the campaigns.")]
+Name = Annotated[str | None, typer.Argument(metavar="NAME", help="The campaign; not needed where there is only one.")]
+Level = Annotated[
+    float | None, typer.Option(metavar="0.95", help="The confidence level; by itself the campaign's own.")
+]
+Interval = Annotated[
+    str | None, typer.Option(metavar="wilson", help="The method of intervals: wilson, clopper-pearson or jeffreys.")
+]
+Grouping = Annotated[str, typer.Option(metavar="model|kind|layer|site|channel|bit", help="What each row stands for.")]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format", metavar="table|markdown|csv|json", help="How to write the table: all but the first in full."
+    ),
+]
+DEFAULT_STORE = "torchfault.db"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"torchfault {torchfault.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """What does a neural network do when the hardware under it flips a bit?"""
+    del version
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(metavar="FILE", help="Where to save the plot: .png, .pdf or .svg.")] = Path(
+        "torchfault-demo.png"
+    ),
+    trials: Annotated[int, typer.Option(metavar="N", min=100, help="How many faults to inject.")] = 20_000,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="The seed of everything random.")] = 0,
+) -> None:
+    """See it work: a small CNN on handwritten digits, struck by bit flips."""
+    from torchfault.cli.running import run_demo
+
+    run_demo(output, trials=trials, seed=seed)
+
+
+@app.command()
+@configured("sites")
+def sites(
+    settings: Settings,
+    form: Format = "table",
+) -> None:
+    """List the tensors in which faults can land, with their sizes."""
+    from torchfault.cli.running import list_sites
+
+    list_sites(settings, form)
+
+
+@app.command()
+@configured("run")
+def run(settings: Settings) -> None:
+    """Strike a model fault by fault; estimate how vulnerable it is."""
+    from torchfault.cli.running import run_campaign
+
+    run_campaign(settings)
+
+
+@app.command()
+def resume(
+    name: Name = None,
+    store: Store = DEFAULT_STORE,
+    trials: Annotated[int | None, typer.Option(metavar="N", help="Stop after so many trials in all.")] = None,
+    half_width: Annotated[float | None, typer.Option(metavar="0.01", help="Stop at this half-width.")] = None,
+    time: Annotated[str | None, typer.Option(metavar="10m", help="Stop after so much time in all.")] = None,
+    device: Annotated[str | None, typer.Option(metavar="cpu|cuda", help="Where to go on.")] = None,
+    threads: Annotated[int | None, typer.Option(metavar="N", help="CPU threads.")] = None,
+    memory: Annotated[str | None, typer.Option(metavar="1GiB", help="The memory budget.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(metavar="FILE", help="Where the checkpoint lies now.")] = None,
+    data: Annotated[str | None, typer.Option(metavar="FILE|FOLDER", help="Where the data lie now.")] = None,
+) -> None:
+    """Go on with a campaign that was interrupted, or extend one."""
+    from torchfault.cli.running import resume_campaign
+
+    given: dict[str, Any] = {"stop.trials": trials, "stop.half_width": half_width, "stop.time": time}
+    given |= {"device": device, "threads": threads, "memory": memory, "checkpoint.path": checkpoint, "data.path": data}
+    resume_campaign(name, store, {key: value for key, value in given.items() if value is not None})
+
+
+@app.command()
+def show(
+    name: Name = None,
+    store: Store = DEFAULT_STORE,
+    by: Grouping = "layer",
+    form: Format = "table",
+    top: Annotated[int | None, typer.Option(metavar="N", min=1, help="Show the N most vulnerable rows only.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Save a plot too: .png, .pdf or .svg.")] = None,
+    level: Level = None,
+    interval: Interval = None,
+) -> None:
+    """Show what a campaign found, by layer, site, channel, bit or kind."""
+    from torchfault.cli.showing import show_campaign
+
+    show_campaign(name, store, by=by, form=form, top=top, plot=plot, level=level, interval=interval)
+
+
+@app.command()
+def export(
+    name: Name = None,
+    store: Store = DEFAULT_STORE,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A .csv or .parquet file; by itself NAME.csv.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
+) -> None:
+    """Write every trial of a campaign to a CSV or Parquet file."""
+    from torchfault.cli.showing import export_campaign
+
+    export_campaign(name, store, output=output, force=force)

@@ -1,0 +1,171 @@
+"""The flags of the commands that take a configuration: one table, which ties each flag to its key."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+
+from torchfault.config import Override, Settings, leaf_keys, read_settings
+from torchfault.config.marked import scalar
+from torchfault.errors import ConfigError
+
+__all__ = ["FLAGS", "SITE_FLAGS", "Flag", "configured", "settings_from"]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag: its name, the key it sets, how its value is shown, and whether it may be repeated."""
+
+    name: str
+    key: str
+    shown: str
+    many: bool = False
+
+    @property
+    def parameter(self) -> str:
+        """The name of the Python parameter."""
+        return self.name.lstrip("-").replace("-", "_")
+
+    @property
+    def help(self) -> str:
+        """The description of the key, without the marks of Markdown."""
+        section, name = leaf_keys()[self.key]
+        return " ".join((section.model_fields[name].description or "").replace("`", "").split())
+
+
+SITE_FLAGS = (
+    Flag("--include", "sites.include", "GLOB", many=True),
+    Flag("--exclude", "sites.exclude", "GLOB", many=True),
+    Flag("--kinds", "sites.kinds", "KIND", many=True),
+    Flag("--types", "sites.types", "TYPE", many=True),
+    Flag("--bits", "sites.bits", "23-30,sign"),
+)
+MODEL_FLAGS = (
+    Flag("--model", "model.factory", "MODULE:FACTORY"),
+    Flag("--checkpoint", "checkpoint.path", "FILE"),
+    Flag("--checkpoint-key", "checkpoint.key", "KEY"),
+    Flag("--data", "data.path", "FILE|MODULE:FACTORY"),
+    Flag("--shape", "data.shape", "3,32,32"),
+    Flag("--inputs", "data.inputs", "ARRAY"),
+    Flag("--labels", "data.labels", "ARRAY"),
+    Flag("--mean", "data.mean", "0.5,0.5,0.5"),
+    Flag("--std", "data.std", "0.5,0.5,0.5"),
+    Flag("--limit", "data.limit", "N"),
+)
+ENGINE_FLAGS = (
+    Flag("--executor", "executor", "auto|graph|hooks"),
+    Flag("--memory", "memory", "1GiB"),
+    Flag("--device", "device", "cpu|cuda"),
+    Flag("--threads", "threads", "N"),
+    Flag("--seed", "seed", "N"),
+)
+CAMPAIGN_FLAGS = (
+    Flag("--fault", "fault", "flip"),
+    Flag("--sampler", "sampler.kind", "uniform"),
+    Flag("--faults", "sampler.faults", "N"),
+    Flag("--rate", "sampler.rate", "1e-7"),
+    Flag("--criterion", "criterion", "top1"),
+    Flag("--metric", "metric", "accuracy"),
+    Flag("--trials", "stop.trials", "N"),
+    Flag("--half-width", "stop.half_width", "0.01"),
+    Flag("--time", "stop.time", "10m"),
+    Flag("--level", "level", "0.95"),
+    Flag("--interval", "interval", "wilson"),
+    Flag("--store", "store", "FILE"),
+    Flag("--name", "name", "NAME"),
+)
+_PANELS = {
+    "Model and data": MODEL_FLAGS,
+    "Sites": SITE_FLAGS,
+    "Campaign": CAMPAIGN_FLAGS,
+    "Engine": ENGINE_FLAGS,
+}
+FLAGS: Mapping[str, Mapping[str, tuple[Flag, ...]]] = {
+    "sites": {name: flags for name, flags in _PANELS.items() if name != "Campaign"},
+    "run": _PANELS,
+}
+"""The flags of each command by panel of its help; every other key is set by ``--set``."""
+
+
+def configured(command: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a function of (settings, *its own options*) the signature of a file and the command's flags."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        declared = list(inspect.signature(function).parameters.values())[1:]
+        own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in declared]
+
+        def wrapper(**given: Any) -> None:
+            rest = {parameter.name: given.pop(parameter.name) for parameter in own}
+            function(settings_from(command, given), **rest)
+
+        wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
+        wrapper.__signature__ = inspect.Signature([*_parameters(command), *own])  # type: ignore[attr-defined]
+        return wrapper
+
+    return decorate
+
+
+def _parameters(command: str) -> list[inspect.Parameter]:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    config = typer.Argument(metavar="CONFIG", help="A configuration file (YAML); flags go before what it says.")
+    extra = typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set any key of the configuration, such as model.kwargs.depth=20; may be repeated.",
+    )
+    parameters = [inspect.Parameter("config", kind, default=None, annotation=Annotated[Path | None, config])]
+    for panel, flags in FLAGS[command].items():
+        for flag in flags:
+            option = typer.Option(flag.name, metavar=flag.shown, help=flag.help, rich_help_panel=panel)
+            held: Any = list[str] | None if flag.many else str | None
+            parameters.append(inspect.Parameter(flag.parameter, kind, default=None, annotation=Annotated[held, option]))
+    parameters.append(inspect.Parameter("set_", kind, default=None, annotation=Annotated[list[str] | None, extra]))
+    return parameters
+
+
+def settings_from(command: str, given: Mapping[str, Any]) -> Settings:
+    """Return the settings that a configuration file and flags describe; flags go before the file."""
+    used = [flag for flags in FLAGS[command].values() for flag in flags if given[flag.parameter] not in (None, [], ())]
+    if len(sources := [flag.name for flag in used if flag.key in ("data.path", "data.shape")]) > 1:
+        raise ConfigError(f"{' and '.join(sources)} both say where inputs come from; give one of them")
+    overrides = [Override(_key(flag), _value(flag, given[flag.parameter]), flag.name) for flag in used]
+    if chosen := [override for override in overrides if override.key[0] == "sites"]:
+        # A choice made by flags takes the place of the file's: joining the two would surprise either way.
+        overrides.insert(overrides.index(chosen[0]), Override(("sites",), [{}], chosen[0].flag))
+    return read_settings(given["config"], [*overrides, *map(_set, given["set_"] or ())])
+
+
+def _key(flag: Flag) -> tuple[str | int, ...]:
+    """Return the key that a flag sets; `--data` may be a file or a factory, which is for the reader to tell."""
+    if flag in SITE_FLAGS:
+        return ("sites", 0, flag.key.removeprefix("sites."))
+    return ("data",) if flag.key == "data.path" else tuple(flag.key.split("."))
+
+
+def _value(flag: Flag, given: Any) -> Any:
+    """Return the value of a flag in the type of its key: text stays text, lists of numbers are split at commas."""
+    if flag.many or flag.key == "sites.bits":
+        return given
+    section, name = leaf_keys()[flag.key]
+    parts = list(_parts(section.model_fields[name].annotation))
+    if tuple in parts:
+        return [scalar(part) for part in given.split(",")]
+    return given if str in parts or Path in parts else scalar(given)
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """Yield the types that an annotation is made of."""
+    yield get_origin(annotation) or annotation
+    for inner in get_args(annotation):
+        yield from _parts(inner)
+
+
+def _set(text: str) -> Override:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text}: expected KEY=VALUE, such as --set model.kwargs.depth=20")
+    parts = tuple(int(part) if part.isdecimal() else part for part in key.strip().split("."))
+    return Override(parts, scalar(value), f"--set {text}")

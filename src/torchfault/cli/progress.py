@@ -1,0 +1,84 @@
+"""How a running campaign is shown: one live line on a terminal, plain lines at a sensible distance elsewhere."""
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.text import Text
+
+from torchfault.cli.screen import count, duration, stderr
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+    from torchfault.campaign import Standing
+    from torchfault.statistics import Estimate
+
+__all__ = ["Watch"]
+
+_BAR = 28
+_LEAST = 1.0  # seconds between two plain lines
+_MOST = 15.0
+_STEP = 0.1  # of the whole, after which a plain line is due
+
+
+class Watch:
+    """A progress callback for :func:`torchfault.campaign.run`, and a context manager that tidies up after it."""
+
+    def __init__(self, *, level: float, method: str) -> None:
+        self._console = stderr()
+        self._level, self._method = level, method
+        self._live: Live | None = None
+        self._spoke, self._share = time.monotonic(), 0.0
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            from rich.live import Live
+
+            self._live = Live("", console=self._console, transient=True, auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, standing: "Standing") -> None:
+        if self._live is not None:
+            self._live.update(self._bar(standing).append(self._line(standing)), refresh=True)
+            return
+        waited, done = time.monotonic() - self._spoke, _share(standing)
+        if waited > _MOST or (waited > _LEAST and done - self._share >= _STEP):
+            self._spoke, self._share = time.monotonic(), done
+            self._console.print(f"  {self._line(standing)}", markup=False)
+
+    def _line(self, standing: "Standing") -> str:
+        of = f" of {count(standing.total)}" if standing.total else ""
+        left = f"  {duration(standing.left)} left" if standing.left is not None else ""
+        running = f"  {self._estimate(standing.estimate)}" if standing.estimate.trials else ""
+        return f"{count(standing.done)}{of} trials  {count(round(standing.rate))}/s{left}{running}"
+
+    def _bar(self, standing: "Standing") -> Text:
+        if not standing.total:
+            return Text("  ")
+        full = min(1.0, _share(standing)) * _BAR
+        whole = int(full)
+        half = "╸" if full - whole >= 0.5 else ""
+        rest = _BAR - whole - len(half)
+        return Text.assemble("  ", ("━" * whole + half, "green"), ("━" * rest, "dim"), "  ")
+
+    def _estimate(self, estimate: "Estimate") -> str:
+        from torchfault.statistics import proportion
+
+        if estimate.method == "student-t" or not 0 <= estimate.low <= estimate.high <= 1:
+            return f"mean drop {estimate.value:.4g}"
+        if estimate.method == "wilson":
+            failures = round(estimate.value * estimate.trials)
+            estimate = proportion(failures, estimate.trials, method=self._method, level=self._level)
+        return f"failing {estimate.format_percent()}"
+
+
+def _share(standing: "Standing") -> float:
+    return standing.done / standing.total if standing.total else 0.0

@@ -1,0 +1,197 @@
+"""`show` and `export`: what a store holds, without torch and without the model."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchfault.cli.screen import count, duration, facts, simple_table, stderr, stdout
+from torchfault.cli.tables import results_table
+from torchfault.errors import ConfigError, StoreError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from torchfault.campaign import Results
+    from torchfault.store import Record, Store
+
+__all__ = [
+    "FORMATS",
+    "export_campaign",
+    "find",
+    "level_and_method",
+    "print_frame",
+    "show_campaign",
+    "summary",
+]
+
+FORMATS = ("table", "markdown", "csv", "json")
+
+
+def show_campaign(
+    name: str | None,
+    where: str,
+    *,
+    by: str,
+    form: str,
+    top: int | None,
+    plot: Path | None,
+    level: float | None,
+    interval: str | None,
+) -> None:
+    """Print the table of one campaign, or the list of all where there are several and none is named."""
+    from torchfault.campaign import load
+    from torchfault.store import Store
+
+    check_format(form)
+    with Store(where, access="read") as store:
+        records = store.campaigns()
+        if name is None and len(records) != 1:
+            _list(records, where, form)
+            return
+        results = load(store, name or records[0].name)
+    chosen, method = level_and_method(results.record, level, interval)
+    frame = results.table(by, level=chosen, method=method)
+    if top is not None:
+        frame = frame[frame["trials"] > 0].sort_values("value", ascending=False, kind="stable").head(top)
+    if plot is not None:
+        save_plot(results, plot, level=chosen, method=method)
+    if form == "table":
+        summary(results, level=chosen, method=method)
+        console = stdout()
+        console.print()
+        console.print(results_table(results, frame, by=by, level=chosen, method=method, width=console.width))
+    else:
+        print_frame(frame, form)
+    if plot is not None:
+        stderr().print(f"\n  plot saved to {plot}", markup=False)
+
+
+def export_campaign(name: str | None, where: str, *, output: Path | None, force: bool) -> None:
+    """Write all trials of a campaign to a file."""
+    from torchfault.store import Store
+
+    with Store(where, access="read") as store:
+        record = find(store, name)
+        target = output or Path(f"{record.name}.csv")
+        if target.exists() and not force:
+            raise StoreError(f"the file '{target}' exists; choose another --output, or write over it with --force")
+        rows = store.export(record.name, target)
+    stderr().print(f"{count(rows)} rows of campaign '{record.name}' written to {target}", markup=False)
+
+
+def find(store: "Store", name: str | None) -> "Record":
+    """Return the campaign called *name*, or the only one where no name is given."""
+    if name is not None:
+        return store.campaign(name)
+    records = store.campaigns()
+    if len(records) != 1:
+        held = f"it holds {', '.join(record.name for record in records[:8])}" if records else "it holds none"
+        raise StoreError(f"say which campaign of {store}: {held}")
+    return records[0]
+
+
+def check_format(form: str) -> None:
+    """Raise :class:`ConfigError` unless *form* is one of the formats."""
+    if form not in FORMATS:
+        raise ConfigError(f"--format: expected {', '.join(FORMATS)}, got '{form}'{did_you_mean(form, FORMATS)}")
+
+
+def level_and_method(record: "Record", level: float | None, interval: str | None) -> tuple[float, str]:
+    """Return the level and the method asked for, or those of the campaign."""
+    settings: Mapping[str, Any] = record.configuration.get("settings", {})
+    chosen = settings.get("level", 0.95) if level is None else level
+    return float(chosen), str(interval or settings.get("interval", "wilson"))
+
+
+def summary(results: "Results", *, level: float, method: str) -> None:
+    """Print what a campaign found on the whole, and by which trials."""
+    record, console = results.record, stdout()
+    estimate = results.estimate(level=level, method=method)
+    metric = results.columns.values is not None
+    if not len(results):
+        console.print(f"[bold]{record.name}[/] has no trials yet")
+        return
+    what = f"mean drop {estimate}" if metric else f"{estimate.format_percent()} of {count(len(results))} trials fail"
+    console.print(f"[bold]{record.name}[/]  {what}", end="")
+    console.print(f"  ({100 * level:g} % interval, {estimate.method})", style="dim")
+    due, sites = int(results.columns.due.sum()), count(len(results.space.sites))
+    struck = f"{count(results.failures)} {'changed the metric' if metric else 'failures'}"
+    facts(
+        console,
+        [
+            ("outcome", f"{struck}, {count(due)} of them with NaN or infinity (DUE)" if due else struck),
+            (
+                "faults",
+                f"{count(len(results.space))} in {sites} sites, on {count(record.inputs)} inputs",
+            ),
+            ("run", f"{record.status}{f': {record.reason}' if record.reason else ''}, {duration(record.seconds)}"),
+        ],
+    )
+
+
+def print_frame(frame: "pd.DataFrame", form: str) -> None:
+    """Write a data frame to standard output in full."""
+    if form == "csv":
+        sys.stdout.write(frame.to_csv(index=False, lineterminator="\n"))
+    elif form == "json":
+        sys.stdout.write(frame.to_json(orient="records", indent=2, double_precision=15) + "\n")
+    else:
+        lines = [list(frame.columns), ["---"] * len(frame.columns)]
+        lines += [
+            ["" if cell != cell else f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row]
+            for row in frame.itertuples(index=False)
+        ]
+        sys.stdout.write("".join(f"| {' | '.join(line)} |\n" for line in lines))
+
+
+def _list(records: Sequence["Record"], where: str, form: str) -> None:
+    """Print which campaigns a store holds."""
+    import pandas as pd
+
+    if not records and form == "table":
+        stdout().print(f"{short(where)} holds no campaign yet; start one with: torchfault run --help", markup=False)
+        return
+    rows = [(r.name, r.status, r.trials, r.inputs, len(r.space), round(r.seconds, 3), r.created) for r in records]
+    frame = pd.DataFrame(rows, columns=["name", "status", "trials", "inputs", "faults", "seconds", "created"])
+    if form != "table":
+        print_frame(frame, form)
+        return
+    columns = {
+        "campaign": "left",
+        "status": "left",
+        "trials": "right",
+        "faults": "right",
+        "time": "right",
+        "begun": "left",
+    }
+    shown = [(r.name, r.status, count(r.trials), count(len(r.space)), duration(r.seconds), r.created) for r in records]
+    stdout().print(simple_table(columns, shown))
+    stderr().print(f"\n  next  torchfault show {records[-1].name}{store_flag(where)}", markup=False)
+
+
+def store_flag(where: str) -> str:
+    """Return the flag that names the store, unless it is the usual one."""
+    return "" if short(where) == "torchfault.db" else f" --store {short(where)}"
+
+
+def short(where: str) -> str:
+    """Return a path as the user would type it from here; a URL stays."""
+    path = Path(where).absolute()
+    return where if "://" in where or not path.is_relative_to(Path.cwd()) else str(path.relative_to(Path.cwd()))
+
+
+def save_plot(results: "Results", path: Path, *, level: float, method: str) -> None:
+    """Save the plot of a campaign: its sites or layers, and its bits."""
+    from torchfault.report.plots import plot_vulnerability, save
+
+    groups = "site" if len(results.space.sites) <= 24 else "layer"
+    figure = plot_vulnerability(
+        results.table(groups, level=level, method=method),
+        results.table("bit", level=level, method=method),
+        title=results.name,
+        level=level,
+        metric=results.columns.values is not None,
+        word=next(iter(words)) if len(words := {site.word for site in results.space.sites}) == 1 else None,
+    )
+    save(figure, path)

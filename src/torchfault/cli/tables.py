@@ -1,0 +1,160 @@
+"""Tables of estimates: each row with its interval, in figures and drawn to one scale."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from torchfault.cli.screen import count, share, simple_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+    from torchfault.campaign import Results
+
+__all__ = ["Row", "join_bits", "results_table", "rows_of"]
+
+_STRIP = 28
+_OTHERS = 58  # columns that the figures beside the key take
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of ``Results.table``."""
+
+    key: Any
+    trials: int
+    failures: int
+    due: float
+    value: float
+    low: float
+    high: float
+
+
+def rows_of(frame: "pd.DataFrame") -> list[Row]:
+    """Return the rows of a data frame of ``Results.table``."""
+    columns: list[list[Any]] = [frame[name].tolist() for name in Row.__annotations__]
+    return [Row(*values) for values in zip(*columns, strict=True)]
+
+
+def results_table(
+    results: "Results", frame: "pd.DataFrame", *, by: str, level: float, method: str, width: int
+) -> "Table":
+    """Return the table of *frame*, one of ``results.table(by)``, for a console of *width* columns.
+
+    Bits stand from the top of the word, neighbours without a failure in one row. Where *width* leaves room for it each
+    interval is drawn as a line, with a dot for the estimate.
+    """
+    metric, rows = results.columns.values is not None, rows_of(frame)
+    if by == "bit":
+        words = {site.word for site in results.space.sites}
+        plain = results.record.population is None and results.columns.weights is None and not metric
+        bound = _bound(level, method) if plain else None
+        word = words.pop() if len(words) == 1 else ""
+        rows = join_bits(sorted(rows, key=lambda row: -int(row.key)), word=word, bound=bound)
+    title = f"Mean drop of the metric by {by}" if metric else f"Vulnerability factor (VF) by {by}: trials that fail"
+    return _interval_table(rows, by=by, title=title, level=level, metric=metric, width=width)
+
+
+def _bound(level: float, method: str) -> Callable[[int], float]:
+    from torchfault.statistics import proportion
+
+    return lambda trials: proportion(0, trials, level=level, method=method).high
+
+
+def join_bits(rows: Iterable[Row], *, word: str, bound: Callable[[int], float] | None) -> list[Row]:
+    """Name the field of each bit in *word*, and join neighbours of one field without a failure where *bound* is given.
+
+    *bound* gives the upper end of the interval for a number of trials without a failure.
+
+    >>> rows = [Row(bit, 100, 0, 0.0, 0.0, 0.0, 0.04) for bit in (31, 30, 29, 28)]
+    >>> [(row.key, row.trials) for row in join_bits(rows, word="float32", bound=lambda trials: 4 / trials)]
+    [('31     sign', 100), ('30-28  exponent', 300)]
+    """
+    joined: list[tuple[int, int, Row]] = []
+    for row in rows:
+        first, last, above = joined[-1] if joined else (-1, -1, row)
+        harmless = bound is not None and joined and not above.failures and not row.failures
+        if harmless and last - 1 == row.key and _field(word, last) == _field(word, row.key):
+            joined[-1] = (first, row.key, replace(above, trials=above.trials + row.trials))
+        else:
+            joined.append((row.key, row.key, row))
+    return [_named(first, last, row, word, bound) for first, last, row in joined]
+
+
+def _named(first: int, last: int, row: Row, word: str, bound: Callable[[int], float] | None) -> Row:
+    span = f"{first}" if first == last else f"{first}-{last}"
+    high = row.high if first == last or bound is None else bound(row.trials)
+    return replace(row, key=f"{span:<5}  {_field(word, first)}".strip(), high=high)
+
+
+def _field(word: str, bit: int) -> str:
+    from torchfault.report.plots import FIELDS
+
+    if word not in FIELDS:
+        return ""
+    mantissa, exponent = FIELDS[word]
+    return "mantissa" if bit < mantissa else "exponent" if bit < mantissa + exponent else "sign"
+
+
+def _interval_table(rows: Sequence[Row], *, by: str, title: str, level: float, metric: bool, width: int) -> "Table":
+    digits = _digits(rows)
+    shown: Callable[[float], str] = (lambda x: f"{x:.4g}") if metric else (lambda x: share(x, digits))
+    with_due = not metric and any(row.due > 0 for row in rows)
+    strip = _Strip(rows, metric=metric)
+    name = max([len(by), *(len(str(row.key)) for row in rows)])
+    drawn = strip.useful and width >= name + _OTHERS + _STRIP + 10 * with_due
+    columns = {by: "left", "trials": "right", "changed" if metric else "failures": "right"}
+    columns |= {"DUE %": "right"} if with_due else {}
+    columns |= {"mean drop" if metric else "VF %": "right", f"{100 * level:g} % interval": "left"}
+    columns |= {strip.axis(shown): "left"} if drawn else {}
+    left = max((len(shown(row.low)) for row in rows), default=0)
+    right = max((len(shown(row.high)) for row in rows), default=0)
+    cells = []
+    for row in rows:
+        counts = [str(row.key), count(row.trials), count(row.failures), *([share(row.due)] if with_due else [])]
+        interval = f"[{shown(row.low):>{left}}, {shown(row.high):>{right}}]" if row.trials else "-"
+        value = shown(row.value) if row.trials else "-"
+        cells.append([*counts, value, interval, *([strip.draw(row)] if drawn else [])])
+    return simple_table(columns, cells, title=title)
+
+
+def _digits(rows: Iterable[Row]) -> int:
+    """Return as many decimals as the narrowest interval with a failure in it needs to show two figures, from 2 to 5."""
+    widths = [50 * (row.high - row.low) for row in rows if row.failures and row.high > row.low]
+    return max(2, min(5, 1 - math.floor(math.log10(min(widths))))) if widths else 2
+
+
+class _Strip:
+    """A plot of one line: the interval as a line, the estimate as a dot, on one scale for the whole table."""
+
+    def __init__(self, rows: Sequence[Row], *, metric: bool) -> None:
+        seen = [row for row in rows if row.trials and all(map(math.isfinite, (row.value, row.low, row.high)))]
+        # The interval of a handful of trials would press all the others flat: it may run off the scale.
+        usual = sorted(row.trials for row in seen)[len(seen) // 2] if seen else 0
+        firm = [row for row in seen if row.trials > 0.1 * usual]
+        self.low = min(0.0, *(row.low for row in firm)) if metric and firm else 0.0
+        self.high = max((row.high for row in firm), default=0.0)
+        self.useful = len(seen) > 1 and self.high > self.low
+
+    def axis(self, shown: Callable[[float], str]) -> str:
+        """Return the ends of the scale, as far apart as the strip is long."""
+        left, right = shown(self.low), shown(self.high)
+        return f"{left}{right:>{_STRIP - len(left)}}"
+
+    def draw(self, row: Row) -> str:
+        """Return the strip of one row."""
+        if not row.trials or not all(map(math.isfinite, (row.value, row.low, row.high))):
+            return ""
+        cells = [" "] * _STRIP
+        for position in range(self._at(row.low), self._at(row.high) + 1):
+            cells[position] = "─"
+        if row.high > self.high:
+            cells[-1] = "→"
+        cells[self._at(row.value)] = "●"
+        return "".join(cells)
+
+    def _at(self, value: float) -> int:
+        part = (value - self.low) / (self.high - self.low)
+        return min(_STRIP - 1, max(0, round(part * (_STRIP - 1))))

@@ -1,0 +1,418 @@
+"""The command line: every command end to end, what it prints, and that its documents are true."""
+
+import io
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+import yaml
+
+from torchfault.cli import main
+from torchfault.cli.app import app
+from torchfault.cli.flags import FLAGS, SITE_FLAGS
+from torchfault.cli.screen import count, duration
+from torchfault.cli.tables import Row, _Strip, join_bits
+from torchfault.config import leaf_keys
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENT = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+GROUP = typer.main.get_command(app)
+COMMANDS = GROUP.commands
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Run every test in a folder with a small data set of its own."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(3)
+    np.savez(
+        tmp_path / "digits.npz", images=rng.random((30, 1, 8, 8), dtype=np.float32), labels=rng.integers(0, 10, 30)
+    )
+    return tmp_path
+
+
+BASE = ["--model", "torchfault.zoo:digits_cnn", "--data", "digits.npz", "--executor", "hooks", "--kinds", "weight"]
+
+
+def run(capfd, *arguments: str) -> tuple[str, str]:
+    """Run a command that succeeds; return its standard output and standard error."""
+    capfd.readouterr()
+    status = main(list(arguments))
+    out, err = capfd.readouterr()
+    assert status == 0, err
+    return out, err
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    """Return the packages that a fresh process has imported after running a command."""
+    call = f"from torchfault.cli import main; main({list(arguments)!r})"
+    program = f"import sys; {call}; sys.stderr.write(repr(set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in re.findall(r"'([\w.]+)'", done.stderr.splitlines()[-1])}
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["run", "--help"], ["--version"]])
+def test_help_is_quick(arguments):
+    assert loaded_by(*arguments).isdisjoint(
+        {"torch", "numpy", "pandas", "scipy", "sqlalchemy", "matplotlib", "sklearn"}
+    )
+
+
+def test_show_and_export_need_no_torch(capfd):
+    run(capfd, "run", *BASE, "--trials", "100")
+    assert "torch" not in loaded_by("show", "--by", "bit", "--plot", "plot.svg")
+    assert "torch" not in loaded_by("export")
+
+
+def test_run_tells_what_it_does_and_ends_with_tables(capfd):
+    out, err = run(capfd, "run", *BASE, "--trials", "600", "--name", "first", "--seed", "4")
+    for fact in (r"model\s+torchfault.zoo:digits_cnn, 13,706 parameters", r"golden\s+[\d.]+ % accuracy on 30 inputs"):
+        assert re.search(fact, err), err
+    assert re.search(r"faults\s+flip; 434,688 in 4 sites", err), err
+    assert re.search(r"executor\s+hooks", err)
+    assert re.search(r"first  [\d.]+ % \[[\d.]+, [\d.]+\] of 600 trials fail  \(95 % interval, wilson\)", out), out
+    for layer in ("conv1", "conv2", "fc1", "fc2"):
+        assert re.search(rf"^{layer}\s+[\d,]+\s+\d+\s", out, re.MULTILINE), out
+    assert re.search(r"^31     sign\s+\d+\s", out, re.MULTILINE)
+    assert "torchfault show first --by channel --top 10" in err
+    assert "torchfault export first" in err
+
+
+def test_a_fallback_is_told_with_its_reason(capfd):
+    Path("stubborn_net.py").write_text(
+        "import torch\nfrom torchfault.zoo import DigitsCNN\n"
+        "class Stubborn(DigitsCNN):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x) if x.sum().item() < 1e9 else super().forward(-x)\n"
+        "def make(): return Stubborn().eval()\n"
+    )
+    flags = ["--model", "stubborn_net:make", "--data", "digits.npz", "--kinds", "bias", "--trials", "20"]
+    _, err = run(capfd, "run", *flags)
+    assert re.search(r"executor\s+hooks; no graph: \S+", err), err
+
+
+def test_flags_and_file_describe_the_same_campaign(capfd):
+    file = {"model": "torchfault.zoo:digits_cnn", "data": "digits.npz", "executor": "hooks", "stop": 300, "seed": 2}
+    file |= {"sites": [{"kinds": "input", "types": "Conv2d", "bits": "28-31"}], "fault": "stuck-at-1"}
+    Path("file.yaml").write_text(yaml.safe_dump(file))
+    run(capfd, "run", "file.yaml")
+    flags = [*BASE[:6], "--kinds", "input", "--types", "Conv2d", "--bits", "28-30,sign", "--fault", "stuck-at-1"]
+    run(capfd, "run", *flags, "--trials", "300", "--seed", "2", "--name", "flags")
+    tables = [run(capfd, "show", name, "--by", "site", "--format", "csv")[0] for name in ("file", "flags")]
+    assert tables[0] == tables[1]
+    assert len(tables[0].splitlines()) == 3
+
+
+def test_set_reaches_every_key(capfd):
+    out, _ = run(capfd, "run", *BASE, "--set", "stop.trials=50", "--set", "level=0.5", "--set", "sampler.faults=3")
+    assert "of 50 trials fail  (50 % interval" in out
+
+
+def test_every_flag_sets_a_key_and_every_common_key_has_a_flag():
+    flags = {flag.key for panel in FLAGS["run"].values() for flag in panel}
+    assert flags <= leaf_keys().keys()
+    rare = {"model.kwargs", "model.pretrained", "checkpoint.prefix", "data.factory", "data.kwargs", "data.size"}
+    assert leaf_keys().keys() - flags == rare | {"data.grey", "training", "buffers"}
+
+
+def test_sites_lists_what_run_would_strike(capfd):
+    out, _ = run(capfd, "sites", *BASE)
+    assert re.search(r"^conv1.weight\s+weight\s+Conv2d\s+16x1x3x3\s+float32\s+32\s+144\s+4,608$", out, re.MULTILINE), (
+        out
+    )
+    assert re.search(r"^all\s+4\s+13,584\s+434,688$", out, re.MULTILINE), out
+    rows = json.loads(run(capfd, "sites", *BASE, "--format", "json")[0])
+    assert sum(row["faults"] for row in rows) == 434_688
+    frame = pd.read_csv(io.StringIO(run(capfd, "sites", *BASE, "--format", "csv")[0]))
+    assert list(frame["site"]) == [row["site"] for row in rows]
+
+
+def test_sites_needs_only_a_shape(capfd):
+    out, _ = run(capfd, "sites", "--model", "torchfault.zoo:resnet20", "--shape", "3,32,32", "--executor", "hooks")
+    assert re.search(r"^conv1:input\s+input\s+Conv2d\s+3x32x32", out, re.MULTILINE), out
+
+
+@pytest.fixture
+def shown(capfd):
+    run(capfd, "run", *BASE, "--trials", "400", "--name", "one")
+    return lambda *arguments: run(capfd, "show", "one", *arguments)[0]
+
+
+@pytest.mark.parametrize("by", ["model", "kind", "layer", "site", "channel", "bit"])
+def test_all_groupings_count_all_trials(shown, by):
+    frame = pd.read_csv(io.StringIO(shown("--by", by, "--format", "csv")))
+    assert list(frame.columns) == ["key", "trials", "failures", "due", "value", "low", "high"]
+    assert frame["trials"].sum() == 400
+    assert (frame["low"] <= frame["high"]).all()
+
+
+def test_formats_hold_the_same_numbers(shown):
+    from_csv = pd.read_csv(io.StringIO(shown("--by", "site", "--format", "csv")))
+    from_json = pd.DataFrame(json.loads(shown("--by", "site", "--format", "json")))
+    pd.testing.assert_frame_equal(from_csv, from_json, check_dtype=False)
+    lines = shown("--by", "site", "--format", "markdown").splitlines()
+    assert lines[1] == "|" + " --- |" * 7
+    assert [line.split(" | ")[1] for line in lines[2:]] == [str(n) for n in from_csv["trials"]]
+
+
+def test_top_shows_the_most_vulnerable(shown):
+    every = pd.read_csv(io.StringIO(shown("--by", "bit", "--format", "csv")))
+    most = pd.read_csv(io.StringIO(shown("--by", "bit", "--format", "csv", "--top", "3")))
+    assert list(most["value"]) == sorted(every["value"].dropna(), reverse=True)[:3]
+
+
+def test_level_and_interval_may_be_chosen_afterwards(shown):
+    usual = pd.read_csv(io.StringIO(shown("--by", "model", "--format", "csv")))
+    wide = pd.read_csv(io.StringIO(shown("--by", "model", "--format", "csv", "--level", "0.999")))
+    exact = pd.read_csv(io.StringIO(shown("--by", "model", "--format", "csv", "--interval", "clopper-pearson")))
+    assert wide["high"][0] > usual["high"][0]
+    assert exact["high"][0] > usual["high"][0]
+    assert "99.9 % interval, clopper-pearson" in shown("--level", "0.999", "--interval", "clopper-pearson")
+
+
+@pytest.mark.parametrize(("name", "start"), [("a.png", b"\x89PNG"), ("a.pdf", b"%PDF"), ("a.svg", b"<?xml")])
+def test_plots_are_saved_and_the_same_each_time(shown, name, start):
+    shown("--plot", name)
+    first = Path(name).read_bytes()
+    assert first.startswith(start)
+    shown("--plot", name)
+    assert Path(name).read_bytes() == first or name.endswith(".svg")  # its element ids are random
+
+
+def test_several_campaigns_are_listed(capfd):
+    for name in ("one", "two"):
+        run(capfd, "run", *BASE, "--trials", "20", "--name", name)
+    out, err = run(capfd, "show")
+    assert re.search(r"^one\s+finished\s+20\s+434,688\s", out, re.MULTILINE), out
+    assert "torchfault show two" in err
+    assert [row["name"] for row in json.loads(run(capfd, "show", "--format", "json")[0])] == ["one", "two"]
+
+
+def test_export_writes_one_row_per_fault(capfd):
+    run(capfd, "run", *BASE, "--trials", "30", "--faults", "2", "--name", "pairs")
+    _, err = run(capfd, "export")
+    assert "60 rows of campaign 'pairs' written to pairs.csv" in err
+    frame = pd.read_csv("pairs.csv")
+    assert list(frame["trial"]) == [trial for trial in range(30) for _ in range(2)]
+    run(capfd, "export", "pairs", "--output", "pairs.parquet")
+    assert len(pd.read_parquet("pairs.parquet")) == 60
+    run(capfd, "export", "--force")
+
+
+def test_a_metric_is_shown_as_a_drop(capfd):
+    out, _ = run(capfd, "run", *BASE, "--metric", "accuracy", "--bits", "30", "--trials", "12")
+    assert "mean drop" in out
+    assert "Mean drop of the metric by layer" in out
+
+
+def test_an_enumeration_ends_with_no_doubt(capfd):
+    choice = ["--include", "fc2.bias", "--kinds", "bias", "--sampler", "exhaustive", "--limit", "2"]
+    out, _ = run(capfd, "run", *BASE[:6], *choice)
+    assert "of 640 trials fail  (95 % interval, exhaustive)" in out
+    frame = pd.read_csv(io.StringIO(run(capfd, "show", "--by", "model", "--format", "csv")[0]))
+    assert frame["low"][0] == frame["value"][0] == frame["high"][0]
+
+
+def test_a_campaign_extended_is_the_one_run_at_once(capfd):
+    run(capfd, "run", *BASE, "--trials", "150", "--name", "parts")
+    run(capfd, "resume", "parts", "--trials", "700")
+    run(capfd, "run", *BASE, "--trials", "700", "--name", "whole")
+    parts, whole = (run(capfd, "show", name, "--by", "channel", "--format", "csv")[0] for name in ("parts", "whole"))
+    assert parts == whole
+
+
+def test_resume_finds_moved_files(capfd, folder):
+    run(capfd, "run", *BASE, "--trials", "50", "--name", "moved")
+    (folder / "elsewhere").mkdir()
+    (folder / "digits.npz").rename(folder / "elsewhere" / "digits.npz")
+    assert main(["resume", "moved", "--trials", "90"]) == 2
+    assert "there are no data at" in capfd.readouterr().err
+    out, _ = run(capfd, "resume", "moved", "--trials", "90", "--data", "elsewhere/digits.npz")
+    assert "of 90 trials fail" in out
+    assert "of 95 trials" in run(capfd, "resume", "moved", "--trials", "95")[0], "the new place is kept"
+
+
+def test_a_campaign_of_python_is_shown_but_not_resumed(capfd):
+    import torch
+
+    from torchfault.campaign import Campaign
+    from torchfault.campaign import run as run_campaign
+    from torchfault.engine import Engine
+    from torchfault.model.data import Data
+    from torchfault.statistics import MaxTrials
+
+    engine = Engine(torch.nn.Linear(4, 3).eval(), Data(torch.ones(2, 4)), executor="hooks")
+    run_campaign(Campaign(engine, engine.space, stop=MaxTrials(30)), store="torchfault.db", name="own")
+    assert "of 30 trials" in run(capfd, "show")[0]
+    assert main(["resume"]) == 2
+    assert "was not begun by 'torchfault run'; resume it from Python" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to a process")
+def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(capfd, folder):
+    command = [sys.executable, "-m", "torchfault", "run", *BASE, "--name", "long", "--trials", "2000000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (folder / "torchfault.db").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    kept = re.search(
+        r"stopped: interrupted; ([\d,]+) trials are kept in .*torchfault.db\n\n  next  torchfault resume long", err
+    )
+    assert kept, err
+    done = int(kept[1].replace(",", ""))
+    record = json.loads(run(capfd, "show", "--format", "json", "--by", "model")[0])
+    assert record[0]["trials"] == done > 0
+    run(capfd, "resume", "long", "--trials", str(done + 300))
+    run(capfd, "run", *BASE, "--name", "whole", "--trials", str(done + 300))
+    resumed, whole = (run(capfd, "show", name, "--by", "site", "--format", "csv")[0] for name in ("long", "whole"))
+    assert resumed == whole
+
+
+def test_progress_is_plain_lines_without_a_terminal(capfd, monkeypatch):
+    from torchfault.campaign import Standing
+    from torchfault.cli import progress
+    from torchfault.statistics import proportion
+
+    clock = iter(float(second) for second in range(1000))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock) * 2)
+    with progress.Watch(level=0.9, method="jeffreys") as watch:
+        for done in range(0, 1001, 50):
+            watch(Standing(done, 1000, 250.0, (1000 - done) / 250, proportion(done // 50, done)))
+    lines = capfd.readouterr().err.splitlines()
+    assert 5 <= len(lines) <= 12, "a line for every tenth, not for every call"
+    assert re.fullmatch(
+        r"  \d+ of 1,000 trials  250/s  [\d.]+ s left  failing [\d.]+ % \[[\d.]+, [\d.]+\]", lines[0]
+    ), lines
+    assert proportion(19, 950, level=0.9, method="jeffreys").format_percent() in lines[-1]
+
+
+def test_progress_is_one_live_line_on_a_terminal(monkeypatch):
+    from rich.console import Console
+
+    from torchfault.campaign import Standing
+    from torchfault.cli import progress
+    from torchfault.statistics import proportion
+
+    screen = Console(file=io.StringIO(), force_terminal=True, width=120)
+    monkeypatch.setattr(progress, "stderr", lambda: screen)
+    with progress.Watch(level=0.95, method="wilson") as watch:
+        watch(Standing(500, 1000, 250.0, 2.0, proportion(5, 500)))
+        watch(Standing(900, None, 250.0, None, proportion(5, 500)))
+    shown = screen.file.getvalue()
+    assert "━" * 14 in shown
+    assert "500 of 1,000 trials  250/s  2.0 s left  failing 1.00 % [0.43, 2.32]" in shown
+    assert "900 trials  250/s  failing" in shown
+
+
+def test_an_error_of_torchfault_itself_is_no_bad_input(monkeypatch, capfd):
+    monkeypatch.setattr("torchfault.cli.running.build_engine", lambda _: 1 / 0)
+    assert main(["sites", *BASE]) == 1
+    err = capfd.readouterr().err
+    assert "ZeroDivisionError" in err
+    assert err.splitlines()[-1].startswith("error: this is a bug in torchfault; please report it")
+
+
+def test_a_pipe_that_closes_is_no_error(capfd):
+    run(capfd, "run", *BASE, "--trials", "400")
+    command = f"{sys.executable} -m torchfault show --by channel --format csv | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout == "key,trials,failures,due,value,low,high\n"
+    assert done.stderr == ""
+
+
+def test_figures_are_written_as_people_read_them():
+    assert [count(n) for n in (0, 1234, 10**12)] == ["0", "1,234", "1.00e+12"]
+    assert [duration(s) for s in (0.04, 59.6, 3599, 3600)] == ["0.0 s", "1 min 0 s", "59 min 59 s", "1 h 0 min"]
+
+
+def test_strips_hold_their_interval_and_estimate():
+    rows = [
+        Row("a", 1000, 10, 0.0, 0.25, 0.0, 0.5),
+        Row("b", 1000, 10, 0.0, 0.75, 0.5, 1.0),
+        Row("c", 1, 0, 0.0, 0.0, 0.0, 2.0),
+    ]
+    strip = _Strip(rows, metric=False)
+    first, second, third = (strip.draw(row) for row in rows)
+    assert (first.index("●"), second.index("●")) == (7, 20)
+    assert len(first.rstrip()) == 14 + 1
+    assert second.strip("─●") == " " * 14
+    assert third[-1] == "→"
+
+
+def test_joined_bits_keep_all_trials():
+    rows = [Row(bit, 10, int(bit in (30, 5)), 0.0, 0.1, 0.0, 0.3) for bit in range(31, -1, -1)]
+    joined = join_bits(rows, word="float32", bound=lambda trials: 4 / trials)
+    assert sum(row.trials for row in joined) == 320
+    assert [row.key for row in joined] == [
+        "31     sign",
+        "30     exponent",
+        "29-23  exponent",
+        "22-6   mantissa",
+        "5      mantissa",
+        "4-0    mantissa",
+    ]
+    assert joined[2].high == 4 / 70
+
+
+def test_fields_of_plots_are_those_of_the_word_formats():
+    from torchfault.report.plots import FIELDS
+    from torchfault.words import WORDS
+
+    real = {name: fmt.fields for name, fmt in WORDS.items() if "exponent" in fmt.fields}
+    assert {name: (len(fields["mantissa"]), len(fields["exponent"])) for name, fields in real.items()} == FIELDS
+
+
+def options_of(name: str) -> set[str]:
+    return {option for parameter in COMMANDS[name].params for option in parameter.opts if option.startswith("--")}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_is_documented(name):
+    section = re.search(rf"^## torchfault {name}$(.*?)(?=^## |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL)
+    assert section, f"docs/command-line.md has no section '## torchfault {name}'"
+    assert re.search(rf"```sh\ntorchfault {name}", section[1]), "it needs an example"
+    told = set(re.findall(r"--[a-z-]+", section[1]))
+    shared = (
+        {flag.name for panel in FLAGS["sites"].values() for flag in panel} | {"--set"} if name == "sites" else set()
+    )
+    assert options_of(name) - told - shared - {"--help"} == set()
+
+
+def test_the_table_of_flags_is_the_one_of_the_program():
+    rows = dict(re.findall(r"^\| `(--[a-z-]+) [^`]*` \| `([a-z_.]+)` \|$", DOCUMENT, re.MULTILINE))
+    assert rows == {flag.name: flag.key for panel in FLAGS["run"].values() for flag in panel}
+    assert {flag.name for flag in SITE_FLAGS} == {"--include", "--exclude", "--kinds", "--types", "--bits"}
+
+
+EXAMPLES = [
+    line
+    for document in ("README.md", "docs/command-line.md", "docs/configuration.md", "examples/resnet20.yaml")
+    for line in re.findall(r"^(?:#   |\$ )?(torchfault .*?)(?:  #.*)?$", (ROOT / document).read_text(), re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_documented_commands_parse(line):
+    name, *rest = shlex.split(line, comments=True)[1:]
+    context = COMMANDS[name].make_context(name, rest)
+    assert context.params
+
+
+def test_the_documents_show_commands():
+    assert len(EXAMPLES) > 15
+    assert {shlex.split(line)[1] for line in EXAMPLES} == set(COMMANDS)

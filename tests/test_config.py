@@ -1,0 +1,236 @@
+"""The configuration: what is read is what was written, and what is wrong is told with its key and its line."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torchfault.config import Override, Settings, leaf_keys, notation, read_settings, restore_settings
+from torchfault.config.marked import parse, scalar
+from torchfault.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+FULL = """\
+name: first
+model:
+  factory: torchvision:resnet18
+  kwargs: {num_classes: 10}
+  pretrained: false
+checkpoint:
+  path: weights.pt
+  key: state_dict
+  prefix: module.
+data:
+  path: images.npz
+  inputs: images
+  labels: labels
+  mean: [0.5, 0.5, 0.5]
+  std: [1, 2, 3]
+  limit: 100
+sites:
+  - include: ["layer1.*", "re:^fc"]
+    exclude: "*.bias"
+    kinds: weight
+  - kinds: [input]
+    types: Conv2d
+    bits: 23-30,sign
+fault: burst:3
+sampler: {kind: bit-error-rate, rate: 1e-6}
+criterion: top1 & ~non-finite
+metric: accuracy
+stop:
+  trials: 20_000
+  half_width: 0.005
+  time: 1h30m
+seed: 3
+level: 0.9
+interval: jeffreys
+executor: hooks
+memory: 256MiB
+device: cuda:0
+threads: 2
+training: true
+buffers: true
+store: out/campaigns.db
+"""
+SMALL = "model: torchfault.zoo:resnet20\ndata: images.npz\n"
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Return a function that writes a configuration and reads it back."""
+    monkeypatch.chdir(tmp_path)
+
+    def read(text: str, *overrides: Override) -> Settings:
+        Path("run.yaml").write_text(text, encoding="utf-8")
+        return read_settings(Path("run.yaml"), overrides)
+
+    return read
+
+
+def test_every_key_is_read(written, tmp_path):
+    settings = written(FULL)
+    assert settings.model.factory == "torchvision:resnet18"
+    assert settings.model.kwargs == {"num_classes": 10}
+    assert settings.checkpoint.path == tmp_path / "weights.pt"
+    assert (settings.data.path, settings.data.std) == (tmp_path / "images.npz", (1.0, 2.0, 3.0))
+    assert settings.sites[0].include == ("layer1.*", "re:^fc")
+    assert (settings.sites[0].exclude, settings.sites[0].kinds) == (("*.bias",), ("weight",))
+    assert settings.sites[1].bits == (*range(23, 31), "sign")
+    assert (settings.sampler.rate, settings.stop.trials, settings.stop.time) == (1e-6, 20_000, 5400.0)
+    assert (settings.memory, settings.store) == (256 * 2**20, str(tmp_path / "out" / "campaigns.db"))
+    dumped = settings.model_dump(mode="json", exclude_defaults=True)
+    assert set(dumped) == set(Settings.model_fields), "FULL leaves a key at its default"
+
+
+def test_settings_come_back_from_a_store(written):
+    settings = written(FULL)
+    assert restore_settings(settings.model_dump(mode="json")) == settings
+    small = written(SMALL)
+    assert restore_settings(small.model_dump(mode="json")) == small
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        ("stop: 500", "stop: {trials: 500}"),
+        ("sampler: exhaustive", "sampler: {kind: exhaustive}"),
+        ("checkpoint: a.pt", "checkpoint: {path: a.pt}"),
+        ("sites: {kinds: weight}", "sites: [{kinds: [weight]}]"),
+        ("sites: {bits: 30}", "sites: [{bits: [30]}]"),
+        ("stop: {time: 2m}", "stop: {time: 120}"),
+    ],
+)
+def test_short_forms_mean_the_long_ones(written, short, long):
+    assert written(SMALL + short) == written(SMALL + long)
+
+
+def test_a_short_data_source_is_a_factory_or_a_path(written, tmp_path):
+    assert written("model: a:b\ndata: package.module:make").data.factory == "package.module:make"
+    assert written("model: a:b\ndata: folder/of:images").data.path == tmp_path / "folder/of:images"
+
+
+def test_paths_are_relative_to_the_file_and_flags_to_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "run.yaml").write_text("model: a:b\ndata: ../images.npz\ncheckpoint: a.pt\n")
+    monkeypatch.chdir(tmp_path)
+    settings = read_settings(Path("configs/run.yaml"), [Override(("checkpoint",), "b.pt", "--checkpoint")])
+    assert settings.data.path == tmp_path / "images.npz"
+    assert settings.checkpoint.path == tmp_path / "b.pt"
+
+
+def test_a_campaign_is_called_after_its_file_or_its_model(written):
+    assert written(SMALL).name == "run"
+    flags = [Override(("model",), "timm:resnet18.a1", "--model"), Override(("data",), "a.npz", "--data")]
+    assert read_settings(None, flags).name == "resnet18.a1"
+    assert written(SMALL + "name: mine").name == "mine"
+
+
+def test_flags_override_the_file(written):
+    flags = [
+        Override(("seed",), 9, "--seed"),
+        Override(("stop", "trials"), 7, "--trials"),
+        Override(("sites",), [{"kinds": ["bias"]}], "--kinds"),
+        Override(("data",), "pack.age:make", "--data"),
+        Override(("sampler",), "uniform", "--sampler"),
+    ]
+    settings = written(FULL.replace("sampler: {kind: bit-error-rate, rate: 1e-6}\n", ""), *flags)
+    assert (settings.seed, settings.stop.trials, settings.stop.half_width) == (9, 7, 0.005)
+    assert [one.kinds for one in settings.sites] == [("bias",)]
+    assert (settings.data.factory, settings.data.path, settings.data.limit) == ("pack.age:make", None, 100)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "model: a:b\ndata:\n  path: a.npz\n  limti: 4\n",
+            "run.yaml:4: data.limti: no such key; did you mean 'limit'?",
+        ),
+        ("model: a:b\ndata: a.npz\n\nseed: many\n", "run.yaml:4: seed: expected a whole number, got 'many'"),
+        ("model: a:b\ndata: a.npz\ntrials: 3\n", "run.yaml:3: trials: no such key; did you mean 'stop.trials'?"),
+        ("model: a:b\ndata: a.npz\nsites:\n  - kinds: weight\n  - bits: 99\n", "run.yaml:5: sites[1].bits: bit"),
+        ("model: a:b\ndata: a.npz\nsites:\n  kinds: weight\n  bits: 99\n", "run.yaml:5: sites.bits: bit"),
+        ("model: a:b\ndata: a.npz\nseed: 1\nseed: 2\n", "run.yaml:4: key 'seed' is already given on line 3"),
+        ("model: a:b\ndata:\n  limit: 3\n", "run.yaml:2: data: expected exactly one of path, factory and shape"),
+        ("model: a:b\n", "run.yaml: data: missing; add it to the configuration, or give --data"),
+        ("model: a:b\ndata: [\n", "run.yaml:3: not valid YAML"),
+    ],
+)
+def test_errors_name_the_key_and_the_line(written, text, expected):
+    with pytest.raises(ConfigError, match="^" + re.escape(expected)):
+        written(text)
+
+
+def test_errors_name_the_flag(written):
+    with pytest.raises(ConfigError, match=r"^--seed: expected a whole number, got 'x'$"):
+        written(SMALL + "seed: 4\n", Override(("seed",), "x", "--seed"))
+
+
+def test_all_problems_are_told_in_one_line(written):
+    with pytest.raises(ConfigError, match=r"run.yaml:3: seed: .* \(and 1 more: run.yaml:4: level: .*0.95\?\)$"):
+        written(SMALL + "seed: -1\nlevel: 95\n")
+
+
+def test_yaml_words_stay_words_and_numbers_are_numbers():
+    value = parse("a: on\nb: 1:30\nc: 2026-11-21\nd: 1e-6\ne: 0x10\nf: 08\ng: ~\nh: true\ni: -.5\n", "x").value
+    assert list(value.values()) == ["on", "1:30", "2026-11-21", 1e-6, 16, 8, None, True, -0.5]
+
+
+@given(st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.booleans())
+def test_plain_numbers_survive_yaml(value):
+    text = {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value).replace("inf", ".inf")
+    assert scalar(text) == value
+    assert type(scalar(text)) is type(value)
+
+
+@given(
+    st.recursive(
+        st.sampled_from(["top1", "topk:3", "non-finite"]),
+        lambda e: st.tuples(st.sampled_from("&|"), e, e) | e.map(lambda x: ("~", x)),
+    )
+)
+def test_criteria_survive_being_written(tree):
+    def write(node):
+        if isinstance(node, str):
+            return node
+        return f"~({write(node[1])})" if node[0] == "~" else f"({write(node[1])}) {node[0]} ({write(node[2])})"
+
+    def plain(node):
+        if isinstance(node, notation.Atom):
+            return node.text
+        if isinstance(node, notation.Not):
+            return ("~", plain(node.part))
+        return ("&" if isinstance(node, notation.And) else "|", plain(node.left), plain(node.right))
+
+    assert plain(notation.parse_criterion(write(tree))) == tree
+
+
+def test_and_binds_closer_than_or():
+    text = notation.parse_criterion("top1 | misclassified & ~non-finite")
+    assert isinstance(text, notation.Or)
+    assert isinstance(text.right, notation.And)
+
+
+def test_every_key_is_documented():
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| .* \| (.*) \|$", text, re.MULTILINE))
+    assert list(rows) == list(leaf_keys()), "docs/configuration.md and the schema list the same keys in the same order"
+    for key, (section, name) in leaf_keys().items():
+        assert rows[key] == " ".join(section.model_fields[name].description.split()).replace("|", "\\|"), key
+
+
+def test_the_documented_configurations_are_valid(tmp_path):
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "configuration.md").read_text(), re.M | re.S)
+    assert blocks
+    for block in blocks:
+        (tmp_path / "run.yaml").write_text(block)
+        read_settings(tmp_path / "run.yaml")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_examples_are_valid(path):
+    assert read_settings(path).name == path.stem
