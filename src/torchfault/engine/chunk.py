@@ -1,6 +1,6 @@
 """All trials on one chunk of inputs: the silent leave at once, the local go on in boxes, the rest fills sweeps."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -27,6 +27,7 @@ _GPU_TENSOR_BYTES = 512 << 20
 _AT_ONCE = 512
 
 Ints = NDArray[np.int64]
+Strike = Callable[[Sweep, Node, Value, int], Value]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,7 @@ class ChunkRun:
                 silent = self._prepare(int(node), here[begin : begin + _AT_ONCE])
                 if len(silent):
                     yield self._masked(silent)
-                yield from self._sweep_full(int(node))
+                yield from self._sweep_full()
         yield from self._sweep_rest()
 
     def _prepare(self, node: int, trials: Ints) -> Ints:
@@ -129,8 +130,9 @@ class ChunkRun:
         channel, *place = torch.unravel_index(self.striker.elements(group.rows), shape)
         offset = torch.stack(place, 1)
         data = lanes.box(node, offset, (1,) * len(place))
-        where = (torch.arange(len(offset), device=self.device), *[0] * len(place), channel)
-        data[where] = self.striker.edited(data[where], group.site, group.rows)
+        pixel = data.view(len(offset), -1)  # a box of one pixel has nothing but channels
+        lane = torch.arange(len(offset), device=self.device)
+        pixel[lane, channel] = self.striker.edited(pixel[lane, channel], group.site, group.rows)
         return Local(offset, data)
 
     def _patched_box(self, lanes: LocalLanes, node: Node, group: Group, source: int) -> Local | None:
@@ -173,7 +175,7 @@ class ChunkRun:
         by_tensor = largest // max(int(self.footprint.largest[node]), 1)
         return int(max(1, min(by_memory, by_tensor)))
 
-    def _sweep_full(self, node: int) -> Iterator[Lanes]:
+    def _sweep_full(self) -> Iterator[Lanes]:
         """Run sweeps for nodes at which enough lanes wait, or for all where their boxes take too much memory."""
         for at in [at for at, queue in self.waiting.items() if sum(len(w.trials) for w in queue) >= self._capacity(at)]:
             yield from self._sweep_queue([(at, w) for w in self.waiting.pop(at)])
@@ -224,8 +226,8 @@ class ChunkRun:
         if len(sweep.inputs):
             yield self._finished(sweep, trials[sweep.lane.cpu().numpy()])
 
-    def _strikes(self, trials: Ints, open_lanes: NDArray[np.bool_]):  # type: ignore[no-untyped-def]
-        """Return what applies the events of the lanes that still have some, and the nodes at which it must be called."""
+    def _strikes(self, trials: Ints, open_lanes: NDArray[np.bool_]) -> tuple[Strike, frozenset[int]]:
+        """Return what applies the events of the *open_lanes*, and the nodes at which it must be called."""
         events = self.events
         first, counts = events.offsets[trials], events.offsets[trials + 1] - events.offsets[trials]
         counts = np.where(open_lanes, counts, 0)

@@ -41,7 +41,7 @@ class Struck:
 class Patch:
     """A part of every struck lane's output: *index* into the axes from *axis* on (moved to the front), and *values*.
 
-    With *add* the values are added to what is there, else they replace it, and only where *mask* is set if there is one.
+    With *add* the values are added to what is there, else they replace it, and only where *mask* is set, if given.
     """
 
     axis: int

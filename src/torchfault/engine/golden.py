@@ -79,8 +79,11 @@ def footprint(program: Program, one: Golden, last_reader: list[int]) -> Footprin
     for node in program.nodes:
         until = max(last_reader[node.position], node.position)
         alive[node.position : until + 1] += size[node.position]
-    backward = lambda a: np.maximum.accumulate(a[::-1])[::-1]  # noqa: E731
-    return Footprint(golden, backward(alive), backward(size))
+    return Footprint(golden, _from_here_on(alive), _from_here_on(size))
+
+
+def _from_here_on(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.maximum.accumulate(values[::-1])[::-1]
 
 
 def identical_lanes(mine: Tensor, theirs: Tensor) -> Tensor:

@@ -17,11 +17,12 @@ from torchfault.errors import EngineError
 from torchfault.faults import Trials
 from torchfault.model.capture import capture
 from torchfault.model.data import Data, Tree, concatenate
-from torchfault.model.graph_sites import Place, program_sites
+from torchfault.model.graph_sites import program_sites
 from torchfault.model.program import Program, Ref
 from torchfault.space import FaultSpace
 
 __all__ = ["GraphExecutor"]
+
 
 class GraphExecutor:
     """Runs trials on *model* as captured by ``torch.export``, within *memory* bytes for activations.
@@ -48,7 +49,8 @@ class GraphExecutor:
         if self.footprint.golden + int(self.footprint.alive.max()) > memory:
             need = (self.footprint.golden + int(self.footprint.alive.max())) / 2**20
             raise EngineError(
-                f"one input needs {need:.0f} MiB for its activations, got a budget of {memory / 2**20:.0f} MiB; raise memory"
+                f"one input needs {need:.0f} MiB for its activations, got a budget of {memory / 2**20:.0f} MiB; "
+                "raise memory"
             )
 
     @property

@@ -156,7 +156,7 @@ class Sweep:
     def _execute(self, node: Node, strike: Callable[["Sweep", Node, Value, int], Value] | None) -> None:
         reached = self.reached(node) if node.target and not node.constant else 0
         if reached:
-            self.values[node.position] = (self._compute(node, reached), reached)
+            self.values[node.position] = (self._compute(node, reached, spare=strike is None), reached)
         while self.aboard < len(self.boards) and self.boards[self.aboard] == node.position:
             self.aboard += 1
         for lanes, boxes in self.boxes.get(node.position, ()):
@@ -167,8 +167,9 @@ class Sweep:
             value = strike(self, node, self.value(node.position, self.aboard), self.aboard)
             self.values[node.position] = (value, self.aboard)
 
-    def _compute(self, node: Node, lanes: int) -> Value:
-        if node.position in self.plan.in_place:
+    def _compute(self, node: Node, lanes: int, *, spare: bool) -> Value:
+        # A struck operation is run again on its operand, which must then still be what it was.
+        if spare and node.position in self.plan.in_place:
             return _IN_PLACE[node.op](self.value(node.reads[0], lanes))
         return run_node(node, lambda position: self.value(position, lanes), lanes)
 

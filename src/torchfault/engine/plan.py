@@ -56,7 +56,6 @@ def strikes_of(program: Program, places: Mapping[str, Place]) -> dict[str, tuple
 
 def events_of(trials: Trials, strikes: Mapping[str, tuple[int, ...]]) -> Events:
     """Return the events of *trials*; raises :class:`EngineError` for a site that is not in the program."""
-    nodes = []
     for position in np.unique(trials.site):
         name = trials.sites[position].name
         if not strikes.get(name):
@@ -66,9 +65,9 @@ def events_of(trials: Trials, strikes: Mapping[str, tuple[int, ...]]) -> Events:
     table = np.full((len(trials.sites), width), -1, dtype=np.int64)
     for position, places in enumerate(per_site):
         table[position, : min(len(places), width)] = places[:width]
-    nodes = table[trials.site]
-    row, which = np.nonzero(nodes >= 0)
-    node, trial = nodes[row, which], trials.owner[row]
+    candidates = table[trials.site]
+    row, which = np.nonzero(candidates >= 0)
+    node, trial = candidates[row, which], trials.owner[row]
     order = np.lexsort((node, trial))
     trial, node, row = trial[order], node[order], row[order]
     borders = np.searchsorted(trial, np.arange(len(trials) + 1))

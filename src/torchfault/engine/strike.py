@@ -68,9 +68,7 @@ class Striker:
         element = self.elements(group.rows)
         old = self._words(values(source), self.program.nodes[source].layout, group.lanes, element)
         struck = Struck(group.lanes, element, old, self.edited(old, group.site, group.rows))
-        return patch_for(
-            node, slot, struck, value=values, layout=lambda position: self.program.nodes[position].layout
-        )
+        return patch_for(node, slot, struck, value=values, layout=lambda position: self.program.nodes[position].layout)
 
     def elements(self, rows: NDArray[np.int64]) -> Tensor:
         """Return the flat elements that rows of the trials strike."""
@@ -113,9 +111,7 @@ class Striker:
         where = (group.lanes, *torch.unravel_index(self.elements(group.rows), first.shape[1:]))
         first[where] = self.edited(first[where], group.site, group.rows)
 
-    def _apply_operands(
-        self, node: Node, value: Value, groups: list[Group], values: Callable[[int], Value]
-    ) -> None:
+    def _apply_operands(self, node: Node, value: Value, groups: list[Group], values: Callable[[int], Value]) -> None:
         together = torch.cat([group.lanes for group in groups])
         unique, times = together.unique(return_counts=True)
         mixed = len(groups) > 1 and bool((times > 1).any())
@@ -139,9 +135,7 @@ class Striker:
             patch.write(output, part.lanes, patch.result(output, part.lanes))
         return True
 
-    def _rerun_inputs(
-        self, node: Node, value: Value, groups: list[Group], values: Callable[[int], Value]
-    ) -> None:
+    def _rerun_inputs(self, node: Node, value: Value, groups: list[Group], values: Callable[[int], Value]) -> None:
         """Run *node* for the struck lanes together, each on its own edited copy of the inputs."""
         lanes = torch.cat([group.lanes for group in groups]).unique()
         read = self._sub_batch(lanes, values)
@@ -154,9 +148,7 @@ class Striker:
 
         return read
 
-    def _run_edited(
-        self, node: Node, groups: list[Group], lanes: Tensor, read: Callable[[int], Value]
-    ) -> Value:
+    def _run_edited(self, node: Node, groups: list[Group], lanes: Tensor, read: Callable[[int], Value]) -> Value:
         """Run *node* on the sub-batch *lanes*, with the inputs of *groups* edited; every argument its own copy."""
         arguments = lane_arguments(node, self.program)
         copies: list[Value] = [_clone(read(source)) for source in arguments]

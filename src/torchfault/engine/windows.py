@@ -1,4 +1,4 @@
-"""Windows: a changed activation of a convolutional network differs from golden in a small box, and only that is computed.
+"""Windows: a changed pixel of a convolutional network makes a small box differ from golden, and only that is computed.
 
 The box grows by a kernel at every convolution; once it fills a good part of the image, or an operation has no local
 rule, the lane boards the sweep with the box pasted into the golden value.
@@ -18,16 +18,15 @@ from torchfault.model.program import Node, Program, Ref, Size, run_node
 __all__ = ["Local", "LocalLanes", "has_windows", "receptive_window"]
 
 _LARGEST_SHARE = 0.45
-_UNARY = frozenset(
-    "relu relu6 leaky_relu gelu silu hardswish hardsigmoid hardtanh sigmoid tanh elu softplus mish clamp clamp_min clone "
-    "dropout neg abs batch_norm".split()
-)
-_BINARY = frozenset("add sub mul".split())
+_RECTIFIERS = {"relu", "relu6", "leaky_relu", "gelu", "silu", "elu", "mish", "softplus", "clamp", "clamp_min", "abs"}
+_SIGMOIDS = {"sigmoid", "tanh", "hardsigmoid", "hardtanh", "hardswish"}
+_UNARY = frozenset({*_RECTIFIERS, *_SIGMOIDS, "neg", "clone", "dropout", "batch_norm"})
+_BINARY = frozenset({"add", "sub", "mul"})
 
 
 @dataclass(frozen=True, eq=False)
 class Local:
-    """A box of a value that differs from golden: *data*, shape (lanes, \\*size, channels), at *offset*, (lanes, axes)."""
+    """A box of a value that differs from golden: *data* (lanes, \\*size, channels) at *offset* (lanes, axes)."""
 
     offset: Tensor
     data: Tensor
@@ -81,7 +80,10 @@ def _listed(value: Any, dims: int) -> list[int]:
 
 def _reach(node: Node, program: Program) -> _Reach | None:
     """Return the geometry of a convolution or pooling, ``None`` for others and for what has no plain geometry."""
-    argument = lambda i, default: node.args[i] if i < len(node.args) else default  # noqa: E731
+
+    def argument(i: int, default: Any) -> Any:
+        return node.args[i] if i < len(node.args) else default
+
     dims = int(node.op[-2]) if node.op[-1:] == "d" and node.op[-2:-1].isdigit() else 0
     if node.kwargs or not dims:
         return None
@@ -105,7 +107,7 @@ def _reach(node: Node, program: Program) -> _Reach | None:
 def receptive_window(
     node: Node, program: Program, offset: Tensor, size: tuple[int, ...], image: tuple[int, ...]
 ) -> tuple[Tensor, tuple[int, ...]] | None:
-    """Return the box of the output of *node* that a box of its input reaches, kept inside *image*; ``None`` if unknown."""
+    """Return the box of the output of *node* that a box of its input reaches, inside *image*; ``None`` if unknown."""
     reach = _reach(node, program)
     if reach is None:
         return None
@@ -148,6 +150,8 @@ class LocalLanes:
         """Go on until no local rule applies, the boxes are large, or every lane is masked."""
         program = self.golden.program
         self._leave(program.nodes[self.at])
+        if not len(self.index):
+            return
         for node in program.nodes[self.at + 1 :]:
             reads = [s for s in node.reads if s in self.values]
             if reads:
@@ -209,7 +213,9 @@ class LocalLanes:
     def _sliced(self, node: Node, image: tuple[int, ...]) -> Local | None:
         """A strided slice of the image (a shortcut that takes every second pixel), or padding of channels."""
         if node.op == "slice" and not node.kwargs:
-            source, dim, start, end, step = (*node.args, *(None, 0, 0, 2**63 - 1, 1)[len(node.args) :])
+            given: list[Any] = [None, 0, 0, 2**63 - 1, 1]
+            given[: len(node.args)] = node.args
+            source, dim, start, end, step = given
             whole = self.golden.values[source.node].shape
             if start not in (0, None) or isinstance(end, Size) or (end is not None and end < whole[dim]):
                 return None
@@ -257,7 +263,9 @@ class LocalLanes:
         )
         pooled = node.op.startswith("max_pool")
         crop = self.box(source, start, length, fill=float("-inf") if pooled else 0.0).movedim(-1, 1)
-        args = [self.golden.program.constants[a.node] if isinstance(a, Ref) and a.node != source else a for a in node.args]
+        args = [
+            self.golden.program.constants[a.node] if isinstance(a, Ref) and a.node != source else a for a in node.args
+        ]
         args[0] = crop
         where = 3 if pooled else 4
         if where < len(args):
@@ -284,7 +292,7 @@ class LocalLanes:
         value = self.golden.values[node].movedim(1, -1)
         source, inside = _pixels(self.rows, _grid(offset, size), tuple(value.shape[1:-1]))
         # Whole pixels, all channels of each in one piece of memory: several times faster than indexing by axes.
-        picked = value.reshape(-1, value.shape[-1]).index_select(0, source)
+        picked: Tensor = value.reshape(-1, value.shape[-1]).index_select(0, source)
         if inside is not None:
             picked.index_fill_(0, (~inside).nonzero().squeeze(1), fill)
         return picked.view(len(offset), *size, value.shape[-1])
@@ -319,4 +327,3 @@ def _union(offset: Tensor, size: tuple[int, ...], other: Local) -> tuple[Tensor,
 
 def _row(values: tuple[int, ...], like: Tensor) -> Tensor:
     return torch.tensor(values, device=like.device)[None]
-

@@ -13,18 +13,18 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from torchfault.errors import ModelError
-from torchfault.model.data import Data, leaves, map_tensors, rows
+from torchfault.model.data import Data, leaves
 from torchfault.model.layout import Layout, find_layout
 from torchfault.model.program import Node, Program, Ref, Size, Value, evaluate, run_node
+from torchfault.model.sites import PROBES, probe_inputs
 
 __all__ = ["capture"]
 
-_PROBES = 3
-_VIEWS = frozenset(
-    "view reshape transpose permute squeeze unsqueeze select slice expand expand_as t detach alias split chunk unbind "
-    "flatten unflatten movedim clone contiguous split_with_sizes lift_fresh_copy _unsafe_view numpy_T narrow tensor_split "
-    "swapaxes view_as diagonal unfold getitem dropout feature_dropout".split()
-)
+_RESHAPES = {"view", "reshape", "_unsafe_view", "view_as", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous"}
+_PARTS = {"select", "slice", "split", "split_with_sizes", "tensor_split", "chunk", "unbind", "narrow", "getitem"}
+_ORDERS = {"transpose", "permute", "t", "movedim", "swapaxes", "numpy_T", "expand", "expand_as", "unfold", "diagonal"}
+_COPIES = {"detach", "alias", "clone", "lift_fresh_copy", "dropout", "feature_dropout"}
+_VIEWS = frozenset(_RESHAPES | _PARTS | _ORDERS | _COPIES)
 _CHECKS = ("assert", "sym_constrain", "_check", "record_function")
 
 
@@ -38,28 +38,12 @@ def capture(model: nn.Module, data: Data) -> Program:
     >>> [node.op for node in program.nodes if node.target]
     ['linear']
     """
-    probe = _probe(data)
+    probe = probe_inputs(data)
     exported = _export(model, probe)
     builder = _Builder(model, exported)
     for node in exported.graph.nodes:
         builder.add(node)
     return _with_layouts(builder.program(exported), probe)
-
-
-def _probe(data: Data) -> Any:
-    """Return inputs for three lanes that differ from each other, so that lanes that mix are noticed."""
-    probe = rows(data.inputs, torch.arange(_PROBES) % len(data))
-    if len(data) >= _PROBES:
-        return probe
-    generator = torch.Generator().manual_seed(0)
-
-    def vary(leaf: Tensor) -> Tensor:
-        if leaf.dtype.is_floating_point:
-            noise = torch.randn(leaf.shape, generator=generator).to(leaf)
-            return leaf + 0.1 * noise * leaf.abs().mean().clamp(min=0.1)
-        return torch.stack([row.roll(i, -1) if row.ndim else row for i, row in enumerate(leaf)])
-
-    return map_tensors(vary, probe)
 
 
 def _export(model: nn.Module, probe: Any) -> torch.export.ExportedProgram:
@@ -72,7 +56,8 @@ def _export(model: nn.Module, probe: Any) -> torch.export.ExportedProgram:
             warnings.simplefilter("ignore")
             exported = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
             # Functional form: an in-place operation would overwrite the golden cache.
-            return exported.run_decompositions({})
+            functional: torch.export.ExportedProgram = exported.run_decompositions({})
+            return functional
     except Exception as error:  # torch.export raises errors of many unrelated classes
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"torch.export cannot capture {type(model).__name__}: {first[:300]}") from error
@@ -99,6 +84,7 @@ class _Builder:
     outputs: tuple[Any, ...] = ()
     known: dict[str, Ref | Size | Any] = field(default_factory=dict)
     single: set[str] = field(default_factory=set)
+    calls: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         signature = self.exported.graph_signature
@@ -108,6 +94,7 @@ class _Builder:
             raise ModelError(f"the model changes its own state ({', '.join(changed[:3])}) while it runs")
         state = {**dict(self.model.named_parameters(remove_duplicate=False)), **self._buffers()}
         self.state = state
+        self.paths = {id(module): path for path, module in self.model.named_modules()}
         self.first_name: dict[int, str] = {}
         for name, tensor in state.items():
             self.first_name.setdefault(id(tensor), name)
@@ -165,8 +152,8 @@ class _Builder:
             node.args = (x, weight, bias, mean, var, False, momentum, epsilon, False)
             node.target = torch.ops.aten.batch_norm.default
             self.single.add(node.name)
-        if name == "getitem" and node.args[0].name in self.single:  # type: ignore[union-attr]
-            self.known[node.name] = self.known[node.args[0].name]  # type: ignore[union-attr]
+        if name == "getitem" and str(node.args[0]) in self.single:
+            self.known[node.name] = self.known[str(node.args[0])]
             return
         if name == "view":
             # Operands may come in another memory format than the one that was traced.
@@ -191,10 +178,7 @@ class _Builder:
 
     def _append(self, target: Callable[..., Value] | None, args: Any, kwargs: Any, node: fx.Node) -> int:
         position = len(self.nodes)
-        stack = list((node.meta.get("nn_module_stack") or {}).items())
-        call, (path, kind) = stack[-1] if stack and isinstance(stack[-1][1], tuple) else ("", ("", ""))
-        path = path.split("@")[0]
-        repeat = call.split("@")[-1] if "@" in call else ""
+        path, call, kind = self._owner(node)
         name = "getitem" if target is operator.getitem else _plain_name(target) if target else ""
         self.nodes.append(
             Node(
@@ -205,13 +189,27 @@ class _Builder:
                 tuple(dict.fromkeys(_references([*args, *kwargs.values()]))),
                 None,
                 module=path,
-                call=f"{path}@{repeat}" if repeat else path,
-                module_type=str(kind).split(".")[-1],
+                call=call,
+                module_type=kind,
                 op=name,
                 view=name in _VIEWS,
             )
         )
         return position
+
+    def _owner(self, node: fx.Node) -> tuple[str, str, str]:
+        """Return the path of the module that runs *node*, its call (``@k`` from the second on), and its class."""
+        stack = list((node.meta.get("nn_module_stack") or {}).items())
+        if not stack or not isinstance(stack[-1][1], tuple):
+            return "", "", type(self.model).__name__
+        key, (path, _) = stack[-1]
+        module = self.model.get_submodule(path.split("@")[0])
+        path = self.paths[id(module)]  # a module under several names goes by its first
+        calls = self.calls.setdefault(path, [])
+        if key not in calls:
+            calls.append(key)
+        repeat = calls.index(key)
+        return path, f"{path}@{repeat}" if repeat else path, type(module).__name__
 
     def program(self, exported: torch.export.ExportedProgram) -> Program:
         """Return the finished program, layouts still unknown."""
@@ -264,7 +262,7 @@ def _with_layouts(program: Program, probe: Any) -> Program:
             constants[node.position] = run_node(node, constants.__getitem__, 1)
     folded = replace(program, constants=constants)
     flat = leaves(probe)
-    many = evaluate(folded, flat, _PROBES)
+    many = evaluate(folded, flat, PROBES)
     one = evaluate(folded, [leaf[1:2] for leaf in flat], 1)
     nodes = []
     for node in program.nodes:
@@ -289,15 +287,15 @@ def _reached(program: Program) -> set[int]:
 def _layout(node: Node, many: Value, one: Value) -> Layout | tuple[Layout | None, ...] | None:
     if isinstance(many, tuple | list):
         return tuple(
-            find_layout(a, b, lanes=_PROBES, lane=1) if isinstance(a, Tensor) else None
+            find_layout(a, b, lanes=PROBES, lane=1) if isinstance(a, Tensor) else None
             for a, b in zip(many, one, strict=True)
         )
     if not isinstance(many, Tensor):
         raise ModelError(f"operation '{node.op}' of '{node.module}' gives a {type(many).__name__}, not a tensor")
-    found = find_layout(many, one, lanes=_PROBES, lane=1)
+    found = find_layout(many, one, lanes=PROBES, lane=1)
     if found is None:
         raise ModelError(
-            f"operation '{node.op}' of '{node.module or 'the model'}' mixes the inputs of a batch or hides its batch axis"
+            f"operation '{node.op}' of '{node.module or 'the model'}' mixes the inputs of a batch, or hides them"
         )
     return found
 

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from torchfault.model.layout import Layout, per_sample
 from torchfault.model.program import Node, Program, Ref
-from torchfault.model.sites import parameter_sites
+from torchfault.model.sites import channel_axis, parameter_sites
 from torchfault.space import FaultSpace, Site
 from torchfault.words import WORDS
 
 __all__ = ["Place", "lane_arguments", "program_sites"]
 
-_CHANNEL_FIRST = ("conv", "batch_norm", "instance_norm", "group_norm", "pool", "pixel_", "upsample", "interpolate")
-_CHANNEL_LAST = ("linear", "layer_norm", "embedding", "lstm", "gru", "matmul", "attention")
+
+_SHAPE_ONLY = frozenset({"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full"})
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,15 @@ def program_sites(
     """
     parameters = {site.name: site for site in parameter_sites(model, buffers=buffers)}
     fed = _fed_by_inputs(program)
-    bases = _bases(program, fed)
-    channel: dict[int, int | None] = {}
+    bases = _bases(model, program, fed)
     sites: dict[str, Site] = {}
     places: dict[str, Place] = {}
     for node in program.nodes:
         for name, position in _parameters_of(node, program):
             if name in parameters and name not in sites:
                 sites[name], places[name] = parameters[name], Place(position, "parameter")
-        channel[node.position] = _channel(node, golden, program, channel)
         if node.position in bases:
-            for site, place in _activations(node, bases[node.position], program, golden, lanes, channel, fed):
+            for site, place in _activations(node, bases[node.position], program, golden, lanes, fed):
                 sites[site.name], places[site.name] = site, place
     return FaultSpace(tuple(sites.values())), places
 
@@ -79,16 +77,16 @@ def _fed_by_inputs(program: Program) -> set[int]:
     """Return the nodes that the values of the inputs reach, not only the batch size."""
     fed = {position for position in program.inputs if position is not None}
     for node in program.nodes:
-        if any(source in fed for source in node.reads):
+        if node.op not in _SHAPE_ONLY and any(source in fed for source in node.reads):
             fed.add(node.position)
     return fed
 
 
-def _bases(program: Program, fed: set[int]) -> dict[int, str]:
+def _bases(model: nn.Module, program: Program, fed: set[int]) -> dict[int, str]:
     """Name every real operation: its module's call where it is the only one there, else the call and the operation."""
     real = [n for n in program.nodes if n.target and not n.view and n.position in fed and not n.constant]
     per_call = Counter(node.call for node in real)
-    with_children = {node.module.rpartition(".")[0] for node in program.nodes if node.module} | {""}
+    with_children = {path for path, module in model.named_modules() if not path or any(True for _ in module.children())}
     used: Counter[str] = Counter()
     names = {}
     for node in real:
@@ -105,21 +103,21 @@ def _activations(
     program: Program,
     golden: dict[int, Any],
     lanes: int,
-    channel: dict[int, int | None],
     fed: set[int],
 ) -> Iterator[tuple[Site, Place]]:
     sources = [
-        (which, source, golden[source], program.nodes[source].layout, channel.get(source))
+        (which, golden[source], program.nodes[source].layout)
         for which, source in enumerate(lane_arguments(node, program))
-        if source in fed
+        if source in fed or base != node.call  # a module's own zeros, such as a first state, are none of its inputs
     ]
     value = golden[node.position]
     layouts = node.layout if isinstance(node.layout, tuple) else (node.layout,)
     results = value if isinstance(value, tuple | list) else (value,)
-    ends = [("input", w, v, layout, c) for w, _, v, layout, c in sources]
-    ends += [("output", w, v, layouts[w], channel[node.position]) for w, v in enumerate(results)]
+    ends = [("input", *source) for source in sources]
+    ends += [("output", which, result, layouts[which]) for which, result in enumerate(results)]
+    operation = node.module_type if base == node.call else node.op
     counted: Counter[str] = Counter()
-    for role, which, tensor, layout, axis in ends:
+    for role, which, tensor, layout in ends:
         number = counted[role]
         counted[role] += 1
         if not isinstance(tensor, Tensor) or not isinstance(layout, Layout) or not tensor.dtype.is_floating_point:
@@ -137,29 +135,7 @@ def _activations(
                 kind=role,
                 module=node.module,
                 module_type=node.module_type,
-                channel=_within(axis, shape),
+                channel=channel_axis(operation, shape, layout),
             ),
             Place(node.position, role, which),
         )
-
-
-def _within(axis: int | None, shape: tuple[int, ...]) -> int | None:
-    if axis is None or not shape:
-        return None
-    return axis % len(shape) if -len(shape) <= axis < len(shape) else None
-
-
-def _channel(node: Node, golden: dict[int, Any], program: Program, known: dict[int, int | None]) -> int | None:
-    """Return the per-sample axis of channels: by the operation where it decides, else as in its first operand."""
-    if any(part in node.op for part in _CHANNEL_FIRST):
-        return 0
-    if any(part in node.op for part in _CHANNEL_LAST):
-        return -1
-    for source in lane_arguments(node, program):
-        mine, theirs = golden.get(node.position), golden.get(source)
-        if isinstance(mine, Tensor) and isinstance(theirs, Tensor) and mine.ndim == theirs.ndim:
-            return known.get(source)
-    value = golden.get(node.position)
-    if isinstance(value, Tensor):
-        return 0 if value.ndim >= 4 or value.ndim <= 2 else -1
-    return None

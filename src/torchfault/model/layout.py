@@ -51,11 +51,7 @@ def _merge(value: Tensor, layout: Layout) -> Tensor:
 
 
 def _channels_last(value: Tensor) -> bool:
-    return (
-        value.ndim == 4
-        and not value.is_contiguous()
-        and value.is_contiguous(memory_format=torch.channels_last)
-    )
+    return value.ndim == 4 and not value.is_contiguous() and value.is_contiguous(memory_format=torch.channels_last)
 
 
 def take(value: Tensor, layout: Layout, index: Tensor) -> Tensor:
