@@ -16,7 +16,7 @@ from torchfault.errors import ModelError
 from torchfault.model.data import Data, leaves
 from torchfault.model.layout import Layout, find_layout
 from torchfault.model.program import Node, Program, Ref, Size, Value, evaluate, run_node
-from torchfault.model.sites import PROBES, probe_inputs
+from torchfault.model.record import PROBES, probe_inputs
 
 __all__ = ["capture"]
 

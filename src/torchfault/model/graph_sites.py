@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from torchfault.model.layout import Layout, per_sample
 from torchfault.model.program import Node, Program, Ref
-from torchfault.model.sites import channel_axis, parameter_sites
+from torchfault.model.record import channel_axis
+from torchfault.model.sites import parameter_sites
 from torchfault.space import FaultSpace, Site
 from torchfault.words import WORDS
 

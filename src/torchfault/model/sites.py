@@ -9,20 +9,11 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torchfault.errors import ModelError
 from torchfault.model.data import Data, Tree
 from torchfault.model.layout import Layout
-from torchfault.model.record import channel_axis, watch, word_name
+from torchfault.model.record import watch, word_name
 from torchfault.space import FaultSpace, Site
 from torchfault.words import WORDS
 
-__all__ = [
-    "PROBES",
-    "Discovery",
-    "channel_axis",
-    "check_inference",
-    "find",
-    "module_sites",
-    "parameter_sites",
-    "probe_inputs",
-]
+__all__ = ["Discovery", "check_inference", "find", "module_sites", "parameter_sites"]
 
 
 @dataclass(frozen=True, eq=False)

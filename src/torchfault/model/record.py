@@ -1,0 +1,223 @@
+"""Watch a model run on several inputs together and on one of them alone, and read off its activations."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from torchfault.errors import ModelError
+from torchfault.model.data import Data, Tree, call, leaves, map_tensors, rows
+from torchfault.model.disturb import undisturbed
+from torchfault.model.layout import Layout, find_layout, per_sample
+from torchfault.model.visit import Moment, visiting
+from torchfault.space import Site
+from torchfault.words import WORDS
+
+__all__ = ["PROBES", "Record", "channel_axis", "probe_inputs", "watch", "word_name"]
+
+PROBES = 3
+_CHANNEL_FIRST = ("conv", "batchnorm", "instancenorm", "groupnorm", "pool", "pixel", "upsample", "interpolate")
+_CHANNEL_LAST = ("linear", "layernorm", "rmsnorm", "embedding", "lstm", "gru", "rnn", "matmul", "attention")
+_NOTHING = ("Dropout", "AlphaDropout", "FeatureAlphaDropout", "Identity", "Flatten", "Unflatten")
+
+
+def word_name(tensor: Tensor) -> str:
+    """Return the name of the tensor's word format, empty where it has none."""
+    name = str(tensor.dtype).removeprefix("torch.")
+    return name if name in WORDS and tensor.layout == torch.strided else ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """One tensor of a moment as computed for several inputs; *site* tells whether faults can land in it."""
+
+    moment: Moment
+    many: Tensor
+    view: bool
+    site: bool
+
+
+@dataclass(eq=False)
+class Record:
+    """What two runs showed: several inputs together, then one of them alone."""
+
+    model: nn.Module
+    training: bool
+    seen: dict[str, _Seen] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)
+    readers: dict[str, set[str]] = field(default_factory=dict)
+    layouts: dict[str, Layout] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    mixes: bool = False
+    done: set[str] = field(default_factory=set)
+
+    def first(self, moment: Moment) -> None:
+        """Keep what several inputs together give."""
+        if moment.role == "output":
+            self.done.add(moment.base)
+        self.order += moment.stored
+        for name in moment.stored:
+            self.readers.setdefault(name, set()).add(moment.path)
+        for i, tensor in enumerate(moment.tensors):
+            name = f"{moment.base}:{moment.role}{i or ''}"
+            self.order.append(name)
+            site = tensor.dtype.is_floating_point and bool(word_name(tensor))
+            self.seen[name] = _Seen(moment, tensor.detach().clone(), moment.view[i], site)
+
+    def second(self, moment: Moment) -> None:
+        """Compare it with what one of the inputs gives alone."""
+        for i, tensor in enumerate(moment.tensors):
+            name = f"{moment.base}:{moment.role}{i or ''}"
+            if name not in self.seen:
+                continue
+            layout = self.layout(self.seen[name].many, tensor.detach())
+            if layout is not None:
+                self.layouts[name] = layout
+            elif self.seen[name].site and moment.base in self.done:
+                self.left_out[name] = "it has no batch axis of its own, or mixes the inputs of a batch"
+
+    def layout(self, many: Tensor, one: Tensor) -> Layout | None:
+        found = find_layout(many, one, lanes=PROBES, lane=1)
+        if found is not None or not self.training or many.ndim != one.ndim:
+            return found
+        # In training mode values differ by chance or by the batch, so that the shapes alone must do.
+        grown = [axis for axis in range(many.ndim) if many.shape[axis] != one.shape[axis]]
+        if len(grown) != 1 or many.shape[grown[0]] != PROBES * one.shape[grown[0]]:
+            return None
+        return Layout(grown[0], inner=one.shape[grown[0]])
+
+    def sites(self) -> Iterator[Site]:
+        """Yield the site of each activation, in execution order."""
+        modules = dict(self.model.named_modules())
+        taken_apart = self._taken_apart(modules)
+        views = self._views()
+        for name, seen in self.seen.items():
+            moment, owner = seen.moment, modules[seen.moment.path]
+            leaf = moment.path != "" and not any(True for _ in owner.children())
+            hidden = leaf and (bool(moment.operation) != (moment.call in taken_apart))
+            idle = (
+                moment.base in views or moment.base not in self.done or type(owner).__name__.rstrip("123d") in _NOTHING
+            )
+            if seen.site and name in self.layouts and not hidden and not idle:
+                yield _activation_site(name, seen, type(owner).__name__, self.layouts[name])
+
+    def owners(self) -> dict[str, str]:
+        """Return the modules that alone read a parameter, and whose calls have lanes in all that they read and give."""
+        modules = dict(self.model.named_modules())
+        plain = {name: next(iter(paths)) for name, paths in self.readers.items() if len(paths) == 1}
+        lost = {seen.moment.path for name, seen in self.seen.items() if name not in self.layouts or seen.view}
+        return {
+            name: path
+            for name, path in plain.items()
+            if path and path not in lost and name.rpartition(".")[0] == path and _repeatable(modules[path])
+        }
+
+    def _taken_apart(self, modules: Mapping[str, nn.Module]) -> set[str]:
+        """Return the calls of modules without children that are, other than torch's own, several operations."""
+        inside: dict[str, set[str]] = {}
+        for seen in self.seen.values():
+            if seen.moment.operation and not type(modules[seen.moment.path]).__module__.startswith("torch.nn."):
+                inside.setdefault(seen.moment.call, set()).add(seen.moment.base)
+        return {called for called, bases in inside.items() if len(bases) > 1}
+
+    def _views(self) -> set[str]:
+        """Return the calls that compute nothing: all they give is an argument under another name."""
+        gives: dict[str, bool] = {}
+        for seen in self.seen.values():
+            if seen.moment.role == "output":
+                gives[seen.moment.base] = gives.get(seen.moment.base, True) and seen.view
+        return {base for base, only_views in gives.items() if only_views}
+
+
+def _repeatable(module: nn.Module) -> bool:
+    """Whether a call of *module* is its ``forward`` and nothing else, also when it happens twice."""
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    return not hooked and not any(True for _ in module.children()) and not getattr(module, "inplace", False)
+
+
+def _activation_site(name: str, seen: _Seen, kind: str, layout: Layout) -> Site:
+    shape = per_sample(seen.many.shape, layout, lanes=PROBES)
+    word = WORDS[word_name(seen.many)]
+    return Site(
+        name,
+        shape,
+        word=word.name,
+        width=word.width,
+        kind=seen.moment.role,
+        module=seen.moment.path,
+        module_type=kind,
+        channel=channel_axis(seen.moment.operation or kind, shape, layout),
+    )
+
+
+def channel_axis(operation: str, shape: Sequence[int], layout: Layout) -> int | None:
+    """Return the axis of channels: by the operation where it decides, else the first of images, the last of tokens."""
+    if not shape:
+        return None
+    plain = operation.lower().replace("_", "")
+    ahead = int(layout.axis == 0 and not layout.plain)  # the axis merged with the batch stands before the channels
+    if any(part in plain for part in _CHANNEL_FIRST):
+        return min(ahead, len(shape) - 1)
+    if any(part in plain for part in _CHANNEL_LAST) or len(shape) - ahead == 2:
+        return len(shape) - 1
+    return min(ahead, len(shape) - 1)
+
+
+def watch(model: nn.Module, data: Data, *, operations: bool) -> Record:
+    inputs = map_tensors(lambda leaf: leaf.to(_device(model)), probe_inputs(data))
+    record = Record(model, training=any(module.training for module in model.modules()))
+    paths = [path for path, m in model.named_modules() if path and not any(True for _ in m.children())]
+    which = None if operations else ()
+    with undisturbed(model):
+        try:
+            with visiting(model, record.first, modules=paths, operations=which):
+                many = call(model, inputs)
+            with visiting(model, record.second, modules=paths, operations=which):
+                one = call(model, rows(inputs, slice(1, 2)))
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"{type(model).__name__} must run on batches of {PROBES} and 1 of the inputs, got "
+                f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}; check the inputs"
+            ) from error
+    record.mixes = _outputs_mix(type(model).__name__, many, one)
+    return record
+
+
+def _outputs_mix(name: str, many: Tree, one: Tree) -> bool:
+    """Check that the outputs have one row per input, and tell whether the rows depend on each other."""
+    if not leaves(many):
+        raise ModelError(
+            f"{name} must give tensors, in tuples, lists, dictionaries or registered classes; got {type(many).__name__}"
+        )
+    for several, single in zip(leaves(many), leaves(one), strict=True):
+        if several.ndim == 0 or several.shape != (PROBES * single.shape[0], *single.shape[1:]):
+            raise ModelError(
+                f"the outputs of {name} need one row per input, got shape {tuple(several.shape)} for {PROBES} inputs; "
+                "wrap the model so that its first axis counts the inputs"
+            )
+    return any(
+        find_layout(several, single, lanes=PROBES, lane=1) is None
+        for several, single in zip(leaves(many), leaves(one), strict=True)
+    )
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+
+def probe_inputs(data: Data) -> Tree:
+    """Return a few inputs that differ from each other, so that inputs that mix are noticed."""
+    few = rows(data.inputs, torch.arange(PROBES) % len(data))
+    if len(data) >= PROBES:
+        return few
+    generator = torch.Generator().manual_seed(0)
+
+    def vary(leaf: Tensor) -> Tensor:
+        if leaf.dtype.is_floating_point:
+            return leaf + 0.1 * torch.randn(leaf.shape, generator=generator).to(leaf)
+        return torch.stack([row.roll(i, -1) if row.ndim else row for i, row in enumerate(leaf)])
+
+    return map_tensors(vary, few)
