@@ -267,6 +267,11 @@ def test_a_model_in_training_mode_repeats_its_dropout(rng):
     )  # a fault in the last bias moves one output; everything else is as in the golden pass
     assert bits(model) == before
     assert model.training
+    model[1].train()
+    with pytest.raises(
+        ModelError, match=r"must run on one input alone; got ValueError: Expected more than 1 value.*call model.eval"
+    ):
+        HooksExecutor(model, data, memory=MEMORY)
 
 
 # -- what goes wrong ----------------------------------------------------------------------------------------------
@@ -290,7 +295,7 @@ def test_models_without_rows_are_refused():
         HooksExecutor(_Returning(lambda y: y.t()), Data(torch.randn(4, 2)), memory=MEMORY)
     with pytest.raises(ModelError, match="must give tensors"):
         HooksExecutor(_Returning(lambda y: y.tolist()), Data(torch.randn(4, 2)), memory=MEMORY)
-    with pytest.raises(ModelError, match=r"must run on batches of 3 and 1 .* RuntimeError: mat1"):
+    with pytest.raises(ModelError, match=r"must run on batches of 3 and fewer .* RuntimeError: mat1"):
         HooksExecutor(_Returning(lambda y: y), Data(torch.randn(4, 5)), memory=MEMORY)
 
 

@@ -23,7 +23,7 @@ def _address(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
 
 
-class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Peak(TorchDispatchMode):
     """Counts the bytes of the tensors that are alive, and remembers the most there ever were."""
 
     def __init__(self) -> None:

@@ -19,6 +19,7 @@ from torchfault.errors import EngineError, ModelError
 from torchfault.faults import Trials
 from torchfault.model.data import Data, Tree, call, concatenate, leaves, map_tensors, rows
 from torchfault.model.disturb import undisturbed
+from torchfault.model.record import varies
 from torchfault.model.sites import find
 from torchfault.model.visit import plain_base, unfused
 from torchfault.space import FaultSpace, Site
@@ -34,9 +35,8 @@ class HooksExecutor:
 
     Lanes share a pass, each with its own faults in activations. So do lanes with faults in the weights of a module that
     alone reads them: for them that module runs once more. Faults in other weights and buffers change the model in
-    place, for a pass that only lanes with equal ones share. *memory* bounds the bytes of activations. A model in
-    training mode, or one that lets the inputs of a batch influence each other, runs lane by lane, from the same random
-    state each time.
+    place, for a pass that only lanes with equal ones share. *memory* bounds the bytes of activations. A model
+    that lets chance or the rest of the batch have a part runs lane by lane, from the same random state each time.
 
     Raises :class:`ModelError` for a model that does not give one row of output per input.
 
@@ -70,7 +70,7 @@ class HooksExecutor:
         found = find(model, data, buffers=buffers)
         self._layouts = found.layouts
         self._space = found.space
-        self._careful = found.mixes or any(module.training for module in model.modules())
+        self._careful = found.mixes or any(varies(module) for module in model.modules())
         self._known: tuple[tuple[Site, ...], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] | None = None
         self._batch = 1
         self._golden: Tree | None = None
@@ -82,6 +82,8 @@ class HooksExecutor:
         self._owners = {} if self._careful or self._stateful else dict(found.owners)
         self._paths = {path: i for i, path in enumerate(dict.fromkeys(self._owners.values()))}
         self._batch = 1 if self._careful else batch
+        if self._careful:
+            self._check_alone()
 
     @property
     def space(self) -> FaultSpace:
@@ -101,6 +103,15 @@ class HooksExecutor:
         self._check(trials)
         self.golden()
         return self._run(trials)
+
+    def _check_alone(self) -> None:
+        try:
+            self._forward(torch.zeros(1, dtype=torch.int64))
+        except Exception as error:
+            raise ModelError(
+                f"{type(self.model).__name__} lets chance or the rest of the batch decide, so it must run on one input "
+                f"alone; got {type(error).__name__}: {error}; call model.eval()"
+            ) from error
 
     def _check(self, trials: Trials) -> None:
         for position in np.unique(trials.site):

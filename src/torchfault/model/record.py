@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torchfault.model.visit import Moment, visiting
 from torchfault.space import Site
 from torchfault.words import WORDS
 
-__all__ = ["PROBES", "Record", "channel_axis", "probe_inputs", "watch", "word_name"]
+__all__ = ["PROBES", "Record", "channel_axis", "probe_inputs", "varies", "watch", "word_name"]
 
 PROBES = 3
 _CHANNEL_FIRST = ("conv", "batchnorm", "instancenorm", "groupnorm", "pool", "pixel", "upsample", "interpolate")
@@ -48,7 +49,6 @@ class Record:
     order: list[str] = field(default_factory=list)
     readers: dict[str, set[str]] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
     mixes: bool = False
     done: set[str] = field(default_factory=set)
 
@@ -74,33 +74,53 @@ class Record:
             layout = self.layout(self.seen[name].many, tensor.detach())
             if layout is not None:
                 self.layouts[name] = layout
-            elif self.seen[name].site and moment.base in self.done:
-                self.left_out[name] = "it has no batch axis of its own, or mixes the inputs of a batch"
 
-    def layout(self, many: Tensor, one: Tensor) -> Layout | None:
-        found = find_layout(many, one, lanes=PROBES, lane=1)
-        if found is not None or not self.training or many.ndim != one.ndim:
+    @cached_property
+    def fewer(self) -> slice:
+        """The inputs of the second run: one alone, or two where a batch norm in training mode refuses a single one."""
+        norms = any(m.training and isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules())
+        return slice(1, 3) if norms else slice(1, 2)
+
+    def layout(self, many: Tensor, few: Tensor) -> Layout | None:
+        """Return where the lanes are, given a tensor as computed for all inputs and for the fewer of the second run."""
+        count = self.fewer.stop - self.fewer.start
+        found = find_layout(many, few, lanes=PROBES, lane=1) if count == 1 else None
+        if found is not None or not self.training or many.ndim != few.ndim:
             return found
         # In training mode values differ by chance or by the batch, so that the shapes alone must do.
-        grown = [axis for axis in range(many.ndim) if many.shape[axis] != one.shape[axis]]
-        if len(grown) != 1 or many.shape[grown[0]] != PROBES * one.shape[grown[0]]:
+        grown = [axis for axis in range(many.ndim) if many.shape[axis] != few.shape[axis]]
+        if len(grown) != 1 or count * many.shape[grown[0]] != PROBES * few.shape[grown[0]]:
             return None
-        return Layout(grown[0], inner=one.shape[grown[0]])
+        return Layout(grown[0], inner=few.shape[grown[0]] // count)
 
-    def sites(self) -> Iterator[Site]:
-        """Yield the site of each activation, in execution order."""
+    @cached_property
+    def _candidates(self) -> dict[str, _Seen]:
+        """The tensors, by name and in execution order, that are sites if they have lanes."""
         modules = dict(self.model.named_modules())
-        taken_apart = self._taken_apart(modules)
-        views = self._views()
+        taken_apart, views = self._taken_apart(modules), self._views()
+        chosen = {}
         for name, seen in self.seen.items():
             moment, owner = seen.moment, modules[seen.moment.path]
             leaf = moment.path != "" and not any(True for _ in owner.children())
             hidden = leaf and (bool(moment.operation) != (moment.call in taken_apart))
-            idle = (
-                moment.base in views or moment.base not in self.done or type(owner).__name__.rstrip("123d") in _NOTHING
-            )
-            if seen.site and name in self.layouts and not hidden and not idle:
-                yield _activation_site(name, seen, type(owner).__name__, self.layouts[name])
+            computes = moment.base in self.done and moment.base not in views
+            if seen.site and not hidden and computes and type(owner).__name__.rstrip("123d") not in _NOTHING:
+                chosen[name] = seen
+        return chosen
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Why an activation is no site, by name."""
+        reason = "it has no batch axis of its own, or mixes the inputs of a batch"
+        return {name: reason for name in self._candidates if name not in self.layouts}
+
+    def sites(self) -> Iterator[Site]:
+        """Yield the site of each activation, in execution order."""
+        modules = dict(self.model.named_modules())
+        for name, seen in self._candidates.items():
+            if name in self.layouts:
+                kind = type(modules[seen.moment.path]).__name__
+                yield _activation_site(name, seen, kind, self.layouts[name])
 
     def owners(self) -> dict[str, str]:
         """Return the modules that alone read a parameter, and whose calls have lanes in all that they read and give."""
@@ -165,6 +185,7 @@ def channel_axis(operation: str, shape: Sequence[int], layout: Layout) -> int | 
 
 
 def watch(model: nn.Module, data: Data, *, operations: bool) -> Record:
+    """Return what *model* showed on a few of the inputs; functional *operations* are looked at if asked for."""
     inputs = map_tensors(lambda leaf: leaf.to(_device(model)), probe_inputs(data))
     record = Record(model, training=any(module.training for module in model.modules()))
     paths = [path for path, m in model.named_modules() if path and not any(True for _ in m.children())]
@@ -174,34 +195,51 @@ def watch(model: nn.Module, data: Data, *, operations: bool) -> Record:
             with visiting(model, record.first, modules=paths, operations=which):
                 many = call(model, inputs)
             with visiting(model, record.second, modules=paths, operations=which):
-                one = call(model, rows(inputs, slice(1, 2)))
+                few = call(model, rows(inputs, record.fewer))
         except ModelError:
             raise
         except Exception as error:
             raise ModelError(
-                f"{type(model).__name__} must run on batches of {PROBES} and 1 of the inputs, got "
+                f"{type(model).__name__} must run on batches of {PROBES} and fewer of the inputs, got "
                 f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}; check the inputs"
             ) from error
-    record.mixes = _outputs_mix(type(model).__name__, many, one)
+    record.mixes = _outputs_mix(record, many, few)
     return record
 
 
-def _outputs_mix(name: str, many: Tree, one: Tree) -> bool:
+def _outputs_mix(record: Record, many: Tree, few: Tree) -> bool:
     """Check that the outputs have one row per input, and tell whether the rows depend on each other."""
+    name = type(record.model).__name__
     if not leaves(many):
         raise ModelError(
             f"{name} must give tensors, in tuples, lists, dictionaries or registered classes; got {type(many).__name__}"
         )
-    for several, single in zip(leaves(many), leaves(one), strict=True):
-        if several.ndim == 0 or several.shape != (PROBES * single.shape[0], *single.shape[1:]):
+    count = record.fewer.stop - record.fewer.start
+    for several, less in zip(leaves(many), leaves(few), strict=True):
+        if (
+            several.ndim == 0
+            or count * several.shape[0] != PROBES * less.shape[0]
+            or several.shape[1:] != less.shape[1:]
+        ):
             raise ModelError(
                 f"the outputs of {name} need one row per input, got shape {tuple(several.shape)} for {PROBES} inputs; "
                 "wrap the model so that its first axis counts the inputs"
             )
-    return any(
-        find_layout(several, single, lanes=PROBES, lane=1) is None
-        for several, single in zip(leaves(many), leaves(one), strict=True)
+    return count > 1 or any(
+        find_layout(several, less, lanes=PROBES, lane=1) is None
+        for several, less in zip(leaves(many), leaves(few), strict=True)
     )
+
+
+def varies(module: nn.Module) -> bool:
+    """Whether chance, or the rest of the batch, has a part in what one of torch's own layers computes, as it stands."""
+    if not module.training:
+        return False
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+        return float(module.dropout) > 0
+    return isinstance(module, nn.modules.batchnorm._BatchNorm | nn.RReLU)
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -116,7 +116,7 @@ def check_inference(model: nn.Module) -> None:
     Traceback (most recent call last):
     torchfault.errors.ModelError: '1' (Dropout) is in training mode, ...
     """
-    active = [(path, module) for path, module in model.named_modules() if module.training and _varies(module)]
+    active = [(path, module) for path, module in model.named_modules() if varies(module)]
     if active:
         listed = ", ".join(f"'{path}' ({type(module).__name__})" for path, module in active[:3])
         more = f" and {len(active) - 3} more" if len(active) > 3 else ""
@@ -131,11 +131,3 @@ def check_inference(model: nn.Module) -> None:
                 f"'{path}' ({type(module).__name__}) keeps no statistics and normalises by the batch, which "
                 "mixes the inputs; build it with track_running_stats=True, or ask for training=True"
             )
-
-
-def _varies(module: nn.Module) -> bool:
-    if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.RReLU):
-        return True
-    if isinstance(module, nn.modules.dropout._DropoutNd):
-        return module.p > 0
-    return isinstance(module, nn.RNNBase | nn.MultiheadAttention) and float(module.dropout) > 0
