@@ -9,7 +9,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torchfault.errors import ModelError
 from torchfault.model.data import Data, Tree
 from torchfault.model.layout import Layout
-from torchfault.model.record import watch, word_name
+from torchfault.model.record import varies, watch, word_name
 from torchfault.space import FaultSpace, Site
 from torchfault.words import WORDS
 
