@@ -306,3 +306,35 @@ class _Returning(nn.Module):
 
     def forward(self, x: Tensor) -> object:
         return self.wrap(self.inner(x))
+
+
+class Rms(nn.Module):
+    """A module without children that is several operations and has a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(0.5, 1.5, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.weight
+
+
+def test_a_weight_and_an_operation_of_one_module_are_struck_together(rng):
+    model, data = nn.Sequential(nn.Linear(4, 4), Rms(), nn.Linear(4, 3)).eval(), Data(torch.randn(5, 4))
+    executor = HooksExecutor(model, data, memory=MEMORY)
+    space = executor.space.select(["1.weight", "1.rsqrt:output", "1.mul:input", "1.mul@1:output"], bits=[22, 31])
+    agree(executor, draw(space, 40, len(data), rng, faults=4))
+
+
+def test_an_exception_in_a_pass_leaves_the_model_whole(rng):
+    model, data = NETWORKS["tied"]()
+    executor = HooksExecutor(model, data, memory=MEMORY)
+    trials, before = draw(executor.space, 30, len(data), rng, faults=3), bits(model)
+    executor.golden()
+    model.decode.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        list(executor.run(trials))
+    assert bits(model) == before
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert not any(m._forward_hooks for m in model.modules())
+    assert sum(len(m._forward_pre_hooks) for m in model.modules()) == 1
