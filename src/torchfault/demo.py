@@ -52,13 +52,16 @@ def data() -> "Data":
 
 def model() -> "nn.Module":
     """Return the trained CNN: from the user's cache, or else trained, which takes a few seconds."""
+    import torch
+
     from torchfault.errors import ModelError
     from torchfault.model.checkpoint import load_checkpoint
     from torchfault.zoo import digits_cnn
 
     file = _cache_file()
     if file.is_file():
-        kept = digits_cnn()
+        with torch.random.fork_rng(devices=()):
+            kept = digits_cnn()
         try:
             load_checkpoint(kept, file)
             return kept

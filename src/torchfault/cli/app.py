@@ -34,6 +34,7 @@ Format = Annotated[
         "--format", metavar="table|markdown|csv|json", help="How to write the table: all but the first in full."
     ),
 ]
+Top = Annotated[int | None, typer.Option(metavar="N", min=1, help="Show only the N rows with the highest lower bound.")]
 DEFAULT_STORE = "torchfault.db"
 
 
@@ -115,7 +116,7 @@ def show(
     store: Store = DEFAULT_STORE,
     by: Grouping = "layer",
     form: Format = "table",
-    top: Annotated[int | None, typer.Option(metavar="N", min=1, help="Show the N most vulnerable rows only.")] = None,
+    top: Top = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Save a plot too: .png, .pdf or .svg.")] = None,
     level: Level = None,
     interval: Interval = None,

@@ -53,7 +53,8 @@ def show_campaign(
     chosen, method = level_and_method(results.record, level, interval)
     frame = results.table(by, level=chosen, method=method)
     if top is not None:
-        frame = frame[frame["trials"] > 0].sort_values("value", ascending=False, kind="stable").head(top)
+        # By the lower bound: one failure in two trials is a large share, but says little.
+        frame = frame[frame["trials"] > 0].sort_values(["low", "value"], ascending=False, kind="stable").head(top)
     if plot is not None:
         save_plot(results, plot, level=chosen, method=method)
     if form == "table":
@@ -125,9 +126,16 @@ def summary(results: "Results", *, level: float, method: str) -> None:
                 "faults",
                 f"{count(len(results.space))} in {sites} sites, on {count(record.inputs)} inputs",
             ),
-            ("run", f"{record.status}{f': {record.reason}' if record.reason else ''}, {duration(record.seconds)}"),
+            ("ended", f"{_ending(record)}, after {duration(record.seconds)}"),
         ],
     )
+
+
+def _ending(record: "Record") -> str:
+    """Return why a campaign stopped, or that it has not."""
+    if record.status in ("finished", "interrupted") and record.reason:
+        return record.reason
+    return f"{record.status}: {record.reason}" if record.reason else record.status
 
 
 def print_frame(frame: "pd.DataFrame", form: str) -> None:
