@@ -8,13 +8,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from networks import NETWORKS
 
 from torchfault.criteria import MarginDrop, Misclassified, NonFinite, OutputError, Top1Change, TopK
+from torchfault.engine.graph import GraphExecutor
+from torchfault.engine.hooks import HooksExecutor
 from torchfault.faults import BitFlip, Burst, RandomWord, StuckAt, Value
 from torchfault.measures import Measure, draw, probability, uniform
 from torchfault.sampling import BitErrorRate, Draws, Exhaustive, Uniform
 from torchfault.space import FaultSpace, Site
-from torchfault.testing import check_criterion, check_fault_model, check_sampler, check_word_format
+from torchfault.testing import (
+    check_criterion,
+    check_executor,
+    check_fault_model,
+    check_sampler,
+    check_word_format,
+)
 from torchfault.words import WORDS
 
 # The table of built-ins: a new one gets a row.
@@ -487,3 +496,63 @@ def test_the_tables_hold_every_built_in():
     assert {type(sampler).__name__ for sampler in SAMPLERS} == frozen(sampling) - {"Draws"}
     combined = frozen(criteria) - frozen(failures) - {"Outcomes"}
     assert {type(criterion).__name__ for criterion in CRITERIA} == frozen(failures) | combined
+
+
+# Executors: one contract, and both of ours keep it on networks of every kind.
+
+
+EXECUTORS = {"graph": GraphExecutor, "hooks": HooksExecutor}
+
+
+@pytest.mark.parametrize("network", ["digits", "depthwise", "transformer", "lstm"])
+@pytest.mark.parametrize("kind", EXECUTORS)
+def test_executors(kind, network):
+    model, data = NETWORKS[network]()
+    check_executor(EXECUTORS[kind](model, data, memory=2**28), model, data)
+
+
+class Tampering:
+    """An executor that hands on another's lanes after something has gone wrong with them."""
+
+    def __init__(self, wrong):
+        self.model, self.data = NETWORKS["digits"]()
+        self.model.register_buffer("spare", torch.zeros(1))
+        self.inner, self.wrong = GraphExecutor(self.model, self.data, memory=2**28), wrong
+        self.name, self.space = "tampering", self.inner.space
+
+    def golden(self):
+        return self.inner.golden() + (1.0 if self.wrong == "golden" else 0.0)
+
+    def run(self, trials):
+        for lanes in self.inner.run(trials):
+            if self.wrong == "lost" and 0 in lanes.trial:
+                continue
+            if self.wrong == "input":
+                lanes = replace(lanes, inputs=(lanes.inputs + 1) % len(self.data))
+            if self.wrong == "silent":
+                lanes = replace(lanes, faulty=lanes.golden)
+            if self.wrong == "random":
+                lanes = replace(lanes, faulty=lanes.faulty + torch.rand(1))
+            yield lanes
+            if self.wrong == "twice":
+                yield lanes
+        if self.wrong == "model":
+            self.model.spare += 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rule"),
+    [
+        ("golden", "golden outputs are those"),
+        ("lost", "every trial comes out once"),
+        ("twice", "every trial comes out once"),
+        ("input", "every trial comes out once"),
+        ("silent", "a fault in a parameter has the outcome"),
+        ("random", "the same outcome again"),
+        ("model", "the model is left as it was"),
+    ],
+)
+def test_a_broken_executor_is_caught(wrong, rule):
+    executor = Tampering(wrong)
+    with pytest.raises(AssertionError, match=rule):
+        check_executor(executor, executor.model, executor.data)

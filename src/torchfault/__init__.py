@@ -8,6 +8,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torchfault.campaign import Campaign as Campaign
+    from torchfault.campaign import CampaignInterrupted as CampaignInterrupted
+    from torchfault.campaign import Results as Results
+    from torchfault.campaign import load as load
+    from torchfault.campaign import run as run
+    from torchfault.criteria import MarginDrop as MarginDrop
+    from torchfault.criteria import Misclassified as Misclassified
+    from torchfault.criteria import NonFinite as NonFinite
+    from torchfault.criteria import OutputError as OutputError
+    from torchfault.criteria import Top1Change as Top1Change
+    from torchfault.criteria import TopK as TopK
+    from torchfault.engine import Engine as Engine
+    from torchfault.engine import inject as inject
     from torchfault.errors import TorchfaultError as TorchfaultError
     from torchfault.faults import BitFlip as BitFlip
     from torchfault.faults import Burst as Burst
@@ -15,6 +28,7 @@ if TYPE_CHECKING:
     from torchfault.faults import StuckAt as StuckAt
     from torchfault.faults import Value as Value
     from torchfault.measures import Measure as Measure
+    from torchfault.model.data import Data as Data
     from torchfault.sampling import BitErrorRate as BitErrorRate
     from torchfault.sampling import Draws as Draws
     from torchfault.sampling import Exhaustive as Exhaustive
@@ -22,16 +36,27 @@ if TYPE_CHECKING:
     from torchfault.space import Fault as Fault
     from torchfault.space import FaultSpace as FaultSpace
     from torchfault.space import Site as Site
+    from torchfault.statistics import Estimate as Estimate
+    from torchfault.statistics import HalfWidth as HalfWidth
+    from torchfault.statistics import MaxTrials as MaxTrials
+    from torchfault.statistics import TimeBudget as TimeBudget
+    from torchfault.store import Store as Store
 
 __version__ = "0.1.0"
 
 # The public names by module. A new one goes here and into the block above, for type checkers; a test compares the two.
 _PUBLIC = {
+    "campaign": ("Campaign", "CampaignInterrupted", "Results", "load", "run"),
+    "criteria": ("MarginDrop", "Misclassified", "NonFinite", "OutputError", "Top1Change", "TopK"),
+    "engine": ("Engine", "inject"),
     "errors": ("TorchfaultError",),
     "faults": ("BitFlip", "Burst", "RandomWord", "StuckAt", "Value"),
     "measures": ("Measure",),
+    "model.data": ("Data",),
     "sampling": ("BitErrorRate", "Draws", "Exhaustive", "Uniform"),
     "space": ("Fault", "FaultSpace", "Site"),
+    "statistics": ("Estimate", "HalfWidth", "MaxTrials", "TimeBudget"),
+    "store": ("Store",),
 }
 _HOME = {name: f"torchfault.{module}" for module, names in _PUBLIC.items() for name in names}
 

@@ -1,6 +1,5 @@
 """Small networks for the demo, the tests and the benchmarks, each built by a factory that takes no arguments."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,7 +27,10 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """The CIFAR-10 ResNet of He et al. 2016 (section 4.2) with ``6 n + 2`` layers: images (N, 3, 32, 32) to logits (N, 10)."""
+    """The CIFAR-10 ResNet of He et al. 2016 (section 4.2), ``6 blocks + 2`` layers deep.
+
+    Images (N, 3, 32, 32) to logits (N, 10).
+    """
 
     def __init__(self, blocks: int) -> None:
         super().__init__()
@@ -47,7 +49,8 @@ class CifarResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(x.mean((2, 3)))
+        logits: Tensor = self.linear(x.mean((2, 3)))
+        return logits
 
 
 class DigitsCNN(nn.Module):
@@ -63,7 +66,8 @@ class DigitsCNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.max_pool2d(F.relu(self.conv1(x)), 2)
         x = F.max_pool2d(F.relu(self.conv2(x)), 2)
-        return self.fc2(F.relu(self.fc1(x.flatten(1))))
+        logits: Tensor = self.fc2(F.relu(self.fc1(x.flatten(1))))
+        return logits
 
 
 def resnet20() -> CifarResNet:

@@ -60,8 +60,8 @@ class GraphExecutor:
 
     @property
     def chunk(self) -> int:
-        """The number of inputs whose golden values are kept at a time: half of the memory."""
-        return int(max(1, min(len(self.data), self.memory // 2 // max(self.footprint.golden, 1))))
+        """The number of inputs whose golden values are kept at a time, in three eighths of the memory."""
+        return int(max(1, min(len(self.data), self.memory * 3 // 8 // max(self.footprint.golden, 1))))
 
     def _golden(self, first: int) -> Golden:
         if self._kept is None or self._kept.first != first:

@@ -139,8 +139,8 @@ def _library(name: str, install: str) -> ModuleType:
     except Exception as failed:
         # The registry's torchvision is a CUDA build, whose import fails beside a CPU torch; so do its dependants' then.
         raise ModelError(
-            f"{name} does not work beside the installed torch {torch.__version__} ({_brief(failed)}); install torch and "
-            f"torchvision together from one index: see https://pytorch.org/get-started"
+            f"{name} does not work beside the installed torch {torch.__version__} ({_brief(failed)}); install torch "
+            f"and torchvision together from one index: see https://pytorch.org/get-started"
         ) from failed
 
 

@@ -1,0 +1,248 @@
+"""What a trial costs, whether it is right, and what it needs: the figures of the engine, paired in one run.
+
+ResNet-20 with its real weights on the first 100 CIFAR-10 test images in TORCHFAULT_DATA (default ../shared/data).
+Costs are ratios to golden: seconds per lane over seconds per image of a plain eager pass at batch 128.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+
+from networks import NETWORKS
+from overhead import overhead
+from reference import reference
+
+from torchfault import zoo
+from torchfault.engine import Engine
+from torchfault.faults import BitFlip, Trials, strike
+from torchfault.model.data import Data, leaves
+from torchfault.space import FaultSpace
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TIE = 1e-4
+BUDGET_MIB = 256
+
+
+def data_folder() -> Path:
+    """Return the folder of the real inputs, or leave with a message."""
+    folder = Path(os.environ.get("TORCHFAULT_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "cifar10_test_1000.npz").exists():
+        raise SystemExit(f"no CIFAR-10 images in {folder}; set TORCHFAULT_DATA to the folder that holds them")
+    return folder
+
+
+def resnet20() -> tuple[nn.Module, Data]:
+    """Return ResNet-20 with its weights, and the first 100 test images."""
+    folder = data_folder()
+    stored = torch.load(folder / "resnet20-12fca82f.th", map_location="cpu", weights_only=True)["state_dict"]
+    model = zoo.resnet20()
+    model.load_state_dict({name.removeprefix("module."): tensor for name, tensor in stored.items()})
+    with np.load(folder / "cifar10_test_1000.npz") as archive:
+        images, labels = torch.from_numpy(archive["images"][:100]), torch.from_numpy(archive["labels"][:100])
+    pixels = images.permute(0, 3, 1, 2).float() / 255
+    pixels = (pixels - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+    return model, Data(pixels.contiguous(), labels)
+
+
+def random_trials(space: FaultSpace, inputs: int, n: int, *, seed: int) -> Trials:
+    """Return *n* single-bit faults drawn uniformly from *space*, each on a random input."""
+    rng = np.random.default_rng(seed)
+    where = space.locate(rng.integers(0, len(space), n))
+    return strike(space, where, model=BitFlip(), rng=rng, inputs=rng.integers(0, inputs, n))
+
+
+def targets(space: FaultSpace) -> dict[str, FaultSpace]:
+    """Return the weights and the inputs of all convolutions and the linear layer."""
+    types = ["Conv2d", "Linear"]
+    return {kind: space.select(kinds=kind[:-1], types=types) for kind in ("weights", "inputs")}
+
+
+def timed(action: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def drain(engine: Engine, trials: Trials) -> int:
+    """Run *trials* and return how many were masked."""
+    return sum(int(lanes.masked.sum()) for lanes in engine.run(trials))
+
+
+@dataclass(frozen=True)
+class LaneCost:
+    """Medians over the repeats: cost of a lane in golden images, lanes per second, share masked, share of GEMM peak."""
+
+    ratio: float
+    rate: float
+    masked: float
+    gemm_share: float
+
+
+def gemm_peak(size: int = 2048) -> float:
+    """Return the floating-point operations per second of a large matrix product on this machine."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    a @ b
+    return 2 * size**3 / min(timed(lambda: a @ b) for _ in range(5))
+
+
+def lane_costs(*, lanes: int, repeats: int) -> dict[str, LaneCost]:
+    """Time golden passes and sweeps in turns."""
+    model, data = resnet20()
+    engine = Engine(model, data)
+    batch = data.inputs.repeat(2, 1, 1, 1)[:128]
+    costs = {}
+
+    def golden() -> float:
+        with torch.inference_mode():
+            return statistics.median(timed(lambda: model(batch)) for _ in range(3)) / len(batch)
+
+    for kind, space in targets(engine.space).items():
+        trials = random_trials(space, len(data), lanes, seed=len(costs))
+        masked = drain(engine, trials) / lanes
+        with FlopCounterMode(display=False) as counter:
+            drain(engine, trials)
+        rows = []
+        for _ in range(repeats):
+            before, peak = golden(), gemm_peak()
+            seconds = timed(lambda trials=trials: drain(engine, trials))
+            plain = (before + golden()) / 2
+            rows.append((seconds / lanes / plain, lanes / seconds, counter.get_total_flops() / seconds / peak))
+        ratio, rate, share = (statistics.median(column) for column in zip(*rows, strict=True))
+        costs[kind] = LaneCost(ratio, rate, masked, share)
+    return costs
+
+
+def outcomes(golden: Tensor, faulty: Tensor) -> Tensor:
+    """Return which rows fail: another top-1 class, or a logit that is not finite."""
+    return (golden.argmax(-1) != faulty.argmax(-1)) | ~faulty.isfinite().all(-1)
+
+
+def tied(faulty: Tensor) -> Tensor:
+    """Return which rows have two largest logits within rounding of each other."""
+    top = faulty.double().topk(2, -1).values
+    return (top[:, 0] - top[:, 1]) <= TIE * faulty.double().abs().amax(-1).clamp(min=1e-30)
+
+
+def agreement(*, trials: int) -> dict[str, int]:
+    """Compare both executors with the slow reference, and count the disagreements that a tie explains."""
+    networks = {"resnet20": resnet20, **{n: NETWORKS[n] for n in ("depthwise", "transformer", "lstm")}}
+    total = {"trials": 0, "disagreements": 0, "ties": 0}
+    for seed, build in enumerate(networks.values()):
+        model, data = build()
+        engines = {kind: Engine(model, data, executor=kind) for kind in ("graph", "hooks")}
+        drawn = random_trials(engines["graph"].space, len(data), trials // len(networks), seed=seed)
+        slow = leaves(reference(model, data, drawn))[0]
+        golden = leaves(engines["graph"].golden())[0]
+        expected = outcomes(golden[torch.from_numpy(drawn.inputs)], slow)
+        for engine in engines.values():
+            mine = torch.empty_like(expected)
+            for lanes in engine.run(drawn):
+                mine[torch.from_numpy(lanes.trial)] = outcomes(leaves(lanes.golden)[0], leaves(lanes.faulty)[0])
+            differs = mine != expected
+            total["disagreements"] += int(differs.sum())
+            total["ties"] += int((differs & tied(slow)).sum())
+        total["trials"] += len(drawn)
+    return total
+
+
+@contextmanager
+def watched() -> Iterator[Callable[[], float]]:
+    """Yield a function that tells by how many MiB the resident memory has peaked above where it was on entry."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    yield lambda: (_status("VmHWM") - before) / 1024
+
+
+def _status(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1])
+    raise SystemExit(f"this system does not tell {key}")
+
+
+def peak_of_one(kind: str) -> float:
+    """Return the peak of resident memory, in MiB, of 4,000 lanes under a budget of 256 MiB."""
+    model, data = resnet20()
+    with torch.inference_mode():
+        model(data.inputs[:2])
+    small = Engine(model, data.take(slice(0, 2)), memory=f"{BUDGET_MIB}MiB")
+    drain(small, random_trials(targets(small.space)[kind], 2, 200, seed=0))  # load code and kernels first
+    with watched() as peak:
+        engine = Engine(model, data, memory=f"{BUDGET_MIB}MiB")
+        drain(engine, random_trials(targets(engine.space)[kind], len(data), 4000, seed=1))
+        return peak()
+
+
+def peak() -> float:
+    """Return the larger peak of weights and inputs, each in a process of its own."""
+    command = [sys.executable, __file__, "--peak-of"]
+    runs = [subprocess.run([*command, kind], check=True, capture_output=True) for kind in ("weights", "inputs")]
+    return max(float(run.stdout) for run in runs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--lanes", type=int, default=8192, help="lanes per timed run (8192)")
+    parser.add_argument("--repeats", type=int, default=7, help="runs to take the median of (7)")
+    parser.add_argument("--trials", type=int, default=10_000, help="trials to compare with the reference (10000)")
+    parser.add_argument("--peak-of", choices=["weights", "inputs"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    if options.peak_of:
+        print(peak_of_one(options.peak_of))
+        return
+    costs = lane_costs(lanes=options.lanes, repeats=options.repeats)
+    found = {
+        "lane_cost": {kind: round(cost.ratio, 4) for kind, cost in costs.items()},
+        "lanes_per_second": {kind: round(cost.rate) for kind, cost in costs.items()},
+        "masked": {kind: round(cost.masked, 4) for kind, cost in costs.items()},
+        "overhead": overhead(),
+        "agreement": agreement(trials=options.trials),
+        "gemm_share": round(statistics.mean(cost.gemm_share for cost in costs.values()), 4),
+        "peak_mib": round(peak(), 1),
+    }
+    print(json.dumps(found) if options.json else table(found))
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the figures as text for people."""
+    lines = [f"{'lanes':12} {'cost / golden image':>20} {'per second':>11} {'masked':>8}"]
+    for kind in found["lane_cost"]:
+        cost, rate, masked = (found[key][kind] for key in ("lane_cost", "lanes_per_second", "masked"))
+        lines.append(f"{kind:12} {cost:20.3f} {rate:11,d} {100 * masked:6.1f} %")
+    lines += ["", f"{'overhead':22} " + " ".join(f"{int(n):>9,d}" for n in ("1", "1000", "100000"))]
+    for network, kinds in found["overhead"].items():
+        lines += [
+            f"{network + ' ' + kind:22} " + " ".join(f"{r:9.3f}" for r in by.values()) for kind, by in kinds.items()
+        ]
+    agreed = found["agreement"]
+    lines += [
+        "",
+        f"agreement: {agreed['trials']:,} trials by both executors, {agreed['disagreements']} disagreements, "
+        f"{agreed['ties']} of them ties",
+        f"share of the GEMM peak: {100 * found['gemm_share']:.0f} %",
+        f"peak memory: {found['peak_mib']:.0f} MiB under a budget of {BUDGET_MIB} MiB",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
