@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shlex
 import signal
@@ -375,6 +376,32 @@ def test_fields_of_plots_are_those_of_the_word_formats():
 
     real = {name: fmt.fields for name, fmt in WORDS.items() if "exponent" in fmt.fields}
     assert {name: (len(fields["mantissa"]), len(fields["exponent"])) for name, fields in real.items()} == FIELDS
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_no_figure_is_cut_short_on_a_narrow_terminal(width):
+    from rich.console import Console
+
+    from torchfault.cli.screen import print_table, simple_table
+
+    cells = [[f"layer{row}.conv.with.a.long.name", "1,234,567", "[10.00, 20.00]", "end"] for row in range(3)]
+    table = simple_table({"layer": "left", "trials": "right", "interval": "left", "last": "left"}, cells, title="T")
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, no_color=True, soft_wrap=True)
+    print_table(console, table)
+    shown = re.sub(r"\x1b\[[\d;]*m", "", console.file.getvalue())
+    assert "…" not in shown
+    for row in cells:
+        assert re.search(r"\s+".join(map(re.escape, row)), shown), shown
+
+
+def test_a_terminal_without_utf_8_gets_question_marks(capfd, folder):
+    run(capfd, "run", *BASE, "--trials", "50")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "torchfault", "show"]
+    done = subprocess.run(command, capture_output=True, cwd=folder, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"of 50 trials fail" in done.stdout
+    assert done.stdout.isascii()
 
 
 def options_of(name: str) -> set[str]:

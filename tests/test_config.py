@@ -7,9 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from torchfault import criteria
 from torchfault.config import Override, Settings, leaf_keys, notation, read_settings, restore_settings
+from torchfault.config.build import build_campaign, build_engine
 from torchfault.config.marked import parse, scalar
 from torchfault.errors import ConfigError
+from torchfault.faults import BitFlip, Burst, RandomWord, StuckAt, Value
+from torchfault.sampling import BitErrorRate, Exhaustive, Uniform
+from torchfault.statistics import HalfWidth, MaxTrials, TimeBudget
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -213,6 +218,131 @@ def test_and_binds_closer_than_or():
     text = notation.parse_criterion("top1 | misclassified & ~non-finite")
     assert isinstance(text, notation.Or)
     assert isinstance(text.right, notation.And)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    """Return an engine for a small model with weights of two word formats and labelled inputs."""
+    import torch
+
+    from torchfault.engine import Engine
+    from torchfault.model.data import Data
+    from torchfault.zoo import digits_cnn
+
+    model = digits_cnn()
+    model.register_parameter("scale", torch.nn.Parameter(torch.ones(3, dtype=torch.float64)))
+    return Engine(model, Data(torch.rand(12, 1, 8, 8), torch.arange(12) % 10), executor="hooks")
+
+
+@pytest.fixture
+def built(written, engine):
+    """Return a function that builds the campaign of SMALL with further lines."""
+    return lambda more="": build_campaign(written(SMALL + more), engine)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("flip", BitFlip()),
+        ("stuck-at-0", StuckAt(0)),
+        ("stuck-at-1", StuckAt(1)),
+        ("random-word", RandomWord()),
+        ("burst:3", Burst(3)),
+        ("value:-0.5", Value(-0.5)),
+        ("torchfault.faults:BitFlip", BitFlip()),
+    ],
+)
+def test_fault_models_are_built(built, text, expected):
+    assert built(f"fault: {text}").fault == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("top1", criteria.Top1Change()),
+        ("topk:3", criteria.TopK(3)),
+        ("misclassified", criteria.Misclassified()),
+        ("margin:0.5", criteria.MarginDrop(0.5)),
+        ("error:0.01", criteria.OutputError(0.01)),
+        ("non-finite", criteria.NonFinite()),
+        ("top1 & ~non-finite", criteria.AllOf((criteria.Top1Change(), criteria.Not(criteria.NonFinite())))),
+        ("(top1|topk:2)", criteria.AnyOf((criteria.Top1Change(), criteria.TopK(2)))),
+        ("torchfault.criteria:NonFinite", criteria.NonFinite()),
+    ],
+)
+def test_criteria_are_built(built, text, expected):
+    assert built(f"criterion: '{text}'").criterion == expected
+
+
+def test_metrics_are_built(built):
+    assert built("metric: accuracy").metric is criteria.accuracy
+    assert built("metric: perplexity").metric is criteria.perplexity
+    assert built("metric: torchfault.criteria:accuracy").metric is criteria.accuracy
+    assert built().metric is None
+
+
+def test_a_mean_iou_knows_its_classes(written):
+    import torch
+
+    from torchfault.engine import Engine
+    from torchfault.model.data import Data
+
+    model, images = torch.nn.Conv2d(1, 3, 1).eval(), torch.rand(4, 1, 2, 2)
+    engine = Engine(model, Data(images, torch.zeros(4, 2, 2, dtype=torch.long)), executor="hooks")
+    metric = build_campaign(written(SMALL + "metric: mean-iou:3"), engine).metric
+    outputs = engine.golden()
+    assert metric(outputs, engine.data.labels) == criteria.mean_iou(outputs, engine.data.labels, classes=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", MaxTrials(10_000)),
+        ("stop: 5", MaxTrials(5)),
+        ("stop: {time: 1m}", TimeBudget(60.0)),
+        ("stop: {half_width: 0.01}\nlevel: 0.9\ninterval: jeffreys", HalfWidth(0.01, method="jeffreys", level=0.9)),
+        ("stop: {trials: 5, time: 2}", MaxTrials(5) | TimeBudget(2.0)),
+        ("sampler: exhaustive", None),
+    ],
+)
+def test_stopping_rules_are_built(built, text, expected):
+    assert built(text).stop == expected
+
+
+def test_samplers_and_seeds_are_built(built):
+    assert built("sampler: {faults: 4}").sampler == Uniform(4)
+    assert built("sampler: exhaustive").sampler == Exhaustive()
+    assert built("sampler: {kind: bit-error-rate, rate: 1e-3}\nseed: 8").sampler == BitErrorRate(1e-3)
+    assert built("seed: 8").seed == 8
+
+
+def test_choices_of_sites_are_united(built, engine):
+    space = built("sites: [{kinds: bias, bits: 31}, {include: conv1.*, bits: 0-3}]").space
+    assert space == engine.space.select(kinds="bias", bits=[31]) | engine.space.select("conv1.*", bits=range(4))
+    assert space.site("conv1.bias").bits == (0, 1, 2, 3, 31)
+    assert built().space == engine.space
+
+
+def test_fields_are_those_of_each_word(built):
+    space = built("sites: {include: [scale, fc2.bias], bits: 'sign,exponent,0'}").space
+    assert space.site("scale").bits == (0, *range(52, 64))
+    assert space.site("fc2.bias").bits == (0, *range(23, 32))
+
+
+def test_threads_are_set_and_devices_are_looked_at(written):
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        flags = "model: torchfault.zoo:digits_cnn\ndata: {shape: [1, 8, 8], limit: 3}\nexecutor: hooks\n"
+        engine = build_engine(written(flags + "threads: 1\ndevice: cpu\n"))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+    assert engine.data.inputs.shape == (3, 1, 8, 8)
+    assert engine.data.labels is None
+    with pytest.raises(ConfigError, match="device 'cuda:99' cannot be used here"):
+        build_engine(written(flags + "device: cuda:99\n"))
 
 
 def test_every_key_is_documented():

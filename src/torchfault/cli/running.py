@@ -10,7 +10,7 @@ from rich.text import Text
 
 from torchfault.cli import showing
 from torchfault.cli.progress import Watch
-from torchfault.cli.screen import count, facts, simple_table, stderr, stdout
+from torchfault.cli.screen import count, facts, print_table, simple_table, stderr, stdout
 from torchfault.cli.tables import results_table
 from torchfault.config import Override, Settings, apply, restore_settings
 from torchfault.config.build import build_campaign, build_engine, build_space, describe_stop
@@ -41,12 +41,12 @@ def list_sites(settings: Settings, form: str) -> None:
     columns = {name: "right" if name in numbers else "left" for name in table.columns}
     rows = [[count(cell) if isinstance(cell, int) else str(cell) for cell in row] for row in table.to_numpy().tolist()]
     console = stdout()
-    console.print(simple_table(columns, rows))
+    print_table(console, simple_table(columns, rows))
     console.print()
     heads = {"kind": "left", "sites": "right", "elements": "right", "faults": "right"}
     kinds = dict.fromkeys(site.kind for site in space.sites)
     sums = [_sum(kind, [site for site in space.sites if site.kind == kind]) for kind in kinds]
-    console.print(simple_table(heads, [*sums, _sum("all", space.sites)]))
+    print_table(console, simple_table(heads, [*sums, _sum("all", space.sites)]))
 
 
 def _sum(name: str, sites: "Sequence[Site]") -> list[str]:
@@ -199,7 +199,8 @@ def _tables(results: "Results", groupings: tuple[str, ...], *, level: float, met
     for by in groupings:
         frame = results.table(by, level=level, method=method)
         console.print()
-        console.print(results_table(results, frame, by=by, level=level, method=method, width=console.width))
+        table = results_table(results, frame, by=by, level=level, method=method, width=console.width)
+        print_table(console, table)
 
 
 def _next(commands: list[str]) -> None:

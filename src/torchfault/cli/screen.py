@@ -11,7 +11,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["count", "duration", "facts", "share", "simple_table", "stderr", "stdout"]
+__all__ = ["count", "duration", "facts", "print_table", "share", "simple_table", "stderr", "stdout"]
 
 _PIPED_WIDTH = 160  # of what is not a terminal: wide enough for every table as it is
 
@@ -73,6 +73,14 @@ def share(value: float, digits: int = 2) -> str:
     ('1.52', '-')
     """
     return "-" if math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def print_table(console: Console, table: "Table") -> None:
+    """Print a table in full: a narrow terminal may break its lines, but no figure is ever cut short."""
+    width, natural = console.width, console.measure(table, options=console.options.update(max_width=10_000)).maximum
+    console.width = max(natural, width)
+    console.print(table, crop=False)
+    console.width = width
 
 
 def simple_table(columns: Mapping[str, str], rows: Iterable[Sequence[str]], *, title: str = "") -> "Table":

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchfault.cli.screen import count, duration, facts, simple_table, stderr, stdout
+from torchfault.cli.screen import count, duration, facts, print_table, simple_table, stderr, stdout
 from torchfault.cli.tables import results_table
 from torchfault.errors import ConfigError, StoreError, did_you_mean
 
@@ -61,7 +61,8 @@ def show_campaign(
         summary(results, level=chosen, method=method)
         console = stdout()
         console.print()
-        console.print(results_table(results, frame, by=by, level=chosen, method=method, width=console.width))
+        table = results_table(results, frame, by=by, level=chosen, method=method, width=console.width)
+        print_table(console, table)
     else:
         print_frame(frame, form)
     if plot is not None:
@@ -174,7 +175,7 @@ def _list(records: Sequence["Record"], where: str, form: str) -> None:
         "begun": "left",
     }
     shown = [(r.name, r.status, count(r.trials), count(len(r.space)), duration(r.seconds), r.created) for r in records]
-    stdout().print(simple_table(columns, shown))
+    print_table(stdout(), simple_table(columns, shown))
     stderr().print(f"\n  next  torchfault show {records[-1].name}{store_flag(where)}", markup=False)
 
 
