@@ -223,19 +223,15 @@ def _conv_input(operands: _Operands, struck: Struck) -> Patch | None:
     outputs = weight.shape[0] // geometry.groups
     group = channel // weight.shape[1]
     out_channel = group[:, None] * outputs + torch.arange(outputs, device=x.device)[None]
-    columns = weight.flatten(2)[out_channel[:, None, :], (channel % weight.shape[1])[:, None, None], per_lane(taps, x)]
-    values = torch.where(valid[..., None], columns * struck.delta[:, None, None], torch.zeros((), dtype=x.dtype))
+    every_tap = torch.arange(taps, device=x.device).view(1, -1, 1)
+    columns = weight.flatten(2)[out_channel[:, None, :], (channel % weight.shape[1])[:, None, None], every_tap]
+    values = (columns * struck.delta[:, None, None]).masked_fill(~valid[..., None], 0)
     # Places outside the output repeat a valid one with the same value, so that every write is harmless.
     stand_in = valid.int().argmax(1, keepdim=True)
     tap = torch.where(valid, torch.arange(taps, device=x.device)[None], stand_in)
     reached = [position.gather(1, tap).clamp(0, size - 1) for position, size in zip(reached, sizes, strict=True)]
     values = values.gather(1, tap[..., None].expand_as(values))
     return Patch(1, (out_channel[:, None, :], *(position[..., None] for position in reached)), values)
-
-
-def per_lane(count: int, like: Tensor) -> Tensor:
-    """Return 0 ... count - 1, shaped (1, count, 1), to broadcast over lanes and channels."""
-    return torch.arange(count, device=like.device).view(1, -1, 1)
 
 
 def _transposed_weight(operands: _Operands, struck: Struck) -> Patch | None:

@@ -44,8 +44,9 @@ class Engine:
     """Runs trials on *model* with *data*, every fault on its own lane.
 
     *executor* is ``graph`` (``torch.export``, the fast one), ``hooks`` (any module) or ``auto``: graph, and hooks where
-    the model cannot be captured; then :attr:`fallback` says why. *memory* bounds the bytes for activations, *device*
-    moves model and data, *training* admits batch-norm and dropout in training mode, *buffers* makes buffers sites too.
+    the model cannot be captured; then :attr:`fallback` says why. *memory* bounds the bytes for activations. *device*
+    moves the model (in place, as torch does) and the data. *training* admits batch-norm and dropout in training mode,
+    *buffers* makes buffers sites too.
 
     Raises :class:`ModelError` for a model in training mode, or one that ``graph`` was asked for and cannot capture.
 
@@ -71,7 +72,8 @@ class Engine:
         if not training:
             check_inference(model)
         if device is not None:
-            model, data = model.to(device), data.to(device)
+            model = model.to(device)
+        data = data.to(next((t.device for t in (*model.parameters(), *model.buffers())), "cpu"))
         self.model, self.data, self.memory = model, data, parse_memory(memory)
         self.fallback: str | None = None
         self._executor = self._choose(executor, buffers)
@@ -110,9 +112,9 @@ class Engine:
     def digest(self) -> str:
         """Return a SHA-256 over the model's class, and the names, types, shapes and bytes of its state."""
         digest = hashlib.sha256(type(self.model).__qualname__.encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            if isinstance(tensor, torch.Tensor):
-                plain = tensor.detach().cpu().contiguous()
-                digest.update(repr((name, str(plain.dtype), tuple(plain.shape))).encode())
-                digest.update(plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else b"")
+        # Not the state dict, which leaves out buffers that are not persistent.
+        for name, tensor in sorted((*self.model.named_parameters(), *self.model.named_buffers())):
+            plain = tensor.detach().cpu().contiguous()
+            digest.update(repr((name, str(plain.dtype), tuple(plain.shape))).encode())
+            digest.update(plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else b"")
         return digest.hexdigest()
