@@ -171,17 +171,15 @@ class _Striker:
     seen: set[str] = field(default_factory=set)
 
     def __call__(self, moment: Moment) -> Sequence[Tensor] | None:
-        here = self.strikes.get((moment.base, moment.role))
-        if here is None or any(strike.where.place >= len(moment.tensors) for strike in here):
-            self.seen |= {f"{moment.base}:{moment.role}{i or ''}" for i in range(len(moment.tensors))}
-        if here is None:
-            return None
-        tensors = list(moment.tensors)
+        here = self.strikes.get((moment.base, moment.role), ())
+        tensors, struck = list(moment.tensors), False
         for strike in here:
             place = strike.where.place
             if place < len(tensors) and (tensors[place].dtype.is_floating_point or strike.masks):
-                tensors[place] = strike(tensors[place], owned=moment.owned[place])
-        return tensors
+                tensors[place], struck = strike(tensors[place], owned=moment.owned[place]), True
+        if not struck:
+            self.seen |= {f"{moment.base}:{moment.role}{i or ''}" for i in range(len(tensors))}
+        return tensors if struck else None
 
 
 @contextmanager
@@ -198,8 +196,9 @@ def striking(model: nn.Module, strikes: Sequence[Strike]) -> Iterator[None]:
         by_moment.setdefault((strike.where.base, strike.where.role), []).append(strike)
     modules = {strike.where.path for strike in strikes if not strike.where.operation}
     operations = {strike.where.operation for strike in strikes} - {""}
+    read = {strike.where.path for strike in strikes if strike.where.role == "input" and not strike.where.operation}
     striker = _Striker(by_moment)
-    with visiting(model, striker, modules=modules, operations=operations):
+    with visiting(model, striker, modules=modules, operations=operations, read=read):
         yield
     missed = [strike.name for strike in strikes if not strike.met]
     if missed:

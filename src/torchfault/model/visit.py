@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +42,7 @@ _ALIASES = {
 _COMPOSITES = frozenset({F.multi_head_attention_forward, F.normalize})
 
 
-@dataclass(frozen=True, eq=False)
-class Moment:
+class Moment(NamedTuple):
     """What a call reads (*role* ``input``) or gives (``output``): the tensors that faults and discovery work on.
 
     *base* is the call's name, such as ``conv1``, ``relu@1`` or ``layer1.0.add``; *path* the module it belongs to,
@@ -97,16 +96,12 @@ def _memory(tensor: Tensor) -> int:
 
 
 def _tensors(tree: Any) -> tuple[list[Any], Any, list[int]]:
-    """Return the leaves of *tree*, its structure (``None`` for a bare tensor), and the positions of the tensors."""
-    if isinstance(tree, Tensor):
-        return [tree], None, [0]
+    """Return the leaves of *tree*, its structure, and the positions of the tensors."""
     flat, spec = pytree.tree_flatten(tree)
     return flat, spec, [i for i, leaf in enumerate(flat) if isinstance(leaf, Tensor)]
 
 
 def _replaced(flat: list[Any], spec: Any, kept: list[int], fresh: Sequence[Tensor]) -> Any:
-    if spec is None:
-        return fresh[0]
     for position, tensor in zip(kept, fresh, strict=True):
         flat[position] = tensor
     return pytree.tree_unflatten(flat, spec)
@@ -123,7 +118,7 @@ class _Frame:
 
     path: str
     call: str
-    read: set[int]
+    read: set[int] | None = None
 
 
 @dataclass(eq=False)
@@ -141,14 +136,11 @@ class _Watch:
         """Return *name* with ``@k`` if it has been used k times before."""
         return f"{name}@{self.counts[name]}" if self.counts[name] else name
 
-    @contextmanager
-    def pause(self) -> Iterator[None]:
-        """Take no notice of operations in this scope: they are the visitor's, not the model's."""
-        before, self.paused = self.paused, True
-        try:
-            yield
-        finally:
-            self.paused = before
+    def memory(self, args: Any, kwargs: Any) -> set[int]:
+        """Return the addresses of the memory of all tensors among the arguments of a call."""
+        plain = not kwargs and all(isinstance(argument, Tensor) for argument in args)
+        tensors = args if plain else [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        return {_memory(tensor) for tensor in tensors} - {0}
 
     def arguments(
         self, base: str, path: str, call: str, op: str, args: Any, kwargs: Any, *, own: Sequence[str] = ()
@@ -170,6 +162,12 @@ class _Watch:
         self, base: str, path: str, call: str, op: str, result: Any, read: set[int], *, owns: bool, mutates: bool
     ) -> Any:
         """Show what a call gave; return it, changed or not."""
+        if isinstance(result, Tensor):  # the rest below for one tensor, spelt out, since this is on the fast path
+            address = _memory(result)
+            known = address in read or address in self.stored or not address
+            mine = mutates or (owns and not known)
+            fresh = self.visitor(Moment(base, "output", path, call, op, (result,), (mine,), (known and not mutates,)))
+            return result if fresh is None else fresh[0]
         flat, spec, kept = _tensors(result)
         if not kept:
             return result
@@ -182,8 +180,8 @@ class _Watch:
         return result if fresh is None else _replaced(flat, spec, kept, fresh)
 
 
-def _hook(watch: _Watch, module: nn.Module, path: str, handles: list[Any], *, shown: bool) -> None:
-    """Follow the calls of *module*, and show them to the visitor if *shown*; add the hooks to *handles*."""
+def _hook(watch: _Watch, module: nn.Module, path: str, handles: list[Any], *, inputs: bool, outputs: bool) -> None:
+    """Follow the calls of *module*, and show them to the visitor as asked for; add the hooks to *handles*."""
     owns = hands_out(module)
     own = (*module._parameters.values(), *module._buffers.values())
     stored = [watch.names[id(tensor)] for tensor in own if id(tensor) in watch.names]
@@ -191,26 +189,34 @@ def _hook(watch: _Watch, module: nn.Module, path: str, handles: list[Any], *, sh
     def before(_: nn.Module, args: Any, kwargs: Any) -> Any:
         if not watch.stack:
             watch.counts.clear()
-        frame = _Frame(path, watch.numbered(path), set())
+        frame = _Frame(path, watch.numbered(path))
         watch.counts[path] += 1
         watch.stack.append(frame)  # before anything can fail: the hook behind takes it off in any case
-        if not shown:
+        if not inputs:
             return None
-        with watch.pause():
+        watch.paused = True  # what happens now is the visitor's, not the model's
+        try:
             args, kwargs, frame.read = watch.arguments(frame.call, path, frame.call, "", args, kwargs, own=stored)
+        finally:
+            watch.paused = False
         return args, kwargs
 
-    def after(_: nn.Module, args: Any, result: Any) -> Any:
-        del args
-        frame = watch.stack.pop()
-        if not shown or result is None:
+    def after(_: nn.Module, args: Any, kwargs: Any, result: Any) -> Any:
+        if not watch.stack:
             return None
-        mutates = bool(getattr(module, "inplace", False))
-        with watch.pause():
-            return watch.results(frame.call, path, frame.call, "", result, frame.read, owns=owns, mutates=mutates)
+        frame = watch.stack.pop()
+        if not outputs or result is None:
+            return None
+        watch.paused = True
+        try:
+            read = frame.read if frame.read is not None else watch.memory(args, kwargs)
+            mutates = bool(getattr(module, "inplace", False))
+            return watch.results(frame.call, path, frame.call, "", result, read, owns=owns, mutates=mutates)
+        finally:
+            watch.paused = False
 
     handles.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=not path))
-    handles.append(module.register_forward_hook(after, always_call=True))
+    handles.append(module.register_forward_hook(after, always_call=True, with_kwargs=True))
 
 
 class _Operations(TorchFunctionMode):
@@ -286,8 +292,11 @@ def visiting(
     *,
     modules: Collection[str],
     operations: Collection[str] | None = (),
+    read: Collection[str] | None = None,
 ) -> Iterator[None]:
     """Show *visitor* the arguments and results of the named *modules*, and of functional *operations* (``None``: all).
+
+    *read* names those of the modules whose arguments are of interest, if not all are; the others' are not shown.
 
     The scope is :func:`unfused`.
     """
@@ -298,13 +307,15 @@ def visiting(
     follow_all = operations is None or bool(operations)
     known = dict(model.named_modules(remove_duplicate=False))
     wanted = {id(known[name]) for name in modules}
+    reading = wanted if read is None else {id(known[name]) for name in read}
     handles: list[Any] = []
     with ExitStack() as stack:
         stack.enter_context(unfused())
         stack.callback(lambda: [handle.remove() for handle in handles])
         for path, module in model.named_modules():
             if follow_all or not path or id(module) in wanted:
-                _hook(watch, module, path, handles, shown=id(module) in wanted)
+                inputs, outputs = id(module) in reading, id(module) in wanted
+                _hook(watch, module, path, handles, inputs=inputs, outputs=outputs)
         if follow_all:
             stack.enter_context(_Operations(watch, operations))
         yield
