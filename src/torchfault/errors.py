@@ -10,6 +10,7 @@ __all__ = [
     "DataError",
     "EngineError",
     "FaultError",
+    "HardwareError",
     "ModelError",
     "SamplingError",
     "SpaceError",
@@ -39,6 +40,10 @@ class WordError(TorchfaultError):
 
 class FaultError(TorchfaultError):
     """A fault model or a trial that makes no sense, or a fault that never struck."""
+
+
+class HardwareError(TorchfaultError):
+    """An accelerator, or a pattern of it, that cannot be, or that does not fit the model."""
 
 
 class ModelError(TorchfaultError):

@@ -1,6 +1,6 @@
-"""Conformance suites for samplers, word formats, fault models, criteria and executors; each names the broken rule.
+"""Conformance suites for samplers, word formats, fault models, criteria, executors and accelerators.
 
-Call them in a test; the table of built-ins in ``tests/test_conformance.py`` shows how.
+Each names the broken rule. Call them in a test; the table of built-ins in ``tests/test_conformance.py`` shows how.
 """
 
 import copy
@@ -21,13 +21,21 @@ from torchfault.criteria.outputs import count
 from torchfault.engine import Executor
 from torchfault.errors import FaultError
 from torchfault.faults import BitFlip, FaultModel, Trials, strike
+from torchfault.hardware.conformance import check_accelerator
 from torchfault.measures import Measure, uniform
 from torchfault.model.data import Data, Tree, call, leaves, map_tensors, rows
 from torchfault.sampling import Draws, Sampler
 from torchfault.space import FaultSpace, Site
 from torchfault.words import WORDS, WordFormat, decode, encode, masks_to_words
 
-__all__ = ["check_criterion", "check_executor", "check_fault_model", "check_sampler", "check_word_format"]
+__all__ = [
+    "check_accelerator",
+    "check_criterion",
+    "check_executor",
+    "check_fault_model",
+    "check_sampler",
+    "check_word_format",
+]
 
 _MOST = 40_000  # draws of a sampler, words of a format
 _COLUMNS = ("index", "weight", "stratum", "counts")
