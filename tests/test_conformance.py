@@ -15,7 +15,7 @@ from torchfault.engine.graph import GraphExecutor
 from torchfault.engine.hooks import HooksExecutor
 from torchfault.faults import BitFlip, Burst, RandomWord, StuckAt, Value
 from torchfault.measures import Measure, draw, probability, uniform
-from torchfault.sampling import BitErrorRate, Draws, Exhaustive, Uniform
+from torchfault.sampling import METHODS, BitErrorRate, Draws, Exhaustive, Statistical, Uniform
 from torchfault.space import FaultSpace, Site
 from torchfault.testing import (
     check_criterion,
@@ -28,7 +28,16 @@ from torchfault.words import WORDS
 
 # The table of built-ins: a new one gets a row.
 
-SAMPLERS = (Exhaustive(), Exhaustive(block=7), Uniform(), Uniform(faults=40), BitErrorRate(1e-4), BitErrorRate(0.01))
+P_OF_BITS = {"int8": (0.01, 0.1, 0.5, 0.0, 0.2, 0.2, 0.4, 0.5), "float32": (*[0.001] * 30, 0.5, 0.01)}
+SAMPLERS = (
+    Exhaustive(),
+    Exhaustive(block=7),
+    Uniform(),
+    Uniform(faults=40),
+    BitErrorRate(1e-4),
+    BitErrorRate(0.01),
+    *(Statistical(method, margin=0.03, bits=P_OF_BITS if method == "data-aware" else None) for method in METHODS),
+)
 FAULT_MODELS = (
     BitFlip(),
     StuckAt(0),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torchfault.space import FaultSpace, Locations
 from torchfault.store import Columns
 
-__all__ = ["GROUPINGS", "Groups", "groups"]
+__all__ = ["GROUPINGS", "Groups", "code_of", "groups"]
 
 Ints = NDArray[np.int64]
 
@@ -55,6 +55,11 @@ def groups(space: FaultSpace, columns: Columns, by: str) -> Groups:
     pairs = np.unique(columns.owner * len(axis.keys) + code)
     trial, code = np.divmod(pairs, len(axis.keys))
     return Groups(axis.keys, axis.faults, trial, code)
+
+
+def code_of(space: FaultSpace, where: Locations, by: str) -> Ints:
+    """Return the group of each location, shape (n,)."""
+    return GROUPINGS[by](space).code(where)
 
 
 def _by_model(space: FaultSpace) -> _Axis:

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.errors import CampaignError, SamplingError
-from torchfault.sampling import Sampler, Uniform, stream
+from torchfault.sampling import Draws, Sampler, Statistical, Uniform, stream
 from torchfault.space import FaultSpace
 from torchfault.statistics import AllOf, AnyOf, HalfWidth, Progress
 from torchfault.store import Columns
@@ -158,10 +159,27 @@ def prepare(campaign: Campaign, first: int, last: int) -> Plan:
     return Plan(Columns.join([part.columns for part in parts]), _join([part.trials for part in parts]))
 
 
-def _part(campaign: Campaign, number: int, first: int, last: int) -> Plan:
-    """Return trials *first* to *last* of those that block *number* becomes."""
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """All trials of one block of a sampler, as they are drawn: together."""
+
+    number: int
+    draws: Draws
+    struck: "Trials"
+    inputs: NDArray[np.int64]
+
+
+_LATEST: "WeakKeyDictionary[Campaign, _Block]" = WeakKeyDictionary()
+"""The block that each campaign drew last: a sample without replacement is one large block for many batches."""
+
+
+def _block(campaign: Campaign, number: int) -> _Block:
+    """Return block *number*, drawn anew unless it was the latest."""
     from torchfault.faults import strike
 
+    latest = _LATEST.get(campaign)
+    if latest is not None and latest.number == number:
+        return latest
     sampler, space, seed = campaign.sampler, campaign.space, campaign.seed
     start, end = number * sampler.block, sampler.total(space)
     n = sampler.block if end is None else min(sampler.block, end - start)
@@ -170,13 +188,22 @@ def _part(campaign: Campaign, number: int, first: int, last: int) -> Plan:
         raise SamplingError(f"{type(sampler).__name__} was asked for {n} trials, got {len(draws)}; mend the sampler")
     where = space.locate(draws.index)
     struck = strike(space, where, model=campaign.fault, rng=stream(seed, _MASKS, number), counts=draws.counts)
+    inputs = stream(seed, _INPUTS, number).integers(campaign.inputs, size=n, dtype=np.int64)
+    _LATEST[campaign] = block = _Block(number, draws, struck, inputs)
+    return block
+
+
+def _part(campaign: Campaign, number: int, first: int, last: int) -> Plan:
+    """Return trials *first* to *last* of those that block *number* becomes."""
+    block = _block(campaign, number)
+    draws, struck = block.draws, block.struck
     position = np.arange(first, last, dtype=np.int64)
     crossing = _crossing(campaign)
     order, inputs = position // crossing, position % crossing
     if campaign.metric is not None:
         inputs = np.full(last - first, -1, dtype=np.int64)
     elif crossing == 1:
-        inputs = stream(seed, _INPUTS, number).integers(campaign.inputs, size=n, dtype=np.int64)[first:last]
+        inputs = block.inputs[first:last]
     faults, counts = _pick(draws.index, draws.counts, order)
     unset = np.zeros(last - first, dtype=np.bool_)
     columns = Columns(
@@ -232,6 +259,11 @@ def check(campaign: Campaign) -> None:
             raise CampaignError("HalfWidth is about a share of failures, not a metric; use MaxTrials or TimeBudget")
         if population(campaign) is not None:
             raise CampaignError("HalfWidth needs randomly drawn faults, not all in order; use Uniform(), or no rule")
+        if isinstance(campaign.sampler, Statistical) and campaign.sampler.method != "network-wise":
+            raise CampaignError(
+                f"HalfWidth counts trials alike, and {campaign.sampler.method} injection weighs them; "
+                "leave the rule out: the margin sets the number of trials"
+            )
 
 
 def rules(rule: StopRule | None) -> Iterator[StopRule]:

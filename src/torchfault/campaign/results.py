@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from torchfault.campaign.cells import Cells, cells
 from torchfault.campaign.groups import GROUPINGS, Groups, groups
 from torchfault.errors import CampaignError, did_you_mean
 from torchfault.space import FaultSpace
@@ -24,7 +25,8 @@ __all__ = ["Results", "load"]
 class Results:
     """What a campaign found: its *record* (names, digests, status), and its trials in *columns*.
 
-    Estimates weigh each trial by its p/q. Where the sampler enumerates everything the interval (method ``exhaustive``)
+    Estimates weigh each trial by its p/q, and know of the faults that were drawn without replacement how many are
+    left. Where the sampler enumerates everything the interval (method ``exhaustive``)
     is what the trials that are missing could still change: no width at all at the end.
 
     >>> from torchfault.space import Site
@@ -68,7 +70,9 @@ class Results:
         nan [0.00, 1.00]
         """
         find_interval(method)
-        return _estimate(self.columns, np.arange(len(self)), self.record.population, level, method)
+        sample = cells(self.record, self.columns, "model")
+        known = sample.estimate(0, level=level, method=method) if sample else None
+        return known or _estimate(self.columns, np.arange(len(self)), self.record.population, level, method)
 
     def table(self, by: str = "site", *, level: float = 0.95, method: str = "wilson") -> "pd.DataFrame":
         """Return one row per ``model``, ``site``, ``layer`` (module), ``channel``, ``bit`` or ``kind``, in their order.
@@ -91,13 +95,14 @@ class Results:
         interval = find_interval(method)
         of = groups(self.space, self.columns, by)
         trials, failures = of.count(), of.count(self.columns.failed)
+        sample = cells(self.record, self.columns, by)
         plain = self.columns.weights is None and self.columns.values is None and self.record.population is None
-        if plain:
+        if plain and sample is None:
             with np.errstate(invalid="ignore"):
                 value, due = failures / trials, of.count(self.columns.due) / trials
             low, high = interval(failures, trials, level=level)
         else:
-            value, low, high, due = self._conditional(of, level, method)
+            value, low, high, due = self._conditional(of, sample, level, method)
         columns = {"key": of.keys, "trials": trials, "failures": failures, "due": due}
         return pd.DataFrame(columns | {"value": value, "low": low, "high": high})
 
@@ -115,14 +120,17 @@ class Results:
 
         return pd.DataFrame(flat(self.space, Batch(0, self.columns, 0.0)))
 
-    def _conditional(self, of: Groups, level: float, method: str) -> tuple[NDArray[np.float64], ...]:
+    def _conditional(
+        self, of: Groups, sample: Cells | None, level: float, method: str
+    ) -> tuple[NDArray[np.float64], ...]:
         """Return value, low, high and share of due for every group, from its own trials."""
         lanes = None if self.record.population is None else self.record.population // len(self.space)
         strata = _nested(self.columns, of)
         rows = []
         for code, members in enumerate(of.members()):
             everything = None if lanes is None else int(of.faults[code]) * lanes
-            one = _estimate(self.columns, members, everything, level, method, strata=strata)
+            one = sample.estimate(code, level=level, method=method) if sample else None
+            one = one or _estimate(self.columns, members, everything, level, method, strata=strata)
             rows.append((one.value, one.low, one.high, _share(self.columns, members)))
         return tuple(np.array(rows, dtype=np.float64).reshape(-1, 4).T)
 

@@ -2,6 +2,19 @@
 
 from torchfault.sampling.draws import Draws, Sampler, stream
 from torchfault.sampling.exhaustive import Exhaustive
+from torchfault.sampling.planning import plan
+from torchfault.sampling.statistical import METHODS, Statistical, bit_probabilities
 from torchfault.sampling.uniform import BitErrorRate, Uniform
 
-__all__ = ["BitErrorRate", "Draws", "Exhaustive", "Sampler", "Uniform", "stream"]
+__all__ = [
+    "METHODS",
+    "BitErrorRate",
+    "Draws",
+    "Exhaustive",
+    "Sampler",
+    "Statistical",
+    "Uniform",
+    "bit_probabilities",
+    "plan",
+    "stream",
+]

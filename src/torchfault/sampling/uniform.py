@@ -9,7 +9,7 @@ from torchfault.errors import SamplingError
 from torchfault.sampling.draws import Draws
 from torchfault.space import FaultSpace
 
-__all__ = ["BitErrorRate", "Uniform"]
+__all__ = ["BitErrorRate", "Uniform", "distinct"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class BitErrorRate:
         """Return *n* trials; *start* does not matter, since they are independent."""
         del start
         counts = self._counts(len(space), n, rng)
-        places = [_distinct(len(space), int(count), rng) for count in counts]
+        places = [distinct(len(space), int(count), rng) for count in counts]
         return Draws.equal(np.concatenate(places) if places else np.zeros(0, dtype=np.int64), counts=counts)
 
     def _counts(self, size: int, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -112,8 +112,12 @@ def _binomial(size: int, rate: float, n: int, rng: np.random.Generator) -> NDArr
     return drawn.astype(np.int64)
 
 
-def _distinct(size: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Draw *count* different numbers below *size*, in increasing order, in memory that grows with *count* alone."""
+def distinct(size: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return *count* different numbers below *size*, in increasing order, in memory that grows with *count* alone.
+
+    >>> distinct(5, 5, np.random.default_rng(0))
+    array([0, 1, 2, 3, 4])
+    """
     if count > size // 4:
         # Floyd's or a redraw would collide too often; a dense draw is in proportion here.
         return np.sort(rng.permutation(size)[:count]).astype(np.int64)

@@ -1,0 +1,199 @@
+"""Statistical fault injection: samples of a size fixed beforehand, without replacement, from each layer or bit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from torchfault.errors import SamplingError, did_you_mean
+from torchfault.sampling.draws import Draws
+from torchfault.sampling.uniform import distinct
+from torchfault.space import FaultSpace, Locations
+from torchfault.statistics import leveugle_sample_size
+
+__all__ = ["METHODS", "Statistical", "Strata", "bit_probabilities"]
+
+METHODS = ("network-wise", "layer-wise", "data-unaware", "data-aware")
+_WORST = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Strata:
+    """How a space is cut: each pair of site and bit, the stratum it belongs to, and its faults, all of shape (pairs,).
+
+    *where* names the pairs (at element 0) and *stratum* numbers the strata from 0.
+    """
+
+    where: Locations
+    stratum: NDArray[np.int64]
+    faults: NDArray[np.int64]
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """The number of faults in each stratum, shape (strata,)."""
+        sizes = np.zeros(int(self.stratum[-1]) + 1, dtype=np.int64)
+        np.add.at(sizes, self.stratum, self.faults)
+        return sizes
+
+
+@dataclass(frozen=True)
+class Statistical:
+    """Draw a sample of the size that the published formula asks for, each stratum without replacement.
+
+    *method* says what a stratum is: the whole space (``network-wise``), a site (``layer-wise``), or a bit of a site
+    (``data-unaware``, ``data-aware``). Each stratum gets :func:`~torchfault.statistics.leveugle_sample_size` of its
+    faults for *margin*, *t* and *p*; ``data-aware`` takes *p* from *bits*, which maps a word format to one probability
+    for each of its bits (:func:`bit_probabilities`). Sizes are rounded so that their sum is the floor of the unrounded
+    sum, as published; a stratum gets one draw at least, for else nothing could be said about it. Trials come in
+    random order, so that a campaign stopped early holds a random part of the sample.
+
+    Weights are the stratum's share of the space over its share of the sample. All trials are one block. Raises
+    :class:`SamplingError` for an unknown method or numbers out of range. Source: Leveugle et al., DATE 2009; Ruospo et
+    al., "Assessing convolutional neural networks reliability through statistical fault injections", DATE 2023.
+
+    >>> from torchfault.space import Site
+    >>> space = FaultSpace((Site("a.weight", (1000,)), Site("b.weight", (10,))))
+    >>> {method: Statistical(method).total(space) for method in METHODS[:3]}
+    {'network-wise': 7404, 'layer-wise': 7696, 'data-unaware': 29304}
+    """
+
+    method: str = "layer-wise"
+    margin: float = 0.01
+    t: float = 1.96
+    p: float = _WORST
+    bits: Mapping[str, tuple[float, ...]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            known = ", ".join(METHODS)
+            raise SamplingError(f"a method is {known}, got '{self.method}'{did_you_mean(self.method, METHODS)}")
+        if not (0 < self.margin < 1 and self.t > 0 and 0 < self.p < 1):
+            raise SamplingError(
+                f"margin and p lie strictly between 0 and 1 and t above 0, got margin={self.margin}, p={self.p}, "
+                f"t={self.t}; the usual values are margin=0.01, p=0.5, t=1.96"
+            )
+        if (self.method == "data-aware") != (self.bits is not None):
+            raise SamplingError(
+                f"bits go with the method data-aware, and with no other, got method '{self.method}' "
+                f"{'with' if self.bits else 'without'} bits; make them by bit_probabilities"
+            )
+        if wrong := [word for word, row in (self.bits or {}).items() if not all(0 <= p <= _WORST for p in row)]:
+            raise SamplingError(f"the p of a bit is 0 to 0.5, the worst, got {max(self.bits[wrong[0]])}; cut it off")  # type: ignore[index]
+
+    @property
+    def block(self) -> int:
+        """More trials than any sample has: drawing without replacement takes one random stream for all of them."""
+        return 1 << 62
+
+    def total(self, space: FaultSpace) -> int | None:
+        """Return the size of the sample: the floor of the sum over strata of unrounded sizes."""
+        return int(self.allocation(space).sum())
+
+    def strata(self, space: FaultSpace) -> Strata:
+        """Return how *space* is cut into strata."""
+        bits = [len(site.bits) for site in space.sites]
+        site = np.repeat(np.arange(len(bits), dtype=np.int32), bits)
+        bit = np.concatenate([np.array(one.bits, dtype=np.int16) for one in space.sites])
+        where = Locations(site, np.zeros(len(site), dtype=np.int64), bit)
+        faults = np.array([one.elements for one in space.sites], dtype=np.int64)[site]
+        each = {"network-wise": np.zeros_like(site), "layer-wise": site}.get(self.method, np.arange(len(site)))
+        return Strata(where, each.astype(np.int64), faults)
+
+    def allocation(self, space: FaultSpace) -> NDArray[np.int64]:
+        """Return the number of draws from each stratum, shape (strata,).
+
+        Raises :class:`SamplingError` where the space has a word format for which *bits* say nothing.
+        """
+        strata = self.strata(space)
+        sizes = strata.sizes
+        needed = np.zeros(len(sizes))
+        p = self._p(space, strata)
+        for one in np.unique(p[p > 0]):
+            same = p == one
+            needed[same] = leveugle_sample_size(sizes[same], margin=self.margin, t=self.t, p=float(one))
+        needed = np.where(sizes > 0, np.maximum(needed, 1.0), 0.0)
+        reached = np.floor(np.cumsum(needed) + 1e-6).astype(np.int64)  # 1e-6: sums of whole numbers stay whole
+        return np.diff(reached, prepend=0)
+
+    def _p(self, space: FaultSpace, strata: Strata) -> NDArray[np.float64]:
+        """Return the failure probability that each stratum's size is made for."""
+        if self.bits is None:
+            return np.full(len(strata.sizes), self.p)
+        p = np.empty(len(strata.stratum))
+        for row, (site, _, bit) in enumerate(zip(*strata.where, strict=True)):
+            one = space.sites[site]
+            known = self.bits.get(one.word)
+            if known is None or len(known) != one.width:
+                raise SamplingError(
+                    f"'{one.name}' has {one.word} words, for which bits hold "
+                    f"{'nothing' if known is None else f'{len(known)} numbers'}; give one p for each of {one.width}"
+                )
+            p[row] = known[bit]
+        return p
+
+    def draw(self, space: FaultSpace, n: int, *, rng: np.random.Generator, start: int = 0) -> Draws:
+        """Return trials *start* to *start + n* of the sample that *rng* decides; all of it is drawn every time."""
+        draws = self.allocation(space)
+        total = int(draws.sum())
+        if n < 0 or start < 0 or start + n > total:
+            raise SamplingError(f"the sample ends at {total}, got {start} to {start + n}; draw fewer")
+        strata = self.strata(space)
+        sizes = strata.sizes
+        first = np.cumsum(sizes) - sizes
+        inside = [distinct(int(size), int(count), rng) for size, count in zip(sizes, draws, strict=True)]
+        order = rng.permutation(total)[start : start + n]
+        stratum = np.repeat(np.arange(len(sizes)), draws)[order]
+        place = np.concatenate(inside)[order]
+        weight = sizes / len(space) * (total / np.maximum(draws, 1))
+        if self.method in METHODS[:2]:  # strata are runs of fault numbers
+            index = first[stratum] + place
+        else:
+            index = space.number(strata.where.site[stratum], place, strata.where.bit[stratum])
+        # a weight that is 1 but for rounding would cost the estimate its plain interval
+        exact = np.where(np.isclose(weight, 1.0, rtol=1e-12, atol=0), 1.0, weight)
+        return Draws(index, exact[stratum], stratum.astype(np.int32))
+
+
+def bit_probabilities(values: ArrayLike, word: str = "float32") -> tuple[float, ...]:
+    """Return the p of each bit, lowest first, that data-aware injection takes for words holding *values*.
+
+    The mean distance by which flipping the bit moves a value (to what is not finite: infinitely far) is scaled from 0
+    for the least to 0.5, the worst case, for the greatest; distances beyond the upper quartile by more than 1.5
+    interquartile ranges are outliers, which get 0.5 and do not count for the scale. *values* are numbers of any shape,
+    such as all weights of a network. Raises :class:`SamplingError` without values. Source: Ruospo et al., DATE 2023,
+    section III, where f0 and f1 weigh the distances of the two directions, which makes this mean; the rule for
+    outliers is ours.
+
+    >>> p = bit_probabilities(np.linspace(-0.1, 0.1, 100))
+    >>> p[30], p[31], p[0]
+    (0.5, 0.5, 0.0)
+    """
+    import torch
+
+    from torchfault.words import decode, encode
+    from torchfault.words import word as format_of
+
+    fmt = format_of(word)
+    held = torch.as_tensor(np.asarray(values).ravel().copy()).to(fmt.dtype)
+    if not held.numel():
+        raise SamplingError("the p of bits comes from values, got none; pass the weights of the network")
+    words = encode(held, fmt)
+    full = 1 << (torch.iinfo(fmt.integer).bits - 1)
+    distances = np.empty(fmt.width)
+    for bit in range(fmt.width):
+        mask = -full if 1 << bit == full else 1 << bit  # the sign bit of the integer that holds the word
+        moved = decode(words ^ torch.tensor(mask, dtype=fmt.integer), fmt)
+        gap = (moved.to(torch.float64) - held.to(torch.float64)).abs()
+        distances[bit] = float(torch.nan_to_num(gap, nan=torch.inf).mean())
+    return tuple(_scaled(distances).tolist())
+
+
+def _scaled(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scale distances to 0 to 0.5, outliers at 0.5."""
+    with np.errstate(invalid="ignore"):
+        low, high = np.quantile(np.minimum(distances, np.finfo(np.float64).max / 4), [0.25, 0.75])
+    usual = distances <= high + 1.5 * (high - low)
+    least, most = distances[usual].min(), distances[usual].max()
+    scale = (most - least) or 1.0
+    return np.where(usual, _WORST * (np.where(usual, distances, least) - least) / scale, _WORST)
