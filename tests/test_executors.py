@@ -168,8 +168,22 @@ class Mixing(nn.Module):
         return self.fc(x - x.mean(0))
 
 
-@pytest.mark.parametrize(("model", "reason"), [(Branching(), "cannot capture"), (Mixing(), "mixes the inputs")])
+class Fixed(nn.Module):
+    """A model that walks over its batch in Python, to whose size a graph is then bound."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.fc(row) for row in x])
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"), [(Branching(), "cannot capture"), (Mixing(), "mixes the inputs"), (Fixed(), "one batch size")]
+)
 def test_what_cannot_be_captured_falls_back_and_says_why(model: nn.Module, reason: str) -> None:
+    torch.manual_seed(0)
     data = Data(torch.randn(4, 3))
     with pytest.raises(ModelError, match=reason):
         Engine(model.eval(), data, executor="graph")
@@ -177,7 +191,7 @@ def test_what_cannot_be_captured_falls_back_and_says_why(model: nn.Module, reaso
     assert engine.executor == "hooks"
     assert engine.fallback is not None
     assert reason in engine.fallback
-    trials = random_trials(engine.space, len(data), 30)
+    trials = random_trials(engine.space.select("fc.*"), len(data), 30)
     assert_agree(collect(engine, trials), leaves(reference(model, data, trials)))
 
 
@@ -187,6 +201,32 @@ def test_training_mode_is_refused_unless_asked_for() -> None:
     with pytest.raises(ModelError, match=r"call model\.eval"):
         Engine(model.train(), data)
     assert Engine(model.train(), data, training=True).executor == "hooks"
+
+
+class Positions(nn.Module):
+    """A model that looks up its own row by the position in the batch, as masks of language models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(9, 4)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, ids: Tensor, padding: Tensor) -> Tensor:
+        own = padding[torch.arange(ids.shape[0])[:, None], torch.arange(ids.shape[1])]
+        blank = ids.new_zeros((ids.shape[1],), dtype=torch.float32)
+        return self.fc((self.embed(ids) * own[..., None] + blank[:, None]).mean(1))
+
+
+@pytest.mark.parametrize("faults", [1, 3])
+def test_values_that_depend_on_the_place_in_the_batch_are_computed_for_the_lanes_on_board(faults: int) -> None:
+    torch.manual_seed(0)
+    data = Data((torch.randint(0, 9, (6, 5)), torch.randint(0, 2, (6, 5)).float()))
+    model = Positions().eval()
+    executor = GraphExecutor(model, data, memory=2**28)
+    assert any(node.positional for node in executor.program.nodes)
+    # Python's x[i] is 'getitem' to the reference and 'index' in the graph.
+    trials = random_trials(executor.space.select(exclude="index:*"), len(data), 80, faults=faults)
+    assert_agree(collect(executor, trials), leaves(reference(model, data, trials)))
 
 
 def test_trials_beyond_the_data_are_refused() -> None:

@@ -18,6 +18,7 @@ from torchfault.engine.strikes import Strike, address, striking
 from torchfault.errors import EngineError, ModelError
 from torchfault.faults import Trials
 from torchfault.model.data import Data, Tree, call, concatenate, leaves, map_tensors, rows
+from torchfault.model.decisions import Decisions
 from torchfault.model.disturb import undisturbed
 from torchfault.model.record import varies
 from torchfault.model.sites import find
@@ -36,7 +37,8 @@ class HooksExecutor:
     Lanes share a pass, each with its own faults in activations. So do lanes with faults in the weights of a module that
     alone reads them: for them that module runs once more. Faults in other weights and buffers change the model in
     place, for a pass that only lanes with equal ones share. *memory* bounds the bytes of activations. A model
-    that lets chance or the rest of the batch have a part runs lane by lane, from the same random state each time.
+    that lets chance or the rest of the batch have a part, or that decides by values what to compute, runs lane by lane,
+    from the same random state each time.
 
     Raises :class:`ModelError` for a model that does not give one row of output per input.
 
@@ -70,7 +72,7 @@ class HooksExecutor:
         found = find(model, data, buffers=buffers)
         self._layouts = found.layouts
         self._space = found.space
-        self._careful = found.mixes or any(varies(module) for module in model.modules())
+        self._careful = found.mixes or any(varies(module) for module in model.modules()) or self._decides()
         self._known: tuple[tuple[Site, ...], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] | None = None
         self._batch = 1
         self._golden: Tree | None = None
@@ -103,6 +105,12 @@ class HooksExecutor:
         self._check(trials)
         self.golden()
         return self._run(trials)
+
+    def _decides(self) -> bool:
+        """Whether the model looks at values: then one lane's fault could change the path of all lanes in its pass."""
+        with undisturbed(self.model), Decisions() as decisions:
+            call(self.model, self._here(rows(self.data.inputs, slice(0, 1))))
+        return bool(decisions.seen)
 
     def _check_alone(self) -> None:
         try:

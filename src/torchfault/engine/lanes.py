@@ -59,7 +59,7 @@ def schedule(program: Program) -> Schedule:
     narrow, in_place = set(), set()
     for node in program.nodes:
         position = node.position
-        if node.constant or isinstance(node.layout, tuple):
+        if node.constant or node.positional or isinstance(node.layout, tuple):
             continue
         open_roots = {r for r in {*open_roots, roots[position]} if last_of_root[r] > position}
         if open_roots == {roots[position]} and not node.view:
@@ -128,6 +128,8 @@ class Sweep:
         node = self.plan.program.nodes[position]
         if node.constant:
             return self.plan.program.constants[position]
+        if node.positional:
+            return run_node(node, lambda source: self.value(source, lanes), lanes)
         have, count = self.values.get(position, (None, 0))
         if count < lanes:
             have = self._extend(have, count, lanes, position, node.layout)

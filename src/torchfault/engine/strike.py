@@ -12,7 +12,7 @@ from torch import Tensor
 from torchfault.engine.deltas import Patch, Struck, patch_for
 from torchfault.faults import Trials
 from torchfault.model.graph_sites import Place, lane_arguments
-from torchfault.model.layout import Layout, join, lanes_first, put, take
+from torchfault.model.layout import Layout, join, lanes_first, put, take, write_back
 from torchfault.model.program import Node, Program, Ref, Value, run_node
 from torchfault.words import edit, masks_to_words, word
 
@@ -63,7 +63,7 @@ class Striker:
     def patch(self, node: Node, group: Group, values: Callable[[int], Value]) -> Patch | None:
         """Return the closed form of *group*, whose lanes are struck in one word each, or ``None``."""
         source, slot = self._slot(node, group.place)
-        if slot is None:
+        if slot is None or (isinstance(node.layout, Layout) and node.layout.nested):
             return None
         element = self.elements(group.rows)
         old = self._words(values(source), self.program.nodes[source].layout, group.lanes, element)
@@ -105,11 +105,13 @@ class Striker:
         tensor = value[which] if isinstance(value, tuple) else value
         layout = node.layout[which] if isinstance(node.layout, tuple) else node.layout
         assert isinstance(layout, Layout)
-        self._edit(lanes_first(tensor, layout), group)
+        self._edit(tensor, layout, group)
 
-    def _edit(self, first: Tensor, group: Group) -> None:
+    def _edit(self, tensor: Tensor, layout: Layout, group: Group) -> None:
+        first = lanes_first(tensor, layout)
         where = (group.lanes, *torch.unravel_index(self.elements(group.rows), first.shape[1:]))
         first[where] = self.edited(first[where], group.site, group.rows)
+        write_back(tensor, layout, first)
 
     def _apply_operands(self, node: Node, value: Value, groups: list[Group], values: Callable[[int], Value]) -> None:
         together = torch.cat([group.lanes for group in groups])
@@ -144,7 +146,10 @@ class Striker:
 
     def _sub_batch(self, lanes: Tensor, values: Callable[[int], Value]) -> Callable[[int], Value]:
         def read(position: int) -> Value:
-            return _take(values(position), self.program.nodes[position].layout, lanes)
+            node = self.program.nodes[position]
+            if node.positional:
+                return run_node(node, read, len(lanes))
+            return _take(values(position), node.layout, lanes)
 
         return read
 
@@ -157,7 +162,7 @@ class Striker:
             layout = self.program.nodes[arguments[group.place.which]].layout
             assert isinstance(layout, Layout)
             local = replace(group, lanes=torch.searchsorted(lanes, group.lanes))
-            self._edit(lanes_first(source, layout), local)
+            self._edit(source, layout, local)
         pending = iter(copies)
 
         def swap(position: int) -> Value:
@@ -227,7 +232,9 @@ class Striker:
                 continue
             inside = torch.isin(group.lanes, lanes)
             rows = group.rows[inside.cpu().numpy()]
-            self._edit(stack, Group(group.place, group.site, torch.searchsorted(lanes, group.lanes[inside]), rows))
+            self._edit(
+                stack, Layout(0), Group(group.place, group.site, torch.searchsorted(lanes, group.lanes[inside]), rows)
+            )
         return stack
 
     def _vmap(
@@ -235,8 +242,8 @@ class Striker:
     ) -> Tensor:
         sources = list(dict.fromkeys(lane_arguments(node, self.program)))
         layouts = [self.program.nodes[s].layout for s in sources]
-        if not all(isinstance(w, Layout) for w in layouts):
-            raise ValueError("several results per operand")
+        if not all(isinstance(w, Layout) for w in layouts) or any(self.program.nodes[s].positional for s in sources):
+            raise ValueError("an operand has several results, or depends on the place of a lane in the batch")
         operands = [lanes_first(take(values(s), w, lanes), w) for s, w in zip(sources, layouts, strict=True)]  # type: ignore[arg-type]
         shapes = [_one_lane_shape(values(s), w) for s, w in zip(sources, layouts, strict=True)]
 

@@ -194,7 +194,8 @@ class LocalLanes:
         """Run an operation that works element by element (or channel by channel) on the union of the boxes."""
         operands = lane_arguments(node, self.golden.program)
         shape = self.golden.values[node.position].shape
-        if any(self.golden.values[s].shape != shape for s in operands):
+        positional = any(self.golden.program.nodes[s].positional for s in operands)
+        if positional or any(self.golden.values[s].shape != shape for s in operands):
             return None
         if node.op in _BINARY and self._broadcasts(node):
             return None

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from torchfault.errors import ModelError
 from torchfault.model.data import Data, leaves
 from torchfault.model.layout import Layout, find_layout
-from torchfault.model.program import Node, Program, Ref, Size, Value, evaluate, run_node
+from torchfault.model.program import Node, Program, Ref, Size, Value, evaluate
 from torchfault.model.record import PROBES, probe_inputs
 
 __all__ = ["capture"]
@@ -25,6 +25,8 @@ _PARTS = {"select", "slice", "split", "split_with_sizes", "tensor_split", "chunk
 _ORDERS = {"transpose", "permute", "t", "movedim", "swapaxes", "numpy_T", "expand", "expand_as", "unfold", "diagonal"}
 _COPIES = {"detach", "alias", "clone", "lift_fresh_copy", "dropout", "feature_dropout"}
 _VIEWS = frozenset(_RESHAPES | _PARTS | _ORDERS | _COPIES)
+# These look at the type of their operand and make something of a given shape: the same for every input.
+_FROM_NOTHING = frozenset({"new_zeros", "new_ones", "new_full", "new_empty"})
 _CHECKS = ("assert", "sym_constrain", "_check", "record_function")
 
 
@@ -255,23 +257,29 @@ def _references(arguments: Iterable[Any]) -> Iterable[int]:
 @torch.no_grad()
 def _with_layouts(program: Program, probe: Any) -> Program:
     """Run three lanes together and the second alone, and read off every node where its lanes are."""
-    constants = dict(program.constants)
     reached = _reached(program)
-    for node in program.nodes:
-        if node.target is not None and node.position not in reached:
-            constants[node.position] = run_node(node, constants.__getitem__, 1)
-    folded = replace(program, constants=constants)
     flat = leaves(probe)
-    many = evaluate(folded, flat, PROBES)
-    one = evaluate(folded, [leaf[1:2] for leaf in flat], 1)
+    many = evaluate(program, flat, PROBES)
+    try:
+        one = evaluate(program, [leaf[1:2] for leaf in flat], 1)
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise ModelError(
+            f"the captured graph is bound to one batch size ({str(error).splitlines()[0][:120]}); "
+            "take it from x.shape[0], not from len(x)"
+        ) from error
+    folded = {p: many[p] for p in range(len(program.nodes)) if p not in reached and p in many}
+    fed = program.fed()
     nodes = []
     for node in program.nodes:
-        layout = None
-        if node.position in reached:
-            layout = _layout(node, many[node.position], one[node.position])
-        nodes.append(replace(node, layout=layout))
+        if node.position not in reached:
+            nodes.append(node)
+            continue
+        mine, alone = many[node.position], one[node.position]
+        axis = None if node.position in fed else _scaled_axis(mine, alone)
+        layout = _layout(node, mine, alone, required=axis is None)
+        nodes.append(replace(node, layout=layout or Layout(axis or 0), positional=layout is None))
     _check_outputs(program, nodes)
-    return replace(folded, nodes=tuple(nodes))
+    return replace(program, nodes=tuple(nodes), constants={**program.constants, **folded})
 
 
 def _reached(program: Program) -> set[int]:
@@ -279,12 +287,21 @@ def _reached(program: Program) -> set[int]:
     reached = {position for position in program.inputs if position is not None}
     for node in program.nodes:
         sized = any(isinstance(part, Size) for part in pytree.tree_leaves([node.args, dict(node.kwargs)]))
-        if sized or any(source in reached for source in node.reads):
+        fed = any(source in reached for source in node.reads) and node.op not in _FROM_NOTHING
+        if sized or fed:
             reached.add(node.position)
     return reached
 
 
-def _layout(node: Node, many: Value, one: Value) -> Layout | tuple[Layout | None, ...] | None:
+def _scaled_axis(many: Value, one: Value) -> int | None:
+    """Return the axis that counts the lanes, by the shapes alone, or ``None`` where none does."""
+    if not isinstance(many, Tensor) or many.ndim != one.ndim:
+        return None
+    grown = [i for i in range(many.ndim) if many.shape[i] != one.shape[i]]
+    return grown[0] if len(grown) == 1 and many.shape[grown[0]] == PROBES * one.shape[grown[0]] else None
+
+
+def _layout(node: Node, many: Value, one: Value, *, required: bool) -> Layout | tuple[Layout | None, ...] | None:
     if isinstance(many, tuple | list):
         return tuple(
             find_layout(a, b, lanes=PROBES, lane=1) if isinstance(a, Tensor) else None
@@ -293,7 +310,7 @@ def _layout(node: Node, many: Value, one: Value) -> Layout | tuple[Layout | None
     if not isinstance(many, Tensor):
         raise ModelError(f"operation '{node.op}' of '{node.module}' gives a {type(many).__name__}, not a tensor")
     found = find_layout(many, one, lanes=PROBES, lane=1)
-    if found is None:
+    if found is None and required:
         raise ModelError(
             f"operation '{node.op}' of '{node.module or 'the model'}' mixes the inputs of a batch, or hides them"
         )

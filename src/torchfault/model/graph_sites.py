@@ -17,9 +17,6 @@ from torchfault.words import WORDS
 __all__ = ["Place", "lane_arguments", "program_sites"]
 
 
-_SHAPE_ONLY = frozenset({"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full"})
-
-
 @dataclass(frozen=True)
 class Place:
     """Where in a program a site is: a parameter's node, or the *which*-th input or output of an operation."""
@@ -52,7 +49,7 @@ def program_sites(
     module without children is a single operation.
     """
     parameters = {site.name: site for site in parameter_sites(model, buffers=buffers)}
-    fed = _fed_by_inputs(program)
+    fed = program.fed()
     bases = _bases(model, program, fed)
     sites: dict[str, Site] = {}
     places: dict[str, Place] = {}
@@ -72,15 +69,6 @@ def _parameters_of(node: Node, program: Program) -> Iterator[tuple[str, int]]:
     for source in node.reads:
         if source in names:
             yield names[source], source
-
-
-def _fed_by_inputs(program: Program) -> set[int]:
-    """Return the nodes that the values of the inputs reach, not only the batch size."""
-    fed = {position for position in program.inputs if position is not None}
-    for node in program.nodes:
-        if node.op not in _SHAPE_ONLY and any(source in fed for source in node.reads):
-            fed.add(node.position)
-    return fed
 
 
 def _bases(model: nn.Module, program: Program, fed: set[int]) -> dict[int, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "find_layout", "join", "lanes_first", "per_sample", "put", "take"]
+__all__ = ["Layout", "find_layout", "join", "lanes_first", "per_sample", "put", "take", "write_back"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class Layout:
     def plain(self) -> bool:
         """Whether nothing is merged with the batch axis."""
         return self.outer == 1 and self.inner == 1
+
+    @property
+    def nested(self) -> bool:
+        """Whether axes are merged with the batch axis on both of its sides."""
+        return self.outer > 1 and self.inner > 1
 
 
 def per_sample(shape: Sequence[int], layout: Layout, *, lanes: int) -> tuple[int, ...]:
@@ -90,11 +95,12 @@ def put(value: Tensor, layout: Layout, index: Tensor, lanes: Tensor) -> None:
     tensor([[0., 0.],
             [1., 1.]])
     """
-    lanes_first(value, layout)[index] = lanes_first(lanes, layout)
+    (mine, axis), (theirs, _) = _split(value, layout), _split(lanes, layout)
+    mine.movedim(axis, 0)[index] = theirs.movedim(axis, 0)
 
 
 def lanes_first(value: Tensor, layout: Layout) -> Tensor:
-    """Return a view of *value* with shape (lanes, \\*per-sample shape).
+    """Return *value* with shape (lanes, \\*per-sample shape): a view but where the layout is :attr:`Layout.nested`.
 
     >>> lanes_first(torch.zeros(12, 8), Layout(0, outer=4)).shape
     torch.Size([3, 4, 8])
@@ -110,6 +116,22 @@ def lanes_first(value: Tensor, layout: Layout) -> Tensor:
     if layout.outer == 1:
         return first.squeeze(layout.axis + 1)
     return first.flatten(layout.axis + 1, layout.axis + 2)
+
+
+def write_back(value: Tensor, layout: Layout, first: Tensor) -> None:
+    """Store an edited :func:`lanes_first` of *value* in *value*, where it was no view of it.
+
+    >>> value, layout = torch.zeros(8, 1), Layout(0, outer=2, inner=2)
+    >>> first = lanes_first(value, layout)
+    >>> first[1] = 7
+    >>> write_back(value, layout, first)
+    >>> value[:, 0]
+    tensor([0., 0., 7., 7., 0., 0., 7., 7.])
+    """
+    if layout.nested:
+        apart, axis = _split(value, layout)
+        moved = apart.movedim(axis, 0)
+        moved.copy_(first.reshape(moved.shape))
 
 
 def find_layout(many: Tensor, one: Tensor, *, lanes: int, lane: int) -> Layout | None:

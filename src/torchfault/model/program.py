@@ -11,6 +11,8 @@ from torchfault.model.layout import Layout
 
 __all__ = ["Node", "Program", "Ref", "Size", "evaluate", "fill", "run_node"]
 
+_SHAPE_ONLY = frozenset({"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full"})
+
 Value = Any
 """What a node computes: a tensor, or a tuple of tensors for operations with several results."""
 
@@ -36,6 +38,7 @@ class Node:
     *layout* tells where the lanes are in the value (one per result, for several); ``None`` is a value that no input
     reaches: a parameter, or something computed from parameters alone. *module* is the path of the module it belongs
     to, *call* the same with ``@k`` from the module's second call on, *op* the plain name of the operation.
+    A *positional* value depends on the number of lanes and on nothing that they hold, as ``arange(batch)`` does.
     """
 
     position: int
@@ -49,6 +52,7 @@ class Node:
     module_type: str = ""
     op: str = ""
     view: bool = False
+    positional: bool = False
 
     @property
     def constant(self) -> bool:
@@ -71,6 +75,14 @@ class Program:
     parameters: Mapping[str, int]
     outputs: tuple[Any, ...]
     unflatten: Callable[[Sequence[Any]], Tree]
+
+    def fed(self) -> set[int]:
+        """Return the nodes that the values of the inputs reach, and not only their number."""
+        found = {position for position in self.inputs if position is not None}
+        for node in self.nodes:
+            if node.op not in _SHAPE_ONLY and any(source in found for source in node.reads):
+                found.add(node.position)
+        return found
 
     def readers(self) -> list[list[int]]:
         """Return, for every node, the nodes that read its value."""

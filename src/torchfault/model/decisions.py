@@ -1,0 +1,45 @@
+"""Notice a model that looks at the values of its tensors, and may decide by them what to compute next."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["Decisions"]
+
+_LOOKS = frozenset({"bool", "float", "int", "index", "complex", "contains", "item", "tolist", "numpy"})
+
+
+class Decisions(TorchFunctionMode):
+    """A scope that notices when a tensor's value becomes a Python number or truth value; :attr:`seen` then names how.
+
+    Such a model may take one path for a whole batch, by values that belong to some of its inputs alone.
+
+    >>> import torch
+    >>> with Decisions() as decisions:
+    ...     _ = torch.ones(2) + 1
+    >>> decisions.seen
+    ''
+    >>> with Decisions() as decisions:
+    ...     _ = bool(torch.ones(2).sum() > 0)
+    >>> decisions.seen
+    'bool'
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = ""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run *func*, and remember it where it looks at values."""
+        del types
+        name = getattr(func, "__name__", "").strip("_")
+        if name in _LOOKS:
+            self.seen = name
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,62 @@
+"""Lanes are found, taken, joined and written wherever the batch axis is, also when it is merged with its neighbours."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from torchfault.model.layout import Layout, find_layout, join, lanes_first, per_sample, put, take, write_back
+
+LAYOUTS = [Layout(a, o, i) for a in (0, 1) for o in (1, 2) for i in (1, 3)]
+
+
+def build(layout: Layout, lanes: int) -> tuple[Tensor, Tensor]:
+    """Return a tensor in *layout*, and the same numbers lanes first, made by plain transposition."""
+    outer = torch.arange(lanes * layout.outer * layout.inner * 20.0).view(lanes, 4, layout.outer, layout.inner, 5)
+    if layout.axis:
+        merged = outer.permute(1, 2, 0, 3, 4).reshape(4, -1, 5)
+        return merged.clone(), outer.reshape(lanes, *per_sample(merged.shape, layout, lanes=lanes))
+    merged = outer.permute(2, 0, 3, 1, 4).reshape(-1, 4, 5)
+    return merged.clone(), outer.permute(0, 2, 3, 1, 4).reshape(lanes, *per_sample(merged.shape, layout, lanes=lanes))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=repr)
+def test_lanes_are_where_the_layout_says(layout):
+    value, first = build(layout, 3)
+    assert torch.equal(lanes_first(value, layout), first)
+    assert find_layout(value, take(value, layout, torch.tensor([1])), lanes=3, lane=1) == layout
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=repr)
+def test_take_and_join_select_lanes(layout):
+    value, first = build(layout, 4)
+    picked = take(value, layout, torch.tensor([2, 0, 2]))
+    assert torch.equal(lanes_first(picked, layout), first[[2, 0, 2]])
+    both = join([picked, value], layout)
+    assert torch.equal(lanes_first(both, layout), torch.cat([first[[2, 0, 2]], first]))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=repr)
+def test_put_and_write_back_reach_the_memory(layout):
+    value, first = build(layout, 4)
+    new = -take(value, layout, torch.tensor([1, 3]))
+    put(value, layout, torch.tensor([3, 0]), new)
+    expected = first.clone()
+    expected[3], expected[0] = -first[1], -first[3]
+    assert torch.equal(lanes_first(value, layout), expected)
+    edited = lanes_first(value, layout)
+    edited[2] = 7
+    write_back(value, layout, edited)
+    expected[2] = 7
+    assert torch.equal(lanes_first(value, layout), expected)
+
+
+def test_channels_last_survives_taking():
+    image = torch.randn(3, 4, 5, 6).contiguous(memory_format=torch.channels_last)
+    picked = take(image, Layout(0), torch.tensor([2, 1]))
+    assert picked.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(picked, image[[2, 1]])
+
+
+def test_lanes_that_mix_have_no_layout():
+    x = torch.randn(3, 4)
+    assert find_layout(x - x.mean(0), x[1:2] - x[1:2].mean(0), lanes=3, lane=1) is None
