@@ -142,6 +142,31 @@ def test_sites_needs_only_a_shape(capfd):
     assert re.search(r"^conv1:input\s+input\s+Conv2d\s+3x32x32", out, re.MULTILINE), out
 
 
+def test_plan_tells_what_run_will_draw(capfd):
+    weights = [*BASE, "--kinds", "weight"]
+    out, err = run(capfd, "plan", *weights, "--margin", "0.1", "--speed", "50")
+    assert "margin ±10 % at 95 %; 50 lanes per second, as given" in err
+    frame = pd.read_csv(io.StringIO(run(capfd, "plan", *weights, "--margin", "0.1", "--format", "csv")[0]))
+    assert frame["method"].tolist() == ["network-wise", "layer-wise", "data-unaware", "data-aware", "every fault"]
+    assert (frame["seconds"] > 0).all()
+    for method, trials in zip(frame["method"][:2], frame["trials"][:2], strict=True):
+        assert re.search(rf"^{method}\s.*\s{trials}\s+[\d.]+ ", out, re.MULTILINE), out
+        run(capfd, "run", *weights, "--sampler", method, "--margin", "0.1", "--name", method)
+        rows = json.loads(run(capfd, "show", method, "--by", "site", "--format", "json")[0])
+        assert sum(row["trials"] for row in rows) == trials
+
+
+def test_data_aware_injection_is_about_weights(capfd):
+    flags = ["--sampler", "data-aware", "--margin", "0.2", "--name", "aware"]
+    _, err = run(capfd, "run", *BASE, "--kinds", "weight", "--types", "Linear", *flags)
+    assert "data-aware, samples for a margin of ±20 %" in err
+    rows = json.loads(run(capfd, "show", "aware", "--by", "bit", "--format", "json")[0])
+    trials = {row["key"]: row["trials"] for row in rows}
+    assert trials[30] >= max(trials.values()) - 2 > 10 * trials[0] > 0  # sizes are rounded by running sums
+    assert main(["run", *BASE, *flags[:-1], "other", "--kinds", "input"]) == 2
+    assert "choose weights alone" in capfd.readouterr().err
+
+
 @pytest.fixture
 def shown(capfd):
     run(capfd, "run", *BASE, "--trials", "400", "--name", "one")
@@ -415,7 +440,9 @@ def test_every_command_and_option_is_documented(name):
     assert re.search(rf"```sh\ntorchfault {name}", section[1]), "it needs an example"
     told = set(re.findall(r"--[a-z-]+", section[1]))
     shared = (
-        {flag.name for panel in FLAGS["sites"].values() for flag in panel} | {"--set"} if name == "sites" else set()
+        {flag.name for panel in FLAGS["sites"].values() for flag in panel} | {"--set"}
+        if name in ("sites", "plan")
+        else set()
     )
     assert options_of(name) - told - shared - {"--help"} == set()
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torchfault.sampling import BitErrorRate as BitErrorRate
     from torchfault.sampling import Draws as Draws
     from torchfault.sampling import Exhaustive as Exhaustive
+    from torchfault.sampling import Statistical as Statistical
     from torchfault.sampling import Uniform as Uniform
     from torchfault.space import Fault as Fault
     from torchfault.space import FaultSpace as FaultSpace
@@ -53,7 +54,7 @@ _PUBLIC = {
     "faults": ("BitFlip", "Burst", "RandomWord", "StuckAt", "Value"),
     "measures": ("Measure",),
     "model.data": ("Data",),
-    "sampling": ("BitErrorRate", "Draws", "Exhaustive", "Uniform"),
+    "sampling": ("BitErrorRate", "Draws", "Exhaustive", "Statistical", "Uniform"),
     "space": ("Fault", "FaultSpace", "Site"),
     "statistics": ("Estimate", "HalfWidth", "MaxTrials", "TimeBudget"),
     "store": ("Store",),

@@ -81,6 +81,24 @@ def sites(
 
 
 @app.command()
+@configured("plan")
+def plan(
+    settings: Settings,
+    margin: Annotated[
+        float, typer.Option(metavar="0.01", help="The error that each sample is large enough for.")
+    ] = 0.01,
+    speed: Annotated[
+        float | None, typer.Option(metavar="N", help="Lanes per second; measured on a few unless given.")
+    ] = None,
+    form: Format = "table",
+) -> None:
+    """Tell what each method of statistical injection would cost, before it runs."""
+    from torchfault.cli.planning import plan_campaigns
+
+    plan_campaigns(settings, margin=margin, speed=speed, form=form)
+
+
+@app.command()
 @configured("run")
 def run(settings: Settings) -> None:
     """Strike a model fault by fault; estimate how vulnerable it is."""

@@ -67,6 +67,7 @@ CAMPAIGN_FLAGS = (
     Flag("--sampler", "sampler.kind", "uniform"),
     Flag("--faults", "sampler.faults", "N"),
     Flag("--rate", "sampler.rate", "1e-7"),
+    Flag("--margin", "sampler.margin", "0.01"),
     Flag("--criterion", "criterion", "top1"),
     Flag("--metric", "metric", "accuracy"),
     Flag("--trials", "stop.trials", "N"),
@@ -85,6 +86,7 @@ _PANELS = {
 }
 FLAGS: Mapping[str, Mapping[str, tuple[Flag, ...]]] = {
     "sites": {name: flags for name, flags in _PANELS.items() if name != "Campaign"},
+    "plan": {name: flags for name, flags in _PANELS.items() if name != "Campaign"},
     "run": _PANELS,
 }
 """The flags of each command by panel of its help; every other key is set by ``--set``."""

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from torchfault.space import FaultSpace
     from torchfault.statistics import StoppingRule
 
-__all__ = ["build_campaign", "build_engine", "build_space", "describe_stop"]
+__all__ = ["DEFAULT_MARGIN", "build_campaign", "build_engine", "build_space", "describe_stop", "weights_of"]
 
 DEFAULT_TRIALS = 10_000
+DEFAULT_MARGIN = 0.01
 _RANDOM_INPUTS = 16
 
 
@@ -78,10 +79,11 @@ def build_campaign(settings: Settings, engine: "Engine") -> "Campaign":
 
     fault, criterion, metric = _fault(settings.fault), _criterion(settings.criterion), _metric(settings.metric)
     _try_criterion(engine, criterion, metric)
+    space = build_space(settings, engine.space)
     return Campaign(
         engine,
-        build_space(settings, engine.space),
-        sampler=_sampler(settings),
+        space,
+        sampler=_sampler(settings, engine, space),
         fault=fault,
         criterion=criterion,
         metric=metric,
@@ -106,6 +108,8 @@ def describe_stop(settings: Settings) -> str:
     if stop.time is not None:
         parts.append(f"for {stop.time:g} s")
     if not parts:
+        if settings.sampler.is_statistical:
+            return f"samples for a margin of ±{100 * (settings.sampler.margin or DEFAULT_MARGIN):g} %"
         return "every fault on every input" if settings.sampler.kind == "exhaustive" else f"{DEFAULT_TRIALS:,} trials"
     return " or ".join(parts)
 
@@ -271,10 +275,18 @@ def _try_criterion(engine: "Engine", criterion: "Criterion", metric: "Metric | N
         raise CriterionError(f"the {what} fails on the golden outputs: {type(error).__name__}: {reason}") from error
 
 
-def _sampler(settings: Settings) -> "Sampler":
-    from torchfault.sampling import BitErrorRate, Exhaustive, Uniform
+def weights_of(engine: "Engine") -> dict[str, Any]:
+    """Return the parameters and buffers of an engine's model by the names of their sites."""
+    return dict(engine.model.named_buffers()) | dict(engine.model.named_parameters())
+
+
+def _sampler(settings: Settings, engine: "Engine", space: "FaultSpace") -> "Sampler":
+    from torchfault.sampling import BitErrorRate, Exhaustive, Statistical, Uniform, bits_from
 
     sampler = settings.sampler
+    if sampler.is_statistical:
+        bits = bits_from(space, weights_of(engine)) if sampler.kind == "data-aware" else None
+        return Statistical(sampler.kind, margin=sampler.margin or DEFAULT_MARGIN, bits=bits)
     if sampler.kind == "bit-error-rate":
         assert sampler.rate is not None
         return BitErrorRate(sampler.rate)
@@ -292,6 +304,6 @@ def _stop(settings: Settings) -> "StoppingRule | None":
         rules.append(HalfWidth(stop.half_width, method=settings.interval, level=settings.level))
     if stop.time is not None:
         rules.append(TimeBudget(stop.time))
-    if not rules and settings.sampler.kind != "exhaustive":
+    if not rules and settings.sampler.kind != "exhaustive" and not settings.sampler.is_statistical:
         rules.append(MaxTrials(DEFAULT_TRIALS))
     return reduce(or_, rules) if rules else None

@@ -161,14 +161,24 @@ class Selection(Section):
 class Sampler(Section):
     """How faults are drawn."""
 
-    kind: Literal["uniform", "exhaustive", "bit-error-rate"] = Field(
+    kind: Literal[
+        "uniform", "exhaustive", "bit-error-rate", "network-wise", "layer-wise", "data-unaware", "data-aware"
+    ] = Field(
         default="uniform",
         description="`uniform` draws faults at random, `exhaustive` takes every fault on every input, `bit-error-rate` "
-        "strikes each bit with probability `rate`.",
+        "strikes each bit with probability `rate`; statistical injection draws samples of a fixed size without "
+        "replacement: `network-wise`, `layer-wise` (each site), `data-unaware` (each bit of each site), `data-aware` "
+        "(likewise, fewer where the weights tell that a bit matters less).",
     )
     faults: int | None = Field(default=None, ge=1, description="With `uniform`: faults struck together per trial (1).")
     rate: float | None = Field(
         default=None, gt=0, le=1, description="With `bit-error-rate`: the probability that a bit is struck."
+    )
+    margin: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="With statistical injection: the error that each sample is large enough for, at 95 % (0.01).",
     )
 
     @model_validator(mode="after")
@@ -179,7 +189,14 @@ class Sampler(Section):
             raise ValueError(f"a rate goes with kind bit-error-rate, got kind {self.kind}; remove one of them")
         if self.kind != "uniform" and self.faults is not None:
             raise ValueError(f"faults goes with kind uniform, got kind {self.kind}; remove one of them")
+        if self.margin is not None and not self.is_statistical:
+            raise ValueError(f"a margin goes with statistical kinds, got kind {self.kind}; use kind: layer-wise")
         return self
+
+    @property
+    def is_statistical(self) -> bool:
+        """Whether samples have a size that is fixed beforehand."""
+        return self.kind in ("network-wise", "layer-wise", "data-unaware", "data-aware")
 
 
 class Stop(Section):

@@ -3,7 +3,7 @@
 from torchfault.sampling.draws import Draws, Sampler, stream
 from torchfault.sampling.exhaustive import Exhaustive
 from torchfault.sampling.planning import plan
-from torchfault.sampling.statistical import METHODS, Statistical, bit_probabilities
+from torchfault.sampling.statistical import METHODS, Statistical, bit_probabilities, bits_from
 from torchfault.sampling.uniform import BitErrorRate, Uniform
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Statistical",
     "Uniform",
     "bit_probabilities",
+    "bits_from",
     "plan",
     "stream",
 ]

@@ -24,7 +24,7 @@ def plan(
     inputs: int = 1,
     rate: float | None = None,
 ) -> "pd.DataFrame":
-    """Return one row per method of statistical injection, and one for all faults: what *space* would take.
+    """Return one row per method of statistical injection, and one for every fault once: what *space* would take.
 
     The columns are *method*, *strata* (samples drawn apart), *trials* (faults), *share* of the space, *lanes* (trials
     times the *inputs* that each runs on; 1 where every trial has one random input) and *seconds* at *rate* lanes per
@@ -39,7 +39,7 @@ def plan(
     0  network-wise       1    7404    7.404
     1    layer-wise       2    7696    7.696
     2  data-unaware      64   29304   29.304
-    3    exhaustive       1   32320   32.320
+    3   every fault       1   32320   32.320
     """
     import pandas as pd
 
@@ -51,7 +51,7 @@ def plan(
         sampler = Statistical(name, margin=margin, t=t, p=p, bits=bits if name == "data-aware" else None)
         draws = sampler.allocation(space)
         rows.append((name, int((draws > 0).sum()), int(draws.sum())))
-    rows.append(("exhaustive", 1, len(space)))
+    rows.append(("every fault", 1, len(space)))
     table = pd.DataFrame(rows, columns=["method", "strata", "trials"])
     table["share"] = table["trials"] / len(space)
     table["lanes"] = table["trials"] * inputs

@@ -12,7 +12,7 @@ from torchfault.sampling.uniform import distinct
 from torchfault.space import FaultSpace, Locations
 from torchfault.statistics import leveugle_sample_size
 
-__all__ = ["METHODS", "Statistical", "Strata", "bit_probabilities"]
+__all__ = ["METHODS", "Statistical", "Strata", "bit_probabilities", "bits_from"]
 
 METHODS = ("network-wise", "layer-wise", "data-unaware", "data-aware")
 _WORST = 0.5
@@ -175,7 +175,8 @@ def bit_probabilities(values: ArrayLike, word: str = "float32") -> tuple[float, 
     from torchfault.words import word as format_of
 
     fmt = format_of(word)
-    held = torch.as_tensor(np.asarray(values).ravel().copy()).to(fmt.dtype)
+    given = values if isinstance(values, torch.Tensor) else torch.tensor(np.asarray(values))
+    held = given.detach().cpu().flatten().to(fmt.dtype)
     if not held.numel():
         raise SamplingError("the p of bits comes from values, got none; pass the weights of the network")
     words = encode(held, fmt)
@@ -187,6 +188,32 @@ def bit_probabilities(values: ArrayLike, word: str = "float32") -> tuple[float, 
         gap = (moved.to(torch.float64) - held.to(torch.float64)).abs()
         distances[bit] = float(torch.nan_to_num(gap, nan=torch.inf).mean())
     return tuple(_scaled(distances).tolist())
+
+
+def bits_from(space: FaultSpace, values: "Mapping[str, ArrayLike]") -> dict[str, tuple[float, ...]]:
+    """Return the *bits* of data-aware injection into *space*, from the *values* in each of its sites.
+
+    *values* maps names of sites to arrays or tensors, as ``dict(model.named_parameters())`` does; all words of one
+    format count together. Raises :class:`SamplingError` for a site without values, such as an activation.
+
+    >>> from torchfault.space import Site
+    >>> bits = bits_from(FaultSpace((Site("a", (3,), word="int8", width=8),)), {"a": np.array([1, 2, 3])})
+    >>> [round(p, 3) for p in bits["int8"]]
+    [0.0, 0.008, 0.024, 0.056, 0.119, 0.246, 0.5, 0.5]
+    """
+    import torch
+
+    parts: dict[str, list[torch.Tensor]] = {}
+    for site in space.sites:
+        if site.name not in values:
+            raise SamplingError(
+                f"data-aware injection goes by the values in each site, got none for '{site.name}'; "
+                "choose weights alone, or data-unaware"
+            )
+        one = values[site.name]
+        held = one if isinstance(one, torch.Tensor) else torch.tensor(np.asarray(one))
+        parts.setdefault(site.word, []).append(held.detach().cpu().flatten())
+    return {word: bit_probabilities(torch.cat(held), word) for word, held in parts.items()}
 
 
 def _scaled(distances: NDArray[np.float64]) -> NDArray[np.float64]:
