@@ -1,4 +1,4 @@
-"""The patterns against two arrays stepped cycle by cycle: every register, every cycle, of layers that fit and do not."""
+"""The patterns against two arrays stepped cycle by cycle: every register in every cycle of several layers."""
 
 from collections import Counter
 from dataclasses import replace
@@ -152,7 +152,7 @@ def test_measured_residency_is_the_formulas_p(name, layer, kind):
     work = work_of(layer)
     waiting = name == "weight-stationary" and kind == "weight"  # also held while the skewed inputs are on their way
     assert len(held) == work.count(one.holds)
-    tiles, cycles = schedule(name, layer)
+    _, cycles = schedule(name, layer)
     streamed = layer[1] if name == "output-stationary" else layer[0]
     if not waiting:
         assert set(held.values()) == {sum(held.values()) // work.count(one.holds)}

@@ -1,0 +1,190 @@
+"""Upsets in the engine, against layers computed product by product with the wrong operand in its place."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from torchfault.engine import Engine
+from torchfault.hardware.accelerator import ACCELERATORS, FLAT
+from torchfault.hardware.patterns import find_pattern
+from torchfault.hardware.upsets import locate_upsets, upset_trials
+from torchfault.hardware.work import layers_of
+from torchfault.model.data import Data
+
+SIZE = 4
+
+
+class Product(nn.Module):
+    """A product of two activations."""
+
+    def forward(self, x):
+        """Take (N, rows, depth)."""
+        return x @ x.transpose(1, 2)
+
+
+LAYERS = {
+    "convolution": (lambda: nn.Conv2d(3, 6, 3, padding=1), (3, 6, 5)),
+    "strided, dilated": (lambda: nn.Conv2d(2, 5, (3, 2), stride=2, padding=(2, 0), dilation=(2, 1)), (2, 9, 6)),
+    "depthwise": (lambda: nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False), (6, 5, 5)),
+    "grouped": (lambda: nn.Conv2d(4, 12, 3, groups=2), (4, 5, 6)),
+    "linear": (lambda: nn.Linear(11, 7), (11,)),
+    "tokens": (lambda: nn.Linear(5, 7, bias=False), (6, 5)),
+    "activations": (Product, (6, 5)),
+}
+
+
+def products(layer, x):
+    """Return the layer as products: operands (groups, rows, depth) and (groups, depth, columns), and the way back."""
+    if isinstance(layer, nn.Conv2d):
+        g, out = layer.groups, layer(x)
+        columns = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)[0]
+        a = columns.view(g, -1, columns.shape[-1]).transpose(1, 2)
+        b = layer.weight.view(g, layer.out_channels // g, -1).transpose(1, 2)
+        bias = 0 if layer.bias is None else layer.bias.view(1, -1, 1, 1)
+        return a, b, lambda y: y.transpose(1, 2).reshape(out.shape) + bias
+    if isinstance(layer, nn.Linear):
+        a, b = x.reshape(1, -1, layer.in_features), layer.weight.t()[None]
+        return a, b, lambda y: y.reshape(layer(x).shape) + (0 if layer.bias is None else layer.bias)
+    return x, x.transpose(1, 2), lambda y: y
+
+
+def flip(value, bit):
+    """Flip a bit of one float32, by NumPy."""
+    return float((np.float32(value).view(np.uint32) ^ np.uint32(1 << int(bit))).view(np.float32))
+
+
+def expected(layer, x, one, pattern, u):
+    """Return the layer's output under upset *u* (a row of the columns), product by product."""
+    a, b, back = (part.double() if torch.is_tensor(part) else part for part in products(layer, x))
+    g, row, step, column = int(u.group), int(u.row), int(u.step), int(u.column)
+    y = a @ b
+    depth, width = a.shape[2], b.shape[2]
+    tile = column // SIZE * SIZE
+    rows, columns = [row], [column]
+    if pattern in ("systolic input", "16 channels"):
+        columns = range(column if pattern == "systolic input" else tile, min(tile + SIZE, width))
+    if pattern == "output-stationary weight":
+        rows = range(row, min(row // SIZE * SIZE + SIZE, a.shape[1]))
+    if pattern == "weight-stationary weight":
+        rows = range(row, a.shape[1])
+    if pattern == "16 pixels":
+        rows = range(row // 16 * 16, min(row // 16 * 16 + 16, a.shape[1]))
+    if one.holds == "output":
+        first = step // SIZE * SIZE if pattern == "weight-stationary sum" else 0
+        total = sum(a[g, row, k] * b[g, k, column] for k in range(first, step + 1))
+        y[g, row, column] += flip(total, u.bit) - np.float32(total)
+        return back(y).float()
+    for r in rows:
+        for c in columns:
+            left, right = a[g].clone(), b[g].clone()
+            if one.holds == "input":
+                left[row, step] = flip(left[row, step], u.bit)
+            else:
+                right[step, column] = flip(right[step, column], u.bit)
+            y[g, r, c] = sum(left[r, k] * right[k, c] for k in range(depth))
+    return back(y).float()
+
+
+def upset_cases(accelerator):
+    """Yield the types that make a pattern of their own."""
+    for kind, one in enumerate(accelerator.types):
+        if find_pattern(one.pattern).effect in ("operand", "partial", "tile-partial"):
+            yield kind, one
+
+
+def same(one, two):
+    """Tell whether two outputs agree up to rounding, infinities and NaN at the same places."""
+    return torch.allclose(one, two, rtol=2e-4, atol=2e-4, equal_nan=True)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("accelerator", ACCELERATORS.values(), ids=ACCELERATORS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_upsets_do_what_wrong_operands_do(name, accelerator, rng):
+    build, shape = LAYERS[name]
+    torch.manual_seed(1)
+    layer, data = build().eval(), Data(torch.randn(3, *shape))
+    accelerator = replace(accelerator, height=SIZE, width=SIZE)
+    layers, engine = layers_of(layer, data), Engine(layer, data, executor="hooks")
+    n = 24
+    for kind, one in upset_cases(accelerator):
+        bits = rng.integers(0, 32, n)
+        upsets = locate_upsets(accelerator, layers, np.zeros(n, int), np.full(n, kind), bits, rng=rng)
+        inputs = rng.integers(0, 3, n)
+        trials, kept = upset_trials(accelerator, layers, engine.space, data, upsets, inputs)
+        assert len(kept) == (upsets.row >= 0).sum() > 0
+        for lanes in engine.run(trials):
+            for at, trial in enumerate(lanes.trial):
+                which = kept[trial]
+                u = upsets.take(which)
+                x = data.inputs[inputs[which]][None]
+                check_variable(layer, x, one, u)
+                wanted = expected(layer, x, one, one.pattern, u)
+                assert same(lanes.faulty[at], wanted[0]), (one.name, u)
+
+
+def check_variable(layer, x, one, u):
+    """The product must be one that the drawn variable is in."""
+    a, b, back = products(layer, x)
+    if one.holds == "input":
+        assert x.reshape(-1)[u.element] == a[u.group, u.row, u.step]
+    elif one.holds == "weight":
+        flat = x.transpose(1, 2).reshape(-1) if isinstance(layer, Product) else layer.weight.reshape(-1)
+        assert flat[u.element] == b[u.group, u.step, u.column]
+    else:
+        ramp = torch.zeros(a.shape[0], a.shape[1], b.shape[2])
+        ramp[u.group, u.row, u.column] = 1
+        moved = back(ramp) - back(0 * ramp)
+        assert moved.reshape(-1).abs().argmax() == int(u.element)
+
+
+def test_every_use_flips_the_variable_itself(rng):
+    layer, data = nn.Sequential(nn.Conv2d(1, 2, 2), nn.Flatten()).eval(), Data(torch.randn(2, 1, 4, 4))
+    accelerator = replace(FLAT, types=tuple(replace(one, pattern="every use") for one in FLAT.types[:2]))
+    layers, engine = layers_of(layer, data), Engine(layer, data, executor="hooks")
+    upsets = locate_upsets(accelerator, layers, np.zeros(9, int), np.arange(9) % 2, np.full(9, 30), rng=rng)
+    trials, kept = upset_trials(accelerator, layers, engine.space, data, upsets, np.zeros(9, int))
+    assert len(kept) == 9
+    assert {engine.space.sites[i].name for i in trials.site} == {"0:input", "0.weight"}
+    assert (trials.element == upsets.element).all()
+    assert (trials.toggle == 1 << 30).all()
+    assert (trials.keep == 2**32 - 1).all()
+
+
+class Last(nn.Module):
+    """A recurrent layer whose last state is the answer."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(3, 4, batch_first=True)
+
+    def forward(self, x):
+        """Take (N, time, 3)."""
+        return self.gru(x)[0][:, -1]
+
+
+def test_recurrent_layers_are_struck_at_their_variables(rng):
+    layer, data = Last().eval(), Data(torch.randn(2, 5, 3))
+    layers, engine = layers_of(layer, data), Engine(layer, data)
+    upsets = locate_upsets(FLAT, layers, np.zeros(60, int), np.arange(60) % 3, np.full(60, 5), rng=rng)
+    trials, kept = upset_trials(FLAT, layers, engine.space, data, upsets, np.zeros(60, int))
+    assert len(kept) == 60
+    names = np.array(engine.space.names)[trials.site]
+    assert set(names[0::3]) == {"gru:input"}
+    assert set(names[1::3]) == {"gru.weight_ih_l0", "gru.weight_hh_l0"}
+    assert set(names[2::3]) == {"gru:output"}
+    assert sum(len(lanes.trial) for lanes in engine.run(trials)) == 60
+
+
+def test_inputs_that_no_product_uses_make_no_trial(rng):
+    layer, data = nn.Conv2d(1, 2, 1, stride=3).eval(), Data(torch.randn(2, 1, 3, 3))
+    layers, engine = layers_of(layer, data), Engine(layer, data, executor="hooks")
+    upsets = locate_upsets(FLAT, layers, np.zeros(50, int), np.zeros(50, int), np.zeros(50, int), rng=rng)
+    _, kept = upset_trials(FLAT, layers, engine.space, data, upsets, np.zeros(50, int))
+    assert (upsets.element[kept] == 0).all()
+    assert len(kept) == (upsets.element == 0).sum()
+    assert (upsets.row[upsets.element > 0] == -1).all()
