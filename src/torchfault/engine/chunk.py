@@ -172,20 +172,20 @@ class ChunkRun:
     def _capacity(self, node: int) -> int:
         """Return how many lanes that board at *node* or later fit into the memory and, on a CPU, into the caches."""
         largest = _CPU_TENSOR_BYTES if self.device.type == "cpu" else _GPU_TENSOR_BYTES
-        # A quarter: gathering, joining and comparing values hold copies beside what is alive.
-        by_memory = self.memory // 4 // max(int(self.footprint.alive[node]), 1)
+        # A sixth: gathering, joining and comparing values hold copies beside what is alive.
+        by_memory = self.memory // 6 // max(int(self.footprint.alive[node]), 1)
         by_tensor = largest // max(int(self.footprint.largest[node]), 1)
         return int(max(1, min(by_memory, by_tensor)))
 
     def _at_once(self, node: int) -> int:
         """Return how many lanes may be prepared together: their boxes are at most about half of a value each."""
-        return int(max(1, min(_AT_ONCE, self.memory // 8 // max(int(self.footprint.largest[node]) // 2, 1))))
+        return int(max(1, min(_AT_ONCE, self.memory // 16 // max(int(self.footprint.largest[node]) // 2, 1))))
 
     def _sweep_full(self) -> Iterator[Lanes]:
         """Run sweeps for nodes at which enough lanes wait, or for all where their boxes take too much memory."""
         for at in [at for at, queue in self.waiting.items() if sum(len(w.trials) for w in queue) >= self._capacity(at)]:
             yield from self._sweep_queue([(at, w) for w in self.waiting.pop(at)])
-        if sum(w.nbytes for queue in self.waiting.values() for w in queue) > self.memory // 8:
+        if sum(w.nbytes for queue in self.waiting.values() for w in queue) > self.memory // 10:
             yield from self._sweep_rest()
 
     def _sweep_rest(self) -> Iterator[Lanes]:

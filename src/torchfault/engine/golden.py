@@ -1,5 +1,7 @@
 """The golden pass: every value of the program for a chunk of inputs, and how much memory lanes will need."""
 
+import ctypes
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +15,7 @@ from torchfault.model.layout import Layout, take
 from torchfault.model.program import Program, Ref, Value, evaluate
 from torchfault.words import word_of
 
-__all__ = ["Footprint", "Golden", "footprint", "golden_pass", "identical_lanes"]
+__all__ = ["Footprint", "Golden", "footprint", "give_back_memory", "golden_pass", "identical_lanes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +86,12 @@ def footprint(program: Program, one: Golden, last_reader: list[int]) -> Footprin
 
 def _from_here_on(values: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.maximum.accumulate(values[::-1])[::-1]
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system where the C library can: it keeps pieces too small for the next tensors."""
+    with suppress(OSError, AttributeError):  # other C libraries than glibc
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def identical_lanes(mine: Tensor, theirs: Tensor) -> Tensor:

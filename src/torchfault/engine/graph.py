@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from torchfault.engine.chunk import ChunkRun
 from torchfault.engine.contract import Lanes
-from torchfault.engine.golden import Footprint, Golden, footprint, golden_pass
+from torchfault.engine.golden import Footprint, Golden, footprint, give_back_memory, golden_pass
 from torchfault.engine.lanes import Schedule, schedule
 from torchfault.engine.plan import events_of, strikes_of
 from torchfault.engine.strike import Striker
@@ -60,12 +60,14 @@ class GraphExecutor:
 
     @property
     def chunk(self) -> int:
-        """The number of inputs whose golden values are kept at a time, in three eighths of the memory."""
-        return int(max(1, min(len(self.data), self.memory * 3 // 8 // max(self.footprint.golden, 1))))
+        """The number of inputs whose golden values are kept at a time, in a third of the memory."""
+        return int(max(1, min(len(self.data), self.memory // 3 // max(self.footprint.golden, 1))))
 
     def _golden(self, first: int) -> Golden:
         if self._kept is None or self._kept.first != first:
-            self._kept = None
+            if self._kept is not None:
+                self._kept = None
+                give_back_memory()
             self._kept = golden_pass(
                 self.program, self.data.inputs, first, self.chunk, channels_last=self.channels_last
             )

@@ -161,8 +161,8 @@ class LocalLanes:
                 self.values[node.position] = found
             self.at = node.position
             self.values = {p: v for p, v in self.values.items() if self.last_reader[p] > self.at}
-            if reads and node.op in _UNARY:
-                self._leave(node)
+            if reads and node.op in _RECTIFIERS:
+                self._leave(node)  # only what flattens a difference can make it vanish
             if not self.values or not len(self.index):
                 return
 
@@ -276,9 +276,14 @@ class LocalLanes:
         return Local(offset, run(*args).movedim(1, -1))
 
     def box(self, node: int, offset: Tensor, size: tuple[int, ...], *, fill: float = 0.0) -> Tensor:
-        """Return a box of the value of *node*: golden, with the lane's own box where they overlap, *fill* outside."""
-        found = self._golden_box(node, offset, size, fill)
+        """Return a box of the value of *node*: golden, with the lane's own box where they overlap, *fill* outside.
+
+        It is not to be written to: where it is the lane's own box, it is no copy.
+        """
         local = self.values.get(node)
+        if local is not None and local.size == size and (local.offset is offset or torch.equal(local.offset, offset)):
+            return local.data
+        found = self._golden_box(node, offset, size, fill)
         if local is not None:
             relative = _grid(local.offset - offset, local.size)
             lanes = torch.arange(len(offset), device=offset.device)
