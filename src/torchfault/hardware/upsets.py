@@ -154,9 +154,9 @@ class _Golden:
     def read(self, node: int, lane: Ints, element: Ints) -> Tensor:
         """Return element by element, 0 where it is -1 (padding)."""
         flat, varies = self(node)
-        at = torch.from_numpy(np.array(element))
-        row = torch.from_numpy(np.array(np.broadcast_to(lane if varies else 0, element.shape)))
-        return torch.where(at >= 0, flat[row, at.clamp(min=0)], torch.zeros((), dtype=flat.dtype))
+        at = torch.from_numpy(np.array(element)).to(flat.device)
+        row = torch.from_numpy(np.array(np.broadcast_to(lane if varies else 0, element.shape))).to(flat.device)
+        return torch.where(at >= 0, flat[row, at.clamp(min=0)], flat.new_zeros(())).cpu()
 
 
 @dataclass(frozen=True, eq=False)

@@ -88,11 +88,15 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """A model as an accelerator sees it: its *works*, the captured *program*, and the *space* of all its sites."""
+    """A model as an accelerator sees it: its *works*, the captured *program*, and the *space* of all its sites.
+
+    *nbytes* is what all values of the program take for one input.
+    """
 
     works: tuple[Work, ...]
     program: Program
     space: FaultSpace
+    nbytes: int
 
 
 @torch.inference_mode()
@@ -110,7 +114,9 @@ def layers_of(model: nn.Module, data: Data) -> Layers:
         program = capture(model, data)
     values = evaluate(program, [leaf[:1] for leaf in leaves(data.inputs)], 1)
     space, places = program_sites(model, program, values, lanes=1)
-    return Layers(measure_work(program, values, places), program, space)
+    varying = [values[node.position] for node in program.nodes if not node.constant]
+    nbytes = sum(leaf.nbytes for leaf in leaves(varying))
+    return Layers(measure_work(program, values, places), program, space, nbytes)
 
 
 @dataclass(frozen=True, eq=False)

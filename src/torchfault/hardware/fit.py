@@ -1,0 +1,83 @@
+"""Failures in time: from raw upsets per flip-flop to what the chip's user sees, with the arithmetic shown."""
+
+from dataclasses import dataclass
+
+from torchfault.errors import HardwareError
+from torchfault.hardware.accelerator import Accelerator
+from torchfault.hardware.resiliency import Resiliency
+from torchfault.statistics import Estimate
+
+__all__ = ["FLIP_FLOPS_PER_MB", "FitSummary", "TypeFit", "fit_summary"]
+
+FLIP_FLOPS_PER_MB = 2**23
+"""One megabyte, 2^20 bytes of 8 bits: the unit in which raw FIT are given."""
+
+
+@dataclass(frozen=True)
+class TypeFit:
+    """One type's part: its number of *flip_flops*, raw *fit_per_mb*, and *fit* = flip_flops / 2^23 x fit_per_mb."""
+
+    name: str
+    flip_flops: float
+    fit_per_mb: float
+
+    @property
+    def fit(self) -> float:
+        """Upsets of this type in 10^9 hours."""
+        return self.flip_flops / FLIP_FLOPS_PER_MB * self.fit_per_mb
+
+
+@dataclass(frozen=True)
+class FitSummary:
+    """Failures in 10^9 hours of running: upsets of the whole *chip*, those that end in wrong answers or in none.
+
+    *chip* = sum of the *types*; *sdc* = chip x P(silent corruption | upset), and *due* = chip x P(crash, NaN or
+    infinity | upset), with the intervals of these probabilities; *chance* holds the two.
+    """
+
+    types: tuple[TypeFit, ...]
+    chip: float
+    sdc: Estimate
+    due: Estimate
+    chance: tuple[Estimate, Estimate]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{one.name}: {one.flip_flops:,.0f} flip-flops / 2^23 x {one.fit_per_mb:g} FIT/MB = {one.fit:.4g} FIT"
+            for one in self.types
+        ]
+        lines.append(f"chip: {' + '.join(f'{one.fit:.4g}' for one in self.types)} = {self.chip:.4g} FIT")
+        for name, chance, found in zip(("SDC", "DUE"), self.chance, (self.sdc, self.due), strict=True):
+            lines.append(
+                f"{name}: {self.chip:.4g} x {chance.value:.4g} = {found.value:.3g} FIT "
+                f"[{found.low:.3g}, {found.high:.3g}]"
+            )
+        return "\n".join(lines)
+
+
+def fit_summary(accelerator: Accelerator, found: Resiliency, *, flip_flops: int | None = None) -> FitSummary:
+    """Return the failures in time of *accelerator* running the network for which *found* was measured on it.
+
+    *flip_flops* is the number of all flip-flops, where the accelerator does not say. FIT count upsets while the chip
+    runs the network without pause. Raises :class:`HardwareError` where the number is not known.
+
+    >>> import numpy as np
+    >>> from torchfault.hardware.accelerator import FLAT
+    >>> even = Estimate(0.5, 0.4, 0.6, 100, "wilson")
+    >>> known = Resiliency(even, 0.9, even, even, even, 0.17, "drop", np.zeros(0), 0, ())
+    >>> print(str(fit_summary(FLAT, known)).splitlines()[0])
+    input: 512 flip-flops / 2^23 x 600 FIT/MB = 0.03662 FIT
+    """
+    total = flip_flops if flip_flops is not None else accelerator.flip_flops
+    if total is None or total < 1:
+        raise HardwareError(
+            f"FIT need the number of flip-flops of '{accelerator.name}', got {total}; pass flip_flops=, or counts"
+        )
+    shares = sum(one.share for one in accelerator.types)
+    types = tuple(TypeFit(one.name, total * one.share / shares, one.fit) for one in accelerator.types)
+    chip = sum(one.fit for one in types)
+    return FitSummary(types, chip, _times(chip, found.sdc), _times(chip, found.due), (found.sdc, found.due))
+
+
+def _times(factor: float, one: Estimate) -> Estimate:
+    return Estimate(factor * one.value, factor * one.low, factor * one.high, one.trials, one.method, one.level)
