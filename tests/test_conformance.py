@@ -15,7 +15,7 @@ from torchfault.engine.graph import GraphExecutor
 from torchfault.engine.hooks import HooksExecutor
 from torchfault.faults import BitFlip, Burst, RandomWord, StuckAt, Value
 from torchfault.measures import Measure, draw, probability, uniform
-from torchfault.sampling import METHODS, BitErrorRate, Draws, Exhaustive, Statistical, Uniform
+from torchfault.sampling import METHODS, Adaptive, BitErrorRate, Draws, Exhaustive, Statistical, Uniform
 from torchfault.space import FaultSpace, Site
 from torchfault.testing import (
     check_criterion,
@@ -37,6 +37,8 @@ SAMPLERS = (
     BitErrorRate(1e-4),
     BitErrorRate(0.01),
     *(Statistical(method, margin=0.03, bits=P_OF_BITS if method == "data-aware" else None) for method in METHODS),
+    Adaptive(model=0.01),
+    Adaptive(site=0.01, bit=0.05, block=100, groups=(1, 1)),
 )
 FAULT_MODELS = (
     BitFlip(),
@@ -502,7 +504,7 @@ def test_the_tables_hold_every_built_in():
         name for name in module.__all__ if dataclasses.is_dataclass(getattr(module, name))
     }
     assert {type(model).__name__ for model in FAULT_MODELS} == frozen(faults) - {"Trials"}
-    assert {type(sampler).__name__ for sampler in SAMPLERS} == frozen(sampling) - {"Draws"}
+    assert {type(sampler).__name__ for sampler in SAMPLERS} == frozen(sampling) - {"Draws", "History"}
     combined = frozen(criteria) - frozen(failures) - {"Outcomes"}
     assert {type(criterion).__name__ for criterion in CRITERIA} == frozen(failures) | combined
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.errors import CampaignError, SamplingError
-from torchfault.sampling import Draws, Sampler, Statistical, Uniform, stream
+from torchfault.sampling import AdaptiveSampler, Draws, History, Sampler, Statistical, Uniform, stream
 from torchfault.space import FaultSpace
 from torchfault.statistics import AllOf, AnyOf, HalfWidth, Progress
 from torchfault.store import Columns
@@ -141,8 +141,10 @@ def _crossing(campaign: Campaign) -> int:
     return campaign.inputs if enumerates and campaign.metric is None else 1
 
 
-def prepare(campaign: Campaign, first: int, last: int) -> Plan:
+def prepare(campaign: Campaign, first: int, last: int, *, history: History | None = None) -> Plan:
     """Return trials *first* to *last*, exclusive, or fewer, where these strike more faults than fit into memory.
+
+    For an adaptive sampler *history* holds the outcomes of all trials before *first*, and *last* is in its block.
 
     Blocks of a sampler are always drawn whole, since they are what a random stream decides; how many trials are asked
     for at a time changes none of them.
@@ -152,7 +154,7 @@ def prepare(campaign: Campaign, first: int, last: int) -> Plan:
     faults = 0
     for number in range(first // size, (last - 1) // size + 1):
         begin, end = max(first - number * size, 0), min(last - number * size, size)
-        parts.append(_part(campaign, number, begin, end))
+        parts.append(_part(campaign, number, begin, end, history))
         faults += len(parts[-1].columns.faults)
         if faults >= _MOST_FAULTS:
             break
@@ -173,7 +175,7 @@ _LATEST: "WeakKeyDictionary[Campaign, _Block]" = WeakKeyDictionary()
 """The block that each campaign drew last: a sample without replacement is one large block for many batches."""
 
 
-def _block(campaign: Campaign, number: int) -> _Block:
+def _block(campaign: Campaign, number: int, history: History | None) -> _Block:
     """Return block *number*, drawn anew unless it was the latest."""
     from torchfault.faults import strike
 
@@ -183,6 +185,9 @@ def _block(campaign: Campaign, number: int) -> _Block:
     sampler, space, seed = campaign.sampler, campaign.space, campaign.seed
     start, end = number * sampler.block, sampler.total(space)
     n = sampler.block if end is None else min(sampler.block, end - start)
+    if isinstance(sampler, AdaptiveSampler) and number:
+        assert history is not None
+        sampler = sampler.replan(space, history.take(start))
     draws = sampler.draw(space, n, rng=stream(seed, _FAULTS, number), start=start)
     if len(draws) != n:
         raise SamplingError(f"{type(sampler).__name__} was asked for {n} trials, got {len(draws)}; mend the sampler")
@@ -193,9 +198,14 @@ def _block(campaign: Campaign, number: int) -> _Block:
     return block
 
 
-def _part(campaign: Campaign, number: int, first: int, last: int) -> Plan:
+def forget(campaign: Campaign) -> None:
+    """Forget the block that *campaign* drew last: other outcomes may lead to another one."""
+    _LATEST.pop(campaign, None)
+
+
+def _part(campaign: Campaign, number: int, first: int, last: int, history: History | None) -> Plan:
     """Return trials *first* to *last* of those that block *number* becomes."""
-    block = _block(campaign, number)
+    block = _block(campaign, number, history)
     draws, struck = block.draws, block.struck
     position = np.arange(first, last, dtype=np.int64)
     crossing = _crossing(campaign)
@@ -251,7 +261,10 @@ def check(campaign: Campaign) -> None:
                 f"the space holds '{site.name}' as {site.word} {site.shape}, the model as {own.word} {own.shape}; "
                 "take the space from engine.space.select(...)"
             )
-    if campaign.stop is None and total(campaign) is None:
+    adaptive = isinstance(campaign.sampler, AdaptiveSampler)
+    if adaptive and campaign.metric is not None:
+        raise CampaignError("an adaptive sampler learns from failures, not from a metric; leave the metric out")
+    if campaign.stop is None and total(campaign) is None and not adaptive:
         sampler = type(campaign.sampler).__name__
         raise CampaignError(f"{sampler} never ends by itself, so a campaign needs a rule; give stop=MaxTrials(10_000)")
     if any(isinstance(rule, HalfWidth) for rule in rules(campaign.stop)):
@@ -259,6 +272,8 @@ def check(campaign: Campaign) -> None:
             raise CampaignError("HalfWidth is about a share of failures, not a metric; use MaxTrials or TimeBudget")
         if population(campaign) is not None:
             raise CampaignError("HalfWidth needs randomly drawn faults, not all in order; use Uniform(), or no rule")
+        if adaptive:
+            raise CampaignError("HalfWidth counts trials alike; give the half-widths to the adaptive sampler instead")
         if isinstance(campaign.sampler, Statistical) and campaign.sampler.method != "network-wise":
             raise CampaignError(
                 f"HalfWidth counts trials alike, and {campaign.sampler.method} injection weighs them; "

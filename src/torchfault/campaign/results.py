@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from torchfault.campaign.anytime import Looks, looks
 from torchfault.campaign.cells import Cells, cells
 from torchfault.campaign.groups import GROUPINGS, Groups, groups
 from torchfault.errors import CampaignError, did_you_mean
@@ -70,7 +71,7 @@ class Results:
         nan [0.00, 1.00]
         """
         find_interval(method)
-        sample = cells(self.record, self.columns, "model")
+        sample = looks(self.record, self.columns, "model") or cells(self.record, self.columns, "model")
         known = sample.estimate(0, level=level, method=method) if sample else None
         return known or _estimate(self.columns, np.arange(len(self)), self.record.population, level, method)
 
@@ -95,7 +96,7 @@ class Results:
         interval = find_interval(method)
         of = groups(self.space, self.columns, by)
         trials, failures = of.count(), of.count(self.columns.failed)
-        sample = cells(self.record, self.columns, by)
+        sample = looks(self.record, self.columns, by) or cells(self.record, self.columns, by)
         plain = self.columns.weights is None and self.columns.values is None and self.record.population is None
         if plain and sample is None:
             with np.errstate(invalid="ignore"):
@@ -121,7 +122,7 @@ class Results:
         return pd.DataFrame(flat(self.space, Batch(0, self.columns, 0.0)))
 
     def _conditional(
-        self, of: Groups, sample: Cells | None, level: float, method: str
+        self, of: Groups, sample: "Looks | Cells | None", level: float, method: str
     ) -> tuple[NDArray[np.float64], ...]:
         """Return value, low, high and share of due for every group, from its own trials."""
         lanes = None if self.record.population is None else self.record.population // len(self.space)

@@ -13,10 +13,11 @@ import numpy as np
 import torchfault
 from torchfault.campaign.identity import describe, differences
 from torchfault.campaign.measure import Reference, measure, reference
-from torchfault.campaign.plan import Campaign, check, population, prepare, rules, total
+from torchfault.campaign.plan import Campaign, check, forget, population, prepare, rules, total
 from torchfault.campaign.results import Results, load
 from torchfault.campaign.standing import Standing, expected
 from torchfault.errors import CampaignError, StoreError
+from torchfault.sampling import AdaptiveSampler, History
 from torchfault.statistics import Estimate, HalfWidth, MaxTrials, Progress, TimeBudget, proportion
 from torchfault.store import Columns, Record, Store
 
@@ -100,6 +101,7 @@ def run(
         with Store(store) as opened:
             return run(campaign, store=opened, name=name, progress=progress, batch=batch, settings=settings)
     check(campaign)
+    forget(campaign)
     session = _Session(campaign, _record(campaign, name, settings), store, progress, batch)
     if store is None:
         return _guarded(session)
@@ -235,8 +237,24 @@ def _loop(session: _Session) -> str:
     while reason is None:
         if end is not None and session.trials >= end:
             return f"all {end} trials run"
-        reason = _batch(session, _affordable(session, _border(campaign, session.trials, size, end)), golden)
+        border = _affordable(session, _border(campaign, session.trials, size, end))
+        reason = _enough(session) or _batch(session, border, golden)
     return reason
+
+
+def _enough(session: _Session) -> str | None:
+    """Return an adaptive sampler's reason to stop; it is asked after each of its blocks."""
+    sampler, trials = session.campaign.sampler, session.trials
+    if not isinstance(sampler, AdaptiveSampler) or not trials or trials % sampler.block:
+        return None
+    return sampler.finished(session.campaign.space, _history(session))
+
+
+def _history(session: _Session) -> History:
+    """Return the outcomes so far, for samplers that learn from them."""
+    columns = Columns.join(session.parts)
+    strata = np.zeros(len(columns), dtype=np.int32) if columns.strata is None else columns.strata
+    return History(columns.faults, strata, columns.failed)
 
 
 def _border(campaign: Campaign, first: int, size: int, end: int | None) -> int:
@@ -246,6 +264,8 @@ def _border(campaign: Campaign, first: int, size: int, end: int | None) -> int:
         step *= 2
     border = step if first < step < size else (first // size + 1) * size
     limits = [rule.n for rule in rules(campaign.stop) if isinstance(rule, MaxTrials) and rule.n > first]
+    if isinstance(campaign.sampler, AdaptiveSampler):  # the next block is planned once this one's outcomes are known
+        limits.append((first // campaign.sampler.block + 1) * campaign.sampler.block)
     return min([border, *limits, *([] if end is None else [end])])
 
 
@@ -261,7 +281,8 @@ def _affordable(session: _Session, last: int) -> int:
 def _batch(session: _Session, last: int, golden: Reference | None) -> str | None:
     """Run the trials up to *last*, keep those that the rule admits, and return its reason to stop, if any."""
     campaign, first, began = session.campaign, session.trials, time.perf_counter()
-    plan = prepare(campaign, first, last)
+    history = _history(session) if isinstance(campaign.sampler, AdaptiveSampler) else None
+    plan = prepare(campaign, first, last, history=history)
     if plan.columns.weights is not None and any(isinstance(rule, HalfWidth) for rule in rules(campaign.stop)):
         raise CampaignError(
             "HalfWidth is about equally weighted trials, got weighted ones; use MaxTrials or TimeBudget"

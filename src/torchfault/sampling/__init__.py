@@ -1,6 +1,7 @@
 """Samplers: from a fault space to draws that carry weights, so that every estimate stays unbiased."""
 
-from torchfault.sampling.draws import Draws, Sampler, stream
+from torchfault.sampling.adaptive import Adaptive
+from torchfault.sampling.draws import AdaptiveSampler, Draws, History, Sampler, stream
 from torchfault.sampling.exhaustive import Exhaustive
 from torchfault.sampling.planning import plan
 from torchfault.sampling.statistical import METHODS, Statistical, bit_probabilities, bits_from
@@ -8,9 +9,12 @@ from torchfault.sampling.uniform import BitErrorRate, Uniform
 
 __all__ = [
     "METHODS",
+    "Adaptive",
+    "AdaptiveSampler",
     "BitErrorRate",
     "Draws",
     "Exhaustive",
+    "History",
     "Sampler",
     "Statistical",
     "Uniform",

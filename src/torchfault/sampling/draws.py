@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torchfault.errors import SamplingError
 from torchfault.space import FaultSpace
 
-__all__ = ["Draws", "Sampler", "stream"]
+__all__ = ["AdaptiveSampler", "Draws", "History", "Sampler", "stream"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +84,43 @@ class Sampler(Protocol):
 
     def draw(self, space: FaultSpace, n: int, *, rng: np.random.Generator, start: int = 0) -> Draws:
         """Return the trials *start* to *start + n* of the sequence that *rng* decides."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """What came of the trials so far, in their order: *faults*, *stratum* and *failed*, all of shape (trials,).
+
+    >>> len(History(np.array([7]), np.array([0], dtype=np.int32), np.array([True])))
+    1
+    """
+
+    faults: NDArray[np.int64]
+    stratum: NDArray[np.int32]
+    failed: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.failed)
+
+    def take(self, last: int) -> "History":
+        """Return the trials before *last*."""
+        return History(self.faults[:last], self.stratum[:last], self.failed[:last])
+
+
+@runtime_checkable
+class AdaptiveSampler(Sampler, Protocol):
+    """A sampler whose next block depends on the outcomes of all earlier blocks, and on nothing else.
+
+    The n-th trial then depends on seed, n and those outcomes, which the store keeps: a resumed campaign goes on as if
+    it had never stopped. Its *draw* is that of the first block.
+    """
+
+    def replan(self, space: FaultSpace, history: History) -> Sampler:
+        """Return the sampler of the block that follows the whole blocks of *history*."""
+        ...
+
+    def finished(self, space: FaultSpace, history: History) -> str | None:
+        """Return why the campaign has enough after the whole blocks of *history*, or ``None`` to go on."""
         ...
 
 

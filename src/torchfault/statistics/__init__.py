@@ -1,5 +1,6 @@
 """Estimates that carry their uncertainty: intervals, sample sizes, weighted and stratified means, stopping rules."""
 
+from torchfault.statistics.anytime import Sequence, confidence_sequence
 from torchfault.statistics.estimators import (
     Estimate,
     design_effect,
@@ -22,9 +23,11 @@ __all__ = [
     "IntervalFunction",
     "MaxTrials",
     "Progress",
+    "Sequence",
     "StoppingRule",
     "TimeBudget",
     "clopper_pearson",
+    "confidence_sequence",
     "design_effect",
     "effective_sample_size",
     "jeffreys",
