@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchfault.engine.geometry import Reach, convolution, listed
 from torchfault.model.layout import Layout, lanes_first
 from torchfault.model.program import Node, Ref
 
@@ -111,35 +112,8 @@ def patch_for(
     return form(_Operands(node, value, layout), struck)
 
 
-def _tuple(value: Any, dims: int) -> list[int]:
-    listed = [int(v) for v in value] if isinstance(value, list | tuple) else [int(value)]
-    return listed * dims if len(listed) == 1 else listed
-
-
-@dataclass(frozen=True)
-class _Geometry:
-    """The arithmetic of a convolution: per spatial axis, where an output position reads its input."""
-
-    kernel: list[int]
-    stride: list[int]
-    padding: list[int]
-    dilation: list[int]
-    groups: int
-
-
-def _convolution(operands: _Operands) -> _Geometry | None:
-    weight = operands.get(1)
-    dims = weight.ndim - 2
-    kernel = list(weight.shape[2:])
-    dilation = _tuple(operands.get(5, 1), dims)
-    padding = operands.get(4, 0)
-    if padding == "valid":
-        padding = 0
-    if isinstance(padding, str):
-        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        padding = [t // 2 for t in total]  # the odd one goes to the end, which only the output's size shows
-    stride = _tuple(operands.get(3, 1), dims)
-    return _Geometry(kernel, stride, _tuple(padding, dims), dilation, int(operands.get(6, 1)))
+def _reach(operands: _Operands) -> Reach:
+    return convolution(operands.get, operands.get(1).shape[2:])
 
 
 def _unravel(element: Tensor, shape: torch.Size) -> list[Tensor]:
@@ -167,34 +141,22 @@ def _gather(x: Tensor, rows: Tensor, channel: Tensor, places: list[Tensor], vali
 
 def _conv_weight(operands: _Operands, struck: Struck) -> Patch | None:
     x, weight = operands.get(0), operands.get(1)
-    geometry = _convolution(operands)
-    if geometry is None or x.ndim != weight.ndim:
+    if x.ndim != weight.ndim:
         return None
+    reach, groups = _reach(operands), int(operands.get(6, 1))
     out_channel, within, *taps = _unravel(struck.element, weight.shape)
-    group = out_channel // (weight.shape[0] // geometry.groups)
+    group = out_channel // (weight.shape[0] // groups)
     channel = group * weight.shape[1] + within
-    sizes = _output_sizes(x, geometry, operands)
+    sizes = reach.outputs(x.shape[2:])
     dims = len(sizes)
     places, valid = [], torch.ones((), dtype=torch.bool, device=x.device)
     for axis in range(dims):
-        offset = _wide(taps[axis] * geometry.dilation[axis] - geometry.padding[axis], dims)
-        place = _line(sizes, axis, x.device) * geometry.stride[axis] + offset
+        offset = _wide(taps[axis] * reach.dilation[axis] - reach.padding[axis], dims)
+        place = _line(sizes, axis, x.device) * reach.stride[axis] + offset
         valid = valid & (place >= 0) & (place < x.shape[2 + axis])
         places.append(place)
     values = _gather(x, struck.rows, channel, places, valid) * _wide(struck.delta, dims)
     return Patch(1, (out_channel,), values)
-
-
-def _output_sizes(x: Tensor, geometry: _Geometry, operands: _Operands) -> list[int]:
-    same = isinstance(operands.get(4, 0), str) and operands.get(4) == "same"
-    if same:
-        return list(x.shape[2:])
-    return [
-        (size + 2 * p - d * (k - 1) - 1) // s + 1
-        for size, k, s, p, d in zip(
-            x.shape[2:], geometry.kernel, geometry.stride, geometry.padding, geometry.dilation, strict=True
-        )
-    ]
 
 
 def _conv_bias(operands: _Operands, struck: Struck) -> Patch | None:
@@ -207,20 +169,20 @@ def _conv_bias(operands: _Operands, struck: Struck) -> Patch | None:
 def _conv_input(operands: _Operands, struck: Struck) -> Patch | None:
     """A changed input reaches, for every tap of the kernel, one place in each output channel of its group."""
     x, weight = operands.get(0), operands.get(1)
-    geometry = _convolution(operands)
-    if geometry is None or x.ndim != weight.ndim:
+    if x.ndim != weight.ndim:
         return None
+    reach = _reach(operands)
     channel, *place = _unravel(struck.element, x.shape[1:])
-    sizes = _output_sizes(x, geometry, operands)
-    taps = math.prod(geometry.kernel)
-    per_tap = torch.unravel_index(torch.arange(taps, device=x.device), tuple(geometry.kernel))
+    sizes = reach.outputs(x.shape[2:])
+    taps = math.prod(reach.kernel)
+    per_tap = torch.unravel_index(torch.arange(taps, device=x.device), tuple(reach.kernel))
     reached, valid = [], torch.ones(len(channel), taps, dtype=torch.bool, device=x.device)
     for axis, size in enumerate(sizes):
-        shifted = place[axis][:, None] + geometry.padding[axis] - per_tap[axis][None] * geometry.dilation[axis]
-        position = shifted.div(geometry.stride[axis], rounding_mode="floor")
-        valid &= (shifted % geometry.stride[axis] == 0) & (position >= 0) & (position < size)
+        shifted = place[axis][:, None] + reach.padding[axis] - per_tap[axis][None] * reach.dilation[axis]
+        position = shifted.div(reach.stride[axis], rounding_mode="floor")
+        valid &= (shifted % reach.stride[axis] == 0) & (position >= 0) & (position < size)
         reached.append(position)
-    outputs = weight.shape[0] // geometry.groups
+    outputs = weight.shape[0] // int(operands.get(6, 1))
     group = channel // weight.shape[1]
     out_channel = group[:, None] * outputs + torch.arange(outputs, device=x.device)[None]
     every_tap = torch.arange(taps, device=x.device).view(1, -1, 1)
@@ -239,9 +201,9 @@ def _transposed_weight(operands: _Operands, struck: Struck) -> Patch | None:
     dims = weight.ndim - 2
     if x.ndim != weight.ndim:
         return None
-    stride, padding = _tuple(operands.get(3, 1), dims), _tuple(operands.get(4, 0), dims)
-    extra, groups = _tuple(operands.get(5, 0), dims), int(operands.get(6, 1))
-    dilation = _tuple(operands.get(7, 1), dims)
+    stride, padding = listed(operands.get(3, 1), dims), listed(operands.get(4, 0), dims)
+    extra, groups = listed(operands.get(5, 0), dims), int(operands.get(6, 1))
+    dilation = listed(operands.get(7, 1), dims)
     channel, within, *taps = _unravel(struck.element, weight.shape)
     out_channel = channel // (weight.shape[0] // groups) * weight.shape[1] + within
     sizes = [

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchfault.engine.geometry import Reach, convolution, max_pooling
 from torchfault.engine.golden import Golden, identical_lanes
 from torchfault.model.graph_sites import lane_arguments
 from torchfault.model.layout import Layout
@@ -63,22 +64,7 @@ def _grid(offset: Tensor, size: tuple[int, ...]) -> list[Tensor]:
     return places
 
 
-@dataclass(frozen=True)
-class _Reach:
-    """Per spatial axis, how an operation reads its input: as a convolution with this kernel does."""
-
-    kernel: list[int]
-    stride: list[int]
-    padding: list[int]
-    dilation: list[int]
-
-
-def _listed(value: Any, dims: int) -> list[int]:
-    listed = [int(v) for v in value] if isinstance(value, list | tuple) else [int(value)]
-    return listed * dims if len(listed) == 1 else listed
-
-
-def _reach(node: Node, program: Program) -> _Reach | None:
+def _reach(node: Node, program: Program) -> Reach | None:
     """Return the geometry of a convolution or pooling, ``None`` for others and for what has no plain geometry."""
 
     def argument(i: int, default: Any) -> Any:
@@ -88,19 +74,10 @@ def _reach(node: Node, program: Program) -> _Reach | None:
     if node.kwargs or not dims:
         return None
     if node.op == f"conv{dims}d" and isinstance(node.args[1], Ref) and program.nodes[node.args[1].node].constant:
-        kernel = list(program.constants[node.args[1].node].shape[2:])
-        dilation = _listed(argument(5, 1), dims)
-        padding = argument(4, 0)
-        if isinstance(padding, str):
-            total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-            if padding == "same" and any(t % 2 for t in total):
-                return None
-            padding = [t // 2 for t in total] if padding == "same" else 0
-        return _Reach(kernel, _listed(argument(3, 1), dims), _listed(padding, dims), dilation)
+        reach = convolution(argument, program.constants[node.args[1].node].shape[2:])
+        return reach if reach.even else None
     if node.op == f"max_pool{dims}d" and not argument(5, False):
-        kernel = _listed(node.args[1], dims)
-        stride = _listed(argument(2, None) or kernel, dims)
-        return _Reach(kernel, stride, _listed(argument(3, 0), dims), _listed(argument(4, 1), dims))
+        return max_pooling(argument, dims)
     return None
 
 
