@@ -156,6 +156,37 @@ def test_plan_tells_what_run_will_draw(capfd):
         assert sum(row["trials"] for row in rows) == trials
 
 
+def test_ra_tells_the_accuracy_given_an_upset(capfd):
+    model = [*BASE[:4], "--faults", "60", "--accelerator"]
+    out, err = run(capfd, "ra", *model, "flat")
+    assert re.search(r"^RA\s+\d+\.\d+\s+\d+\.\d+\s+\d+\.\d+\s+accuracy, given that an upset", out, re.MULTILINE), out
+    assert "chip: 0.03662 + 0.03662 + 0.03662 + 0.02253 = 0.1324 FIT" in out
+    assert "accelerator  flat" in err
+    rows = {row["quantity"]: row for row in json.loads(run(capfd, "ra", *model, "flat", "--format", "json")[0])}
+    assert rows["RA"]["low"] <= rows["RA"]["value"] <= rows["RA"]["high"] <= rows["SA"]["value"] + 0.05
+    assert rows["SA"]["value"] - rows["RA"]["value"] == pytest.approx(rows["drop"]["value"])
+    frame = pd.read_csv(io.StringIO(run(capfd, "ra", *model, "output-stationary", "--format", "csv")[0]))
+    assert "chip FIT" not in set(frame["quantity"])  # its flip-flops are not counted
+    hard = json.loads(run(capfd, "ra", *model, "flat", "--harden", "control", "--format", "json")[0])
+    assert {row["quantity"]: row for row in hard}["DUE"]["value"] < rows["DUE"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--accelerator", "nvdla"), "did you mean 'nvdla-like'?"),
+        (("--estimator", "ISB"), "did you mean 'IS-B'"),
+        (("--harden", "contrl"), "did you mean 'control'?"),
+        (("--data", "bare.npz"), "an accuracy needs labels"),
+    ],
+)
+def test_ra_says_what_is_wrong(capfd, folder, flags, message):
+    np.savez(folder / "bare.npz", images=np.zeros((3, 1, 8, 8), dtype=np.float32))
+    data = [] if "--data" in flags else ["--data", "digits.npz"]
+    assert main(["ra", "--model", "torchfault.zoo:digits_cnn", *data, *flags]) == 2
+    assert message in " ".join(capfd.readouterr().err.split())
+
+
 def test_data_aware_injection_is_about_weights(capfd):
     flags = ["--sampler", "data-aware", "--margin", "0.2", "--name", "aware"]
     _, err = run(capfd, "run", *BASE, "--kinds", "weight", "--types", "Linear", *flags)
@@ -441,7 +472,7 @@ def test_every_command_and_option_is_documented(name):
     told = set(re.findall(r"--[a-z-]+", section[1]))
     shared = (
         {flag.name for panel in FLAGS["sites"].values() for flag in panel} | {"--set"}
-        if name in ("sites", "plan")
+        if name in ("sites", "plan", "ra")
         else set()
     )
     assert options_of(name) - told - shared - {"--help"} == set()

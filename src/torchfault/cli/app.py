@@ -99,6 +99,41 @@ def plan(
 
 
 @app.command()
+@configured("ra")
+def ra(
+    settings: Settings,
+    accelerator: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="A shipped accelerator, or a YAML file that describes one.")
+    ] = "output-stationary",
+    harden: Annotated[
+        list[str] | None, typer.Option(metavar="TYPE", help="A type of flip-flop to harden; may be repeated.")
+    ] = None,
+    faults: Annotated[int, typer.Option(metavar="N", min=2, help="How many upsets to draw.")] = 3000,
+    images: Annotated[int, typer.Option(metavar="N", min=0, help="Random inputs under each upset; 0 for all.")] = 1,
+    estimator: Annotated[
+        str, typer.Option(metavar="drop|UNIFORM|MAC|IS|IS-B", help="How upsets are drawn and weighed.")
+    ] = "drop",
+    flip_flops: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="All flip-flops, where the accelerator does not say.")
+    ] = None,
+    form: Format = "table",
+) -> None:
+    """Tell how accurate a model is, given that an upset struck its accelerator."""
+    from torchfault.cli.resiliency import show_resiliency
+
+    show_resiliency(
+        settings,
+        accelerator=accelerator,
+        harden=harden or (),
+        faults=faults,
+        images=images,
+        estimator=estimator,
+        flip_flops=flip_flops,
+        form=form,
+    )
+
+
+@app.command()
 @configured("run")
 def run(settings: Settings) -> None:
     """Strike a model fault by fault; estimate how vulnerable it is."""

@@ -87,6 +87,7 @@ _PANELS = {
 FLAGS: Mapping[str, Mapping[str, tuple[Flag, ...]]] = {
     "sites": {name: flags for name, flags in _PANELS.items() if name != "Campaign"},
     "plan": {name: flags for name, flags in _PANELS.items() if name != "Campaign"},
+    "ra": {name: flags for name, flags in _PANELS.items() if name in ("Model and data", "Engine")},
     "run": _PANELS,
 }
 """The flags of each command by panel of its help; every other key is set by ``--set``."""

@@ -14,7 +14,7 @@ from torchfault.hardware.accelerator import Accelerator
 from torchfault.hardware.measure import layer_shares, utilisation
 from torchfault.hardware.work import Layers
 
-__all__ = ["ESTIMATORS", "Cells", "Estimator", "Profile", "cells_of", "draw_cells", "proposal"]
+__all__ = ["ESTIMATORS", "Cells", "Estimator", "Profile", "cells_of", "check_estimator", "draw_cells", "proposal"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -93,9 +93,7 @@ def proposal(estimator: str, cells: Cells, profile: Profile | None = None) -> Fl
     change per type and bit, without control, which is summed. Raises :class:`HardwareError` for an unknown name, and
     where a profile is needed and missing.
     """
-    if estimator not in ESTIMATORS:
-        near = did_you_mean(estimator, ESTIMATORS)
-        raise HardwareError(f"no estimator is called '{estimator}'{near}; known: {', '.join(ESTIMATORS)}")
+    check_estimator(estimator)
     if estimator == "IS":
         return np.asarray(cells.p / cells.p.sum())
     if estimator in ("UNIFORM", "MAC"):
@@ -115,6 +113,16 @@ def proposal(estimator: str, cells: Cells, profile: Profile | None = None) -> Fl
     if not q.sum() > 0:
         raise HardwareError("upsets need a type that holds data and is in use, got none; see utilisation")
     return np.asarray(q / q.sum())
+
+
+def check_estimator(name: str) -> None:
+    """Raise :class:`HardwareError`, with a suggestion, unless *name* is that of an estimator.
+
+    >>> check_estimator("IS-B")
+    """
+    if name not in ESTIMATORS:
+        near = did_you_mean(name, ESTIMATORS)
+        raise HardwareError(f"no estimator is called '{name}'{near}; known: {', '.join(ESTIMATORS)}")
 
 
 def draw_cells(q: Floats, n: int, *, even: bool, rng: np.random.Generator) -> Ints:
