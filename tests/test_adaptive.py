@@ -22,16 +22,20 @@ from torchfault.testing import check_sampler
 def test_the_sequence_is_ville_s_bound_by_hand():
     """One stratum, two rounds, with the guesses, stakes and capital written out."""
     sequence = confidence_sequence([[1], [3]], [[20], [40]], [1.0], target=0.05)
-    threshold, upper, lower, stakes = math.log(40), 0.0, 0.0, 0.0
+    threshold, upper, lower, stakes, stakes_on = math.log(40), 0.0, 0.0, 0.0, 0.0
     for k, n, g in ((1, 20, 0.1), (3, 40, 1.1 / 21)):
-        stake = min(0.05 * n / (g * (1 - g)), 0.75 * n)
+        best = 0.05 * n / (g * (1 - g))
+        stake, stake_on = min(best, 0.9 * n), min(best, 3 * n, 0.75 * n / g)
         r = stake / n
-        u, v = r / (1 + g * r), r / (1 - g * r)
+        u = r / (1 + g * r)
         upper += -math.log(1 - u) * k + n * (math.log(1 - g * u) + u * g / (1 - g * u))
+        r = stake_on / n
+        v = r / (1 - g * r)
         lower += math.log(1 + v) * k - n * (math.log(1 + g * v) - v * g / (1 + g * v))
         stakes += stake
+        stakes_on += stake_on
     assert sequence.high[1] == pytest.approx((upper + threshold) / stakes)
-    assert sequence.low[1] == pytest.approx(max((lower - threshold) / stakes, 0))
+    assert sequence.low[1] == pytest.approx(max((lower - threshold) / stakes_on, 0))
     assert sequence.value.tolist() == pytest.approx([0.05, (0.05 + 0.075) / 2])
 
 
@@ -39,10 +43,12 @@ def test_the_capital_is_never_expected_to_grow():
     """Whatever the truth, guess and stake: the mean of each round's factor is at most 1, summed over all outcomes."""
     for p in (0.0, 1e-4, 0.05, 0.5, 0.93, 1.0):
         for g in (0.001, 0.1, 0.5, 0.99):
-            for r in (0.01, 0.3, 0.75):
-                upper, lower = math.log((1 + g * r) / (1 - (1 - g) * r)), math.log((1 + (1 - g) * r) / (1 - g * r))
+            for r in (0.01, 0.3, 0.9):
+                upper = math.log((1 + g * r) / (1 - (1 - g) * r))
                 grown = p * math.exp(-upper) + (1 - p)
                 assert grown * math.exp(math.log1p(g * r) - r * g + r * p) <= 1 + 1e-12
+            for r in (0.01, min(0.75 / g, 1), min(0.75 / g, 3)):
+                lower = math.log((1 + (1 - g) * r) / (1 - g * r))
                 grown = p * math.exp(lower) + (1 - p)
                 assert grown * math.exp(-(-math.log1p(-g * r) + r * (p - g))) <= 1 + 1e-12
 
@@ -53,7 +59,7 @@ def test_strata_without_failures_are_bounded_by_what_their_trials_prove():
     assert sequence.value[-1] == 0
     bound = sequence.high * np.arange(1, 51) * 80
     assert (bound > math.log(40)).all()  # the least that any such bound can be is log(1 / 0.025)
-    assert bound[-1] < 1.1 * math.log(40) / 0.75
+    assert bound[-1] < 1.1 * math.log(40) / 0.9
 
 
 def test_a_round_without_some_stratum_counts_for_nothing():

@@ -155,7 +155,7 @@ class Adaptive:
             p = guess(counts.failures[:, here].sum(axis=0), n)
             spread, threshold = share * np.sqrt(p * (1 - p)), log(2 / (1 - self.level))
             neyman = spread * spread.sum() * 2 * threshold / target**2
-            proof = share * threshold / (2 * BOLDEST * target)  # half of the width, there being no lower half
+            proof = share * threshold / (BOLDEST * target)
             np.maximum.at(needed, counts.stratum[here], np.maximum(neyman, proof))
         if not needed.any():
             return self

@@ -13,7 +13,11 @@ __all__ = ["BOLDEST", "Sequence", "confidence_sequence", "guess"]
 
 Floats = NDArray[np.float64]
 
-BOLDEST = 0.75  # the largest bet on one trial, in shares of what would lose everything: 1 proves rare failures soonest
+# The largest bets on one trial, found by simulating how many trials rare failures take; any would be valid. Against
+# failures: in shares of the bet that one failure would lose whole. On failures: in multiples of the capital, and in
+# shares of what the expected number of failures would cost if they failed to come.
+BOLDEST = 0.9
+_BOLDEST_ON, _BOLDEST_EXPECTED = 3.0, 0.75
 _PRIOR_FAILURES, _PRIOR_TRIALS = 0.1, 1.0
 
 
@@ -53,10 +57,10 @@ def confidence_sequence(
     p and so below its tangent at g. Choosing s in round t such that the tangent's slope is -c_t shares_h / trials_h
     makes the sum over a round linear in the estimand alone, hence exp(sum_t c_t theta - ...) a supermartingale, and
     Ville's inequality gives the upper bound; exp(+s y) the lower one, each at (1 - level) / 2. Both g (from earlier
-    rounds) and c_t = target / (variance of the round's estimate under g), at most what :data:`BOLDEST` allows, are
-    known before the round. No approximation is made: strata without failures are bounded as far as their trials prove
-    it, at about log(2 / (1 - level)) / (0.75 trials). The price of looking at any time is, at the target,
-    2 log(2 / 0.05) / 1.96^2 = 1.92 times the trials of Wald's interval at a number of trials fixed beforehand.
+    rounds) and c_t = target / (variance of the round's estimate under g), within limits for each bound, are known
+    before the round. No approximation is made: strata without failures are bounded as far as their trials prove it, at
+    about log(2 / (1 - level)) / (0.9 trials). The price of looking at any time is, at the target, 2 log(2 / 0.05) /
+    1.96^2 = 1.92 times the trials of Wald's interval at a number of trials fixed beforehand.
 
     The value is the mean of the rounds' stratified estimates: unbiased for any fixed number of rounds; a stop chosen
     by the data may shift it slightly, never the coverage. Raises :class:`StatisticsError` for counts that do not fit
@@ -67,7 +71,7 @@ def confidence_sequence(
     >>> failures, trials = np.tile([[0, 8]], (20, 1)), np.tile([[90, 10]], (20, 1))
     >>> sequence = confidence_sequence(failures, trials, [0.9, 0.1], target=0.02)
     >>> round(float(sequence.value[-1]), 3), sequence.low[[4, -1]].round(3), sequence.high[[4, -1]].round(3)
-    (0.08, array([0.06 , 0.068]), array([0.097, 0.088]))
+    (0.08, array([0.057, 0.063]), array([0.096, 0.088]))
     """
     check_level(level)
     k, n, share = (np.asarray(values, dtype=np.float64) for values in (failures, trials, shares))
@@ -93,17 +97,18 @@ def _bounds(
 ) -> Sequence:
     size = np.where(full[:, None], n, 1.0)
     each = share / size
-    stake = np.minimum(
-        target / (np.square(each) * n * g * (1 - g)).sum(axis=1).clip(1e-300), BOLDEST / each.max(axis=1)
-    )
-    stake = np.where(full, stake, 0.0)  # c_t
-    r = stake[:, None] * each
+    best = target / (np.square(each) * n * g * (1 - g)).sum(axis=1).clip(1e-300)
+    against = np.minimum(best, BOLDEST / each.max(axis=1)) * full  # c_t
+    on = np.minimum(_BOLDEST_ON / each.max(axis=1), _BOLDEST_EXPECTED / (each * g).max(axis=1))
+    on = np.minimum(best, on) * full
+    r = against[:, None] * each
     up = np.log((1 + g * r) / (1 - (1 - g) * r)) * k - n * np.log1p(g * r) + n * r * g
+    r = on[:, None] * each
     down = np.log((1 + (1 - g) * r) / (1 - g * r)) * k + n * np.log1p(-g * r) + n * r * g
-    total = np.cumsum(stake)
+    total = np.cumsum(against)
     with np.errstate(divide="ignore", invalid="ignore"):
         high = (np.cumsum(up.sum(axis=1)) + threshold) / total
-        low = (np.cumsum(down.sum(axis=1)) - threshold) / total
+        low = (np.cumsum(down.sum(axis=1)) - threshold) / np.cumsum(on)
         value = np.cumsum((each * k).sum(axis=1) * full) / np.cumsum(full)
     # bounds that hold in all rounds at once still hold where the narrowest so far is taken
     high = np.minimum.accumulate(np.where(total > 0, np.minimum(high, 1.0), 1.0))
