@@ -79,7 +79,9 @@ def test_attention_is_two_products_per_head():
     assert len(attention.weights) == 2
 
 
-@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+@pytest.mark.parametrize(
+    ("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), pytest.param(nn.RNN, 1, marks=pytest.mark.slow)]
+)
 def test_recurrent_layers_count_every_step_of_every_direction(kind, gates):
     layer = kind(6, 5, num_layers=2, bidirectional=True, batch_first=True).eval()
     (work,) = layers_of(layer, Data(torch.randn(3, 7, 6))).works
