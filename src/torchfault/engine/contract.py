@@ -7,11 +7,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from torchfault.errors import EngineError
 from torchfault.faults import Trials
 from torchfault.model.data import Tree
 from torchfault.space import FaultSpace
 
-__all__ = ["Executor", "Lanes"]
+__all__ = ["Executor", "Lanes", "check_trials"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,3 +50,17 @@ class Executor(Protocol):
     def run(self, trials: Trials) -> Iterator[Lanes]:
         """Yield the outcome of every trial exactly once, in any order."""
         ...
+
+
+def check_trials(trials: Trials, space: FaultSpace, inputs: int) -> None:
+    """Raise an error where *trials* strike sites that are not in *space* as they are there, or beyond the *inputs*."""
+    for position in np.unique(trials.site):
+        theirs = trials.sites[position]
+        mine = space.site(theirs.name)
+        if (mine.shape, mine.word) != (theirs.shape, theirs.word):
+            raise EngineError(
+                f"'{theirs.name}' has {mine.word} words in shape {mine.shape}, got {theirs.word} in {theirs.shape}; "
+                "draw trials from this engine's space"
+            )
+    if len(trials) and not 0 <= trials.inputs.min() <= trials.inputs.max() < inputs:
+        raise EngineError(f"inputs run from 0 to {inputs - 1}, got {trials.inputs.min()} to {trials.inputs.max()}")

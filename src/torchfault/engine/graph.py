@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchfault.engine.chunk import ChunkRun
-from torchfault.engine.contract import Lanes
+from torchfault.engine.contract import Lanes, check_trials
 from torchfault.engine.golden import Footprint, Golden, footprint, give_back_memory, golden_pass
 from torchfault.engine.lanes import Schedule, schedule
 from torchfault.engine.plan import events_of, strikes_of
@@ -50,7 +50,7 @@ class GraphExecutor:
             need = (self.footprint.golden + int(self.footprint.alive.max())) / 2**20
             raise EngineError(
                 f"one input needs {need:.0f} MiB for its activations, got a budget of {memory / 2**20:.0f} MiB; "
-                "raise memory"
+                "raise memory, or ask for executor='hooks'"
             )
 
     @property
@@ -84,10 +84,11 @@ class GraphExecutor:
         return concatenate(parts)
 
     def run(self, trials: Trials) -> Iterator[Lanes]:
-        """Yield the outcome of every trial, chunk of inputs by chunk of inputs."""
-        if len(trials) and not 0 <= trials.inputs.min() <= trials.inputs.max() < len(self.data):
-            raise EngineError(f"inputs run from 0 to {len(self.data) - 1}, got {trials.inputs.min()} to "
-                              f"{trials.inputs.max()}")  # fmt: skip
+        """Return the outcomes of all trials, chunk of inputs by chunk of inputs."""
+        check_trials(trials, self._space, len(self.data))
+        return self._run(trials)
+
+    def _run(self, trials: Trials) -> Iterator[Lanes]:
         for chunk in np.unique(trials.inputs // self.chunk):
             mine = np.flatnonzero(trials.inputs // self.chunk == chunk)
             for lanes in self._run_chunk(trials.take(mine), int(chunk) * self.chunk):

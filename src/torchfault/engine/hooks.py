@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from torchfault.engine.contract import Lanes
+from torchfault.engine.contract import Lanes, check_trials
 from torchfault.engine.footprint import lanes_within
 from torchfault.engine.inject import edited, stored_tensor
 from torchfault.engine.masks import Mask, edits_by_site
 from torchfault.engine.replay import Part, replaying
 from torchfault.engine.strikes import Strike, address, striking
-from torchfault.errors import EngineError, ModelError
+from torchfault.errors import ModelError
 from torchfault.faults import Trials
 from torchfault.model.data import Data, Tree, call, concatenate, leaves, map_tensors, rows
 from torchfault.model.decisions import Decisions
@@ -102,7 +102,7 @@ class HooksExecutor:
 
     def run(self, trials: Trials) -> Iterator[Lanes]:
         """Yield the outcome of every trial exactly once, in any order."""
-        self._check(trials)
+        check_trials(trials, self._space, len(self.data))
         self.golden()
         return self._run(trials)
 
@@ -120,20 +120,6 @@ class HooksExecutor:
                 f"{type(self.model).__name__} lets chance or the rest of the batch decide, so it must run on one input "
                 f"alone; got {type(error).__name__}: {error}; call model.eval()"
             ) from error
-
-    def _check(self, trials: Trials) -> None:
-        for position in np.unique(trials.site):
-            site = trials.sites[position]
-            mine = self._space.site(site.name)
-            if (mine.shape, mine.word) != (site.shape, site.word):
-                raise EngineError(
-                    f"'{site.name}' has {mine.word} words in shape {mine.shape}, got {site.word} in {site.shape}; "
-                    "draw trials from this engine's space"
-                )
-        if len(trials) and (trials.inputs.min() < 0 or trials.inputs.max() >= len(self.data)):
-            raise EngineError(
-                f"inputs run from 0 to {len(self.data) - 1}, got {trials.inputs.min()} to {trials.inputs.max()}"
-            )
 
     def _run(self, trials: Trials) -> Iterator[Lanes]:
         done: list[tuple[NDArray[np.int64], Tree]] = []
