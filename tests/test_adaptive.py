@@ -222,7 +222,7 @@ def test_campaigns_that_stop_themselves_keep_their_level_in_a_thousand(sampler):
         f"{sampler.targets}: covers {model:.3f} model, {sites:.4f} sites, {bits:.4f} bits; {off:+.2f} se; {trials:.0f}"
     )
     assert min(model, sites, bits) >= 0.94
-    assert abs(values.mean() - TRUTH.mean()) < 0.1 * sampler.target("model")
+    assert abs(values.mean() - TRUTH.mean()) < 0.15 * sampler.target("model")
 
 
 def test_blocks_go_where_they_are_needed():

@@ -198,6 +198,18 @@ def test_data_aware_injection_is_about_weights(capfd):
     assert "choose weights alone" in capfd.readouterr().err
 
 
+def test_adaptive_sampling_ends_by_itself(capfd):
+    out, err = run(capfd, "run", *BASE, "--sampler", "adaptive", "--whole", "0.03", "--name", "itself")
+    assert "adaptive, until ±3 % by whole" in err
+    assert "anytime" in out
+    rows = json.loads(run(capfd, "show", "itself", "--by", "model", "--format", "json")[0])
+    assert rows[0]["trials"] % 1024 == 0
+    assert rows[0]["high"] - rows[0]["low"] <= 0.06
+    for wrong in (["--sampler", "adaptive"], ["--site", "0.1"]):
+        assert main(["run", *BASE, *wrong, "--name", "wrong"]) == 2
+        assert "adaptive" in capfd.readouterr().err
+
+
 @pytest.fixture
 def shown(capfd):
     run(capfd, "run", *BASE, "--trials", "400", "--name", "one")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torchfault.faults import Value as Value
     from torchfault.measures import Measure as Measure
     from torchfault.model.data import Data as Data
+    from torchfault.sampling import Adaptive as Adaptive
     from torchfault.sampling import BitErrorRate as BitErrorRate
     from torchfault.sampling import Draws as Draws
     from torchfault.sampling import Exhaustive as Exhaustive
@@ -54,7 +55,7 @@ _PUBLIC = {
     "faults": ("BitFlip", "Burst", "RandomWord", "StuckAt", "Value"),
     "measures": ("Measure",),
     "model.data": ("Data",),
-    "sampling": ("BitErrorRate", "Draws", "Exhaustive", "Statistical", "Uniform"),
+    "sampling": ("Adaptive", "BitErrorRate", "Draws", "Exhaustive", "Statistical", "Uniform"),
     "space": ("Fault", "FaultSpace", "Site"),
     "statistics": ("Estimate", "HalfWidth", "MaxTrials", "TimeBudget"),
     "store": ("Store",),

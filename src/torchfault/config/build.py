@@ -110,6 +110,9 @@ def describe_stop(settings: Settings) -> str:
     if not parts:
         if settings.sampler.is_statistical:
             return f"samples for a margin of ±{100 * (settings.sampler.margin or DEFAULT_MARGIN):g} %"
+        if settings.sampler.kind == "adaptive":
+            given = {name: getattr(settings.sampler, name) for name in ("whole", "site", "bit")}
+            return "until ±" + ", ".join(f"{100 * h:g} % by {name}" for name, h in given.items() if h is not None)
         return "every fault on every input" if settings.sampler.kind == "exhaustive" else f"{DEFAULT_TRIALS:,} trials"
     return " or ".join(parts)
 
@@ -281,9 +284,11 @@ def weights_of(engine: "Engine") -> dict[str, Any]:
 
 
 def _sampler(settings: Settings, engine: "Engine", space: "FaultSpace") -> "Sampler":
-    from torchfault.sampling import BitErrorRate, Exhaustive, Statistical, Uniform, bits_from
+    from torchfault.sampling import Adaptive, BitErrorRate, Exhaustive, Statistical, Uniform, bits_from
 
     sampler = settings.sampler
+    if sampler.kind == "adaptive":
+        return Adaptive(sampler.whole, sampler.site, sampler.bit, level=settings.level)
     if sampler.is_statistical:
         bits = bits_from(space, weights_of(engine)) if sampler.kind == "data-aware" else None
         return Statistical(sampler.kind, margin=sampler.margin or DEFAULT_MARGIN, bits=bits)
@@ -304,6 +309,6 @@ def _stop(settings: Settings) -> "StoppingRule | None":
         rules.append(HalfWidth(stop.half_width, method=settings.interval, level=settings.level))
     if stop.time is not None:
         rules.append(TimeBudget(stop.time))
-    if not rules and settings.sampler.kind != "exhaustive" and not settings.sampler.is_statistical:
+    if not rules and settings.sampler.kind not in ("exhaustive", "adaptive") and not settings.sampler.is_statistical:
         rules.append(MaxTrials(DEFAULT_TRIALS))
     return reduce(or_, rules) if rules else None

@@ -162,13 +162,21 @@ class Sampler(Section):
     """How faults are drawn."""
 
     kind: Literal[
-        "uniform", "exhaustive", "bit-error-rate", "network-wise", "layer-wise", "data-unaware", "data-aware"
+        "uniform",
+        "exhaustive",
+        "bit-error-rate",
+        "network-wise",
+        "layer-wise",
+        "data-unaware",
+        "data-aware",
+        "adaptive",
     ] = Field(
         default="uniform",
         description="`uniform` draws faults at random, `exhaustive` takes every fault on every input, `bit-error-rate` "
         "strikes each bit with probability `rate`; statistical injection draws samples of a fixed size without "
         "replacement: `network-wise`, `layer-wise` (each site), `data-unaware` (each bit of each site), `data-aware` "
-        "(likewise, fewer where the weights tell that a bit matters less).",
+        "(likewise, fewer where the weights tell that a bit matters less); `adaptive` draws where the outcomes so far "
+        "leave most doubt, until every interval asked for is narrow enough.",
     )
     faults: int | None = Field(default=None, ge=1, description="With `uniform`: faults struck together per trial (1).")
     rate: float | None = Field(
@@ -179,6 +187,15 @@ class Sampler(Section):
         gt=0,
         lt=1,
         description="With statistical injection: the error that each sample is large enough for, at 95 % (0.01).",
+    )
+    whole: float | None = Field(
+        default=None, gt=0, lt=0.5, description="With `adaptive`: the half-width to reach for all faults together."
+    )
+    site: float | None = Field(
+        default=None, gt=0, lt=0.5, description="With `adaptive`: the half-width to reach for each site."
+    )
+    bit: float | None = Field(
+        default=None, gt=0, lt=0.5, description="With `adaptive`: the half-width to reach for each bit position."
     )
 
     @model_validator(mode="after")
@@ -191,6 +208,11 @@ class Sampler(Section):
             raise ValueError(f"faults goes with kind uniform, got kind {self.kind}; remove one of them")
         if self.margin is not None and not self.is_statistical:
             raise ValueError(f"a margin goes with statistical kinds, got kind {self.kind}; use kind: layer-wise")
+        widths = [h for h in (self.whole, self.site, self.bit) if h is not None]
+        if self.kind == "adaptive" and not widths:
+            raise ValueError("kind adaptive needs a half-width to reach, such as site: 0.01")
+        if self.kind != "adaptive" and widths:
+            raise ValueError(f"whole, site and bit go with kind adaptive, got kind {self.kind}; remove them")
         return self
 
     @property
