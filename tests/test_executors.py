@@ -116,6 +116,28 @@ class Convolutions(nn.Module):
         return self.linear(cube.mean((2, 3, 4))) + line.mean(2).sum(1, keepdim=True)
 
 
+class PerPixel(nn.Module):
+    """Operations whose constants differ from pixel to pixel, between convolutions: no box may mix them up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.scale, self.top = nn.Parameter(torch.rand(16, 16)), nn.Parameter(torch.rand(1, 4, 16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.clamp(self.conv1(x), max=self.top) * self.scale + self.top
+        return torch.cat((x, self.conv2(F.pad(x, (0, 0, 0, 0, 0, 0))) - x), 1).amax((2, 3))
+
+
+@pytest.mark.parametrize("faults", [1, 3])
+def test_boxes_do_not_mix_up_pixels(faults: int) -> None:
+    torch.manual_seed(0)
+    model, data = PerPixel().eval(), Data(torch.randn(4, 2, 16, 16))
+    executor = GraphExecutor(model, data, memory=2**28)
+    trials = random_trials(executor.space, len(data), 200, faults=faults)
+    assert_agree(collect(executor, trials), leaves(reference(model, data, trials)))
+
+
 @pytest.mark.parametrize("faults", [1, 2])
 def test_every_geometry_of_convolution_agrees(faults: int) -> None:
     torch.manual_seed(0)

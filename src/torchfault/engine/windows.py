@@ -174,7 +174,8 @@ class LocalLanes:
         positional = any(self.golden.program.nodes[s].positional for s in operands)
         if positional or any(self.golden.values[s].shape != shape for s in operands):
             return None
-        if node.op in _BINARY and self._broadcasts(node):
+        # Batch norm's constants belong to channels; others may belong to pixels, of which a box holds only some.
+        if node.op != "batch_norm" and self._reads_constants(node):
             return None
         boxes = [self.values[s] for s in operands if s in self.values]
         offset, size = boxes[0].offset, boxes[0].size
@@ -184,9 +185,8 @@ class LocalLanes:
         result = run_node(node, lambda p: data[p] if p in data else self.golden.program.constants[p], len(self.rows))
         return Local(offset, result.movedim(1, -1))
 
-    def _broadcasts(self, node: Node) -> bool:
-        program = self.golden.program
-        return any(isinstance(a, Ref) and program.nodes[a.node].constant for a in node.args)
+    def _reads_constants(self, node: Node) -> bool:
+        return any(self.golden.program.nodes[source].constant for source in node.reads)
 
     def _sliced(self, node: Node, image: tuple[int, ...]) -> Local | None:
         """A strided slice of the image (a shortcut that takes every second pixel), or padding of channels."""
