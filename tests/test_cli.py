@@ -147,7 +147,8 @@ def test_plan_tells_what_run_will_draw(capfd):
     out, err = run(capfd, "plan", *weights, "--margin", "0.1", "--speed", "50")
     assert "margin ±10 % at 95 %; 50 lanes per second, as given" in err
     frame = pd.read_csv(io.StringIO(run(capfd, "plan", *weights, "--margin", "0.1", "--format", "csv")[0]))
-    assert frame["method"].tolist() == ["network-wise", "layer-wise", "data-unaware", "data-aware", "every fault"]
+    assert frame["method"].tolist() == ["network-wise", "layer-wise", "data-unaware", "data-aware", "exhaustive"]
+    assert frame["lanes"].iloc[-1] == frame["trials"].iloc[-1] * 30  # each fault on each input
     assert (frame["seconds"] > 0).all()
     for method, trials in zip(frame["method"][:2], frame["trials"][:2], strict=True):
         assert re.search(rf"^{method}\s.*\s{trials}\s+[\d.]+ ", out, re.MULTILINE), out

@@ -80,10 +80,10 @@ def test_sizes_of_resnet34_are_the_floor_of_the_unrounded_sum(what):
 
 def test_the_plan_tells_lanes_and_time():
     table = plan(RESNETS[18][0], inputs=100, rate=1e4, bits={"float32": (0.1,) * 31 + (0.5,)}).set_index("method")
-    assert list(table.index) == [*METHODS, "every fault"]
+    assert list(table.index) == [*METHODS, "exhaustive"]
     assert table["lanes"]["layer-wise"] == 19_089_600
     assert table["seconds"]["layer-wise"] == pytest.approx(1908.96)
-    assert table["trials"]["every fault"] == len(RESNETS[18][0])
+    assert table["trials"]["exhaustive"] == len(RESNETS[18][0])
     assert table["strata"].tolist() == [1, 20, 640, 640, 1]
     assert table["trials"]["data-aware"] < table["trials"]["data-unaware"]
     assert plan(SPACE)["seconds"].isna().all()

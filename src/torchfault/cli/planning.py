@@ -28,9 +28,10 @@ def plan_campaigns(settings: Settings, *, margin: float, speed: float | None, fo
     values = weights_of(engine)
     bits = bits_from(space, values) if all(site.name in values for site in space.sites) else None
     inputs = 1 if campaign.metric is None else campaign.inputs
-    plan(space, margin=margin, bits=bits, inputs=inputs, rate=speed)  # bad options show before time is spent
+    lanes = {"inputs": inputs, "all_inputs": campaign.inputs}
+    plan(space, margin=margin, bits=bits, rate=speed, **lanes)  # bad options show before time is spent
     rate = speed or inputs * _measured(replace(campaign, sampler=Uniform()))
-    table = plan(space, margin=margin, bits=bits, inputs=inputs, rate=rate)
+    table = plan(space, margin=margin, bits=bits, rate=rate, **lanes)
     if form != "table":
         showing.print_frame(table, form)
         return
