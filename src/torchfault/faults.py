@@ -23,6 +23,7 @@ __all__ = [
     "Trials",
     "Value",
     "pack",
+    "rank_in_run",
     "strike",
 ]
 
@@ -279,6 +280,16 @@ def _masks(
     return keep, toggle
 
 
+def rank_in_run(fresh: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return 0, 1, ... within each run, where *fresh* marks the first of every run, shape (n,).
+
+    >>> rank_in_run(np.array([True, True, False, False])).tolist()
+    [0, 0, 1, 2]
+    """
+    start = np.flatnonzero(fresh)
+    return np.arange(len(fresh)) - np.repeat(start, np.diff(np.append(start, len(fresh))))
+
+
 def _merge(
     sites: tuple[Site, ...],
     counts: NDArray[np.int64],
@@ -294,7 +305,7 @@ def _merge(
     fresh[1:] = (owner[1:] != owner[:-1]) | (site[1:] != site[:-1]) | (element[1:] != element[:-1])
     if not fresh.all():
         start = np.flatnonzero(fresh)
-        rank = np.arange(len(fresh)) - np.repeat(start, np.diff(np.append(start, len(fresh))))
+        rank = rank_in_run(fresh)
         home = np.cumsum(fresh) - 1
         merged_keep, merged_toggle = keep[start].copy(), toggle[start].copy()
         for level in range(1, int(rank.max()) + 1):

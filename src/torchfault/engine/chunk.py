@@ -252,20 +252,12 @@ class ChunkRun:
         return strike, frozenset(by_node)
 
     def _finished(self, sweep: Sweep, trials: Ints) -> Lanes:
-        program, found = self.plan.program, []
-        for output in program.outputs:
-            if isinstance(output, Ref):
-                layout = program.nodes[output.node].layout
-                assert isinstance(layout, Layout)
-                found.append(sweep.value(output.node, len(sweep.inputs)).movedim(layout.axis, 0))
-            else:
-                found.append(output)
-        golden = program.unflatten(self.golden.outputs(sweep.inputs))
+        faulty = self.plan.program.output(lambda node: sweep.value(node, len(sweep.inputs)))
         masked = np.zeros(len(trials), dtype=bool)
-        return Lanes(trials, self.trials.inputs[trials], golden, program.unflatten(found), masked)
+        return Lanes(trials, self.trials.inputs[trials], self.golden.outputs(sweep.inputs), faulty, masked)
 
     def _masked(self, trials: Ints) -> Lanes:
-        outputs = self.plan.program.unflatten(self.golden.outputs(self.rows[self._tensor(trials)]))
+        outputs = self.golden.outputs(self.rows[self._tensor(trials)])
         return Lanes(trials, self.trials.inputs[trials], outputs, outputs, np.ones(len(trials), dtype=bool))
 
 

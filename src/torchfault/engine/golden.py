@@ -3,7 +3,6 @@
 import ctypes
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchfault.model.data import Tree, leaves, rows
-from torchfault.model.layout import Layout, take
-from torchfault.model.program import Program, Ref, Value, evaluate
+from torchfault.model.layout import take_value
+from torchfault.model.program import Program, Value, evaluate
 from torchfault.words import word_of
 
 __all__ = ["Footprint", "Golden", "footprint", "give_back_memory", "golden_pass", "identical_lanes"]
@@ -27,18 +26,10 @@ class Golden:
     first: int
     lanes: int
 
-    def outputs(self, index: Tensor) -> list[Any]:
-        """Return the model's output leaves for the inputs *index* of the chunk, lanes first."""
-        found = []
-        for output in self.program.outputs:
-            if isinstance(output, Ref):
-                layout = self.program.nodes[output.node].layout
-                assert isinstance(layout, Layout)
-                value = take(self.values[output.node], layout, index)
-                found.append(value.movedim(layout.axis, 0))
-            else:
-                found.append(output)
-        return found
+    def outputs(self, index: Tensor) -> Tree:
+        """Return the model's output for the inputs *index* of the chunk, lanes first."""
+        nodes = self.program.nodes
+        return self.program.output(lambda node: take_value(self.values[node], nodes[node].layout, index))
 
 
 def golden_pass(program: Program, inputs: Tree, first: int, lanes: int, *, channels_last: bool) -> Golden:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchfault.engine.golden import Golden, identical_lanes
 from torchfault.engine.windows import Local
-from torchfault.model.layout import Layout, join, lanes_first, take
+from torchfault.model.layout import Layout, join, lanes_first, take, take_value
 from torchfault.model.program import Node, Program, Ref, Value, run_node
 
 __all__ = ["Schedule", "Sweep", "schedule"]
@@ -202,15 +202,9 @@ class Sweep:
         for position, (value, count) in list(self.values.items()):
             index = kept[: int(keep[:count].sum())]
             layout = self.plan.program.nodes[position].layout
-            self.values[position] = (_take_value(value, layout, index), len(index))
+            self.values[position] = (take_value(value, layout, index), len(index))
         self.aboard = int(keep[: self.aboard].sum())
         flags = keep.tolist()
         self.boards = [board for board, stays in zip(self.boards, flags, strict=True) if stays]
         self.inputs, self.lane = self.inputs[kept], self.lane[kept]
         self.checks, self.settled = self.checks[kept], self.settled[kept]
-
-
-def _take_value(value: Value, layout: Any, index: Tensor) -> Value:
-    if isinstance(layout, tuple):
-        return tuple(v if w is None else take(v, w, index) for v, w in zip(value, layout, strict=True))
-    return take(value, layout, index)

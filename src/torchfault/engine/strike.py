@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchfault.engine.deltas import Patch, Struck, patch_for
-from torchfault.faults import Trials
+from torchfault.faults import Trials, rank_in_run
 from torchfault.model.graph_sites import Place, lane_arguments
-from torchfault.model.layout import Layout, join, lanes_first, put, take, write_back
+from torchfault.model.layout import Layout, join, lanes_first, put, take, take_value, write_back
 from torchfault.model.program import Node, Program, Ref, Value, run_node
 from torchfault.words import edit, masks_to_words, word
 
@@ -39,7 +39,6 @@ class Striker:
         self.program, self.trials, self.device = program, trials, device
         self.places = [places.get(site.name) for site in trials.sites]
         self.element = torch.from_numpy(trials.element).to(device)
-        self.masks: dict[str, tuple[Tensor, Tensor]] = {}
 
     def groups(self, lanes: Tensor, rows: NDArray[np.int64]) -> list[Group]:
         """Group the events of one node by site."""
@@ -149,7 +148,7 @@ class Striker:
             node = self.program.nodes[position]
             if node.positional:
                 return run_node(node, read, len(lanes))
-            return _take(values(position), node.layout, lanes)
+            return take_value(values(position), node.layout, lanes)
 
         return read
 
@@ -250,8 +249,8 @@ class Striker:
         def one(parameters: list[Tensor], inputs: list[Tensor]) -> Tensor:
             changed = self._changed(node, dict(zip(positions, parameters, strict=True)))
             mine = {s: x.reshape(shape) for s, x, shape in zip(sources, inputs, shapes, strict=True)}
-            result: Tensor = run_node(node, lambda p: changed[p] if p in changed else mine[p] if p in mine else
-                                      self.program.constants[p], 1)  # fmt: skip
+            known = {**self.program.constants, **mine, **changed}
+            result: Tensor = run_node(node, known.__getitem__, 1)
             return result
 
         stacked = torch.func.vmap(one)(stacks, operands)
@@ -268,7 +267,7 @@ def _one_lane_shape(value: Tensor, layout: Any) -> list[int]:
 
 
 def _only(group: Group, lane: Tensor) -> Group:
-    """Return the events of *lane* alone, at position 0 of a batch of one where its rows matter."""
+    """Return the events of *lane* alone."""
     mine = group.lanes == lane
     return Group(group.place, group.site, group.lanes[mine], group.rows[mine.cpu().numpy()])
 
@@ -282,8 +281,7 @@ def _rounds(group: Group) -> list[Group]:
     fresh[1:] = ordered[1:] != ordered[:-1]
     if fresh.all():
         return [group]
-    start = np.flatnonzero(fresh)
-    rank = np.arange(len(ordered)) - np.repeat(start, np.diff(np.append(start, len(ordered))))
+    rank = rank_in_run(fresh)
     parts = [order[rank == level] for level in range(int(rank.max()) + 1)]
     return [
         Group(group.place, group.site, group.lanes[torch.from_numpy(p).to(group.lanes.device)], group.rows[p])
@@ -302,14 +300,6 @@ def _nested(argument: Any) -> set[int]:
 
 def _clone(value: Value) -> Value:
     return tuple(_clone(v) for v in value) if isinstance(value, tuple | list) else value.clone()
-
-
-def _take(value: Value, layout: Any, lanes: Tensor) -> Value:
-    if layout is None:
-        return value
-    if isinstance(layout, tuple):
-        return tuple(_take(v, w, lanes) for v, w in zip(value, layout, strict=True))
-    return take(value, layout, lanes)
 
 
 def _put_value(value: Value, layout: Any, lanes: Tensor, result: Value) -> None:

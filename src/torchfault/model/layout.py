@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "find_layout", "join", "lanes_first", "per_sample", "put", "take", "write_back"]
+__all__ = ["Layout", "find_layout", "join", "lanes_first", "per_sample", "put", "take", "take_value", "write_back"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,15 @@ def take(value: Tensor, layout: Layout, index: Tensor) -> Tensor:
         return value.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
     apart, axis = _split(value, layout)
     return _merge(apart.index_select(axis, index), layout)
+
+
+def take_value(value: Any, layout: "Layout | tuple[Layout | None, ...] | None", index: Tensor) -> Any:
+    """Return :func:`take` of a value, or of each of several results; what has no lanes stays as it is."""
+    if layout is None:
+        return value
+    if isinstance(layout, tuple):
+        return tuple(take_value(v, where, index) for v, where in zip(value, layout, strict=True))
+    return take(value, layout, index)
 
 
 def join(parts: Sequence[Tensor], layout: Layout) -> Tensor:

@@ -76,6 +76,18 @@ class Program:
     outputs: tuple[Any, ...]
     unflatten: Callable[[Sequence[Any]], Tree]
 
+    def output(self, value: Callable[[int], Tensor]) -> Tree:
+        """Return the model's output, lanes first, from the *value* of each node that it is made of."""
+        flat = []
+        for part in self.outputs:
+            if isinstance(part, Ref):
+                layout = self.nodes[part.node].layout
+                assert isinstance(layout, Layout)
+                flat.append(value(part.node).movedim(layout.axis, 0))
+            else:
+                flat.append(part)
+        return self.unflatten(flat)
+
     def fed(self) -> set[int]:
         """Return the nodes that the values of the inputs reach, and not only their number."""
         found = {position for position in self.inputs if position is not None}
