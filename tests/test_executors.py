@@ -1,58 +1,21 @@
 """One contract, two executors: every trial must come out as the slow reference says."""
 
-import numpy as np
 import pytest
 import torch
+from agreement import assert_agree, collect, random_trials
 from networks import NETWORKS
 from reference import reference
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchfault.engine.contract import Executor
 from torchfault.engine.engine import Engine
 from torchfault.engine.graph import GraphExecutor
 from torchfault.engine.hooks import HooksExecutor
 from torchfault.errors import EngineError, ModelError
-from torchfault.faults import BitFlip, RandomWord, StuckAt, Trials, strike
+from torchfault.faults import RandomWord, StuckAt
 from torchfault.model.data import Data, leaves
-from torchfault.space import FaultSpace
 
 EXECUTORS = {"graph": GraphExecutor, "hooks": HooksExecutor}
-
-
-def random_trials(space: FaultSpace, inputs: int, n: int, *, faults: int = 1, seed: int = 0, model=None) -> Trials:
-    """Draw trials that strike every site about as often, so that small ones are tested too."""
-    rng = np.random.default_rng(seed)
-    site = rng.integers(0, len(space.sites), n * faults)
-    element = [rng.integers(0, space.sites[s].elements) for s in site]
-    bit = [rng.choice(space.sites[s].bits) for s in site]
-    where = space.locate(space.number(site, element, bit))
-    counts = np.full(n, faults)
-    return strike(space, where, model=model or BitFlip(), rng=rng, counts=counts, inputs=rng.integers(0, inputs, n))
-
-
-def collect(executor: Executor, trials: Trials) -> list[Tensor]:
-    """Return the faulty outputs in the order of the trials, every trial exactly once."""
-    rows: dict[int, list[Tensor]] = {}
-    for lanes in executor.run(trials):
-        assert (trials.inputs[lanes.trial] == lanes.inputs).all()
-        for i, trial in enumerate(lanes.trial.tolist()):
-            assert trial not in rows
-            rows[trial] = [leaf[i] for leaf in leaves(lanes.faulty)]
-    assert sorted(rows) == list(range(len(trials)))
-    return [torch.stack(column) for column in zip(*(rows[i] for i in range(len(trials))), strict=True)]
-
-
-def assert_agree(mine: list[Tensor], theirs: list[Tensor]) -> None:
-    for a, b in zip(mine, theirs, strict=True):
-        a, b = a.double().flatten(1), b.double().flatten(1)
-        finite = torch.isfinite(b)
-        scale = torch.where(finite, b.abs(), 0).amax(1, keepdim=True)
-        # Above a quarter of the largest float, sums overflow in one order of additions and not in another.
-        tame = (scale < 1e30).expand_as(a)
-        assert torch.equal(torch.isfinite(a)[tame], finite[tame])
-        both = finite & torch.isfinite(a)
-        assert ((a - b).abs() <= 2e-4 * scale + 1e-6)[both].all()
 
 
 @pytest.mark.parametrize("faults", [1, 3, 40])
