@@ -17,6 +17,7 @@ __all__ = [
     "StatisticsError",
     "StoreError",
     "TorchfaultError",
+    "VulnerabilityError",
     "WordError",
     "did_you_mean",
 ]
@@ -68,6 +69,10 @@ class SamplingError(TorchfaultError):
 
 class StatisticsError(TorchfaultError):
     """Counts, weights or levels from which no estimate can be made."""
+
+
+class VulnerabilityError(TorchfaultError):
+    """A vulnerability analysis that does not fit the model, or that is asked for what it cannot tell."""
 
 
 class CampaignError(TorchfaultError):
