@@ -244,6 +244,43 @@ class Lumped(BitErrorRate):
         return super().draw(FaultSpace(space.sites[:-1] or space.sites), n, rng=rng, start=start)
 
 
+@dataclass(frozen=True)
+class Adapting(Uniform):
+    """Adapts to nothing, with a *flaw*."""
+
+    flaw: str = ""
+    block: int = 500
+    calls = itertools.count()
+
+    def replan(self, space, history):
+        """Return itself, or what the flaw says."""
+        match self.flaw:
+            case "no sampler":
+                return self.flaw
+            case "another block":
+                return replace(self, block=400)
+            case "another plan":
+                return Aimed(block=500) if next(self.calls) % 2 else self
+            case "writes":
+                history.failed[:] = False
+            case "no weights":
+                highest = space.locate(history.faults[history.failed]).bit.max()
+                return Skewed(lambda where: where.bit == highest, block=500)
+        return self
+
+    def finished(self, space, history):
+        """Return no reason, or one of a wrong type."""
+        del space, history
+        return True if self.flaw == "no reason" else None
+
+
+class HalfAdapting(Uniform):
+    """Says when it is enough, and plans nothing."""
+
+    def finished(self, space, history):
+        """Return no reason."""
+
+
 BROKEN_SAMPLERS = {
     "Draws, also at the end": [Aimed("bare indices"), Ending()],
     "as many trials as asked for": [Aimed("one too few"), Hurried()],
@@ -263,6 +300,11 @@ BROKEN_SAMPLERS = {
         Skewed(lambda where: where.site != 3),
         Skewed(lambda where: (where.element >= 5) | (where.site != 1)),
     ],
+    "one that adapts has replan": [HalfAdapting()],
+    "finished returns a reason": [Adapting(flaw="no reason")],
+    "a sampler of the same block": [Adapting(flaw="no sampler"), Adapting(flaw="another block")],
+    "depends on the outcomes so far alone": [Adapting(flaw="writes"), Adapting(flaw="another plan")],
+    " p/q": [Adapting(flaw="no weights")],
     "a block of one trial or more": [NoTotal(), Exhaustive(block=0), Aimed(block=2.5)],
 }
 
@@ -289,6 +331,7 @@ SKEWED_SPACE = FaultSpace(
 
 def test_a_weighted_sampler_passes():
     check_sampler(Aimed())
+    check_sampler(Adapting())
     check_sampler(Skewed(lambda where: where.bit >= 0))
 
 

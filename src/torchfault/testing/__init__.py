@@ -1,0 +1,20 @@
+"""Conformance suites for samplers, word formats, fault models, criteria, executors and accelerators.
+
+Each names the broken rule. Call them in a test; the table of built-ins in ``tests/test_conformance.py`` shows how.
+"""
+
+from torchfault.hardware.conformance import check_accelerator
+from torchfault.testing.criteria import check_criterion
+from torchfault.testing.executors import check_executor
+from torchfault.testing.faults import check_fault_model
+from torchfault.testing.samplers import check_sampler
+from torchfault.testing.words import check_word_format
+
+__all__ = [
+    "check_accelerator",
+    "check_criterion",
+    "check_executor",
+    "check_fault_model",
+    "check_sampler",
+    "check_word_format",
+]
