@@ -67,3 +67,11 @@ def cifar100(data_dir):
     scaled = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     return ((scaled - mean) / std).contiguous(), torch.from_numpy(labels)
+
+
+@pytest.fixture(scope="session")
+def known():
+    """Return the small network of which every fault's outcome on every input is known."""
+    from enumerated import enumerated
+
+    return enumerated()
