@@ -8,6 +8,7 @@ import pytest
 from doubles import SPACE, Double, outcomes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from residual_shapes import RESNETS
 
 from torchfault.campaign import Campaign, Results, run
 from torchfault.errors import CampaignError, SamplingError
@@ -18,28 +19,6 @@ from torchfault.statistics import HalfWidth, MaxTrials, leveugle_sample_size
 from torchfault.store import Columns, Record
 
 # Published sizes, from shapes alone.
-
-
-def resnet(blocks):
-    """Return the spaces of convolution weights and convolution inputs of a basic-block ResNet at 224x224."""
-    weights, inputs, side, before = [(64, 3, 7, 7)], [(3, 224, 224)], 56, 64
-    for stage, count in enumerate(blocks):
-        width = 64 << stage
-        for block in range(count):
-            stride = 2 if stage and not block else 1
-            weights += [(width, before, 3, 3), (width, width, 3, 3)]
-            inputs += [(before, side, side), (width, side // stride, side // stride)]
-            if stride == 2:
-                weights.append((width, before, 1, 1))
-                inputs.append((before, side, side))
-            side, before = side // stride, width
-    return (
-        FaultSpace(tuple(Site(f"conv{i}.weight", shape) for i, shape in enumerate(weights))),
-        FaultSpace(tuple(Site(f"conv{i}:input", shape, kind="input") for i, shape in enumerate(inputs))),
-    )
-
-
-RESNETS = {18: resnet((2, 2, 2, 2)), 34: resnet((3, 4, 6, 3))}
 
 
 @pytest.mark.parametrize(
