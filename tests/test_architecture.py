@@ -25,7 +25,7 @@ LAYERS = (
     {"vulnerability", "hardware"},
     {"engine", "sampling", "statistics"},
     {"model", "criteria", "data"},
-    {"words", "faults"},
+    {"words", "faults", "storages"},
     {"space", "measures", "store"},
     {"errors", "zoo"},
 )

@@ -15,6 +15,7 @@ __all__ = [
     "SamplingError",
     "SpaceError",
     "StatisticsError",
+    "StorageError",
     "StoreError",
     "TorchfaultError",
     "VulnerabilityError",
@@ -37,6 +38,10 @@ class SpaceError(TorchfaultError):
 
 class WordError(TorchfaultError):
     """A tensor or a number that a word format cannot represent."""
+
+
+class StorageError(TorchfaultError):
+    """A parameter that a storage cannot keep, or stored words that nobody can follow."""
 
 
 class FaultError(TorchfaultError):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchfault.errors import FaultError
 from torchfault.space import Fault, FaultSpace, Locations, Site
-from torchfault.words import WordFormat, encode, word
+from torchfault.words import WordFormat, decode, encode, word
 
 __all__ = [
     "BitFlip",
@@ -155,15 +155,20 @@ def _rounded(value: float, fmt: WordFormat) -> Tensor | None:
     if math.isfinite(value) and abs(value) > torch.finfo(fmt.dtype).max:
         return None
     stored = torch.tensor(value, dtype=torch.float64).to(fmt.dtype)
-    # Some formats have no infinity, and torch turns it into their largest value.
-    return stored if bool(stored.double().isinf()) == math.isinf(value) else None
+    # Some formats have no infinity, and turn it into their largest value.
+    end = decode(encode(torch.tensor(math.copysign(math.inf, value), dtype=torch.float64).to(fmt.dtype), fmt), fmt)
+    held = decode(encode(stored, fmt), fmt)
+    beyond = held == end and held != stored  # what is too large comes out as the end of the format
+    return None if beyond or bool(held.double().isinf()) != math.isinf(value) else stored
 
 
 def _whole(value: float, fmt: WordFormat) -> Tensor | None:
     """Return *value* in an integer format, ``None`` where it is no whole number or outside the format's range."""
     low, high = (0, 1) if fmt.dtype == torch.bool else (torch.iinfo(fmt.dtype).min, torch.iinfo(fmt.dtype).max)
-    fits = math.isfinite(value) and value == int(value) and low <= value <= high
-    return torch.tensor(int(value), dtype=fmt.dtype) if fits else None
+    if not math.isfinite(value) or value != int(value) or not low <= value <= high:
+        return None
+    stored = torch.tensor(int(value), dtype=fmt.dtype)
+    return stored if bool(decode(encode(stored, fmt), fmt) == stored) else None
 
 
 @dataclass(frozen=True, eq=False)

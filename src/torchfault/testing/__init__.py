@@ -1,4 +1,4 @@
-"""Conformance suites for samplers, word formats, fault models, criteria, executors and accelerators.
+"""Conformance suites for samplers, word formats, storages, fault models, criteria, executors and accelerators.
 
 Each names the broken rule. Call them in a test; the table of built-ins in ``tests/test_conformance.py`` shows how.
 """
@@ -8,6 +8,7 @@ from torchfault.testing.criteria import check_criterion
 from torchfault.testing.executors import check_executor
 from torchfault.testing.faults import check_fault_model
 from torchfault.testing.samplers import check_sampler
+from torchfault.testing.storages import check_storage
 from torchfault.testing.words import check_word_format
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "check_executor",
     "check_fault_model",
     "check_sampler",
+    "check_storage",
     "check_word_format",
 ]

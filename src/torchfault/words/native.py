@@ -1,4 +1,4 @@
-"""Word formats: a tensor to integer words and back, bit for bit."""
+"""Word formats: a tensor to integer words and back, bit for bit; and the formats that torch has types for."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,9 +8,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchfault.errors import WordError, did_you_mean
+from torchfault.errors import WordError
 
-__all__ = ["WORDS", "WordFormat", "decode", "edit", "encode", "masks_to_words", "word", "word_of"]
+__all__ = [
+    "WORDS",
+    "WordFormat",
+    "decode",
+    "edit",
+    "encode",
+    "float_fields",
+    "integer_fields",
+    "masks_to_words",
+    "word_of",
+]
 
 
 def _view(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -21,10 +31,10 @@ def _view(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 class WordFormat:
     """How one element of a tensor is stored: *width* bits, held in the integer type *integer*.
 
-    *to_words* and *to_values* convert whole tensors of any shape; for the built-in formats they reinterpret the
+    *to_words* and *to_values* convert whole tensors of any shape; for the native formats they reinterpret the
     same memory, so that NaN payloads, -0 and subnormals survive. *fields* names groups of bits, lowest first.
 
-    >>> FLOAT32 = word("float32")
+    >>> FLOAT32 = WORDS["float32"]
     >>> FLOAT32.width, FLOAT32.fields["exponent"]
     (32, (23, 24, 25, 26, 27, 28, 29, 30))
     """
@@ -46,7 +56,7 @@ def encode(tensor: Tensor, fmt: WordFormat) -> Tensor:
 
     Raises :class:`WordError` where the tensor has another type.
 
-    >>> hex(encode(torch.tensor(1.0), word("float32")).item())
+    >>> hex(encode(torch.tensor(1.0), WORDS["float32"]).item())
     '0x3f800000'
     """
     if tensor.dtype != fmt.dtype:
@@ -57,7 +67,7 @@ def encode(tensor: Tensor, fmt: WordFormat) -> Tensor:
 def decode(words: Tensor, fmt: WordFormat) -> Tensor:
     """Return the values that *words* stand for, a tensor of the same shape.
 
-    >>> decode(torch.tensor(0x7F800000, dtype=torch.int32), word("float32"))
+    >>> decode(torch.tensor(0x7F800000, dtype=torch.int32), WORDS["float32"])
     tensor(inf)
     """
     return fmt.to_values(words, fmt.dtype)
@@ -67,7 +77,7 @@ def edit(tensor: Tensor, keep: Tensor, toggle: Tensor, fmt: WordFormat) -> Tenso
     """Return a new tensor in which every word w became ``(w & keep) ^ toggle``; the masks broadcast.
 
     >>> flip_sign = torch.tensor(-(2**31), dtype=torch.int32)
-    >>> edit(torch.tensor([1.5, 2.0]), torch.tensor(-1, dtype=torch.int32), flip_sign, word("float32"))
+    >>> edit(torch.tensor([1.5, 2.0]), torch.tensor(-1, dtype=torch.int32), flip_sign, WORDS["float32"])
     tensor([-1.5000, -2.0000])
     """
     return decode((encode(tensor, fmt) & keep) ^ toggle, fmt)
@@ -76,7 +86,7 @@ def edit(tensor: Tensor, keep: Tensor, toggle: Tensor, fmt: WordFormat) -> Tenso
 def masks_to_words(masks: NDArray[np.uint64], fmt: WordFormat, *, device: torch.device | str = "cpu") -> Tensor:
     """Return unsigned 64-bit *masks* as a tensor of the format's integer type, shape (n,).
 
-    >>> masks_to_words(np.array([2**31], dtype=np.uint64), word("float32"))
+    >>> masks_to_words(np.array([2**31], dtype=np.uint64), WORDS["float32"])
     tensor([-2147483648], dtype=torch.int32)
     """
     target = torch.empty(0, dtype=fmt.integer).numpy().dtype
@@ -84,12 +94,14 @@ def masks_to_words(masks: NDArray[np.uint64], fmt: WordFormat, *, device: torch.
     return torch.from_numpy(narrow).to(device)
 
 
-def _float_fields(exponent: int, mantissa: int) -> dict[str, tuple[int, ...]]:
+def float_fields(exponent: int, mantissa: int) -> dict[str, tuple[int, ...]]:
+    """Return the fields of a floating-point word."""
     top = mantissa + exponent
     return {"mantissa": tuple(range(mantissa)), "exponent": tuple(range(mantissa, top)), "sign": (top,)}
 
 
-def _integer_fields(width: int, *, signed: bool) -> dict[str, tuple[int, ...]]:
+def integer_fields(width: int, *, signed: bool) -> dict[str, tuple[int, ...]]:
+    """Return the fields of a whole number."""
     magnitude = width - signed
     return {"magnitude": tuple(range(magnitude))} | ({"sign": (width - 1,)} if signed else {})
 
@@ -104,32 +116,21 @@ def _only_bit_zero(words: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 _FORMATS = (
-    _make("float64", 64, torch.int64, _float_fields(11, 52)),
-    _make("float32", 32, torch.int32, _float_fields(8, 23)),
-    _make("float16", 16, torch.int16, _float_fields(5, 10)),
-    _make("bfloat16", 16, torch.int16, _float_fields(8, 7)),
-    _make("float8_e4m3fn", 8, torch.uint8, _float_fields(4, 3)),
-    _make("float8_e5m2", 8, torch.uint8, _float_fields(5, 2)),
-    _make("int64", 64, torch.int64, _integer_fields(64, signed=True)),
-    _make("int32", 32, torch.int32, _integer_fields(32, signed=True)),
-    _make("int16", 16, torch.int16, _integer_fields(16, signed=True)),
-    _make("int8", 8, torch.int8, _integer_fields(8, signed=True)),
-    _make("uint8", 8, torch.uint8, _integer_fields(8, signed=False)),
+    _make("float64", 64, torch.int64, float_fields(11, 52)),
+    _make("float32", 32, torch.int32, float_fields(8, 23)),
+    _make("float16", 16, torch.int16, float_fields(5, 10)),
+    _make("bfloat16", 16, torch.int16, float_fields(8, 7)),
+    _make("float8_e4m3fn", 8, torch.uint8, float_fields(4, 3)),
+    _make("float8_e5m2", 8, torch.uint8, float_fields(5, 2)),
+    _make("int64", 64, torch.int64, integer_fields(64, signed=True)),
+    _make("int32", 32, torch.int32, integer_fields(32, signed=True)),
+    _make("int16", 16, torch.int16, integer_fields(16, signed=True)),
+    _make("int8", 8, torch.int8, integer_fields(8, signed=True)),
+    _make("uint8", 8, torch.uint8, integer_fields(8, signed=False)),
     WordFormat("bool", 1, torch.bool, torch.uint8, {"value": (0,)}, to_values=_only_bit_zero),
 )
 WORDS: dict[str, WordFormat] = {fmt.name: fmt for fmt in _FORMATS}
 _BY_DTYPE = {fmt.dtype: fmt for fmt in _FORMATS}
-
-
-def word(name: str) -> WordFormat:
-    """Return the word format called *name*, or raise :class:`WordError` with a suggestion.
-
-    >>> word("int8").fields["sign"]
-    (7,)
-    """
-    if name not in WORDS:
-        raise WordError(f"no word format is called '{name}'{did_you_mean(name, WORDS)}; known: {', '.join(WORDS)}")
-    return WORDS[name]
 
 
 def word_of(tensor: Tensor) -> WordFormat:

@@ -1,0 +1,226 @@
+"""Storages that keep every element: in a number format, as quantised codes with scales, in blocks with an exponent."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchfault.errors import StorageError
+from torchfault.storages.base import Part, Words, as_matrix
+from torchfault.words import decode, encode, word
+from torchfault.words.emulated import power_of_two
+
+__all__ = ["Affine", "BlockFloat", "Formatted"]
+
+_BIAS = 127
+
+
+@dataclass(frozen=True)
+class Formatted:
+    """Every element by itself in the word format called *format*: ``q3.4``, ``e3m2fn``, ``bfloat16``, ...
+
+    >>> from torchfault.storages import keep
+    >>> keep(torch.tensor([1.03]), Formatted("q3.4")).value()
+    tensor([1.])
+    """
+
+    format: str
+
+    def __post_init__(self) -> None:
+        fmt = word(self.format)
+        if not fmt.dtype.is_floating_point:
+            raise StorageError(f"a number format keeps real numbers, got {fmt.name}; for integer codes use Affine")
+
+    @property
+    def name(self) -> str:
+        """The name of the word format."""
+        return self.format
+
+    def encode(self, tensor: Tensor) -> dict[str, Tensor]:
+        """Return the rounded values themselves."""
+        fmt = word(self.format)
+        return {"": decode(encode(tensor.to(fmt.dtype), fmt), fmt)}
+
+    def parts(self, words: Words, shape: Sequence[int]) -> dict[str, Part]:
+        """Return the only part."""
+        del words
+        return {"": Part(self.format, channel=0 if shape else None)}
+
+    def decode(self, words: Words, shape: Sequence[int]) -> Tensor:
+        """Return the values."""
+        return words[""].float().reshape(tuple(shape))
+
+    def single(
+        self, words: Words, shape: Sequence[int], part: str, element: Tensor, new: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the same element with the new value."""
+        del words, shape, part
+        return element, new.float()
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Integer codes q of *width* bits for values (q - zero point) x scale, as quantised networks are deployed.
+
+    The parts are the codes, ``scale`` (float32, one per *group* of neighbours in a row; ``None`` means one per output
+    channel, 0 one for the whole tensor) and, unless *symmetric*, ``zero_point`` (one each, of the codes' format).
+    Symmetric codes are signed, with a scale of max |x| / (2^(width-1) - 1); others are unsigned and span the range
+    from min(x, 0) to max(x, 0). Values round to the nearest code, ties to even. The scheme is that of Jacob et al.
+    2018, equation 1.
+    """
+
+    width: int = 8
+    group: int | None = None
+    symmetric: bool = True
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.width <= 8 or (self.group or 0) < 0:
+            raise StorageError(f"codes have 2 to 8 bits and groups 1 or more, got {self.width} and {self.group}")
+
+    @property
+    def name(self) -> str:
+        """``int8``, ``uint8``, ``int8:tensor``, ``int4:32``, ..."""
+        kind = f"{'int' if self.symmetric else 'uint'}{self.width}"
+        return kind if self.group is None else f"{kind}:{self.group or 'tensor'}"
+
+    def _grouped(self, tensor: Tensor) -> Tensor:
+        """Return the rows cut into groups, filled up with zeros: (rows, groups, elements)."""
+        rows = tensor.reshape(1, -1) if self.group == 0 else as_matrix(tensor)
+        return _blocks(rows, self.group or max(rows.shape[1], 1))
+
+    def encode(self, tensor: Tensor) -> dict[str, Tensor]:
+        """Return codes, scales and zero points."""
+        groups = self._grouped(tensor)
+        if self.symmetric:
+            top = (1 << self.width - 1) - 1
+            scale = _safe(groups.abs().amax(2) / top)
+            zero, low, high, held = torch.zeros_like(scale), -top, top, torch.int8
+        else:
+            high, low, held = (1 << self.width) - 1, 0, torch.uint8
+            least = groups.amin(2).clamp(max=0)
+            scale = _safe((groups.amax(2).clamp(min=0) - least) / high)
+            zero = (-least / scale).round().clamp(low, high)
+        codes = ((groups / scale.unsqueeze(2)).round() + zero.unsqueeze(2)).clamp(low, high).to(held)
+        words = {"": _unblocked(codes, tensor), "scale": self._per_group(scale)}
+        return words if self.symmetric else {**words, "zero_point": self._per_group(zero.to(held))}
+
+    def _per_group(self, column: Tensor) -> Tensor:
+        return column.reshape(()) if self.group == 0 else column.squeeze(1) if self.group is None else column
+
+    def parts(self, words: Words, shape: Sequence[int]) -> dict[str, Part]:
+        """Return codes, scales and zero points."""
+        code = f"{'int' if self.symmetric else 'uint'}{self.width}"
+        channel = None if self.group == 0 else 0
+        found = {"": Part(code, channel=0 if shape else None), "scale": Part("float32", "scale", channel)}
+        return found if "zero_point" not in words else {**found, "zero_point": Part(code, "zero_point", channel)}
+
+    def decode(self, words: Words, shape: Sequence[int]) -> Tensor:
+        """Return (q - zero point) x scale in float32."""
+        groups = self._grouped(words[""].reshape(tuple(shape)).to(torch.int32))
+        scale = words["scale"].reshape(groups.shape[:2])
+        zero = words["zero_point"].reshape(groups.shape[:2]).to(torch.int32) if "zero_point" in words else None
+        whole = groups if zero is None else groups - zero.unsqueeze(2)
+        return _unblocked(whole.float() * scale.unsqueeze(2), words[""].reshape(tuple(shape)))
+
+    def single(
+        self, words: Words, shape: Sequence[int], part: str, element: Tensor, new: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return the same element with its new code times its scale."""
+        if part:
+            return None
+        group = self._group_of(element, shape)
+        whole = new.to(torch.int32)
+        if "zero_point" in words:
+            whole = whole - words["zero_point"].reshape(-1)[group].to(torch.int32)
+        return element, whole.float() * words["scale"].reshape(-1)[group]
+
+    def _group_of(self, element: Tensor, shape: Sequence[int]) -> Tensor:
+        if self.group == 0:
+            return torch.zeros_like(element)
+        columns = math.prod(shape) if len(shape) < 2 else math.prod(shape[1:])
+        return _block_of(element, columns, self.group or max(columns, 1))
+
+
+@dataclass(frozen=True)
+class BlockFloat:
+    """Block floating point: *block* neighbours in a row share an exponent; each has a signed code of *width* bits.
+
+    The parts are the codes m (two's complement) and ``exponent`` (uint8, one per block, biased by 127); a value is
+    m x 2^(exponent - 127 - (width - 2)). The exponent is that of the largest magnitude in the block; values round to
+    the nearest code, ties to even, and saturate at +-(2^(width-1) - 1). A value beyond float32 becomes infinity.
+    """
+
+    width: int = 8
+    block: int = 16
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.width <= 8 or self.block < 1:
+            raise StorageError(f"codes have 2 to 8 bits and blocks 1 or more, got {self.width} and {self.block}")
+
+    @property
+    def name(self) -> str:
+        """``bfp8:16``, ..."""
+        return f"bfp{self.width}:{self.block}"
+
+    def encode(self, tensor: Tensor) -> dict[str, Tensor]:
+        """Return codes and exponents."""
+        blocks = _blocks(as_matrix(tensor), self.block).double()
+        largest = blocks.abs().amax(2)
+        top = torch.where(largest == 0, -_BIAS, torch.frexp(largest).exponent.to(torch.int64) - 1)
+        exponent = (top + _BIAS).clamp(0, 255)
+        bound = (1 << self.width - 1) - 1
+        codes = (blocks / self._step(exponent).unsqueeze(2)).round().clamp(-bound, bound)
+        return {"": _unblocked(codes.to(torch.int8), tensor), "exponent": exponent.to(torch.uint8)}
+
+    def _step(self, exponent: Tensor) -> Tensor:
+        return power_of_two(exponent.to(torch.int64) - _BIAS - (self.width - 2))
+
+    def parts(self, words: Words, shape: Sequence[int]) -> dict[str, Part]:
+        """Return codes and exponents."""
+        del words
+        return {
+            "": Part(f"int{self.width}", channel=0 if shape else None),
+            "exponent": Part("uint8", "exponent", 0),
+        }
+
+    def decode(self, words: Words, shape: Sequence[int]) -> Tensor:
+        """Return codes times powers of two."""
+        codes = words[""].reshape(tuple(shape))
+        blocks = _blocks(as_matrix(codes), self.block).double()
+        return _unblocked((blocks * self._step(words["exponent"]).unsqueeze(2)).float(), codes)
+
+    def single(
+        self, words: Words, shape: Sequence[int], part: str, element: Tensor, new: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return the same element with its new code times the block's power of two."""
+        if part:
+            return None
+        columns = math.prod(shape) if len(shape) < 2 else math.prod(shape[1:])
+        block = _block_of(element, columns, self.block)
+        return element, (new.double() * self._step(words["exponent"].reshape(-1)[block])).float()
+
+
+def _safe(scale: Tensor) -> Tensor:
+    # Also for a group of zeros, or of numbers so small that their scale would be 0, codes need a scale to divide by.
+    return torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+def _blocks(rows: Tensor, block: int) -> Tensor:
+    """Return *rows* cut into blocks, the last one filled up with zeros: (rows, blocks, block)."""
+    count = -(-rows.shape[1] // block)
+    filled = torch.nn.functional.pad(rows, (0, count * block - rows.shape[1]))
+    return filled.reshape(rows.shape[0], count, block)
+
+
+def _unblocked(blocks: Tensor, like: Tensor) -> Tensor:
+    """Return blocks in the shape of *like*, without what filled them up."""
+    rows = blocks.reshape(blocks.shape[0], -1)
+    return rows[:, : like.numel() // max(blocks.shape[0], 1)].reshape(like.shape)
+
+
+def _block_of(element: Tensor, columns: int, block: int) -> Tensor:
+    """Return the number of the block that holds each flat element."""
+    row, column = element // columns, element % columns
+    return row * -(-columns // block) + column // block
