@@ -13,7 +13,7 @@ from networks import NETWORKS
 from torchfault.criteria import MarginDrop, Misclassified, NonFinite, OutputError, Top1Change, TopK
 from torchfault.engine.graph import GraphExecutor
 from torchfault.engine.hooks import HooksExecutor
-from torchfault.faults import BitFlip, Burst, RandomWord, StuckAt, Value
+from torchfault.faults import BitFlip, Burst, Lasting, RandomWord, StuckAt, Value
 from torchfault.measures import Measure, draw, probability, uniform
 from torchfault.sampling import METHODS, Adaptive, BitErrorRate, Draws, Exhaustive, Statistical, Uniform
 from torchfault.space import FaultSpace, Site
@@ -48,6 +48,7 @@ FAULT_MODELS = (
     Burst(3),
     Burst(64),
     RandomWord(),
+    Lasting(StuckAt(1), steps=3),
     Value(0.0),
     Value(1.0),
     Value(-0.5),
@@ -546,7 +547,7 @@ def test_the_tables_hold_every_built_in():
     frozen = lambda module: {  # noqa: E731
         name for name in module.__all__ if dataclasses.is_dataclass(getattr(module, name))
     }
-    assert {type(model).__name__ for model in FAULT_MODELS} == frozen(faults) - {"Trials"}
+    assert {type(model).__name__ for model in FAULT_MODELS} == frozen(faults) - {"Trials", "DEAD", "SATURATED"}
     assert {type(sampler).__name__ for sampler in SAMPLERS} == frozen(sampling) - {"Draws", "History"}
     combined = frozen(criteria) - frozen(failures) - {"Outcomes"}
     assert {type(criterion).__name__ for criterion in CRITERIA} == frozen(failures) | combined

@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchfault.errors import FaultError, SpaceError
-from torchfault.faults import BitFlip, Burst, RandomWord, StuckAt, Trials, Value, pack, strike
+from torchfault.faults import BitFlip, Burst, Lasting, RandomWord, StuckAt, Trials, Value, pack, strike
 from torchfault.space import Fault, FaultSpace, Locations, Site
 from torchfault.words import WORDS, decode, edit, masks_to_words, word
 
@@ -354,3 +354,44 @@ def strike_some(counts, inputs=None):
     given_inputs = None if inputs is None else np.array(inputs)
     rng = np.random.default_rng(0)
     return strike(SPACE, where, model=BitFlip(), rng=rng, counts=np.array(counts, dtype=int), inputs=given_inputs)
+
+
+def timed(name: str = "lif:state.v") -> Site:
+    return Site(name, (6, 3), kind="state", steps=(0, 6))
+
+
+def test_a_fault_with_a_step_is_a_number_like_any_other():
+    space = FaultSpace((Site("fc.weight", (4,)), timed())).select(steps=(2, 5))
+    assert space.site("lif:state.v").shape == (3, 3)
+    assert len(space) == 32 * (4 + 9)
+    for number in range(0, len(space), 37):
+        assert space.index(space[number]) == number
+    fault = Fault("lif:state.v", (1,), bit=3, step=4)
+    assert space[space.index(fault)] == Fault("lif:state.v", 1, bit=3, step=4)
+    assert space.steps(space.locate([5, space.index(fault)]))[0].tolist() == [-1, 4]
+    for wrong, said in (
+        (Fault("lif:state.v", 1, 3, step=5), "step 5 is outside 'lif:state.v'; use 2 to 4"),
+        (Fault("lif:state.v", 3, 3, step=4), "element 3 is outside"),
+        (Fault("fc.weight", 1, 3, step=4), "'fc.weight' has no time steps, got step 4"),
+    ):
+        with pytest.raises(SpaceError, match=said):
+            space.index(wrong)
+    with pytest.raises(SpaceError, match="time steps are a range such as 0:5, got 4:9"):
+        space.select(steps=(4, 9))
+
+
+def test_a_lasting_fault_strikes_every_later_step_also_beyond_the_steps_it_was_drawn_from():
+    space = FaultSpace((Site("fc.weight", (4,)), timed())).select(steps=(2, 4))
+    faults = [Fault("lif:state.v", 1, 31, step=3), Fault("fc.weight", 2, 31)]
+    where, rng = space.locate([space.index(fault) for fault in faults]), np.random.default_rng(0)
+    trials = strike(space, where, model=Lasting(StuckAt(1)), rng=rng)
+    assert trials.offsets.tolist() == [0, 3, 4]  # steps 3, 4 and 5 of the six; a weight stays by itself
+    assert trials.element.tolist() == [4, 7, 10, 2]
+    brief = strike(space, where, model=Lasting(RandomWord(), steps=2), rng=rng, counts=np.array([2]))
+    assert brief.element.tolist() == [2, 4, 7]
+    assert brief.toggle[1] == brief.toggle[2] != brief.toggle[0]
+    packed = pack(space, [replace(fault, model=Lasting(StuckAt(1))) for fault in faults])
+    assert sorted(packed.element.tolist()) == [2, 4, 7, 10]
+    for wrong in (lambda: Lasting(Lasting(BitFlip())), lambda: Lasting(BitFlip(), steps=0)):
+        with pytest.raises(FaultError, match="a lasting fault has a model"):
+            wrong()

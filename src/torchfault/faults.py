@@ -15,9 +15,12 @@ from torchfault.space import Fault, FaultSpace, Locations, Site
 from torchfault.words import WordFormat, decode, encode, word
 
 __all__ = [
+    "DEAD",
+    "SATURATED",
     "BitFlip",
     "Burst",
     "FaultModel",
+    "Lasting",
     "RandomWord",
     "StuckAt",
     "Trials",
@@ -150,6 +153,50 @@ class Value:
         return np.zeros_like(toggle), toggle
 
 
+@dataclass(frozen=True)
+class Lasting:
+    """A fault that stays: *model* strikes at the time step of the fault and at all later ones, or at *steps* in all.
+
+    Sites without time steps (weights, or activations computed once) are struck as by *model* alone.
+
+    >>> space = FaultSpace((Site("lif:state.v", (5, 2), kind="state", steps=(0, 5)),))
+    >>> where = space.locate([space.index(Fault("lif:state.v", 1, bit=30, step=2))])
+    >>> stuck, brief = Lasting(StuckAt(1)), Lasting(BitFlip(), steps=2)
+    >>> strike(space, where, model=stuck, rng=np.random.default_rng(0)).element.tolist()
+    [5, 7, 9]
+    >>> strike(space, where, model=brief, rng=np.random.default_rng(0)).element.tolist()
+    [5, 7]
+    """
+
+    model: FaultModel
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model, Lasting) or (self.steps is not None and self.steps < 1):
+            raise FaultError(f"a lasting fault has a model that is none itself, and 1 step or more; got {self}")
+
+    def masks(self, word: WordFormat, bit: NDArray[Any], *, rng: np.random.Generator) -> tuple[Masks, Masks]:
+        """Return the masks of the model, the same for all steps."""
+        return self.model.masks(word, bit, rng=rng)
+
+    def spread(self, sites: Sequence[Site], where: Locations) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the row of *where* and the flat element for every step at which its faults strike, shape (m,) each."""
+        each = np.array([max(site.per_step, 1) for site in sites])[where.site]
+        length = np.array([site.duration - site.steps[0] if site.steps else 0 for site in sites])[where.site]
+        left = length - where.element // each
+        times = np.where(length == 0, 1, left if self.steps is None else np.minimum(left, self.steps))
+        row = np.repeat(np.arange(len(times)), times)
+        passed = np.arange(len(row)) - np.repeat(np.cumsum(times) - times, times)
+        return row, where.element[row] + passed * each[row]
+
+
+DEAD = Lasting(Value(0.0))
+"""A dead neuron: from the step of the fault on its output is 0, whatever it computes."""
+
+SATURATED = Lasting(Value(1.0))
+"""A saturated neuron: from the step of the fault on it spikes at every step."""
+
+
 def _rounded(value: float, fmt: WordFormat) -> Tensor | None:
     """Return *value* in a floating-point format, ``None`` where it is out of range."""
     if math.isfinite(value) and abs(value) > torch.finfo(fmt.dtype).max:
@@ -176,7 +223,9 @@ class Trials:
     """Trials in columns: trial i strikes rows ``offsets[i]:offsets[i + 1]`` and runs on input ``inputs[i]``.
 
     A row edits one word: ``(w & keep) ^ toggle`` at flat *element* of ``sites[site]``; no trial edits a word twice,
-    since :func:`strike` merges such faults. *offsets* has shape (n + 1,), *inputs* (n,), the other columns (m,).
+    since :func:`strike` merges such faults. In a site with some of the time steps alone, an element past its end lies
+    in a later step, which a :class:`Lasting` fault has reached. *offsets* has shape (n + 1,), *inputs* (n,), the other
+    columns (m,).
 
     >>> space = FaultSpace((Site("fc.weight", (4,)),))
     >>> trials = strike(space, space.locate([3, 65]), model=BitFlip(), rng=np.random.default_rng(0))
@@ -247,6 +296,10 @@ def strike(
     inputs = np.zeros(len(counts), dtype=np.int64) if inputs is None else np.asarray(inputs, dtype=np.int64)
     if inputs.shape != counts.shape:
         raise FaultError(f"every trial runs on one input, got {len(inputs)} inputs for {len(counts)} trials")
+    if isinstance(model, Lasting):
+        row, element = model.spread(space.sites, locations)
+        counts = np.bincount(np.repeat(np.arange(len(counts)), counts)[row], minlength=len(counts))
+        return _merge(space.sites, counts, inputs, (locations.site[row], element, keep[row], toggle[row]))
     return _merge(space.sites, counts, inputs, (locations.site, locations.element, keep, toggle))
 
 
@@ -261,15 +314,22 @@ def pack(space: FaultSpace, faults: Sequence[Fault], *, rng: np.random.Generator
         raise FaultError("a trial needs at least one fault, got none")
     where = space.locate([space.index(fault) for fault in faults])
     generator = rng or np.random.default_rng()
-    keep, toggle = np.empty(len(faults), dtype=np.uint64), np.empty(len(faults), dtype=np.uint64)
     groups: dict[FaultModel, list[int]] = {}
     for row, fault in enumerate(faults):
         groups.setdefault(fault.model or BitFlip(), []).append(row)
+    order, columns = [], []
     for model, rows in groups.items():
         part = Locations(where.site[rows], where.element[rows], where.bit[rows])
-        keep[rows], toggle[rows] = _masks(space.sites, part, model, generator)
-    counts = np.array([len(faults)])
-    return _merge(space.sites, counts, np.zeros(1, dtype=np.int64), (where.site, where.element, keep, toggle))
+        keep, toggle = _masks(space.sites, part, model, generator)
+        which, element = np.arange(len(rows)), part.element
+        if isinstance(model, Lasting):
+            which, element = model.spread(space.sites, part)
+        order.append(np.array(rows)[which])
+        columns.append((part.site[which], element, keep[which], toggle[which]))
+    # Back into the order of the faults: two in one word are composed in it.
+    sort = np.argsort(np.concatenate(order), kind="stable")
+    site, element, keep, toggle = (np.concatenate(parts)[sort] for parts in zip(*columns, strict=True))
+    return _merge(space.sites, np.array([len(sort)]), np.zeros(1, dtype=np.int64), (site, element, keep, toggle))
 
 
 def _masks(

@@ -1,125 +1,26 @@
 """The fault space: sites, and every (site, element, bit) numbered from 0 to N - 1 in closed form; NumPy only."""
 
-import fnmatch
 import hashlib
 import math
 import operator
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from torchfault.errors import SpaceError, did_you_mean
+from torchfault.patterns import listed, matching
+from torchfault.site import ACTIVATION_KINDS, Fault, Site
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["ACTIVATION_KINDS", "Fault", "FaultSpace", "Locations", "Site"]
 
-ACTIVATION_KINDS = frozenset({"input", "output", "state"})
 _LARGEST = np.iinfo(np.int64).max
-
-
-class _Model(Protocol):
-    """What a fault carries besides its place; the fault models themselves live in :mod:`torchfault.faults`."""
-
-    def masks(self, word: Any, bit: Any, *, rng: np.random.Generator) -> tuple[Any, Any]: ...
-
-
-@dataclass(frozen=True)
-class Site:
-    """One tensor in which faults can land, such as ``conv1.weight`` or ``conv1:input``.
-
-    *shape* leaves out the batch axis for activations. *word* names the format of one element and *width* counts its
-    bits; *bits* are those that belong to the fault space (all of them unless told). *channel* is the axis of
-    *shape* along which results are grouped by channel.
-
-    Raises :class:`SpaceError` for a negative size, a bit outside the word or a channel axis outside the shape.
-
-    >>> site = Site("fc.weight", (10, 64), word="int8", width=8, module="fc", module_type="Linear")
-    >>> site.elements, site.size
-    (640, 5120)
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    word: str = "float32"
-    width: int = 32
-    kind: str = "weight"
-    module: str = ""
-    module_type: str = ""
-    bits: tuple[int, ...] = ()
-    channel: int | None = None
-
-    def __post_init__(self) -> None:
-        bits = tuple(sorted(set(self.bits))) or tuple(range(self.width))
-        object.__setattr__(self, "bits", bits)
-        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
-        if self.width < 1 or any(n < 0 for n in self.shape):
-            raise SpaceError(f"site '{self.name}' needs a positive width and sizes, got {self.width} and {self.shape}")
-        for bit in (bits[0], bits[-1]):
-            if not 0 <= bit < self.width:
-                raise SpaceError(f"bit {bit} is outside '{self.name}' ({self.word} words); use 0 to {self.width - 1}")
-        if self.channel is not None and not 0 <= self.channel < len(self.shape):
-            raise SpaceError(f"the channel axis of '{self.name}' is one of its {len(self.shape)}, got {self.channel}")
-
-    @cached_property
-    def elements(self) -> int:
-        """The number of words in the tensor."""
-        return math.prod(self.shape)
-
-    @property
-    def size(self) -> int:
-        """The number of faults: elements times bits."""
-        return self.elements * len(self.bits)
-
-    @property
-    def is_activation(self) -> bool:
-        """Whether the tensor is computed anew for every input."""
-        return self.kind in ACTIVATION_KINDS
-
-    def flat(self, element: int | Sequence[int]) -> int:
-        """Return the flat position of *element*, given flat or as one index per axis; negative ones are refused.
-
-        >>> Site("conv.weight", (8, 1, 3, 3)).flat((2, 0, 1, 1))
-        22
-        """
-        if isinstance(element, int | np.integer):
-            flat = int(element)
-            inside = 0 <= flat < self.elements
-        else:
-            inside = len(element) == len(self.shape) and all(
-                0 <= i < n for i, n in zip(element, self.shape, strict=False)
-            )
-            flat = int(np.ravel_multi_index(tuple(element), self.shape)) if inside and self.shape else 0
-        if not inside:
-            raise SpaceError(
-                f"element {element} is outside '{self.name}' of shape {self.shape}; "
-                f"use 0 to {self.elements - 1} or one index per axis"
-            )
-        return flat
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One fault: a site, an element (flat, or one index per axis), a bit and how the word is changed.
-
-    *model* is a fault model of :mod:`torchfault.faults`; ``None`` means a bit flip. *sample* restricts an activation
-    fault to one element of the batch; ``None`` strikes every one.
-
-    >>> Fault("conv1.weight", (3, 0, 1, 1), bit=30)
-    Fault(site='conv1.weight', element=(3, 0, 1, 1), bit=30, model=None, sample=None)
-    """
-
-    site: str
-    element: int | tuple[int, ...]
-    bit: int
-    model: _Model | None = None
-    sample: int | None = None
 
 
 class Locations(NamedTuple):
@@ -141,7 +42,7 @@ class FaultSpace:
 
     >>> space = FaultSpace((Site("conv.weight", (8, 1, 3, 3)), Site("conv:output", (8, 6, 6), kind="output")))
     >>> len(space), space[41]
-    (11520, Fault(site='conv.weight', element=1, bit=9, model=None, sample=None))
+    (11520, Fault(site='conv.weight', element=1, bit=9, model=None, sample=None, step=None))
     >>> space.index(space[11_077])
     11077
     """
@@ -182,8 +83,12 @@ class FaultSpace:
         if not hasattr(index, "__index__") or not 0 <= operator.index(index) < len(self):
             last = len(self) - 1
             raise SpaceError(f"a fault is a whole number from 0 to {last}, got {index}; for arrays use space.locate")
-        site, element, bit = self.locate([operator.index(index)])
-        return Fault(self.sites[int(site[0])].name, int(element[0]), int(bit[0]))
+        position, element, bit = (int(column[0]) for column in self.locate([operator.index(index)]))
+        site = self.sites[position]
+        if site.steps is None:
+            return Fault(site.name, element, bit)
+        step, inside = divmod(element, site.per_step)
+        return Fault(site.name, inside, bit, step=site.steps[0] + step)
 
     def __or__(self, other: "FaultSpace") -> "FaultSpace":
         merged = {site.name: site for site in self.sites}
@@ -241,7 +146,7 @@ class FaultSpace:
         """
         position = self.position(fault.site)
         site = self.sites[position]
-        element = site.flat(fault.element)
+        element = site.flat(fault.element, step=fault.step)
         return int(self.number([position], [element], [fault.bit])[0])
 
     def locate(self, index: ArrayLike) -> Locations:
@@ -299,6 +204,18 @@ class FaultSpace:
         channel = (locations.element // np.maximum(inner[locations.site], 1)) % width
         return np.where(outer[locations.site] > 0, channel, -1)
 
+    def steps(self, locations: Locations) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the time step of each location, -1 in sites that have none, and the element within it, (n,) each.
+
+        >>> space = FaultSpace((Site("lif:state.v", (4, 10), kind="state", steps=(3, 7)),))
+        >>> space.steps(space.locate([22 * 32]))
+        (array([5]), array([2]))
+        """
+        first = np.array([-1 if site.steps is None else site.steps[0] for site in self.sites], dtype=np.int64)
+        each = np.array([max(site.per_step, 1) for site in self.sites], dtype=np.int64)
+        passed, inside = np.divmod(locations.element, each[locations.site])
+        return first[locations.site] + passed, inside
+
     def select(
         self,
         names: str | Iterable[str] = "*",
@@ -307,13 +224,15 @@ class FaultSpace:
         kinds: str | Iterable[str] = (),
         types: str | Iterable[str] = (),
         bits: Iterable[int] = (),
+        steps: tuple[int, int] | None = None,
     ) -> "FaultSpace":
         """Return the part of the space that every filter admits.
 
         *names*, *exclude* and *types* (of the module) are globs, or regular expressions behind ``re:``; *kinds* are
         exact (``weight``, ``bias``, ``norm``, ``buffer``, ``input``, ``output``, ...); *bits* are bit positions.
-        A site with none of the *bits* is left out. Raises :class:`SpaceError`, with a suggestion, for a pattern or
-        a bit that matches nothing.
+        *steps* ``(3, 7)`` keeps the time steps 3 to 6 of the sites that have steps; the others stay as they are.
+        A site with none of the *bits* or *steps* is left out. Raises :class:`SpaceError`, with a suggestion, for a
+        pattern, a bit or a step that matches nothing.
 
         >>> space = FaultSpace((Site("conv1.weight", (4,)), Site("fc.bias", (2,), kind="bias")))
         >>> space.select("re:fc|head", kinds="bias", bits=[30, 31]).names
@@ -322,10 +241,11 @@ class FaultSpace:
         Traceback (most recent call last):
         torchfault.errors.SpaceError: no site matches 'convl*'; did you mean 'conv1*'?
         """
-        kept = _matching(self.sites, names, "name")
-        dropped = _matching(self.sites, exclude, "name")
-        by_kind = _matching(self.sites, kinds, "kind") if _listed(kinds) else set(range(len(self.sites)))
-        by_type = _matching(self.sites, types, "module_type") if _listed(types) else set(range(len(self.sites)))
+        every = set(range(len(self.sites)))
+        kept, dropped = (matching(self.names, patterns, what="site") for patterns in (names, exclude))
+        kind, type_ = [site.kind for site in self.sites], [site.module_type for site in self.sites]
+        by_kind = matching(kind, kinds, what="site of kind") if listed(kinds) else every
+        by_type = matching(type_, types, what="site of module type") if listed(types) else every
         chosen = sorted((kept & by_kind & by_type) - dropped)
         if not chosen:
             raise SpaceError("no site passes all the filters together; loosen one of names, exclude, kinds or types")
@@ -337,7 +257,7 @@ class FaultSpace:
                 lacking, widest = sorted(wanted - held), max(held)
                 raise SpaceError(f"no chosen site has the bits {lacking}; the highest is {widest}, see space.table()")
             sites = [replace(s, bits=tuple(wanted & set(s.bits))) for s in sites if wanted & set(s.bits)]
-        return FaultSpace(tuple(sites))
+        return FaultSpace(tuple(sites if steps is None else _during(sites, *steps)))
 
     def table(self) -> "pd.DataFrame":
         """Return a data frame with one row per site: name, kind, module type, shape, word, bits, elements, faults.
@@ -356,7 +276,8 @@ class FaultSpace:
 
     def digest(self) -> str:
         """Return a SHA-256 over everything that decides which fault a number means."""
-        rows = [(s.name, s.shape, s.word, s.width, s.kind, s.bits) for s in self.sites]
+        # Only sites with steps have them in their row: the digests of all others are as they always were.
+        rows = [(s.name, s.shape, s.word, s.width, s.kind, s.bits, *(s.steps or ())) for s in self.sites]
         return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
@@ -368,31 +289,16 @@ def _whole(values: ArrayLike, what: str) -> NDArray[np.int64]:
     return array.astype(np.int64).reshape(-1)
 
 
-def _listed(patterns: str | Iterable[str]) -> list[str]:
-    return [patterns] if isinstance(patterns, str) else list(patterns)
-
-
-def _matching(sites: Sequence[Site], patterns: str | Iterable[str], attribute: str) -> set[int]:
-    """Return the positions of the sites whose *attribute* fits any pattern; each pattern must fit at least one."""
-    known = [str(getattr(site, attribute)) for site in sites]
-    found: set[int] = set()
-    for pattern in _listed(patterns):
-        try:
-            glob = re.compile(fnmatch.translate(pattern)).match
-            fits = re.compile(pattern[3:]).search if pattern.startswith("re:") else glob
-            hits = {i for i, name in enumerate(known) if fits(name)}
-        except re.error as error:
-            raise SpaceError(f"'{pattern}' is not a regular expression ({error}); use re:<expression>") from None
-        if not hits:
-            what = "site" if attribute == "name" else f"site of {attribute.replace('_', ' ')}"
-            raise SpaceError(f"no {what} matches '{pattern}'{_suggest(pattern, known)}")
-        found |= hits
-    return found
-
-
-def _suggest(pattern: str, known: Sequence[str]) -> str:
-    """Suggest names near *pattern*; for a glob with a star at its end, near beginnings."""
-    if pattern.endswith("*") and len(pattern) > 1:
-        stem = pattern.rstrip("*")
-        return did_you_mean(pattern, dict.fromkeys(name[: len(stem)] + "*" for name in known))
-    return did_you_mean(pattern, dict.fromkeys(known))
+def _during(sites: Sequence[Site], first: int, end: int) -> list[Site]:
+    """Return *sites* with the time steps *first* to *end* - 1 alone, in those that have steps."""
+    last = max((site.steps[1] for site in sites if site.steps), default=0)
+    if not 0 <= first < end <= last:
+        known = f"steps run from 0 to {last - 1} here" if last else "no chosen site has time steps"
+        raise SpaceError(f"time steps are a range such as 0:{last or 4}, got {first}:{end}; {known}")
+    kept = []
+    for site in sites:
+        if site.steps is None:
+            kept.append(site)
+        elif (low := max(first, site.steps[0])) < (high := min(end, site.steps[1])):
+            kept.append(replace(site, shape=(high - low, *site.shape[1:]), steps=(low, high)))
+    return kept

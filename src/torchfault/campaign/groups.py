@@ -111,6 +111,19 @@ def _by_channel(space: FaultSpace) -> _Axis:
     )
 
 
+def _by_step(space: FaultSpace) -> _Axis:
+    """Keys are the time steps, and -1 for the sites that have none, where there are such."""
+    held = [range(*site.steps) if site.steps else range(-1, 0) for site in space.sites]
+    keys = sorted({step for steps in held for step in steps})
+    faults = [
+        sum(s.size // max(len(steps), 1) for s, steps in zip(space.sites, held, strict=True) if k in steps)
+        for k in keys
+    ]
+    position = np.full(keys[-1] + 2, -1, dtype=np.int64)
+    position[keys] = np.arange(len(keys))  # -1 is the last place
+    return _Axis(keys, np.array(faults, dtype=np.int64), lambda where: position[space.steps(where)[0]])
+
+
 GROUPINGS: dict[str, Callable[[FaultSpace], _Axis]] = {
     "model": _by_model,
     "site": _by_site,
@@ -118,4 +131,5 @@ GROUPINGS: dict[str, Callable[[FaultSpace], _Axis]] = {
     "channel": _by_channel,
     "bit": _by_bit,
     "kind": _by_kind,
+    "step": _by_step,
 }

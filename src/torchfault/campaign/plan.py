@@ -256,7 +256,7 @@ def check(campaign: Campaign) -> None:
     """Raise where the campaign cannot run as it is: another model's sites, no end, a rule that means nothing here."""
     for site in campaign.space.sites:
         own = campaign.engine.space.site(site.name)
-        if replace(own, bits=()) != replace(site, bits=()):
+        if not site.part_of(own):
             raise CampaignError(
                 f"the space holds '{site.name}' as {site.word} {site.shape}, the model as {own.word} {own.shape}; "
                 "take the space from engine.space.select(...)"

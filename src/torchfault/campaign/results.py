@@ -76,7 +76,7 @@ class Results:
         return known or _estimate(self.columns, np.arange(len(self)), self.record.population, level, method)
 
     def table(self, by: str = "site", *, level: float = 0.95, method: str = "wilson") -> "pd.DataFrame":
-        """Return one row per ``model``, ``site``, ``layer`` (module), ``channel``, ``bit`` or ``kind``, in their order.
+        """Return one row per ``model``, ``site``, ``layer`` (module), ``channel``, ``bit``, ``kind`` or time ``step``.
 
         The columns are *key*, *trials*, *failures*, *due* (the share with a NaN or infinity), *value*, *low* and
         *high*: :meth:`estimate`, given that the fault struck there. A trial of several faults counts in each group that

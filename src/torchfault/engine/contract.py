@@ -57,7 +57,7 @@ def check_trials(trials: Trials, space: FaultSpace, inputs: int) -> None:
     for position in np.unique(trials.site):
         theirs = trials.sites[position]
         mine = space.site(theirs.name)
-        if (mine.shape, mine.word) != (theirs.shape, theirs.word):
+        if not theirs.part_of(mine):
             raise EngineError(
                 f"'{theirs.name}' has {mine.word} words in shape {mine.shape}, got {theirs.word} in {theirs.shape}; "
                 "draw trials from this engine's space"

@@ -56,7 +56,8 @@ def flat(space: FaultSpace, batch: Batch) -> Table:
     """Return one row per fault: trial, site, kind, layer, element, bit, channel, input, weight, stratum and outcome.
 
     *channel* is -1 in sites without channels and *input* -1 where the whole data set was run. Only there do the columns
-    *value* (the drop of the metric) and *metric* appear.
+    *value* (the drop of the metric) and *metric* appear. Where sites have time steps there is a column *step*, -1 in
+    the others, and *element* counts within the step.
     """
     columns = batch.columns
     owner, where = columns.owner, space.locate(columns.faults)
@@ -75,6 +76,8 @@ def flat(space: FaultSpace, batch: Batch) -> Table:
         "failed": columns.failed[owner],
         "due": columns.due[owner],
     }
+    if any(site.steps for site in sites):
+        table |= dict(zip(("step", "element"), space.steps(where), strict=True))
     if columns.values is not None and columns.metric is not None:
         table |= {"value": columns.values[owner], "metric": columns.metric[owner]}
     return table

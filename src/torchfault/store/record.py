@@ -110,8 +110,10 @@ def _row(site: Site) -> dict[str, Any]:
         "module_type": site.module_type,
         "channel": site.channel,
     }
-    return row if site.bits == tuple(range(site.width)) else row | {"bits": list(site.bits)}
+    row |= {} if site.bits == tuple(range(site.width)) else {"bits": list(site.bits)}
+    return row if site.steps is None else row | {"steps": list(site.steps), "duration": site.duration}
 
 
 def _fields(row: dict[str, Any]) -> dict[str, Any]:
-    return row | {"shape": tuple(row["shape"]), "bits": tuple(row.get("bits", ()))}
+    steps = tuple(row["steps"]) if "steps" in row else None
+    return row | {"shape": tuple(row["shape"]), "bits": tuple(row.get("bits", ())), "steps": steps}

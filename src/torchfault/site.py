@@ -1,0 +1,161 @@
+"""One site of a fault space, and one fault in it; NumPy only."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from torchfault.errors import SpaceError
+
+__all__ = ["ACTIVATION_KINDS", "Fault", "Site"]
+
+ACTIVATION_KINDS = frozenset({"input", "output", "state"})
+
+
+class _Model(Protocol):
+    """What a fault carries besides its place; the fault models themselves live in :mod:`torchfault.faults`."""
+
+    def masks(self, word: Any, bit: Any, *, rng: np.random.Generator) -> tuple[Any, Any]: ...
+
+
+@dataclass(frozen=True)
+class Site:
+    """One tensor in which faults can land, such as ``conv1.weight`` or ``conv1:input``.
+
+    *shape* leaves out the batch axis for activations. *word* names the format of one element and *width* counts its
+    bits; *bits* are those that belong to the fault space (all of them unless told). *channel* is the axis of
+    *shape* along which results are grouped by channel. With *steps* ``(first, end)`` the first axis of *shape* counts
+    the time steps from ``first`` to ``end - 1``, at each of which the tensor is computed anew; *duration* is the number
+    of steps that the model runs in all (``end`` unless told).
+
+    Raises :class:`SpaceError` for a negative size, a bit outside the word, a channel axis outside the shape, or steps
+    that are not as many as the first axis is long.
+
+    >>> site = Site("fc.weight", (10, 64), word="int8", width=8, module="fc", module_type="Linear")
+    >>> site.elements, site.size
+    (640, 5120)
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    word: str = "float32"
+    width: int = 32
+    kind: str = "weight"
+    module: str = ""
+    module_type: str = ""
+    bits: tuple[int, ...] = ()
+    channel: int | None = None
+    steps: tuple[int, int] | None = None
+    duration: int = 0
+
+    def __post_init__(self) -> None:
+        bits = tuple(sorted(set(self.bits))) or tuple(range(self.width))
+        object.__setattr__(self, "bits", bits)
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        if self.width < 1 or any(n < 0 for n in self.shape):
+            raise SpaceError(f"site '{self.name}' needs a positive width and sizes, got {self.width} and {self.shape}")
+        for bit in (bits[0], bits[-1]):
+            if not 0 <= bit < self.width:
+                raise SpaceError(f"bit {bit} is outside '{self.name}' ({self.word} words); use 0 to {self.width - 1}")
+        if self.channel is not None and not 0 <= self.channel < len(self.shape):
+            raise SpaceError(f"the channel axis of '{self.name}' is one of its {len(self.shape)}, got {self.channel}")
+        if self.steps is not None:
+            first, end = (int(step) for step in self.steps)
+            object.__setattr__(self, "steps", (first, end))
+            object.__setattr__(self, "duration", int(self.duration) or end)
+            if not 0 <= first <= end <= self.duration or self.shape[:1] != (end - first,):
+                raise SpaceError(f"the first axis of '{self.name}' {self.shape} counts its steps, got {self.steps}")
+
+    @cached_property
+    def elements(self) -> int:
+        """The number of words in the tensor."""
+        return math.prod(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of faults: elements times bits."""
+        return self.elements * len(self.bits)
+
+    @property
+    def per_step(self) -> int:
+        """The number of words in the tensor at one time step; all of them where there are no steps."""
+        return self.elements if self.steps is None else math.prod(self.shape[1:])
+
+    @property
+    def is_activation(self) -> bool:
+        """Whether the tensor is computed anew for every input."""
+        return self.kind in ACTIVATION_KINDS
+
+    def part_of(self, whole: "Site") -> bool:
+        """Whether this is *whole*, or some of its bits and time steps.
+
+        >>> whole = Site("lif:state.v", (25, 10), kind="state", steps=(0, 25))
+        >>> Site("lif:state.v", (4, 10), kind="state", steps=(3, 7), duration=25, bits=(31,)).part_of(whole)
+        True
+        """
+        if self.steps is None or whole.steps is None:
+            return replace(self, bits=()) == replace(whole, bits=())
+        inside = whole.steps[0] <= self.steps[0] <= self.steps[1] <= whole.steps[1]
+        shape = (*whole.shape[:1], *self.shape[1:])
+        longer = replace(self, bits=(), steps=whole.steps, duration=whole.duration, shape=shape)
+        return inside and self.duration == whole.duration and longer == replace(whole, bits=())
+
+    def flat(self, element: int | Sequence[int], *, step: int | None = None) -> int:
+        """Return the flat position of *element*, given flat or as one index per axis; negative ones are refused.
+
+        With *step*, the element is one of the tensor at that time step.
+
+        >>> Site("conv.weight", (8, 1, 3, 3)).flat((2, 0, 1, 1))
+        22
+        >>> Site("lif:state.v", (4, 10), kind="state", steps=(3, 7)).flat(2, step=5)
+        22
+        """
+        if step is not None:
+            return self._begin(step) + replace(self, shape=self.shape[1:], steps=None, channel=None).flat(element)
+        if isinstance(element, int | np.integer):
+            flat = int(element)
+            inside = 0 <= flat < self.elements
+        else:
+            inside = len(element) == len(self.shape) and all(
+                0 <= i < n for i, n in zip(element, self.shape, strict=False)
+            )
+            flat = int(np.ravel_multi_index(tuple(element), self.shape)) if inside and self.shape else 0
+        if not inside:
+            raise SpaceError(
+                f"element {element} is outside '{self.name}' of shape {self.shape}; "
+                f"use 0 to {self.elements - 1} or one index per axis"
+            )
+        return flat
+
+    def _begin(self, step: int) -> int:
+        """Return the flat position of the first element at time step *step*."""
+        if self.steps is None:
+            raise SpaceError(f"'{self.name}' has no time steps, got step {step}; leave it out")
+        if not self.steps[0] <= step < self.steps[1]:
+            raise SpaceError(f"step {step} is outside '{self.name}'; use {self.steps[0]} to {self.steps[1] - 1}")
+        return (step - self.steps[0]) * self.per_step
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault: a site, an element (flat, or one index per axis), a bit and how the word is changed.
+
+    *model* is a fault model of :mod:`torchfault.faults`; ``None`` means a bit flip. *sample* restricts an activation
+    fault to one element of the batch; ``None`` strikes every one. *step* is the time step of a site that has steps;
+    *element* is then one of the tensor at that step.
+
+    >>> Fault("conv1.weight", (3, 0, 1, 1), bit=30)
+    Fault(site='conv1.weight', element=(3, 0, 1, 1), bit=30, model=None, sample=None, step=None)
+    >>> Fault("lif1:state.mem", 12, bit=30, step=3).step
+    3
+    """
+
+    site: str
+    element: int | tuple[int, ...]
+    bit: int
+    model: _Model | None = None
+    sample: int | None = None
+    step: int | None = None
