@@ -3,6 +3,7 @@
 With a batch of one, the flat position of an element in a tensor is that in the sample, wherever the batch axis is.
 """
 
+import inspect
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,11 +34,21 @@ def reference(model: nn.Module, data: Data, trials: Trials) -> Tree:
         saved = {name: stored[name].detach().clone() for name in edits if ":" not in name}
         for name, before in saved.items():
             stored[name].data.copy_(changed(before, edits.pop(name)))
+        given = with_data(model, rows(data.inputs, slice(int(which), int(which) + 1)), edits)
         with torch.no_grad(), struck(model, edits):
-            outputs.append(call(model, rows(data.inputs, slice(int(which), int(which) + 1))))
+            outputs.append(call(model, given))
         for name, before in saved.items():
             stored[name].data.copy_(before)
     return concatenate(outputs)
+
+
+def with_data(model: nn.Module, inputs: Tree, edits: dict[str, list[tuple[int, int, int]]]) -> Tree:
+    """Return *inputs* with the edits of the model's arguments, which are taken out of *edits*."""
+    if isinstance(inputs, dict):
+        return {k: changed(v, edits.pop(f"{k}:data")) if f"{k}:data" in edits else v for k, v in inputs.items()}
+    given = inputs if isinstance(inputs, tuple) else (inputs,)
+    named = dict(zip(inspect.signature(model.forward).parameters, given, strict=False))
+    return tuple(with_data(model, named, edits).values())
 
 
 def changed(tensor: Tensor, edits: list[tuple[int, int, int]]) -> Tensor:

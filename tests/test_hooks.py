@@ -124,7 +124,8 @@ def test_only_the_struck_module_runs_again_for_weights(rng):
 def test_equal_faults_share_a_pass():
     model, data = NETWORKS["tied"]()  # a weight with two readers changes in place
     executor = HooksExecutor(model, data, memory=MEMORY)
-    one = strike(executor.space, executor.space.locate([31, 63]), model=BitFlip(), rng=np.random.default_rng(0))
+    space = executor.space.select("encode.weight")
+    one = strike(space, space.locate([31, 63]), model=BitFlip(), rng=np.random.default_rng(0))
     trials = one.on(np.arange(len(data)))
     executor.golden()
     passes = []
@@ -169,15 +170,16 @@ def _arguments(data: Data) -> tuple[Tensor, ...]:
 def test_masked_lanes_are_told():
     model, data = NETWORKS["tied"]()
     executor = HooksExecutor(model, data, memory=MEMORY)
+    space = executor.space.select("encode.weight")
     stuck = strike(
-        executor.space,
-        executor.space.locate([31, 30]),
+        space,
+        space.locate([31, 30]),
         model=StuckAt(int(model.encode.weight.flatten()[0] < 0)),
         rng=np.random.default_rng(0),
     )
     [lanes] = executor.run(stuck.take(np.array([0])).on(np.arange(6)))
     assert lanes.masked.all()  # the sign bit is stuck at what it is
-    flip = strike(executor.space, executor.space.locate([30]), model=BitFlip(), rng=np.random.default_rng(0))
+    flip = strike(space, space.locate([30]), model=BitFlip(), rng=np.random.default_rng(0))
     [lanes] = executor.run(flip)
     assert not lanes.masked.any()
 

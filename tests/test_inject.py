@@ -578,3 +578,14 @@ def test_a_filtered_space_refuses_what_it_left_out():
         inject(model, Fault("weight", 0, 31), space=space),
     ):
         pass
+
+
+def test_the_image_is_struck_where_the_model_takes_it():
+    model, data = NETWORKS["digits"]()
+    with inject(model, Fault("x:data", (0, 2, 3), 25)), torch.no_grad():
+        mine = model(data.inputs)
+    image = data.inputs.clone()
+    image[:, 0, 2, 3] = (image[:, 0, 2, 3].view(torch.int32) ^ (1 << 25)).view(torch.float32)
+    with torch.no_grad():
+        assert torch.equal(mine, model(image))
+    assert not torch.equal(mine, model(data.inputs))

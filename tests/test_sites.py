@@ -104,7 +104,7 @@ def test_functional_operations_stand_beside_modules():
     model, data = NETWORKS["tied"]()
     names = find(model, data).space.names
     assert names == (
-        "encode.weight", "encode.bias", "encode:input", "encode:output",
+        "x:data", "encode.weight", "encode.bias", "encode:input", "encode:output",
         "act.sigmoid:input", "act.sigmoid:output", "act.mul:input", "act.mul:input1", "act.mul:output",
         "add:input", "add:input1", "add:output", "add@1:input", "add@1:output",
         "decode.bias", "decode:input", "decode:output",

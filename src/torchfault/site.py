@@ -12,7 +12,7 @@ from torchfault.errors import SpaceError
 
 __all__ = ["ACTIVATION_KINDS", "Fault", "Site"]
 
-ACTIVATION_KINDS = frozenset({"input", "output", "state"})
+ACTIVATION_KINDS = frozenset({"data", "input", "output", "state"})
 
 
 class _Model(Protocol):

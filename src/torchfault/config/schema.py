@@ -148,7 +148,8 @@ class Selection(Section):
     exclude: Patterns = Field(default=(), description="Site names to leave out, written alike.")
     kinds: Patterns = Field(
         default=(),
-        description="Kinds to take: `weight`, `bias`, `norm`, `buffer`, `input`, `output`; all unless given.",
+        description="Kinds to take: `weight`, `bias`, `norm`, `buffer`, `data` (the inputs of the model), `input`, "
+        "`output`; all unless given.",
     )
     types: Patterns = Field(default=(), description="Module types to take, such as `Conv2d`; globs; all unless given.")
     bits: Annotated[tuple[int | str, ...], BeforeValidator(notation.parse_bits), Field(strict=False)] = Field(

@@ -15,6 +15,7 @@ from torchfault.engine.plan import events_of, strikes_of
 from torchfault.engine.strike import Striker
 from torchfault.errors import EngineError
 from torchfault.faults import Trials
+from torchfault.model.arguments import data_sites
 from torchfault.model.capture import capture
 from torchfault.model.data import Data, Tree, concatenate
 from torchfault.model.graph_sites import program_sites
@@ -43,7 +44,9 @@ class GraphExecutor:
         with torch.inference_mode():
             one = golden_pass(self.program, data.inputs, 0, 1, channels_last=self.channels_last)
             self.footprint: Footprint = footprint(self.program, one, self.plan.last_reader)
-        self._space, self.places = program_sites(model, self.program, one.values, lanes=1, buffers=buffers)
+        self._space, self.places = program_sites(
+            model, self.program, one.values, lanes=1, buffers=buffers, given=data_sites(model, data)
+        )
         self.strikes = strikes_of(self.program, self.places)
         self._kept: Golden | None = None
         if self.footprint.golden + int(self.footprint.alive.max()) > memory:
@@ -55,7 +58,7 @@ class GraphExecutor:
 
     @property
     def space(self) -> FaultSpace:
-        """Every parameter and every input and output of an operation."""
+        """Every input of the model, every parameter, and every input and output of an operation."""
         return self._space
 
     @property

@@ -156,7 +156,8 @@ class HooksExecutor:
         """Return by site the module that owns it, the one it is an operation in (-1: none), and if it is active."""
         if self._known is None or self._known[0] is not sites:
             owner = [self._paths.get(self._owners.get(site.name, ""), -1) for site in sites]
-            parent = [plain_base(s.name.partition(":")[0]).rpartition(".")[0] if s.is_activation else "" for s in sites]
+            computed = [s.name.partition(":")[0] if s.kind in ("input", "output") else "" for s in sites]
+            parent = [plain_base(base).rpartition(".")[0] for base in computed]
             inside = [self._paths.get(path, -1) for path in parent]
             columns = (np.array(owner), np.array(inside), np.array([site.is_activation for site in sites]))
             self._known = (sites, columns)

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 from torchfault.engine.masks import Edits, Mask, infer_layout
 from torchfault.errors import FaultError, SpaceError, did_you_mean
 from torchfault.faults import pack
+from torchfault.model.arguments import argument_names
 from torchfault.model.layout import Layout
 from torchfault.model.visit import Moment, plain_base, visiting
 from torchfault.space import Fault, FaultSpace, Site
@@ -22,14 +24,15 @@ from torchfault.words import word, word_of
 
 __all__ = ["Address", "Strike", "address", "masks_of", "striking"]
 
-_NAME = re.compile(r"(?P<base>[^:]+):(?P<role>input|output)(?P<place>\d*)")
+_NAME = re.compile(r"(?P<base>[^:]+):(?P<role>input|output|data)(?P<place>\d*)")
 
 
 @dataclass(frozen=True)
 class Address:
     """Where an activation is: *base* as the running model will call it, and the *place* among inputs or outputs.
 
-    *path* is the module to watch; *operation* the functional operation in it, empty for the module's own call.
+    *path* is the module to watch; *operation* the functional operation in it, empty for the module's own call. An input
+    of the model has the role ``data``, and the name of the argument as its base.
     """
 
     base: str
@@ -52,6 +55,8 @@ def address(model: nn.Module, name: str) -> Address:
     found = _NAME.fullmatch(name)
     if not found:
         raise SpaceError(f"an activation is called '<module>:input' or '<module>:output', got '{name}'")
+    if found["role"] == "data":
+        return Address(found["base"], "data", 0, "")
     base, place = found["base"], int(found["place"] or 0)
     plain = plain_base(base)
     if plain in modules:
@@ -194,14 +199,34 @@ def striking(model: nn.Module, strikes: Sequence[Strike]) -> Iterator[None]:
     by_moment: dict[tuple[str, str], list[Strike]] = {}
     for strike in strikes:
         by_moment.setdefault((strike.where.base, strike.where.role), []).append(strike)
-    modules = {strike.where.path for strike in strikes if not strike.where.operation}
+    given = {strike.where.base: strike for strike in strikes if strike.where.role == "data"}
+    modules = {strike.where.path for strike in strikes if not strike.where.operation and strike.where.role != "data"}
     operations = {strike.where.operation for strike in strikes} - {""}
     read = {strike.where.path for strike in strikes if strike.where.role == "input" and not strike.where.operation}
     striker = _Striker(by_moment)
-    with visiting(model, striker, modules=modules, operations=operations, read=read):
+    with visiting(model, striker, modules=modules, operations=operations, read=read), _striking_data(model, given):
         yield
     missed = [strike.name for strike in strikes if not strike.met]
     if missed:
         listed = ", ".join(f"'{name}'" for name in missed[:3]) + (" ..." if len(missed) > 3 else "")
         remedy = did_you_mean(missed[0], striker.seen) or "; run the model in the scope, and choose sites that it uses"
         raise FaultError(f"every fault must strike, but the model never computed {listed}{remedy}")
+
+
+@contextmanager
+def _striking_data(model: nn.Module, strikes: Mapping[str, Strike]) -> Iterator[None]:
+    """Apply *strikes*, by the name of the argument, to what *model* is called with in this scope."""
+
+    def strike(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        flat, spec = pytree.tree_flatten((args, kwargs))
+        for i, name in enumerate(argument_names(model, args, kwargs)):
+            if name in strikes:
+                flat[i] = strikes[name](flat[i], owned=False)
+        return pytree.tree_unflatten(flat, spec)
+
+    handle = model.register_forward_pre_hook(strike, with_kwargs=True, prepend=True) if strikes else None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()

@@ -1,7 +1,7 @@
-"""The sites of a captured program: parameters, and the inputs and outputs of its operations."""
+"""The sites of a captured program: its inputs, parameters, and the inputs and outputs of its operations."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,18 +41,27 @@ def lane_arguments(node: Node, program: Program) -> list[int]:
 
 
 def program_sites(
-    model: nn.Module, program: Program, golden: dict[int, Any], *, lanes: int, buffers: bool = False
+    model: nn.Module,
+    program: Program,
+    golden: dict[int, Any],
+    *,
+    lanes: int,
+    buffers: bool = False,
+    given: Sequence[Site | None] = (),
 ) -> tuple[FaultSpace, dict[str, Place]]:
     """Return every site of *program*, in execution order, and where each one is.
 
-    *golden* holds the value of every node for a batch of *lanes*. Names are those of module hooks wherever a
-    module without children is a single operation.
+    *golden* holds the value of every node for a batch of *lanes*; *given* are the sites of the inputs. Names are those
+    of module hooks wherever a module without children is a single operation.
     """
     parameters = {site.name: site for site in parameter_sites(model, buffers=buffers)}
     fed = program.fed()
     bases = _bases(model, program, fed)
     sites: dict[str, Site] = {}
     places: dict[str, Place] = {}
+    for data, position in zip(given, program.inputs, strict=False):
+        if data is not None and position is not None:
+            sites[data.name], places[data.name] = data, Place(position, "output")
     for node in program.nodes:
         for name, position in _parameters_of(node, program):
             if name in parameters and name not in sites:

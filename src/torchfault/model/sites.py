@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from torchfault.errors import ModelError
+from torchfault.model.arguments import data_sites
 from torchfault.model.data import Data, Tree
 from torchfault.model.layout import Layout
 from torchfault.model.record import varies, watch, word_name
@@ -87,7 +88,7 @@ def module_sites(model: nn.Module, data: Data | Tree) -> list[Site]:
 
 
 def find(model: nn.Module, data: Data | Tree, *, buffers: bool = False) -> Discovery:
-    """Return every site of *model*: parameters, and what modules and functional operations read and give.
+    """Return every site of *model*: its inputs, parameters, and what modules and functional operations read and give.
 
     A parameter stands before the first operation that reads it. The model runs on a few of the inputs and is left as it
     was. Raises :class:`ModelError` where it fails on them, or gives no tensors with one row per input.
@@ -95,16 +96,17 @@ def find(model: nn.Module, data: Data | Tree, *, buffers: bool = False) -> Disco
     >>> import torch
     >>> found = find(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.zeros(4, 3))
     >>> found.space.names
-    ('0.weight', '0.bias', '0:input', '0:output', '1:input', '1:output')
+    ('input:data', '0.weight', '0.bias', '0:input', '0:output', '1:input', '1:output')
     """
     data = data if isinstance(data, Data) else Data(data)
     stored = parameter_sites(model, buffers=buffers)
     record = watch(model, data, operations=True)
-    known = {site.name: site for site in stored}
-    known |= {site.name: site for site in record.sites()}
-    order = dict.fromkeys([*record.order, *known])
+    given = {site.name: site for site in data_sites(model, data) if site is not None}
+    known = given | {site.name: site for site in (*stored, *record.sites())}
+    order = dict.fromkeys([*given, *record.order, *known])
     sites = tuple(known[name] for name in order if name in known)
-    return Discovery(FaultSpace(sites), record.layouts, record.left_out, record.mixes, record.owners())
+    layouts = record.layouts | dict.fromkeys(given, Layout(0))
+    return Discovery(FaultSpace(sites), layouts, record.left_out, record.mixes, record.owners())
 
 
 def check_inference(model: nn.Module) -> None:
