@@ -35,12 +35,10 @@ def argument_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
     """
     parameters = inspect.signature(model.forward).parameters.values()
     positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    names = []
-    for (outer, first, *inner), _ in pytree.tree_flatten_with_path((args, dict(kwargs)))[0]:
-        place = first.idx if outer.idx == 0 else None
-        name = first.key if place is None else positional[place] if place < len(positional) else f"args.{place}"
-        names.append(".".join([str(name), *(_plain(key) for key in inner)]))
-    return names
+    by_place = [positional[i] if i < len(positional) else f"args.{i}" for i in range(len(args))]
+    given = [*zip(by_place, args, strict=True), *kwargs.items()]
+    paths = [(name, path) for name, value in given for path, _ in pytree.tree_flatten_with_path(value)[0]]
+    return [".".join([name, *(_plain(key) for key in path)]) for name, path in paths]
 
 
 def _plain(key: Any) -> str:
