@@ -13,7 +13,7 @@ from doubles import SPACE, Double, outcomes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchfault.campaign import Campaign, Results, run
+from torchfault.campaign import Campaign, Results, load, run
 from torchfault.campaign.identity import describe, differences, show
 from torchfault.campaign.plan import prepare
 from torchfault.criteria import NonFinite, Top1Change, accuracy
@@ -21,8 +21,8 @@ from torchfault.errors import CampaignError, CriterionError, EngineError, Sampli
 from torchfault.faults import BitFlip, RandomWord, StuckAt, strike
 from torchfault.sampling import BitErrorRate, Draws, Exhaustive, Uniform
 from torchfault.space import FaultSpace, Site
-from torchfault.statistics import HalfWidth, MaxTrials, TimeBudget, proportion, wilson
-from torchfault.store import Columns, Record
+from torchfault.statistics import HalfWidth, MaxTrials, TimeBudget, proportion, weighted_mean, wilson
+from torchfault.store import Columns, Record, Store
 
 FAULTS = len(SPACE)
 
@@ -184,6 +184,30 @@ def test_weighted_estimates_hold_the_truth_in_every_group(sampler):
         ]
     )
     assert abs(plain - truth) > 0.02  # without the weights it would be wrong
+
+
+@dataclass(frozen=True)
+class Bounded(Skewed):
+    """Tells of a weight that it never drew."""
+
+    def largest_weight(self, space):
+        """Return more than is drawn."""
+        del space
+        return 40.0
+
+
+def test_a_sampler_that_tells_its_largest_weight_gets_the_interval_for_it(tmp_path):
+    campaign = Campaign(Double(), SPACE, sampler=Skewed(), seed=1, stop=MaxTrials(300))
+    plain = run(campaign)
+    told = run(replace(campaign, sampler=Bounded()), store=tmp_path / "results.sqlite")
+    assert told.columns.faults.tolist() == plain.columns.faults.tolist()
+    columns = told.columns
+    expected = weighted_mean(columns.failed, columns.weights, largest_weight=40.0)
+    with Store(tmp_path / "results.sqlite") as store:
+        for results in (told, load(store, "campaign")):
+            assert results.estimate() == expected
+            assert (results.table("site")["high"] >= plain.table("site")["high"]).all()
+    assert expected.high > plain.estimate().high
 
 
 def test_strata_that_are_groups_narrow_the_interval():

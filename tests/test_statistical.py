@@ -248,7 +248,7 @@ def repeat(sampler, repetitions, share=1.0):
 def test_estimates_are_unbiased_and_their_intervals_hold(method, share):
     off, model, sites, bits = repeat(sampler_of(method, margin=0.06), 200, share)
     assert abs(off) < 3.5
-    assert min(model, sites, bits) > 0.91
+    assert min(model, sites, bits) > 0.92
 
 
 @pytest.mark.slow
@@ -258,8 +258,7 @@ def test_intervals_hold_over_a_thousand_repetitions(method, margin):
     off, model, sites, bits = repeat(sampler_of(method, margin=margin), 1000)
     assert abs(off) < 3.5
     print(f"{method} {margin}: bias {off:+.2f} se, coverage {model:.3f} model, {sites:.3f} sites, {bits:.3f} bits")
-    # 94 % is refuted below this, at a level of 5 %: a thousand repetitions leave a standard error of 0.75 points
-    assert min(model, sites, bits) > 0.94 - 1.645 * math.sqrt(0.94 * 0.06 / 1000)
+    assert min(model, sites, bits) >= 0.94
 
 
 def test_knowing_the_population_narrows_intervals():
@@ -294,7 +293,7 @@ def test_a_campaign_ends_with_its_sample_whatever_the_batches(tmp_path):
     for part in ("faults", "inputs", "failed", "weights", "strata"):
         assert getattr(resumed.columns, part).tolist() == getattr(whole.columns, part).tolist()
     assert resumed.estimate() == whole.estimate()
-    assert whole.estimate().method == "stratified-score"
+    assert whole.estimate().method == "stratified-beta"
     expected = results_of(Statistical(margin=0.06), 3)
     assert whole.columns.failed.tolist() == expected.columns.failed.tolist()
     assert whole.table("site").equals(expected.table("site").assign(due=whole.table("site")["due"]))

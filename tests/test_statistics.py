@@ -362,13 +362,13 @@ def bounds(estimate: Estimate) -> tuple[float, float]:
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=60), st.floats(0.1, 0.99))
-def test_equal_weights_give_wilson(values: list[bool], level: float) -> None:
-    plain = proportion(sum(values), len(values), level=level)
+def test_equal_weights_give_clopper_pearson(values: list[bool], level: float) -> None:
+    plain = proportion(sum(values), len(values), method="clopper-pearson", level=level)
     assert weighted_mean(values, np.ones(len(values)), level=level) == plain
-    # the score interval itself, not only the short cut, is Wilson's: a hair off 1 takes the long way
-    score = weighted_mean(values, np.full(len(values), 1 + 1e-12), level=level)
-    assert score.method == "weighted-score"
-    np.testing.assert_allclose(bounds(score), bounds(plain), atol=1e-9)
+    # the interval itself, not only the short cut, is Clopper-Pearson's: a hair off 1 takes the long way
+    weighed = weighted_mean(values, np.full(len(values), 1 + 1e-12), level=level)
+    assert weighed.method == "weighted-beta"
+    np.testing.assert_allclose(bounds(weighed), bounds(plain), atol=1e-9)
     one = stratified([sum(values)], [len(values)], [1.0], level=level)
     np.testing.assert_allclose(bounds(one), bounds(plain), atol=1e-12)
 
@@ -397,7 +397,7 @@ def test_weighted_mean_is_unbiased_holds_its_value_and_ignores_order(
 def test_weighted_mean_stays_open_without_failures_as_wide_as_the_heaviest_weight() -> None:
     light, heavy = weighted_mean(np.zeros(100), np.full(100, 0.5)), weighted_mean(np.zeros(100), np.full(100, 2.0))
     assert light.low == heavy.low == 0
-    assert heavy.high == pytest.approx(4 * light.high)
+    assert heavy.high == pytest.approx(4 * light.high, rel=0.03)
     assert isnan(weighted_mean([], []).value)
     assert bounds(weighted_mean([], [])) == (0, 1)
     assert bounds(weighted_mean([], [], largest_weight=3.0)) == (0, 1)
@@ -448,7 +448,7 @@ def test_stratified_equals_weighted_mean_over_the_same_draws() -> None:
     assert ours.value == pytest.approx(float(shares @ (failures / trials)))
     assert ours.value == pytest.approx(theirs.value)
     np.testing.assert_allclose(bounds(ours), bounds(theirs), rtol=1e-12)
-    assert (ours.trials, ours.method, theirs.method) == (54, "stratified-score", "weighted-score")
+    assert (ours.trials, ours.method, theirs.method) == (54, "stratified-beta", "weighted-beta")
 
 
 def test_stratified_tends_to_the_textbook_variance() -> None:
@@ -466,10 +466,10 @@ def test_stratified_without_failures_is_as_open_as_one_sample_however_many_strat
     for strata in (1, 10, 500):
         ones = np.ones(strata)
         assert stratified(0 * ones, 1000 / strata * ones, ones / strata).high == pytest.approx(
-            float(wilson(0, 1000)[1])
+            float(clopper_pearson(0, 1000)[1])
         )
     undersampled = stratified([0, 0], [10, 990], [0.5, 0.5])
-    assert undersampled.high > 0.5 * float(wilson(0, 10)[1])
+    assert undersampled.high > 0.5 * float(clopper_pearson(0, 10)[1])
 
 
 def test_stratified_with_populations_narrows_to_the_truth() -> None:
@@ -537,6 +537,8 @@ def test_mean_of_too_few_values_admits_it() -> None:
 # --- coverage by simulation: weights and strata ----------------------------------------------------------------------
 
 CLASSES = 50
+# 94 % is refuted below this at a level of 5 %, in a thousand repetitions
+REFUTED = 0.94 - 1.645 * (0.94 * 0.06 / 1000) ** 0.5
 
 
 def campaign(kind: str, mu: float) -> tuple[Floats, Floats, Floats]:
@@ -565,7 +567,8 @@ def weighted_coverage(kind: str, mu: float, n: int, repeats: int, seed: int) -> 
         y = rng.random(n) < failing[drawn]
         estimates.append(weighted_mean(y, weight[drawn], largest_weight=float(weight.max())))
     table = np.array([(e.value, e.low, e.high) for e in estimates])
-    error = table[:, 0].std() / np.sqrt(repeats)
+    # the true spread, not that of a table in which the rare heavy failure may be missing
+    error = np.sqrt((float(q @ (np.square(weight) * failing)) - truth**2) / n / repeats)
     assert abs(table[:, 0].mean() - truth) < 4.5 * error + 1e-12  # unbiased
     return float(np.mean((table[:, 1] <= truth) & (truth <= table[:, 2]))), table
 
@@ -573,18 +576,15 @@ def weighted_coverage(kind: str, mu: float, n: int, repeats: int, seed: int) -> 
 @pytest.mark.parametrize("kind", ["oversampled", "defensive", "undersampled", "unrelated"])
 def test_weighted_coverage_simulated(kind: str) -> None:
     for mu, n in ((0.001, 2000), (0.01, 500), (0.1, 200), (0.5, 100)):
-        assert weighted_coverage(kind, mu, n, 150, 5)[0] >= 0.87
+        assert weighted_coverage(kind, mu, n, 150, 5)[0] >= 0.91
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mu", [0.001, 0.01, 0.1, 0.5])
 @pytest.mark.parametrize("kind", ["oversampled", "defensive", "undersampled", "unrelated"])
 def test_weighted_coverage_simulated_at_length(kind: str, mu: float) -> None:
-    p, failing, q = campaign(kind, mu)
     for n in (30, 200, 1000, 5000):
-        heaviest_failures = n * float((q * failing)[p / q >= 0.999 * (p / q)[failing > 0].max()].sum())
-        if heaviest_failures >= 1:
-            assert weighted_coverage(kind, mu, n, 1000, 6)[0] >= 0.90
+        assert weighted_coverage(kind, mu, n, 1000, 6)[0] >= REFUTED
 
 
 @pytest.mark.slow
@@ -628,9 +628,7 @@ def test_stratified_coverage_simulated(strata: int, each: int) -> None:
     for mu in (0.001, 0.01, 0.1, 0.5):
         for alike in (True, False):
             trials, failing = np.full(strata, float(each)), alike_or_not(strata, mu, alike)
-            assert stratified_coverage(trials, np.full(strata, 1 / strata), failing, 200, 5) >= (
-                0.9 if each * failing.sum() > 1 else 0.85
-            )
+            assert stratified_coverage(trials, np.full(strata, 1 / strata), failing, 200, 5) >= 0.91
 
 
 @pytest.mark.parametrize(
@@ -650,7 +648,7 @@ def test_stratified_coverage_where_the_heavy_stratum_is_undersampled(
     trials: tuple[int, int], share: float, failing: tuple[float, float]
 ) -> None:
     shares = np.array([share, 1 - share])
-    assert stratified_coverage(np.array(trials, dtype=float), shares, np.array(failing), 1000, 8) >= 0.915
+    assert stratified_coverage(np.array(trials, dtype=float), shares, np.array(failing), 1000, 8) >= 0.94
 
 
 @pytest.mark.slow
@@ -661,7 +659,7 @@ def test_stratified_coverage_simulated_at_length(strata: int, each: int, unequal
     for mu in (0.001, 0.01, 0.1, 0.5):
         for alike in (True, False):
             trials, failing = np.full(strata, float(each)), alike_or_not(strata, mu, alike)
-            assert stratified_coverage(trials, shares / shares.sum(), failing, 2000, 5) >= 0.90
+            assert stratified_coverage(trials, shares / shares.sum(), failing, 1000, 5) >= REFUTED
 
 
 def test_stratified_coverage_without_replacement_simulated() -> None:
@@ -677,7 +675,7 @@ def test_stratified_coverage_without_replacement_simulated() -> None:
         truth = float(shares @ (bad / size))
         drawn = rng.hypergeometric(bad, size - bad, n, size=(600, len(n)))
         table = np.array([bounds(stratified(k, n, shares, population=size)) for k in drawn])
-        assert np.mean((table[:, 0] <= truth + 1e-12) & (truth <= table[:, 1] + 1e-12)) >= 0.92
+        assert np.mean((table[:, 0] <= truth + 1e-12) & (truth <= table[:, 1] + 1e-12)) >= 0.93
 
 
 # --- stopping rules --------------------------------------------------------------------------------------------------

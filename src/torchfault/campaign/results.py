@@ -73,7 +73,8 @@ class Results:
         find_interval(method)
         sample = looks(self.record, self.columns, "model") or cells(self.record, self.columns, "model")
         known = sample.estimate(0, level=level, method=method) if sample else None
-        return known or _estimate(self.columns, np.arange(len(self)), self.record.population, level, method)
+        everyone = np.arange(len(self))
+        return known or _estimate(self.columns, everyone, self.record, self.record.population, level, method)
 
     def table(self, by: str = "site", *, level: float = 0.95, method: str = "wilson") -> "pd.DataFrame":
         """Return one row per ``model``, ``site``, ``layer`` (module), ``channel``, ``bit``, ``kind`` or time ``step``.
@@ -131,7 +132,7 @@ class Results:
         for code, members in enumerate(of.members()):
             everything = None if lanes is None else int(of.faults[code]) * lanes
             one = sample.estimate(code, level=level, method=method) if sample else None
-            one = one or _estimate(self.columns, members, everything, level, method, strata=strata)
+            one = one or _estimate(self.columns, members, self.record, everything, level, method, strata=strata)
             rows.append((one.value, one.low, one.high, _share(self.columns, members)))
         return tuple(np.array(rows, dtype=np.float64).reshape(-1, 4).T)
 
@@ -156,6 +157,7 @@ def load(store: Store, name: str) -> Results:
 def _estimate(
     columns: Columns,
     members: NDArray[np.int64],
+    record: Record,
     everything: int | None,
     level: float,
     method: str,
@@ -165,17 +167,23 @@ def _estimate(
     """Return the estimate from the trials *members* of *columns*; *everything* is their number in an enumeration."""
     n, failures = len(members), int(columns.failed[members].sum())
     if columns.values is not None:
-        return _mean(columns, members, everything, level, strata=strata)
+        return _mean(columns, members, record, everything, level, strata=strata)
     if everything is not None and everything > 0:
         value = failures / n if n else nan
         return Estimate(value, failures / everything, (failures + everything - n) / everything, n, "exhaustive", level)
     if columns.weights is None:
         return proportion(failures, n, method=method, level=level)
-    return _weighted(columns, members, columns.failed[members].astype(np.float64), level, strata=strata)
+    return _weighted(columns, members, record, columns.failed[members].astype(np.float64), level, strata=strata)
 
 
 def _mean(
-    columns: Columns, members: NDArray[np.int64], everything: int | None, level: float, *, strata: bool
+    columns: Columns,
+    members: NDArray[np.int64],
+    record: Record,
+    everything: int | None,
+    level: float,
+    *,
+    strata: bool,
 ) -> Estimate:
     assert columns.values is not None
     values = columns.values[members]
@@ -187,26 +195,35 @@ def _mean(
         return Estimate(value, low, high, len(values), "exhaustive", level)
     if columns.weights is None:
         return mean(values, level=level)
-    return _weighted(columns, members, values, level, strata=strata)
+    return _weighted(columns, members, record, values, level, strata=strata)
 
 
 def _weighted(
-    columns: Columns, members: NDArray[np.int64], values: NDArray[np.float64], level: float, *, strata: bool
+    columns: Columns,
+    members: NDArray[np.int64],
+    record: Record,
+    values: NDArray[np.float64],
+    level: float,
+    *,
+    strata: bool,
 ) -> Estimate:
     """Return the weighted mean over *members*, given that the fault is one of theirs: weights average 1 there.
 
     Over all trials they do so in expectation only, and dividing by their mean would trade the unbiased estimate for a
-    ratio: only a part of the trials is normalised.
+    ratio: only a part of the trials is normalised. A sampler that told its largest weight is taken at its word.
     """
     assert columns.weights is not None
     weights = columns.weights[members]
     whole = len(members) == len(columns)
+    heaviest = max(record.configuration.get("largest_weight", 0.0), float(weights.max(initial=0.0)))
     if not whole and weights.size and weights.sum() > 0:
+        heaviest /= weights.mean()
         weights = np.ones_like(weights) if np.ptp(weights) == 0 else weights / weights.mean()
     if not weights.size or not isfinite(weights.sum()) or weights.sum() == 0:
         return proportion(0, 0, level=level)
     stratum = columns.strata[members] if strata and columns.strata is not None else None
-    return weighted_mean(values, weights, stratum=stratum, level=level)
+    heaviest = max(heaviest, float(weights.max()))  # rounding
+    return weighted_mean(values, weights, stratum=stratum, level=level, largest_weight=heaviest)
 
 
 def _nested(columns: Columns, of: Groups) -> bool:

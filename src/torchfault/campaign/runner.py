@@ -17,7 +17,7 @@ from torchfault.campaign.plan import Campaign, check, forget, population, prepar
 from torchfault.campaign.results import Results, load
 from torchfault.campaign.standing import Standing, expected
 from torchfault.errors import CampaignError, StoreError
-from torchfault.sampling import AdaptiveSampler, History
+from torchfault.sampling import AdaptiveSampler, History, WeightedSampler
 from torchfault.statistics import Estimate, HalfWidth, MaxTrials, Progress, TimeBudget, proportion
 from torchfault.store import Columns, Record, Store
 
@@ -120,7 +120,10 @@ def _record(campaign: Campaign, name: str, settings: Mapping[str, Any] | None) -
         "criterion": None if campaign.metric else describe(campaign.criterion),
         "metric": describe(campaign.metric),
         "stop": describe(campaign.stop),
-    } | ({} if settings is None else {"settings": dict(settings)})
+    }
+    if isinstance(campaign.sampler, WeightedSampler):
+        configuration["largest_weight"] = float(campaign.sampler.largest_weight(campaign.space))
+    configuration |= {} if settings is None else {"settings": dict(settings)}
     versions = {
         "torchfault": torchfault.__version__,
         "torch": torch.__version__,

@@ -26,7 +26,7 @@ from torchfault.measures import draw, uniform
 from torchfault.model.data import rows
 from torchfault.sampling import stream
 from torchfault.statistics import Estimate, proportion
-from torchfault.statistics.weighted import Strata, score_bounds
+from torchfault.statistics.weighted import Strata, beta_bounds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -255,8 +255,8 @@ class _Sampled:
         heaviest = float((ratio[possible] / self.q[possible]).max())
         w = (ratio / np.where(possible, self.q, 1.0))[self.drawn]
         strata = Strata.of_draws(w * y, w, np.zeros(len(y), dtype=np.int64))
-        low, high = score_bounds(strata, heaviest=heaviest, level=self.level)
-        return Estimate(strata.mean, low, high, len(y), "weighted-score", self.level)
+        low, high = beta_bounds(strata, heaviest=heaviest, level=self.level)
+        return Estimate(strata.mean, low, high, len(y), "weighted-beta", self.level)
 
 
 def _summary(sampled: _Sampled, lanes: int) -> Resiliency:

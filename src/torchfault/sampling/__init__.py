@@ -1,7 +1,7 @@
 """Samplers: from a fault space to draws that carry weights, so that every estimate stays unbiased."""
 
 from torchfault.sampling.adaptive import Adaptive
-from torchfault.sampling.draws import AdaptiveSampler, Draws, History, Sampler, stream
+from torchfault.sampling.draws import AdaptiveSampler, Draws, History, Sampler, WeightedSampler, stream
 from torchfault.sampling.exhaustive import Exhaustive
 from torchfault.sampling.planning import plan
 from torchfault.sampling.statistical import METHODS, Statistical, bit_probabilities, bits_from
@@ -18,6 +18,7 @@ __all__ = [
     "Sampler",
     "Statistical",
     "Uniform",
+    "WeightedSampler",
     "bit_probabilities",
     "bits_from",
     "plan",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torchfault.errors import SamplingError
 from torchfault.space import FaultSpace
 
-__all__ = ["AdaptiveSampler", "Draws", "History", "Sampler", "stream"]
+__all__ = ["AdaptiveSampler", "Draws", "History", "Sampler", "WeightedSampler", "stream"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +84,15 @@ class Sampler(Protocol):
 
     def draw(self, space: FaultSpace, n: int, *, rng: np.random.Generator, start: int = 0) -> Draws:
         """Return the trials *start* to *start + n* of the sequence that *rng* decides."""
+        ...
+
+
+@runtime_checkable
+class WeightedSampler(Sampler, Protocol):
+    """A sampler that knows how heavy its draws can get, which keeps intervals honest while heavy draws are missing."""
+
+    def largest_weight(self, space: FaultSpace) -> float:
+        """Return the largest p/q of any fault that can be drawn."""
         ...
 
 

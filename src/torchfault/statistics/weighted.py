@@ -1,14 +1,15 @@
-"""The score interval for draws that carry weights and come in strata: Wilson's where there is neither."""
+"""The interval for draws that carry weights and come in strata: Clopper-Pearson's where there is neither."""
 
 from dataclasses import dataclass
-from math import nan, sqrt
+from math import inf, nan
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import betainccinv, betaincinv
 
 from torchfault.statistics.intervals import Floats, quantile
 
-__all__ = ["Strata", "score_bounds"]
+__all__ = ["Strata", "beta_bounds"]
 
 # A stratum's own variance counts with its draws less one, the largest that weighted 0/1 outcomes can have, w^2 / 4, as
 # this many draws more: two trials that agree are no proof that all would. Of 1, 2 and 3 the first that held its level
@@ -51,26 +52,41 @@ class Strata:
         return _spread(self.draws, self.sums, self.squares) / np.maximum(self.draws - 1, 1)
 
 
-def score_bounds(strata: Strata, *, heaviest: float, level: float) -> tuple[float, float]:
-    """Return the score interval of the mean of w y for y of 0 and 1, the largest possible weight being *heaviest*.
+def beta_bounds(strata: Strata, *, heaviest: float, level: float) -> tuple[float, float]:
+    """Return the interval of the mean of w y for y of 0 and 1, the largest possible weight being *heaviest*.
 
     See :func:`torchfault.statistics.weighted_mean` for the derivation.
 
-    >>> low, high = score_bounds(Strata(*np.array([[100.0], [12.0], [12.0], [1.0]])), heaviest=1.0, level=0.95)
+    >>> low, high = beta_bounds(Strata(*np.array([[100.0], [12.0], [12.0], [1.0]])), heaviest=1.0, level=0.95)
     >>> round(low, 4), round(high, 4)
-    (0.07, 0.1981)
+    (0.0636, 0.2002)
     """
     n, mean = float(strata.draws.sum()), strata.mean
     if n == 0:
         return 0.0, 1.0
-    z2, within = quantile(level) ** 2, _share_within(strata)
-    total, square = float(strata.sums.sum()), float(strata.squares.sum())
-    high = _upper_root(mean, square / n, heaviest, z2 / n, within)
-    low = float(_lower_root(mean, square / total, z2 / n * within)) if square > 0 else 0.0
-    if len(strata.draws) > 1 and square > 0:
-        low = min(low, _lower_by_stratum(strata, z2, mean))
+    tail, within = (1 - level) / 2, _share_within(strata)
+    square, low, high = float(strata.squares.sum()) / n, 0.0, 1.0
+    if 0 < mean < 1:
+        draws = _draws_worth(mean, square, within) * n
+        low = float(betaincinv(mean * draws, draws * (1 - mean) + 1, tail)) if draws < inf else mean
+    elif mean >= 1:
+        low = tail ** (1 / n)
+    if mean > 0 and len(strata.draws) > 1:
+        low = min(low, _lower_by_stratum(strata, quantile(level) ** 2, mean))
+    more = mean + heaviest / n  # one failure more, of the heaviest kind
+    if more < 1:
+        draws = _draws_worth(more, square + heaviest**2 / n, within) * n
+        high = float(betainccinv(more * draws, draws * (1 - more) + 1, tail)) if draws < inf else more
+    elif mean < 1 and heaviest < 1 + 1e-9:  # all weights are 1, and all draws but one failed
+        high = (1 - tail) ** (1 / n)
     # the truth is at most 1, but an interval holds its estimate, and the unbiased estimate may be above 1
-    return min(max(low, 0.0), mean), max(min(high, 1.0), mean)
+    return min(low, mean), max(high, mean)
+
+
+def _draws_worth(mean: float, square: float, within: float) -> float:
+    """Return how many equally weighted draws one is worth, given E[x] and E[x^2]; no end where x does not vary."""
+    variance = within * (square - mean**2)
+    return mean * (1 - mean) / variance if variance > 0 else inf
 
 
 def _share_within(strata: Strata) -> float:
@@ -94,14 +110,8 @@ def _lower_by_stratum(strata: Strata, z2: float, mean: float) -> float:
     return mean - float(np.sqrt(np.square(draws / strata.draws.sum() * distance).sum()))
 
 
-def _upper_root(mean: float, square: float, heaviest: float, t: float, within: float) -> float:
-    """Return the larger m with (m - mean)^2 = t (within (square - m^2) + (m - mean) heaviest)."""
-    inside = t * heaviest**2 + 4 * within * (square - mean**2 + t * (within * square - mean * heaviest))
-    return (2 * mean + t * heaviest + sqrt(max(t * inside, 0.0))) / (2 * (1 + t * within))
-
-
-def _lower_root(mean: "Floats | float", reach: "Floats | float", t: "Floats | float") -> Floats:
-    """Return the smaller m with (mean - m)^2 = t m (reach - m), for a mean above 0."""
+def _lower_root(mean: Floats, reach: Floats, t: Floats) -> Floats:
+    """Return the score bound, the smaller m with (mean - m)^2 = t m (reach - m), for a mean above 0."""
     inside = np.maximum(t * (4 * mean * (reach - mean) + t * reach * reach), 0.0)
     larger = (2 * mean + t * reach + np.sqrt(inside)) / (2 * (1 + t))
     return np.asarray(mean * mean / ((1 + t) * larger))  # from the product of the roots: no cancellation
