@@ -15,10 +15,10 @@ help: ## list these targets
 demo: $(VENV)/.core ## train a small CNN on digits, strike it, print a table (under a minute after set-up)
 	@$(BIN)/torchfault demo
 
-test: lint ## lint, then every test that is not slow
+test: lint $(VENV)/.ecosystem ## lint, then every test that is not slow
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: lint ## lint, then all tests
+test-all: lint $(VENV)/.ecosystem ## lint, then all tests
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev ## ruff, mypy and codespell
@@ -52,3 +52,8 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 	$(make_venv)
 	@$(PIP_INSTALL) -e ".[dev]"
 	@touch $(VENV)/.core $@
+
+# Without their dependencies: torchvision's would replace a CPU torch by gigabytes of CUDA.
+$(VENV)/.ecosystem: ecosystem.txt $(VENV)/.dev
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --upgrade --target $(VENV)/ecosystem -r ecosystem.txt
+	@touch $@

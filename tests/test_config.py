@@ -265,6 +265,8 @@ def test_fault_models_are_built(built, text, expected):
         ("margin:0.5", criteria.MarginDrop(0.5)),
         ("error:0.01", criteria.OutputError(0.01)),
         ("non-finite", criteria.NonFinite()),
+        ("masks:0.75", criteria.MaskChange(iou=0.75)),
+        ("perplexity:1.1", criteria.PerplexityRise(1.1)),
         ("top1 & ~non-finite", criteria.AllOf((criteria.Top1Change(), criteria.Not(criteria.NonFinite())))),
         ("(top1|topk:2)", criteria.AnyOf((criteria.Top1Change(), criteria.TopK(2)))),
         ("torchfault.criteria:NonFinite", criteria.NonFinite()),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import re
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,17 @@ import pytest
 import torch
 from networks import NETWORKS
 
-from torchfault.criteria import MarginDrop, Misclassified, NonFinite, OutputError, Top1Change, TopK
+from torchfault.criteria import (
+    BoxChange,
+    MarginDrop,
+    MaskChange,
+    Misclassified,
+    NonFinite,
+    OutputError,
+    PerplexityRise,
+    Top1Change,
+    TopK,
+)
 from torchfault.engine.graph import GraphExecutor
 from torchfault.engine.hooks import HooksExecutor
 from torchfault.faults import BitFlip, Burst, Lasting, RandomWord, StuckAt, Value
@@ -67,6 +78,22 @@ CRITERIA = (
     TopK(2) | NonFinite(),
     ~Top1Change(),
 )
+_BOXES = torch.tensor([[[0.0, 0.0, 4.0, 4.0], [5.0, 5.0, 9.0, 9.0]]]).repeat(4, 1, 1)
+_SHIFTS = torch.tensor([0.0, 0.5, 3.0, math.nan])[:, None, None]
+_SCORES = torch.tensor([[[3.0, 1.0], [0.0, 1.0], [2.0, 0.0]]]).repeat(4, 1, 1)
+_TURNS = torch.tensor([1.0, 0.9, -1.0, math.inf])[:, None, None]
+STRUCTURED = {
+    BoxChange(): tuple({"boxes": boxes, "scores": torch.ones(4, 2)} for boxes in (_BOXES, _BOXES + _SHIFTS)),
+    MaskChange(iou=0.9, axis=2): (_SCORES, _SCORES * _TURNS),
+    PerplexityRise(1.2): (_SCORES, _SCORES * _TURNS, torch.tensor([[0, 1, 0]] * 4)),
+}
+"""Criteria of outputs other than scores of classes, with golden and faulty outputs, and labels, for four lanes."""
+
+
+@pytest.mark.parametrize("criterion", STRUCTURED, ids=repr)
+def test_criteria_of_tasks(criterion):
+    golden, faulty, labels = (*STRUCTURED[criterion], None)[:3]
+    check_criterion(criterion, golden=golden, faulty=faulty, labels=labels)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
@@ -542,15 +569,13 @@ def test_a_broken_criterion_is_told_its_rule(rule, broken):
 
 def test_the_tables_hold_every_built_in():
     from torchfault import criteria, faults, sampling
-    from torchfault.criteria import failures
 
     frozen = lambda module: {  # noqa: E731
         name for name in module.__all__ if dataclasses.is_dataclass(getattr(module, name))
     }
     assert {type(model).__name__ for model in FAULT_MODELS} == frozen(faults) - {"Trials", "DEAD", "SATURATED"}
     assert {type(sampler).__name__ for sampler in SAMPLERS} == frozen(sampling) - {"Draws", "History"}
-    combined = frozen(criteria) - frozen(failures) - {"Outcomes"}
-    assert {type(criterion).__name__ for criterion in CRITERIA} == frozen(failures) | combined
+    assert {type(criterion).__name__ for criterion in (*CRITERIA, *STRUCTURED)} == frozen(criteria) - {"Outcomes"}
 
 
 # Executors: one contract, and both of ours keep it on networks of every kind.

@@ -244,6 +244,9 @@ def _composed(expression: notation.Expression) -> "Criterion":
                 "margin": lambda: criteria.MarginDrop(number),
                 "error": lambda: criteria.OutputError(number),
                 "non-finite": criteria.NonFinite,
+                "boxes": lambda: criteria.BoxChange(iou=number),
+                "masks": lambda: criteria.MaskChange(iou=number),
+                "perplexity": lambda: criteria.PerplexityRise(number),
             }
             return makers[name]()
 

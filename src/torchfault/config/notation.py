@@ -81,6 +81,20 @@ def _at_least_zero(text: str) -> float:
     return value
 
 
+def _overlap(text: str) -> float:
+    value = _number(text)
+    if not 0 < value <= 1:
+        raise ValueError
+    return value
+
+
+def _ratio(text: str) -> float:
+    value = _at_least_zero(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
 def _length(text: str) -> int:
     value = int(text)
     if not 1 <= value <= _LARGEST_BIT + 1:
@@ -113,6 +127,9 @@ CRITERIA: Mapping[str, Reader] = {
     "margin": (_at_least_zero, "a number of 0 or more, as in margin:0.5"),
     "error": (_at_least_zero, "a number of 0 or more, as in error:0.01"),
     "non-finite": None,
+    "boxes": (_overlap, "an overlap above 0 and up to 1, as in boxes:0.5"),
+    "masks": (_overlap, "an overlap above 0 and up to 1, as in masks:0.5"),
+    "perplexity": (_ratio, "a ratio of 1 or more, as in perplexity:1.1"),
 }
 METRICS: Mapping[str, Reader] = {
     "accuracy": None,

@@ -262,7 +262,9 @@ class Settings(Section):
         default="top1",
         description="What counts as a failure: `top1` (the predicted class changes), `topk:K` (the golden class leaves "
         "the first K), `misclassified` (wrong by the label), `margin:X` (the margin drops by X), `error:X` (relative "
-        "output error above X), `non-finite`, or `package.module:name`; joined by `&`, `|`, `~` and parentheses.",
+        "output error above X), `non-finite`, `boxes:X` and `masks:X` (a box, the masks overlap the golden ones by "
+        "less than X), `perplexity:X` (rises beyond X times), or `package.module:name`; joined by `&`, `|`, `~` and "
+        "parentheses.",
     )
     metric: Annotated[str, _checked(notation.parse_metric)] | None = Field(
         default=None,

@@ -3,18 +3,22 @@
 from torchfault.criteria.compose import AllOf, AnyOf, Criterion, Not, Outcomes, judge
 from torchfault.criteria.failures import MarginDrop, Misclassified, NonFinite, OutputError, Top1Change, TopK
 from torchfault.criteria.metrics import Metric, accuracy, mean_iou, perplexity
+from torchfault.criteria.tasks import BoxChange, MaskChange, PerplexityRise
 
 __all__ = [
     "AllOf",
     "AnyOf",
+    "BoxChange",
     "Criterion",
     "MarginDrop",
+    "MaskChange",
     "Metric",
     "Misclassified",
     "NonFinite",
     "Not",
     "Outcomes",
     "OutputError",
+    "PerplexityRise",
     "Top1Change",
     "TopK",
     "accuracy",

@@ -10,7 +10,7 @@ from torchfault.criteria.outputs import Scores, score, target
 from torchfault.errors import CriterionError
 from torchfault.model.data import Tree
 
-__all__ = ["Metric", "accuracy", "mean_iou", "perplexity"]
+__all__ = ["Metric", "accuracy", "mean_iou", "perplexity", "surprise"]
 
 
 class Metric(Protocol):
@@ -103,16 +103,19 @@ def perplexity(
         values, right, counts = values[:, :-1], right[:, 1:], counts[:, 1:]
     right, counts = _some((right, counts))
     # Row by row, since a second copy of all scores of a large vocabulary may not fit.
-    total = sum(_surprise(row[mask], token[mask]) for row, token, mask in zip(values, right, counts, strict=True))
+    total = sum(float(surprise(row[m], token[m]).sum()) for row, token, m in zip(values, right, counts, strict=True))
     return float(torch.tensor(total / int(counts.sum()), dtype=torch.float64).exp())  # infinite beyond 1e308
 
 
-def _surprise(scores: Tensor, token: Tensor) -> float:
-    """Return the sum of -log p(token) over positions, infinite where a score is not finite."""
-    if not scores.isfinite().all():
-        return math.inf
+def surprise(scores: Tensor, token: Tensor) -> Tensor:
+    """Return -log p(token) of each position, of the shape of *token*; infinite where a score is not finite.
+
+    >>> surprise(torch.tensor([[0.0, 0.0], [torch.nan, 0.0]]), torch.tensor([1, 1]))
+    tensor([0.6931,    inf], dtype=torch.float64)
+    """
     wide = scores.double()
-    return float((wide.logsumexp(-1) - wide.gather(-1, token[:, None])[:, 0]).sum())
+    each = wide.logsumexp(-1) - wide.gather(-1, token.unsqueeze(-1)).squeeze(-1)
+    return each.where(scores.isfinite().all(-1), math.inf)
 
 
 def _predicted(scores: Scores) -> Tensor:

@@ -1,0 +1,40 @@
+"""What the checks of other libraries' models share: torchvision beside a CPU torch, and the slow reference."""
+
+import torch
+from agreement import assert_agree, collect, random_trials
+from reference import reference
+from torch import nn
+
+from torchfault.engine.engine import Engine
+from torchfault.model.data import Data, leaves
+from torchfault.model.sites import find
+
+# The registry's torchvision is a CUDA build: beside a CPU torch it has no operators, and its import wants their names.
+_SCHEMAS = torch.library.Library("torchvision", "FRAGMENT")
+for _name in ("nms", "qnms"):
+    if not hasattr(torch.ops.torchvision, _name):
+        _SCHEMAS.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+def agrees(model: nn.Module, data: Data, *, trials: int = 30, executor: str = "graph") -> Engine:
+    """Run trials over all sites of *model* on *executor*, and hold every outcome against in-place edits."""
+    engine = Engine(model.eval(), data)
+    assert (engine.executor, engine.fallback) == (executor, None)
+    mine = {site.name: site for site in engine.space.sites}
+    theirs = {site.name: site for site in find(model, data).space.sites}
+    # A few operations inside modules are called otherwise by the reference, which goes by what Python calls.
+    shared = [name for name, site in mine.items() if site == theirs.get(name)]
+    assert len(shared) > 0.7 * len(mine)
+    drawn = random_trials(engine.space.select(shared), len(data), trials)
+    assert_agree(collect(engine, drawn), leaves(reference(model, data, drawn)))
+    return engine
+
+
+def tokens(rows: int, length: int, *, words: int = 50) -> torch.Tensor:
+    """Return random token numbers, shape (rows, length)."""
+    return torch.randint(0, words, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+def images(rows: int, size: int) -> torch.Tensor:
+    """Return random images, shape (rows, 3, size, size)."""
+    return torch.randn(rows, 3, size, size, generator=torch.Generator().manual_seed(2))

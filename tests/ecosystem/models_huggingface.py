@@ -1,0 +1,121 @@
+"""Hugging Face models with random weights, each built from a configuration: text, key-value cache, boxes, masks."""
+
+import pytest
+import torch
+from common import agrees, images, tokens
+from torch import Tensor, nn
+
+import torchfault as tf
+from torchfault.criteria import BoxChange, PerplexityRise, perplexity
+from torchfault.model.data import Data
+
+transformers = pytest.importorskip("transformers")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def llama() -> nn.Module:
+    """Return a Llama of two layers with grouped queries."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 32}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=50, **sizes, **heads)).eval()
+
+
+class NextToken(nn.Module):
+    """One step of generation: a token and the key-value cache (rows, layers, heads, steps, width) to logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        cache = transformers.DynamicCache(zip(keys.unbind(1), values.unbind(1), strict=True))
+        return self.model(ids, past_key_values=cache, use_cache=True).logits[:, -1]
+
+
+class Greedy(nn.Module):
+    """Greedy generation of a few tokens: the logits of each step (rows, steps, words)."""
+
+    def __init__(self, model: nn.Module, steps: int) -> None:
+        super().__init__()
+        self.model, self.steps = model, steps
+
+    def forward(self, ids: Tensor) -> Tensor:
+        cache, given, found = transformers.DynamicCache(), ids, []
+        for _ in range(self.steps):
+            result = self.model(given, past_key_values=cache, use_cache=True)
+            cache, given = result.past_key_values, result.logits[:, -1:].argmax(-1)
+            found.append(result.logits[:, -1])
+        return torch.stack(found, 1)
+
+
+def test_language_model_by_perplexity_and_tokens() -> None:
+    ids = tokens(4, 6)
+    model = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=50, n_positions=16, n_embd=16, n_layer=2, n_head=2, use_cache=False, bos_token_id=0,
+            eos_token_id=0,
+        )
+    )  # fmt: skip
+    data = Data({"input_ids": ids}, ids)
+    engine = agrees(model, data)
+    assert 10 < perplexity(engine.golden(), ids, shift=True) < 200
+    space = engine.space.select("transformer.wte.weight", bits=[30])
+    for criterion in (PerplexityRise(1.1, shift=True), tf.Top1Change(axis=-1)):
+        campaign = tf.Campaign(engine, space, criterion=criterion, stop=tf.MaxTrials(200))
+        assert 0 < tf.run(campaign).estimate().value < 1
+
+
+def test_attention_scores_are_struck() -> None:
+    engine = agrees(llama(), Data({"input_ids": tokens(4, 6), "use_cache": False}))
+    assert any("scaled_dot_product_attention:input" in name for name in engine.space.names)
+
+
+def test_key_value_cache_is_struck_where_it_is_stored() -> None:
+    model, ids = llama(), tokens(4, 6)
+    with torch.no_grad():
+        layers = model(ids, use_cache=True).past_key_values.layers
+    keys, values = torch.stack([x.keys for x in layers], 1), torch.stack([x.values for x in layers], 1)
+    engine = agrees(NextToken(model), Data({"ids": ids[:, :1], "keys": keys, "values": values}))
+    assert engine.space.site("keys:data").shape == (2, 1, 6, 8)
+    cached = tf.Campaign(engine, engine.space.select("*:data", bits=[30]), stop=tf.MaxTrials(100))
+    assert tf.run(cached).estimate().trials == 100
+
+
+def test_a_fault_in_the_cache_reaches_later_tokens() -> None:
+    engine = agrees(Greedy(llama(), 3), Data({"ids": tokens(4, 6)}))
+    assert any("self_attn@2.cat:input" in name for name in engine.space.names)
+
+
+def test_text_classifier() -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.BertConfig(vocab_size=50, max_position_embeddings=16, **sizes)
+    ids = tokens(4, 6)
+    agrees(transformers.BertForSequenceClassification(config), Data({"input_ids": ids, "attention_mask": ids >= 0}))
+
+
+def test_detector_by_its_boxes() -> None:
+    config = transformers.YolosConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=[32, 32],
+        patch_size=8, num_detection_tokens=5, num_labels=3,
+    )  # fmt: skip
+    engine = agrees(transformers.YolosForObjectDetection(config), Data({"pixel_values": images(3, 32)}))
+    criterion = BoxChange(boxes="pred_boxes", scores="logits", form="cxcywh", background=-1)
+    campaign = tf.Campaign(
+        engine, engine.space.select("*.weight", bits=[30]), criterion=criterion, stop=tf.MaxTrials(200)
+    )
+    assert 0 < tf.run(campaign).estimate().value < 1
+
+
+def test_segmenter_by_its_pixels() -> None:
+    config = transformers.SegformerConfig(
+        num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1], hidden_sizes=[8, 16], patch_sizes=[3, 3],
+        strides=[2, 2], num_attention_heads=[1, 2], mlp_ratios=[2, 2], decoder_hidden_size=16, num_labels=3,
+    )  # fmt: skip
+    engine = agrees(transformers.SegformerForSemanticSegmentation(config), Data({"pixel_values": images(3, 16)}))
+    criterion = tf.Top1Change(axis=1, share=0.1)
+    campaign = tf.Campaign(engine, engine.space.select(bits=[30]), criterion=criterion, stop=tf.MaxTrials(100))
+    assert tf.run(campaign).estimate().trials == 100
