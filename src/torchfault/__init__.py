@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from torchfault.statistics import MaxTrials as MaxTrials
     from torchfault.statistics import TimeBudget as TimeBudget
     from torchfault.store import Store as Store
+    from torchfault.vulnerability import Refinements as Refinements
+    from torchfault.vulnerability import Vulnerability as Vulnerability
 
 __version__ = "0.1.0"
 
@@ -59,6 +61,7 @@ _PUBLIC = {
     "space": ("Fault", "FaultSpace", "Site"),
     "statistics": ("Estimate", "HalfWidth", "MaxTrials", "TimeBudget"),
     "store": ("Store",),
+    "vulnerability": ("Refinements", "Vulnerability"),
 }
 _HOME = {name: f"torchfault.{module}" for module, names in _PUBLIC.items() for name in names}
 
@@ -66,6 +69,8 @@ __all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> object:
+    if name == "vulnerability":  # a module that is called like a function
+        return import_module("torchfault.vulnerability")
     if name not in _HOME:
         from torchfault.errors import did_you_mean
 
