@@ -160,7 +160,12 @@ def test_plan_tells_what_run_will_draw(capfd):
 def test_ra_tells_the_accuracy_given_an_upset(capfd):
     model = [*BASE[:4], "--faults", "60", "--accelerator"]
     out, err = run(capfd, "ra", *model, "flat")
-    assert re.search(r"^RA\s+\d+\.\d+\s+\d+\.\d+\s+\d+\.\d+\s+accuracy, given that an upset", out, re.MULTILINE), out
+    number = r"-?\d+\.\d+"
+    interval = rf"\[{number}, {number}\]"
+    assert re.search(rf"^RA\s+{number}\s+{interval}\s+accuracy, given that an upset", out, re.MULTILINE), out
+    assert re.search(rf"^control\s+{number}\s+{interval}", out, re.MULTILINE), out
+    assert re.search(rf"^conv1\s+{number}\s+{interval}", out, re.MULTILINE), out
+    assert re.search(rf"^harden output: 600 to 200 FIT/MB\s+{number}\s+[+]?{number} {interval}", out, re.MULTILINE), out
     assert "chip: 0.03662 + 0.03662 + 0.03662 + 0.02253 = 0.1324 FIT" in out
     assert "accelerator  flat" in err
     rows = {row["quantity"]: row for row in json.loads(run(capfd, "ra", *model, "flat", "--format", "json")[0])}
@@ -172,10 +177,29 @@ def test_ra_tells_the_accuracy_given_an_upset(capfd):
     assert {row["quantity"]: row for row in hard}["DUE"]["value"] < rows["DUE"]["value"]
 
 
+def test_ra_writes_every_table(capfd):
+    flags = [*BASE[:4], "--faults", "60", "--accelerator", "flat", "--buffer", "weight=4096", "--protect", "fc1"]
+    for table in ("type", "layer", "bit"):
+        frame = pd.read_csv(io.StringIO(run(capfd, "ra", *flags, "--table", table, "--format", "csv")[0]))
+        assert list(frame) == [table, "data", "data_low", "data_high", "control", "drop"]
+        assert frame["drop"].to_numpy() == pytest.approx((frame["data"] + frame["control"]).to_numpy())
+    changes = json.loads(run(capfd, "ra", *flags, "--table", "what-if", "--format", "json")[0])
+    named = {row["change"]: row for row in changes}
+    assert "ECC for weight buffer" in named
+    assert [name for name in named if name.startswith("protect")] == ["protect fc1"]
+    before = named["as it is"]["chip_fit"]
+    assert before == pytest.approx((1851 + 4096) / 2**23 * 600, rel=1e-6)
+    assert named["ECC for weight buffer"]["chip_fit"] == pytest.approx(1851 / 2**23 * 600, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("--accelerator", "nvdla"), "did you mean 'nvdla-like'?"),
+        (("--buffer", "wieght=3"), "expected input, weight or output = bits"),
+        (("--buffer", "weight=3"), "give --flip-flops"),
+        (("--table", "layers"), "did you mean 'layer'?"),
+        (("--protect", "fc3"), "no layer is called 'fc3'"),
         (("--estimator", "ISB"), "did you mean 'IS-B'"),
         (("--harden", "contrl"), "did you mean 'control'?"),
         (("--data", "bare.npz"), "an accuracy needs labels"),

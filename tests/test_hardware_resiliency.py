@@ -12,10 +12,13 @@ from torchfault.criteria.compose import judge
 from torchfault.engine import Engine
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import FLAT, OUTPUT_STATIONARY, Accelerator, FlipFlops, hardened
+from torchfault.hardware.enumeration import every_upset
 from torchfault.hardware.fit import fit_summary
-from torchfault.hardware.proposals import ESTIMATORS, Profile, cells_of, draw_cells, proposal
+from torchfault.hardware.proposals import ESTIMATORS, Profile, cells_of, proposal
 from torchfault.hardware.resiliency import profile_upsets, resiliency_accuracy, software_accuracy
-from torchfault.hardware.upsets import Upsets, upset_trials
+from torchfault.hardware.strata import stratify
+from torchfault.hardware.striking import target_of
+from torchfault.hardware.upsets import upset_trials
 from torchfault.hardware.work import layers_of
 from torchfault.model.data import Data
 
@@ -36,36 +39,12 @@ def small():
     return Engine(model, data), layers_of(model, data)
 
 
-def every_upset(accelerator, layers):
-    """Return every upset with its probability, utilisation included: all variables, all bits, all uses."""
-    rows, mass = [], []
-    total = sum(one.share * one.fit for one in accelerator.types)
-    macs = sum(work.macs for work in layers.works)
-    for at, work in enumerate(layers.works):
-        depth, columns = work.product.depth, work.product.columns
-        width = accelerator.width
-        fill = columns / (-(-columns // width) * width) / accelerator.height if accelerator is ARRAY else 1.0
-        for kind, one in enumerate(accelerator.types):
-            uses = {
-                "input": [(k, 0, k, c) for k in range(depth) for c in range(columns)],
-                "weight": [(c * depth + k, 0, k, c) for k in range(depth) for c in range(columns)],
-                "output": [(c, 0, k, c) for k in range(depth) for c in range(columns)],
-                "control": [],
-            }[one.holds]
-            for element, row, step, column in uses:
-                for bit in range(32):
-                    rows.append((at, kind, element, bit, 0, row, step, column))
-                    p = work.macs / macs * one.share * one.fit / total
-                    mass.append(p * fill / len(uses) / 32)
-    columns = np.array(rows, dtype=np.int64).T
-    return Upsets(*columns, np.zeros(len(rows), dtype=np.uint64)), np.array(mass)
-
-
 @pytest.fixture(scope="module", params=ACCELERATORS)
 def known(request, small):
     """Return an accelerator and the true RA, SDC and DUE, from every upset on every input."""
     accelerator, (engine, layers) = ACCELERATORS[request.param], small
-    upsets, mass = every_upset(accelerator, layers)
+    upsets, cell, share = every_upset(accelerator, layers)
+    mass = cells_of(accelerator, layers).mass[cell] * share
     inputs = np.tile(np.arange(10), len(upsets))
     repeated = upsets.take(np.repeat(np.arange(len(upsets)), 10))
     trials, kept = upset_trials(accelerator, layers, engine.space, engine.data, repeated, inputs)
@@ -135,6 +114,8 @@ def test_all_images_under_each_fault(small, known):
     assert found.ra.low <= truth["ra"] <= found.ra.high
     assert abs(found.ra.value - truth["ra"]) < 0.02
     assert found.lanes == 600 * 10 + 8 * 96
+    one = resiliency_accuracy(engine, accelerator, faults=600, images=1, layers=layers)
+    assert found.sample.lost.std() < one.sample.lost.std()
 
 
 def test_the_seed_decides(small):
@@ -182,30 +163,71 @@ def test_proposals_sum_to_one_and_leave_nothing_out(small):
     _, layers = small
     cells = cells_of(ARRAY, layers)
     assert cells.p.sum() == pytest.approx(1, abs=1e-12)
-    nothing = Profile(np.zeros((4, 32)), 8)
+    nothing = Profile(np.zeros(len(cells)), np.full(len(cells), 8.0))
     for estimator in ESTIMATORS:
-        q = proposal(estimator, cells, nothing)
+        q = (
+            stratify(cells.mass, nothing.rate(cells), 500).q
+            if estimator == "drop"
+            else proposal(estimator, cells, nothing)
+        )
         assert q.sum() == pytest.approx(1)
         assert (q[~cells.control] > 0).all()
     with pytest.raises(HardwareError, match="needs a profile"):
-        proposal("drop", cells)
+        proposal("IS-B", cells)
+    with pytest.raises(HardwareError, match="strata"):
+        proposal("drop", cells, nothing)
     with pytest.raises(HardwareError, match="did you mean 'IS-B'"):
         proposal("ISB", cells)
 
 
 def test_the_profile_shows_the_exponent(small):
     engine, layers = small
-    profile = profile_upsets(engine, FLAT, trials=6, layers=layers)
-    assert profile.changed.shape == (4, 32)
-    assert np.isnan(profile.changed[3]).all()
-    assert profile.changed[:3, 30].sum() > profile.changed[:3, :16].sum()
+    target = target_of(engine, FLAT, layers)
+    profile, cells = profile_upsets(target, trials=6), target.cells
+    assert profile.trials.sum() == 6 * 96
+    assert (profile.trials[cells.control] == 0).all()
+    rate = profile.rate(cells)
+    assert (rate > 0).all()
+    assert rate[~cells.control & (cells.bit == 30)].min() > 5 * rate[~cells.control & (cells.bit < 16)].max()
 
 
-def test_even_draws_are_as_even_as_whole_numbers_allow(rng):
-    q = rng.dirichlet(np.ones(40))
-    counts = np.bincount(draw_cells(q, 500, even=True, rng=rng), minlength=40)
-    assert (np.abs(counts - 500 * q) < 1).all()
-    assert counts.sum() == 500
+def test_cells_with_few_trials_take_after_their_type_and_bit(small):
+    _, layers = small
+    cells = cells_of(FLAT, layers)
+    here = (cells.kind == 0) & (cells.bit == 30)
+    profile = Profile(np.where(here, 4.0, 0.0), np.where(cells.control, 0.0, 4.0))
+    rate = profile.rate(cells)
+    assert rate[here].min() > 0.7
+    others = ~cells.control & (cells.kind != 0) & (cells.bit == 30)
+    assert rate[~cells.control & (cells.bit < 30)].max() < rate[others].min() < rate[here].min()
+
+
+def test_strata_leave_nothing_out_and_go_by_mass_and_rate(rng):
+    mass, rate = rng.dirichlet(np.ones(200)), rng.random(200) ** 4 + 1e-4
+    plan = stratify(mass, rate, 1000)
+    assert plan.draws.sum() == 1000
+    assert plan.draws.min() >= 2
+    assert plan.q.sum() == pytest.approx(1)
+    assert plan.q.min() >= 0.25 * mass.min()
+    assert (mass / plan.q).max() < 1 / 0.25  # three in ten draws go by mass
+    often, seldom = rate > np.quantile(rate, 0.9), rate < np.quantile(rate, 0.1)
+    assert (plan.q / mass)[often].mean() > 3 * (plan.q / mass)[seldom].mean()
+    for few in (2, 3, 30):
+        assert stratify(mass, rate, few).draws.sum() == few
+    with pytest.raises(HardwareError, match="in use"):
+        stratify(np.zeros(3), np.ones(3), 10)
+
+
+def test_draws_are_as_even_as_whole_numbers_allow_at_every_moment(rng):
+    mass, rate = rng.dirichlet(np.ones(40)), rng.random(40)
+    plan = stratify(mass, rate, 500)
+    cell, stratum = plan.draw(rng=rng)
+    counts = np.bincount(cell, minlength=40)
+    assert (np.abs(counts - 500 * plan.q) < 1).all()
+    assert (plan.stratum[cell] == stratum).all()
+    assert (np.bincount(stratum) == plan.draws).all()
+    early = np.bincount(stratum[:100], minlength=len(plan.draws))
+    assert (np.abs(early - 100 / 500 * plan.draws) <= 1 + len(plan.draws) / 10).all()
 
 
 def test_software_accuracy_takes_all_bits_alike(small):

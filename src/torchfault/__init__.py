@@ -27,6 +27,18 @@ if TYPE_CHECKING:
     from torchfault.faults import RandomWord as RandomWord
     from torchfault.faults import StuckAt as StuckAt
     from torchfault.faults import Value as Value
+    from torchfault.hardware.accelerator import FLAT as FLAT
+    from torchfault.hardware.accelerator import NVDLA_LIKE as NVDLA_LIKE
+    from torchfault.hardware.accelerator import OUTPUT_STATIONARY as OUTPUT_STATIONARY
+    from torchfault.hardware.accelerator import WEIGHT_STATIONARY as WEIGHT_STATIONARY
+    from torchfault.hardware.accelerator import Accelerator as Accelerator
+    from torchfault.hardware.accelerator import FlipFlops as FlipFlops
+    from torchfault.hardware.fit import fit_summary as fit_summary
+    from torchfault.hardware.objective import resiliency_objective as resiliency_objective
+    from torchfault.hardware.resiliency import Resiliency as Resiliency
+    from torchfault.hardware.resiliency import resiliency_accuracy as resiliency_accuracy
+    from torchfault.hardware.resiliency import software_accuracy as software_accuracy
+    from torchfault.hardware.whatif import what_if as what_if
     from torchfault.measures import Measure as Measure
     from torchfault.model.data import Data as Data
     from torchfault.sampling import Adaptive as Adaptive
@@ -55,6 +67,18 @@ _PUBLIC = {
     "engine": ("Engine", "inject"),
     "errors": ("TorchfaultError",),
     "faults": ("BitFlip", "Burst", "RandomWord", "StuckAt", "Value"),
+    "hardware.accelerator": (
+        "FLAT",
+        "NVDLA_LIKE",
+        "OUTPUT_STATIONARY",
+        "WEIGHT_STATIONARY",
+        "Accelerator",
+        "FlipFlops",
+    ),
+    "hardware.fit": ("fit_summary",),
+    "hardware.objective": ("resiliency_objective",),
+    "hardware.resiliency": ("Resiliency", "resiliency_accuracy", "software_accuracy"),
+    "hardware.whatif": ("what_if",),
     "measures": ("Measure",),
     "model.data": ("Data",),
     "sampling": ("Adaptive", "BitErrorRate", "Draws", "Exhaustive", "Statistical", "Uniform"),

@@ -106,16 +106,28 @@ def ra(
         str, typer.Option(metavar="NAME|FILE", help="A shipped accelerator, or a YAML file that describes one.")
     ] = "output-stationary",
     harden: Annotated[
-        list[str] | None, typer.Option(metavar="TYPE", help="A type of flip-flop to harden; may be repeated.")
+        list[str] | None, typer.Option(metavar="TYPE", help="A type of flip-flop that is hardened; may be repeated.")
+    ] = None,
+    buffer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOLDS=BITS", help="An unprotected memory, such as weight=524288; may be repeated."),
+    ] = None,
+    protect: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAYER", help="A layer to protect in the what-if table; the worst three unless given."),
     ] = None,
     faults: Annotated[int, typer.Option(metavar="N", min=2, help="How many upsets to draw.")] = 3000,
     images: Annotated[int, typer.Option(metavar="N", min=0, help="Random inputs under each upset; 0 for all.")] = 1,
     estimator: Annotated[
-        str, typer.Option(metavar="drop|UNIFORM|MAC|IS|IS-B", help="How upsets are drawn and weighed.")
+        str, typer.Option(metavar="drop|UNIFORM|MAC|IS|IS-B|IS-B-drop", help="How upsets are drawn and weighed.")
     ] = "drop",
     flip_flops: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="All flip-flops, where the accelerator does not say.")
     ] = None,
+    table: Annotated[
+        str,
+        typer.Option(metavar="summary|type|layer|bit|what-if", help="Which table formats other than 'table' write."),
+    ] = "summary",
     form: Format = "table",
 ) -> None:
     """Tell how accurate a model is, given that an upset struck its accelerator."""
@@ -125,10 +137,13 @@ def ra(
         settings,
         accelerator=accelerator,
         harden=harden or (),
+        buffers=buffer or (),
+        protect=protect or (),
         faults=faults,
         images=images,
         estimator=estimator,
         flip_flops=flip_flops,
+        table=table,
         form=form,
     )
 

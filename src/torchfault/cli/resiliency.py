@@ -1,13 +1,14 @@
 """`ra`: how accurate a network is, given that an upset struck the accelerator that runs it."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from torchfault.cli import showing
 from torchfault.cli.screen import facts, print_table, share, simple_table, stderr, stdout
 from torchfault.config import Settings
 from torchfault.config.build import build_engine
-from torchfault.errors import DataError
+from torchfault.errors import DataError, HardwareError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from torchfault.hardware.resiliency import Resiliency
     from torchfault.statistics import Estimate
 
-__all__ = ["show_resiliency"]
+__all__ = ["TABLES", "show_resiliency"]
+
+TABLES = ("summary", "type", "layer", "bit", "what-if")
 
 
 def show_resiliency(
@@ -25,14 +28,16 @@ def show_resiliency(
     *,
     accelerator: str,
     harden: Sequence[str],
+    buffers: Sequence[str],
+    protect: Sequence[str],
     faults: int,
     images: int,
     estimator: str,
     flip_flops: int | None,
+    table: str,
     form: str,
 ) -> None:
-    """Print Resiliency Accuracy, what it is made of, and failures in time where flip-flops are counted."""
-    from torchfault.hardware.accelerator import find_accelerator, hardened
+    """Print Resiliency Accuracy, what it is made of, failures in time, and what changes of the chip would do."""
     from torchfault.hardware.fit import fit_summary
     from torchfault.hardware.proposals import check_estimator
     from torchfault.hardware.resiliency import resiliency_accuracy, software_accuracy
@@ -40,9 +45,9 @@ def show_resiliency(
 
     showing.check_format(form)
     check_estimator(estimator)
-    chip = find_accelerator(accelerator)
-    for name in harden:
-        chip = hardened(chip, name)
+    if table not in TABLES:
+        raise HardwareError(f"no table is called '{table}'{did_you_mean(table, TABLES)}; known: {', '.join(TABLES)}")
+    chip = _chip(accelerator, harden, buffers, flip_flops)
     engine = build_engine(settings)
     if engine.data.labels is None:
         raise DataError("an accuracy needs labels, got inputs alone; give --data with labels, or name them by --labels")
@@ -57,29 +62,63 @@ def show_resiliency(
         level=settings.level,
         layers=layers,
     )
+    changes = _what_if(found, protect)
     software = software_accuracy(engine, faults=faults, seed=settings.seed, level=settings.level, layers=layers)
-    counted = flip_flops is not None or chip.flip_flops is not None
-    fit = fit_summary(chip, found, flip_flops=flip_flops) if counted else None
-    table = _table(found, software, fit)
-    if form == "table":
-        _print(table, chip, found, fit)
-    else:
-        showing.print_frame(table, form)
+    fit = fit_summary(chip, found) if chip.flip_flops is not None else None
+    summary = _summary(found, software, fit)
+    if form != "table":
+        frames = {"summary": lambda: summary, "what-if": lambda: changes}
+        showing.print_frame(frames.get(table, lambda: found.table(table))(), form)
+        return
+    _print_summary(summary, found)
+    _print_parts(found)
+    if fit is not None:
+        stdout().print(f"\nfailures in 10^9 hours (FIT)\n{fit}", markup=False)
+    _print_changes(changes, counted=fit is not None)
+    told = [("accelerator", chip.name), ("estimator", found.estimator), ("lanes", f"{found.lanes:,}")]
+    missing = "" if fit is not None else "not counted; give --flip-flops for failures in time"
+    stderr().print()
+    facts(stderr(), [*told, ("flip-flops", missing)])
 
 
-def _table(found: "Resiliency", software: "Estimate", fit: "FitSummary | None") -> "pd.DataFrame":
+def _chip(name: str, harden: Sequence[str], buffers: Sequence[str], flip_flops: int | None) -> "Accelerator":
+    """Return the accelerator that flags describe."""
+    from torchfault.hardware.accelerator import find_accelerator, hardened, with_buffer
+
+    chip = find_accelerator(name)
+    if flip_flops is not None:
+        chip = replace(chip, flip_flops=flip_flops)
+    for one in harden:
+        chip = hardened(chip, one)
+    for one in buffers:
+        holds, _, bits = one.partition("=")
+        if holds not in ("input", "weight", "output") or not bits.isdecimal() or int(bits) < 1:
+            raise HardwareError(f"--buffer {one}: expected input, weight or output = bits, such as weight=524288")
+        if chip.flip_flops is None:
+            raise HardwareError(f"a buffer is weighed against the flip-flops of '{chip.name}'; give --flip-flops")
+        share = int(bits) / chip.flip_flops * sum(part.share for part in chip.types)
+        chip = with_buffer(chip, f"{holds} buffer", holds=holds, share=share)  # type: ignore[arg-type]
+    return chip
+
+
+def _what_if(found: "Resiliency", protect: Sequence[str]) -> "pd.DataFrame":
+    from torchfault.hardware import whatif
+
+    usual = whatif.usual_changes(found)
+    named = tuple(map(whatif.protect, protect)) or tuple(change for change in usual if change.layers)
+    return whatif.what_if_table(found, (*(change for change in usual if change.fits), *named))
+
+
+def _summary(found: "Resiliency", software: "Estimate", fit: "FitSummary | None") -> "pd.DataFrame":
     """Return a data frame of quantities: what, value, low, high; accuracies and probabilities as fractions."""
     import pandas as pd
 
     rows = [("SA", found.sa, found.sa, found.sa)]
     named = [("RA", found.ra), ("drop", found.drop), ("RA_SW", software), ("SDC", found.sdc), ("DUE", found.due)]
-    if fit is not None:
-        rows_of_fit = [("chip FIT", fit.chip, fit.chip, fit.chip)]
-        named_fit = [("SDC FIT", fit.sdc), ("DUE FIT", fit.due)]
-    else:
-        rows_of_fit, named_fit = [], []
     rows += [(name, one.value, one.low, one.high) for name, one in named]
-    rows += rows_of_fit + [(name, one.value, one.low, one.high) for name, one in named_fit]
+    if fit is not None:
+        rows.append(("chip FIT", fit.chip, fit.chip, fit.chip))
+        rows += [(name, one.value, one.low, one.high) for name, one in (("SDC FIT", fit.sdc), ("DUE FIT", fit.due))]
     return pd.DataFrame(rows, columns=["quantity", "value", "low", "high"])
 
 
@@ -89,28 +128,62 @@ _MEANING = {
     "drop": "SA - RA",
     "RA_SW": "accuracy under a uniform bit flip in software",
     "SDC": "another answer, given an upset",
-    "DUE": "no answer, given an upset",
+    "DUE": "no answer, given an upset: a crash, NaN or infinity",
 }
 
 
-def _print(table: "pd.DataFrame", chip: "Accelerator", found: "Resiliency", fit: "FitSummary | None") -> None:
-    console = stdout()
-    heads = {"": "left", "%": "right", "low": "right", "high": "right", "meaning": "left"}
+def _print_summary(table: "pd.DataFrame", found: "Resiliency") -> None:
+    level = f"{100 * found.ra.level:g} % interval"
+    heads = {"": "left", "%": "right", level: "left", "meaning": "left"}
     rows = [
-        [name, share(value), share(low), share(high), _MEANING[name]]
+        [name, share(value), _interval(low, high) if high > low else "", _MEANING[name]]
         for name, value, low, high in table.itertuples(index=False)
         if name in _MEANING
     ]
-    print_table(console, simple_table(heads, rows))
-    for by in ("type", "layer"):
+    print_table(stdout(), simple_table(heads, rows))
+
+
+def _print_parts(found: "Resiliency") -> None:
+    """Print what types, layers and bits take from the accuracy; bits that take nothing are left out."""
+    console = stdout()
+    console.print("\nwhat takes it away, in points of accuracy; a crash of control is the end of an answer")
+    for by in ("type", "layer", "bit"):
+        table = found.table(by)
+        if by == "bit":
+            table = table[(table["data"] != 0) | (table["control"] > 0)].iloc[::-1]
+        rows = [
+            ["none" if by == "bit" and name == -1 else str(name), share(drop), _interval(control + low, control + high)]
+            for name, _, low, high, control, drop in table.itertuples(index=False)
+        ]
         console.print()
-        parts = found.table(by).itertuples(index=False)
-        print_table(
-            console,
-            simple_table({by: "left", "drop, points": "right"}, [[str(name), share(drop)] for name, drop in parts]),
-        )
-    if fit is not None:
-        console.print(f"\n{fit}", markup=False)
-    told = [("accelerator", chip.name), ("estimator", found.estimator), ("lanes", f"{found.lanes:,}")]
-    missing = "" if fit is not None else "unknown; give --flip-flops for failures in time"
-    facts(stderr(), [*told, ("flip-flops", missing)])
+        print_table(console, simple_table({by: "left", "points": "right", "interval": "left"}, rows))
+
+
+def _print_changes(table: "pd.DataFrame", *, counted: bool) -> None:
+    """Print the what-if table: RA and failures in time after each change, and by how much they change."""
+    console = stdout()
+    unit = "FIT" if counted else "% of upsets"
+    console.print(f"\nwhat if, from the same upsets weighed anew: RA in %, failures in {unit}")
+    heads = {"change": "left", "RA": "right", "RA changes by": "left", "chip": "right"}
+    heads |= {"SDC": "right", "SDC changes by": "left", "DUE": "right", "DUE changes by": "left"}
+    rows = []
+    for held in table.to_dict("records"):
+        row = {str(name): value for name, value in held.items()}
+        cells = [str(row["change"]), share(row["ra"]), _change(row, "ra_change", share)]
+        show = (lambda value: f"{value:.3g}") if counted else share
+        cells.append(show(row["chip_fit"]))
+        for name in ("sdc_fit", "due_fit"):
+            cells += [show(row[name]), _change(row, f"{name}_change", show)]
+        rows.append(cells)
+    print_table(console, simple_table(heads, rows))
+
+
+def _change(row: dict[str, Any], name: str, show: Callable[[float], str]) -> str:
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    if value == low == high == 0:
+        return ""
+    return f"{'+' if value > 0 else ''}{show(value)} [{show(low)}, {show(high)}]"
+
+
+def _interval(low: float, high: float) -> str:
+    return f"[{share(low)}, {share(high)}]"

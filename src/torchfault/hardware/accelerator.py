@@ -39,7 +39,8 @@ class FlipFlops:
     """One type of flip-flop: what it *holds*, its *share* of all, its raw *fit* per MB, and the *pattern* it makes.
 
     *share* is in any unit, the same for all types of an accelerator: a count, a fraction or a percentage. *pattern* is
-    a name in :data:`torchfault.hardware.patterns.PATTERNS`, or a pattern of one's own.
+    a name in :data:`torchfault.hardware.patterns.PATTERNS`, or a pattern of one's own. *memory* marks the cells of an
+    unprotected buffer, which ECC could correct.
 
     >>> FlipFlops(name="input", holds="input", share=30.56, pattern="systolic input").fit
     600.0
@@ -50,6 +51,7 @@ class FlipFlops:
     share: float
     pattern: str | Pattern
     fit: float = RAW_FIT
+    memory: bool = False
 
     def __post_init__(self) -> None:
         if self.holds not in ("input", "weight", "output", "control"):
@@ -162,7 +164,7 @@ def with_buffer(
     'every use'
     """
     pattern = "one output" if holds == "output" else "every use"
-    buffer = FlipFlops(name=name, holds=holds, share=share, pattern=pattern, fit=fit)
+    buffer = FlipFlops(name=name, holds=holds, share=share, pattern=pattern, fit=fit, memory=True)
     flip_flops = accelerator.flip_flops
     if flip_flops is not None:
         flip_flops += round(flip_flops * share / sum(one.share for one in accelerator.types))

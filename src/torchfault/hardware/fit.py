@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import Accelerator
 from torchfault.hardware.resiliency import Resiliency
+from torchfault.hardware.sample import scaled
 from torchfault.statistics import Estimate
 
-__all__ = ["FLIP_FLOPS_PER_MB", "FitSummary", "TypeFit", "fit_summary"]
+__all__ = ["FLIP_FLOPS_PER_MB", "FitSummary", "TypeFit", "chip_fit", "fit_summary"]
 
 FLIP_FLOPS_PER_MB = 2**23
 """One megabyte, 2^20 bytes of 8 bits: the unit in which raw FIT are given."""
@@ -61,11 +62,11 @@ def fit_summary(accelerator: Accelerator, found: Resiliency, *, flip_flops: int 
     *flip_flops* is the number of all flip-flops, where the accelerator does not say. FIT count upsets while the chip
     runs the network without pause. Raises :class:`HardwareError` where the number is not known.
 
-    >>> import numpy as np
-    >>> from torchfault.hardware.accelerator import FLAT
-    >>> even = Estimate(0.5, 0.4, 0.6, 100, "wilson")
-    >>> known = Resiliency(even, 0.9, even, even, even, 0.17, "drop", np.zeros(0), 0, ())
-    >>> print(str(fit_summary(FLAT, known)).splitlines()[0])
+    >>> import torch
+    >>> from torchfault import FLAT, Data, Engine, resiliency_accuracy
+    >>> from torchfault.zoo import digits_cnn
+    >>> engine = Engine(digits_cnn(), Data(torch.rand(4, 1, 8, 8), torch.arange(4)))
+    >>> print(str(fit_summary(FLAT, resiliency_accuracy(engine, FLAT, faults=50))).splitlines()[0])
     input: 512 flip-flops / 2^23 x 600 FIT/MB = 0.03662 FIT
     """
     total = flip_flops if flip_flops is not None else accelerator.flip_flops
@@ -73,11 +74,22 @@ def fit_summary(accelerator: Accelerator, found: Resiliency, *, flip_flops: int 
         raise HardwareError(
             f"FIT need the number of flip-flops of '{accelerator.name}', got {total}; pass flip_flops=, or counts"
         )
-    shares = sum(one.share for one in accelerator.types)
-    types = tuple(TypeFit(one.name, total * one.share / shares, one.fit) for one in accelerator.types)
+    types = _type_fits(accelerator, total)
     chip = sum(one.fit for one in types)
-    return FitSummary(types, chip, _times(chip, found.sdc), _times(chip, found.due), (found.sdc, found.due))
+    return FitSummary(types, chip, scaled(found.sdc, chip), scaled(found.due, chip), (found.sdc, found.due))
 
 
-def _times(factor: float, one: Estimate) -> Estimate:
-    return Estimate(factor * one.value, factor * one.low, factor * one.high, one.trials, one.method, one.level)
+def chip_fit(accelerator: Accelerator, *, flip_flops: int | None = None) -> float:
+    """Return the upsets of all flip-flops in 10^9 hours, 1 where they are not counted.
+
+    >>> from torchfault.hardware.accelerator import FLAT
+    >>> round(chip_fit(FLAT), 4)
+    0.1324
+    """
+    total = flip_flops if flip_flops is not None else accelerator.flip_flops
+    return sum(one.fit for one in _type_fits(accelerator, total)) if total else 1.0
+
+
+def _type_fits(accelerator: Accelerator, total: int) -> tuple[TypeFit, ...]:
+    shares = sum(one.share for one in accelerator.types)
+    return tuple(TypeFit(one.name, total * one.share / shares, one.fit) for one in accelerator.types)

@@ -12,14 +12,18 @@ from numpy.typing import NDArray
 from torchfault.errors import HardwareError, did_you_mean
 from torchfault.hardware.accelerator import Accelerator
 from torchfault.hardware.measure import layer_shares, utilisation
+from torchfault.hardware.patterns import find_pattern
 from torchfault.hardware.work import Layers
 
-__all__ = ["ESTIMATORS", "Cells", "Estimator", "Profile", "cells_of", "check_estimator", "draw_cells", "proposal"]
+__all__ = ["ESTIMATORS", "Cells", "Estimator", "Profile", "cells_of", "check_estimator", "proposal"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Estimator = Literal["UNIFORM", "MAC", "IS", "IS-B", "drop"]
+Estimator = Literal["UNIFORM", "MAC", "IS", "IS-B", "IS-B-drop", "drop"]
 ESTIMATORS: tuple[str, ...] = get_args(Estimator)
+# How many trials the rate of a whole counts in that of its parts: a type in its bit, a cell in its type and bit.
+_PRIOR = (1.0, 2.0, 8.0)
+_BITLESS = 1000  # families from here on are no bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +31,8 @@ class Cells:
     """Cells in columns, shape (cells,): positions of *layer* and type (*kind*), *bit*, and whether they are *control*.
 
     *p* is the probability that an upset strikes the cell, *used* the utilisation, *variables* their number, *part* the
-    share of this type among those that hold the same variables.
+    share of this type among those that hold the same variables. Cells of a *family* do alike: those of one bit; of a
+    type whose pattern leaves random words, all.
     """
 
     layer: Ints
@@ -38,25 +43,41 @@ class Cells:
     used: Floats
     variables: Floats
     part: Floats
+    family: Ints
 
     def __len__(self) -> int:
         return len(self.p)
 
+    @property
+    def bitless(self) -> NDArray[np.bool_]:
+        """Which cells are of upsets without a bit: of control, and such as leave random words; shape (cells,)."""
+        return np.asarray(self.family >= _BITLESS)
+
+    @property
+    def mass(self) -> Floats:
+        """The probability that an upset strikes data in use, shape (cells,): p times utilisation, 0 for control."""
+        return np.where(self.control, 0.0, self.p * self.used)
+
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """What a few upsets of each type and bit did: how many *changed* the correctness of an answer, of *trials* each.
-
-    *changed* has shape (types, bits).
-    """
+    """What a few upsets did: how many *changed* the correctness of an answer, of *trials*, cell by cell."""
 
     changed: Floats
-    trials: int
+    trials: Floats
 
-    @property
-    def rate(self) -> Floats:
-        """The rate of change, shape (types, bits), never 0: a quarter of a change and half a trial are added."""
-        return (self.changed + 0.25) / (self.trials + 0.5)
+    def rate(self, cells: Cells) -> Floats:
+        """Return the rate of change of every cell, shape (cells,), never 0.
+
+        A cell with few trials takes after its type and bit, these after the bit, and that after the whole: each adds
+        so many trials of its own rate to those of its parts (shrinkage; Efron & Morris, JASA 70, 1975).
+        """
+        _, group = np.unique(np.stack((cells.kind, cells.family)), axis=1, return_inverse=True)
+        rate = np.full(len(cells), (self.changed.sum() + 0.5) / (self.trials.sum() + 1))
+        for part, prior in zip((cells.family, group.reshape(-1), np.arange(len(cells))), _PRIOR, strict=True):
+            changed, trials = (np.bincount(part, weights=of) for of in (self.changed, self.trials))
+            rate = (changed[part] + prior * rate) / (trials[part] + prior)
+        return rate
 
 
 def cells_of(accelerator: Accelerator, layers: Layers) -> Cells:
@@ -78,20 +99,22 @@ def cells_of(accelerator: Accelerator, layers: Layers) -> Cells:
             weight = accelerator.weight_of(one.name)
             alike = sum(accelerator.weight_of(other.name) for other in accelerator.types if other.holds == one.holds)
             used, part = utilisation(accelerator, work, one), weight / alike if alike else 0.0
+            random = find_pattern(one.pattern).effect == "random"
             for bit in range(bits):
-                columns.append((at, kind, bit, control, share * weight / bits, used, work.count(one.holds), part))
-    layer, kind_, bit_, is_control, p, uf, variables, parts = np.array(columns, dtype=np.float64).T
-    whole = [column.astype(np.int64) for column in (layer, kind_, bit_)]
-    return Cells(whole[0], whole[1], whole[2], is_control.astype(bool), p, uf, variables, parts)
+                family = _BITLESS + kind if random or control else bit
+                p = share * weight / bits
+                columns.append((at, kind, bit, control, p, used, work.count(one.holds), part, family))
+    layer, kind_, bit_, is_control, p_, uf, variables, parts, alike_ = np.array(columns, dtype=np.float64).T
+    whole = [column.astype(np.int64) for column in (layer, kind_, bit_, alike_)]
+    return Cells(whole[0], whole[1], whole[2], is_control.astype(bool), p_, uf, variables, parts, whole[3])
 
 
 def proposal(estimator: str, cells: Cells, profile: Profile | None = None) -> Floats:
-    """Return q of each cell, shape (cells,), for the *estimator* of that name; it sums to 1.
+    """Return q of each cell, shape (cells,), for one of the published *estimators*; it sums to 1.
 
     ``UNIFORM``: every bit of every variable alike; ``MAC``: layers by their work, alike within; ``IS``: q = p;
-    ``IS-B``: p times the profiled change per bit (Tyagi et al. 2022); ``drop``: p times utilisation times the profiled
-    change per type and bit, without control, which is summed. Raises :class:`HardwareError` for an unknown name, and
-    where a profile is needed and missing.
+    ``IS-B`` and ``IS-B-drop``: p times the profiled change per bit (Tyagi et al. 2022). Raises :class:`HardwareError`
+    for an unknown name, for ``drop``, which draws from strata, and where a profile is needed and missing.
     """
     check_estimator(estimator)
     if estimator == "IS":
@@ -102,16 +125,13 @@ def proposal(estimator: str, cells: Cells, profile: Profile | None = None) -> Fl
             by_layer = np.bincount(cells.layer, weights=q)
             q = q / by_layer[cells.layer] * np.bincount(cells.layer, weights=cells.p)[cells.layer]
         return np.asarray(q / q.sum())
+    if estimator == "drop":
+        raise HardwareError("estimator 'drop' has no one proposal, but strata; see stratify")
     if profile is None:
         raise HardwareError(f"estimator '{estimator}' needs a profile; see profile_upsets")
-    if estimator == "IS-B":
-        data = np.unique(cells.kind[~cells.control])
-        pooled = (profile.changed[data].sum(0) + 0.25) / (profile.trials * len(data) + 0.5)
-        q = cells.p * np.where(cells.control, 1.0, pooled[cells.bit])
-    else:
-        q = cells.p * cells.used * np.where(cells.control, 0.0, profile.rate[cells.kind, cells.bit])
-    if not q.sum() > 0:
-        raise HardwareError("upsets need a type that holds data and is in use, got none; see utilisation")
+    data = ~cells.control
+    changed, trials = (np.bincount(cells.bit[data], weights=of[data]) for of in (profile.changed, profile.trials))
+    q = cells.p * np.where(cells.control, 1.0, ((changed + 0.25) / (trials + 0.5))[cells.bit])
     return np.asarray(q / q.sum())
 
 
@@ -123,20 +143,3 @@ def check_estimator(name: str) -> None:
     if name not in ESTIMATORS:
         near = did_you_mean(name, ESTIMATORS)
         raise HardwareError(f"no estimator is called '{name}'{near}; known: {', '.join(ESTIMATORS)}")
-
-
-def draw_cells(q: Floats, n: int, *, even: bool, rng: np.random.Generator) -> Ints:
-    """Return *n* cells drawn from *q*, shape (n,); *even* spreads them over the cells as evenly as whole numbers allow.
-
-    Even draws (systematic sampling: Cochran, Sampling Techniques, chapter 8) are in random order, and every one of them
-    alone has distribution q.
-
-    >>> sorted(draw_cells(np.array([0.5, 0.25, 0.25]), 4, even=True, rng=np.random.default_rng(0)).tolist())
-    [0, 0, 1, 2]
-    """
-    if not even:
-        return rng.choice(len(q), size=n, p=q)
-    ends = np.cumsum(q)
-    points = (rng.random() + np.arange(n)) / n * ends[-1]
-    found = np.minimum(np.searchsorted(ends, points, side="right"), len(q) - 1)
-    return rng.permutation(found)

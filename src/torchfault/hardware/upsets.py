@@ -15,7 +15,7 @@ from torch import Tensor
 
 from torchfault.errors import HardwareError
 from torchfault.faults import Trials
-from torchfault.hardware.accelerator import Accelerator
+from torchfault.hardware.accelerator import Accelerator, FlipFlops
 from torchfault.hardware.operands import (
     input_element,
     output_element,
@@ -25,14 +25,14 @@ from torchfault.hardware.operands import (
     weight_element,
 )
 from torchfault.hardware.patterns import Reach, find_pattern, reach_of
-from torchfault.hardware.work import Layers, Work
+from torchfault.hardware.work import Layers, Product, Work
 from torchfault.model.data import Data, leaves, rows
 from torchfault.model.layout import Layout, lanes_first
 from torchfault.model.program import Ref, evaluate
 from torchfault.space import FaultSpace, Site
 from torchfault.words import edit, encode, masks_to_words, word
 
-__all__ = ["Upsets", "locate_upsets", "upset_trials"]
+__all__ = ["Upsets", "locate_upsets", "sum_slots", "upset_trials"]
 
 Ints = NDArray[np.int64]
 Rows = tuple[Ints, Ints, Ints, NDArray[np.uint64], NDArray[np.uint64]]
@@ -97,10 +97,17 @@ def _locate(accelerator: Accelerator, work: Work, kind: int, n: int, rng: np.ran
         group, step, column = use_of_weight(product, element)
         return element, group, rng.integers(0, product.rows, size=n), step, column
     group, row, column = use_of_output(product, element)
-    # Sums of a weight-stationary array also pass the idle rows of its last tile, complete.
+    slots = sum_slots(accelerator, product, one)
+    return element, group, row, slots[rng.integers(0, len(slots), size=n)], column
+
+
+def sum_slots(accelerator: Accelerator, product: Product, one: FlipFlops) -> Ints:
+    """Return the steps after which a sum of *product* may be struck in a register of the type *one*, equally likely.
+
+    Sums of a weight-stationary array also pass the idle rows of its last tile, complete.
+    """
     tiles = -(-product.depth // accelerator.height) if find_pattern(one.pattern).effect == "tile-partial" else 0
-    slots = rng.integers(0, tiles * accelerator.height or product.depth, size=n)
-    return element, group, row, np.minimum(slots, product.depth - 1), column
+    return np.minimum(np.arange(tiles * accelerator.height or product.depth), product.depth - 1)
 
 
 @torch.inference_mode()

@@ -1,0 +1,115 @@
+"""Targets: a model on an accelerator, which upsets strike cell by cell, and what then becomes of its answers."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from torchfault.criteria import Misclassified, Top1Change
+from torchfault.criteria.compose import judge
+from torchfault.engine import Engine
+from torchfault.faults import Trials
+from torchfault.hardware.accelerator import Accelerator
+from torchfault.hardware.proposals import Cells, cells_of
+from torchfault.hardware.upsets import Upsets, locate_upsets, upset_trials
+from torchfault.hardware.work import Layers, Work
+from torchfault.model.data import rows
+
+__all__ = ["EngineTarget", "Fates", "Target", "judged", "target_of"]
+
+Ints = NDArray[np.int64]
+_AT_ONCE = 2048  # trials handed to the engine together
+_INPUTS = 64  # inputs whose golden operands are held at a time, if a quarter of the memory can hold as many
+
+
+@dataclass(frozen=True, eq=False)
+class Fates:
+    """What became of trials: the answer is *wrong*, *changed*, or *due*, NaN or infinite; any shape, alike."""
+
+    wrong: NDArray[np.bool_]
+    changed: NDArray[np.bool_]
+    due: NDArray[np.bool_]
+
+
+class Target(Protocol):
+    """What estimators strike: the *accelerator*, the *works* it does, their *cells*, and whom golden answers fail.
+
+    *before* tells the inputs whose golden answer is wrong, shape (inputs,).
+    """
+
+    @property
+    def accelerator(self) -> Accelerator: ...
+    @property
+    def works(self) -> tuple[Work, ...]: ...
+    @property
+    def cells(self) -> Cells: ...
+    @property
+    def before(self) -> NDArray[np.bool_]: ...
+    def strike(self, cell: Ints, inputs: Ints, *, rng: np.random.Generator) -> Fates:
+        """Strike a random variable of each data *cell*, on its row of *inputs*, shape (upsets, images)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class EngineTarget:
+    """A target whose upsets are run by an engine."""
+
+    engine: Engine
+    accelerator: Accelerator
+    layers: Layers
+    cells: Cells
+    before: NDArray[np.bool_]
+
+    @property
+    def works(self) -> tuple[Work, ...]:
+        """The layers' work."""
+        return self.layers.works
+
+    def strike(self, cell: Ints, inputs: Ints, *, rng: np.random.Generator) -> Fates:
+        """Strike a random variable of each *cell*, at a random use, on its row of *inputs*."""
+        cells = self.cells
+        where = (cells.layer[cell], cells.kind[cell], cells.bit[cell])
+        return self.run(locate_upsets(self.accelerator, self.layers, *where, rng=rng), inputs)
+
+    def run(self, upsets: Upsets, inputs: Ints) -> Fates:
+        """Run every upset on its row of *inputs*, shape (upsets, images); those without a trial end as golden does."""
+        engine, layers = self.engine, self.layers
+        flat, owner = inputs.reshape(-1), np.repeat(np.arange(len(upsets)), inputs.shape[1])
+        wrong, changed, due = self.before[flat], np.zeros(len(flat), dtype=bool), np.zeros(len(flat), dtype=bool)
+        order = np.argsort(flat, kind="stable")
+        at_once = max(1, min(_INPUTS, engine.memory // 4 // max(layers.nbytes, 1)))
+        group = (np.cumsum(np.diff(flat[order], prepend=-1) > 0) - 1) // at_once
+        for one in np.unique(group):
+            members = order[group == one]
+            for begin in range(0, len(members), _AT_ONCE):
+                part = members[begin : begin + _AT_ONCE]
+                trials, kept = upset_trials(
+                    self.accelerator, layers, engine.space, engine.data, upsets.take(owner[part]), flat[part]
+                )
+                for index, fates in judged(engine, trials) if len(trials) else ():
+                    at = part[kept[index]]
+                    wrong[at], changed[at], due[at] = fates.wrong, fates.changed, fates.due
+        return Fates(*(values.reshape(inputs.shape) for values in (wrong, changed, due)))
+
+
+def target_of(engine: Engine, accelerator: Accelerator, layers: Layers) -> EngineTarget:
+    """Return *engine*'s model, whose layers are *layers*, as a target on *accelerator*.
+
+    Raises :class:`torchfault.errors.CriterionError` where the data have no labels.
+    """
+    golden = engine.golden()
+    before = judge(Misclassified(), golden, golden, engine.data.labels).failed
+    return EngineTarget(engine, accelerator, layers, cells_of(accelerator, layers), before)
+
+
+def judged(engine: Engine, trials: Trials) -> list[tuple[Ints, Fates]]:
+    """Run *trials*; return what became of them, part by part, with their numbers."""
+    found = []
+    for lanes in engine.run(trials):
+        labels = rows(engine.data.labels, torch.from_numpy(lanes.inputs))
+        wrong = judge(Misclassified(), lanes.golden, lanes.faulty, labels)
+        changed = judge(Top1Change(), lanes.golden, lanes.faulty, labels)
+        found.append((lanes.trial, Fates(wrong.failed, changed.failed, changed.due)))
+    return found

@@ -1,0 +1,193 @@
+"""What a change of the chip would do: the same upsets, weighed anew; nothing is run again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchfault.errors import HardwareError, did_you_mean
+from torchfault.hardware.accelerator import HARDENED_FIT, Accelerator
+from torchfault.hardware.fit import chip_fit
+from torchfault.hardware.resiliency import Resiliency
+from torchfault.hardware.sample import negative, scaled, shifted
+from torchfault.statistics import Estimate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Change", "WhatIf", "add_ecc", "harden", "protect", "usual_changes", "what_if", "what_if_table"]
+
+Floats = NDArray[np.float64]
+_LAYERS = 3  # layers that the usual changes protect one by one: those that take most away
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of a chip: flip-flops of some types upset at other *fits* per MB, and some *layers* are protected.
+
+    In a protected layer (by duplication, checksums or range checks that correct) no fault of its variables has an
+    effect; its control has. *name* is for people.
+
+    >>> Change("none")
+    Change(name='none', fits=(), layers=())
+    """
+
+    name: str
+    fits: tuple[tuple[str, float], ...] = ()
+    layers: tuple[str, ...] = ()
+
+
+def harden(accelerator: Accelerator, name: str, *, fit: float = HARDENED_FIT) -> Change:
+    """Return the change that hardens all flip-flops of the type *name*, as DICE does, to *fit* per MB.
+
+    >>> from torchfault.hardware.accelerator import FLAT
+    >>> harden(FLAT, "control").name
+    'harden control: 600 to 200 FIT/MB'
+    """
+    return Change(f"harden {name}: {accelerator.type_of(name).fit:g} to {fit:g} FIT/MB", ((name, fit),))
+
+
+def add_ecc(accelerator: Accelerator, name: str) -> Change:
+    """Return the change that corrects every upset of the unprotected memory *name*.
+
+    Raises :class:`HardwareError` where that type is no memory: flip-flops of the datapath have no code words.
+
+    >>> from torchfault.hardware.accelerator import FLAT, with_buffer
+    >>> add_ecc(with_buffer(FLAT, "cache", holds="weight", share=1e6), "cache").name
+    'ECC for cache'
+    """
+    if not accelerator.type_of(name).memory:
+        known = [one.name for one in accelerator.types if one.memory]
+        raise HardwareError(f"ECC is for memories, and '{name}' is none; memories: {', '.join(known) or 'none'}")
+    return Change(f"ECC for {name}", ((name, 0.0),))
+
+
+def protect(layer: str) -> Change:
+    """Return the change that protects the variables of *layer*.
+
+    >>> protect("conv1").layers
+    ('conv1',)
+    """
+    return Change(f"protect {layer}", layers=(layer,))
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """What a *change* makes of Resiliency Accuracy and of failures in time, and by how much that is more or less.
+
+    *ra* is given an upset of the changed chip. *chip*, *sdc* and *due* are failures in time; where flip-flops are not
+    counted, in shares of the chip's upsets before the change.
+    """
+
+    change: Change
+    ra: Estimate
+    ra_change: Estimate
+    chip: float
+    chip_change: float
+    sdc: Estimate
+    sdc_change: Estimate
+    due: Estimate
+    due_change: Estimate
+
+
+def what_if(found: Resiliency, change: Change, *, flip_flops: int | None = None) -> WhatIf:
+    """Return what *change* would make of *found*, estimated from the upsets that *found* was measured with.
+
+    A change alters how likely upsets are, not what they do: with p' in place of p, the same draws weigh p' / q. The
+    differences are estimated as such, from differences of weights, and are sharper than two intervals side by side.
+    A memory with ECC no longer upsets, so that RA, given an upset, may fall while failures in time do: compare both.
+    *flip_flops* counts all, where the accelerator does not. Raises :class:`HardwareError` for unknown types and
+    layers, and for a type that upsets after the change alone.
+
+    >>> import torch
+    >>> from torchfault import FLAT, Data, Engine, resiliency_accuracy
+    >>> from torchfault.zoo import digits_cnn
+    >>> engine = Engine(digits_cnn(), Data(torch.rand(4, 1, 8, 8), torch.arange(4)))
+    >>> better = what_if(resiliency_accuracy(engine, FLAT, faults=50), harden(FLAT, "control"))
+    >>> round(better.chip_change, 4), better.due_change.high < 0
+    (-0.015, True)
+    """
+    sample = found.sample
+    mass, control, share = _reweighed(found, change)
+    chip = chip_fit(sample.accelerator, flip_flops=flip_flops)
+    more = mass - sample.cells.mass
+    ra = negative(sample.drop(mass / share, control=control / share), sample.sa)
+    ra_change = sample.drop(sample.cells.mass - mass / share, control=sample.control - control / share)
+    due, due_change = sample.mean(mass, sample.due), sample.contrast(more, sample.due)
+    return WhatIf(
+        change,
+        ra,
+        ra_change,
+        chip * share,
+        chip * (share - 1),
+        scaled(sample.mean(mass, sample.changed), chip),
+        scaled(sample.contrast(more, sample.changed), chip),
+        scaled(shifted(due, control), chip),
+        scaled(shifted(due_change, control - sample.control), chip),
+    )
+
+
+def _reweighed(found: Resiliency, change: Change) -> tuple[Floats, float, float]:
+    """Return the mass of each cell, of control, and of all upsets, in upsets of the chip before the change."""
+    sample, chip = found.sample, found.sample.accelerator
+    cells = sample.cells
+    factor = np.ones(len(chip.types))
+    for name, fit in change.fits:
+        one = chip.type_of(name)
+        if not one.fit > 0 and fit > 0:
+            raise HardwareError(f"'{name}' never upsets at 0 FIT, so nothing is known of it; measure it at {fit:g}")
+        factor[chip.types.index(one)] = fit / one.fit if one.fit else 1.0
+    kept = np.ones(len(sample.layers))
+    for name in change.layers:
+        if name not in sample.layers:
+            raise HardwareError(f"no layer is called '{name}'{did_you_mean(name, sample.layers)}")
+        kept[[at for at, layer in enumerate(sample.layers) if layer == name]] = 0.0
+    control = float((cells.p * factor[cells.kind])[cells.control].sum())
+    share = float((cells.p * factor[cells.kind]).sum())
+    if not share > 0:
+        raise HardwareError(f"'{change.name}' leaves no flip-flop that upsets; leave one")
+    return cells.mass * factor[cells.kind] * kept[cells.layer], control, share
+
+
+def usual_changes(found: Resiliency) -> tuple[Change, ...]:
+    """Return the changes worth a look: harden each type, ECC for each memory, protect the most harmful layers."""
+    chip = found.sample.accelerator
+    plain = [one for one in chip.types if one.fit > HARDENED_FIT and one.share > 0]
+    table = found.table("layer").sort_values("data", ascending=False, kind="stable")
+    worst = [str(layer) for layer, data in zip(table["layer"], table["data"], strict=True) if data > 0][:_LAYERS]
+    return (
+        *(harden(chip, one.name) for one in plain if not one.memory),
+        *(add_ecc(chip, one.name) for one in plain if one.memory),
+        *map(protect, worst),
+    )
+
+
+def what_if_table(
+    found: Resiliency, changes: Sequence[Change] | None = None, *, flip_flops: int | None = None
+) -> "pd.DataFrame":
+    """Return a data frame with one row per change, the first being none; :func:`usual_changes` unless told.
+
+    Columns: change, then ra, ra_change, chip_fit, chip_fit_change, sdc_fit, sdc_fit_change, due_fit and due_fit_change;
+    all but the chip's are estimates and are followed by their bounds, as ra_low and ra_high.
+    """
+    import pandas as pd
+
+    rows = []
+    for change in (Change("as it is"), *(usual_changes(found) if changes is None else changes)):
+        seen = what_if(found, change, flip_flops=flip_flops)
+        row: dict[str, object] = {"change": change.name}
+        for name, one in (("ra", seen.ra), ("ra_change", seen.ra_change)):
+            row |= _columns(name, one)
+        row |= {"chip_fit": seen.chip, "chip_fit_change": seen.chip_change}
+        for name, one in (("sdc_fit", seen.sdc), ("sdc_fit_change", seen.sdc_change)):
+            row |= _columns(name, one)
+        for name, one in (("due_fit", seen.due), ("due_fit_change", seen.due_change)):
+            row |= _columns(name, one)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _columns(name: str, one: Estimate) -> dict[str, object]:
+    return {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
