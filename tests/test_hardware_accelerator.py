@@ -1,10 +1,14 @@
 """Accelerators as values and in YAML, and the probabilities they give the variables of a model."""
 
+import re
+import runpy
 import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hardware_networks import lenet5, mnist
 from scipy.stats import chisquare
 
@@ -23,10 +27,12 @@ from torchfault.hardware.accelerator import (
     with_buffer,
 )
 from torchfault.hardware.measure import hardware_measure, layer_table, utilisation
-from torchfault.hardware.patterns import Pattern, Reach, along_row, one_output
+from torchfault.hardware.patterns import Grid, Pattern, Reach, along_row, one_output
 from torchfault.hardware.work import layers_of
 from torchfault.measures import draw
 from torchfault.testing import check_accelerator
+
+ROOT = Path(__file__).resolve().parent.parent
 
 MACS = {"mnist": (144_000, 320_000, 16_000, 500), "lenet5": (117_600, 240_000, 48_000, 10_080, 840)}
 NETWORKS = {"mnist": mnist, "lenet5": lenet5}
@@ -269,3 +275,30 @@ def test_a_missing_file_and_an_unknown_name(tmp_path):
         read_accelerator(tmp_path / "none.yaml")
     with pytest.raises(HardwareError, match="did you mean 'nvdla-like'"):
         find_accelerator("nvdla")
+
+
+def test_the_example_of_ones_own_accelerator_keeps_the_rules():
+    example = runpy.run_path(str(ROOT / "examples" / "dot_engine.py"))
+    example["test_it_keeps_the_rules"]()
+    spoilt = example["two_rows"](np.array([0, 1, 4]), np.array([0, 0, 0]), Grid(5, 1, 1))
+    assert spoilt.outputs.tolist() == [2, 1, 1]
+
+
+def test_the_accelerator_of_the_documentation_can_be_read(tmp_path):
+    text = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "my-array.yaml").write_text(block, encoding="utf-8")
+    chip = read_accelerator(tmp_path / "my-array.yaml")
+    check_accelerator(chip)
+    assert [one.memory for one in chip.types] == [False, False, False, False, True]
+    assert chip.flip_flops == sum(int(count) for count in re.findall(r"count: (\d+)", block))
+
+
+@pytest.mark.slow
+def test_the_example_ranks_three_architectures(capsys):
+    with torch.random.fork_rng():
+        runpy.run_path(str(ROOT / "examples" / "rank_architectures.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    values = [float(re.search(r"RA ([\d.]+) %", line)[1]) for line in lines]
+    assert len(lines) == 3
+    assert values == sorted(values, reverse=True)

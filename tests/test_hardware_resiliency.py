@@ -91,6 +91,23 @@ def test_every_estimator_finds_the_truth_and_its_interval_covers_it(small, known
         assert covered >= 25, (what, covered)  # of 30; at 95 % fewer than 25 come once in two hundred
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("faults", "images"), [(400, 1), (2000, 1), (150, None)])
+def test_intervals_from_strata_hold_their_level(small, known, faults, images):
+    engine, layers = small
+    accelerator, truth = known
+    runs = [
+        resiliency_accuracy(engine, accelerator, faults=faults, images=images, seed=seed, layers=layers)
+        for seed in range(200)
+    ]
+    for what in ("ra", "sdc", "due"):
+        covered = np.mean([getattr(one, what).low <= truth[what] <= getattr(one, what).high for one in runs])
+        print(what, covered)
+        assert covered >= 0.91  # at 95 % fewer come once in a hundred
+    widths = np.mean([one.ra.high - one.ra.low for one in runs])
+    assert widths < 1.7 * 2 * 1.96 * np.std([one.ra.value for one in runs])  # of what would just do
+
+
 def test_the_drop_estimator_is_the_sharpest(small, known):
     engine, layers = small
     accelerator, truth = known
@@ -208,8 +225,7 @@ def test_strata_leave_nothing_out_and_go_by_mass_and_rate(rng):
     assert plan.draws.sum() == 1000
     assert plan.draws.min() >= 2
     assert plan.q.sum() == pytest.approx(1)
-    assert plan.q.min() >= 0.25 * mass.min()
-    assert (mass / plan.q).max() < 1 / 0.25  # three in ten draws go by mass
+    assert (plan.q / mass).min() > 0.15  # one in five draws goes by mass, whatever the rate
     often, seldom = rate > np.quantile(rate, 0.9), rate < np.quantile(rate, 0.1)
     assert (plan.q / mass)[often].mean() > 3 * (plan.q / mass)[seldom].mean()
     for few in (2, 3, 30):

@@ -45,8 +45,7 @@ def resiliency_objective(
     """
     layers = layers_of(model, data)
     target = target_of(Engine(model, data), accelerator, layers)
-    cells = target.cells
-    pairs = len(set(zip(cells.kind[~cells.control].tolist(), cells.bit[~cells.control].tolist(), strict=True)))
+    pairs = target.cells.pairs
     if budget < 2 * pairs:
         raise HardwareError(f"{pairs} pairs of type and bit need {2 * pairs} lanes, got a budget of {budget}; raise it")
     trials = max(1, int(budget * _PILOT) // pairs)

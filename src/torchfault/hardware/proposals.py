@@ -49,6 +49,11 @@ class Cells:
         return len(self.p)
 
     @property
+    def pairs(self) -> int:
+        """The number of pairs of a type and a bit of it."""
+        return int(np.unique(np.stack((self.kind, self.bit))[:, ~self.control], axis=1).shape[1])
+
+    @property
     def bitless(self) -> NDArray[np.bool_]:
         """Which cells are of upsets without a bit: of control, and such as leave random words; shape (cells,)."""
         return np.asarray(self.family >= _BITLESS)

@@ -96,7 +96,7 @@ def resiliency_accuracy(
     estimator: str = "drop",
     faults: int = 2000,
     images: int | None = 1,
-    profile: Profile | int = 8,
+    profile: Profile | int | None = None,
     seed: int = 0,
     level: float = 0.95,
     layers: Layers | None = None,
@@ -106,8 +106,9 @@ def resiliency_accuracy(
     *faults* upsets are drawn as *estimator* says, each run on *images* random inputs, or on all (``None``). ``drop``,
     the recommended one, draws from strata of cells (layer, type and bit) of like predicted drop, in Neyman's shares;
     for the others see :func:`torchfault.hardware.proposals.proposal`. *profile* is the number of upsets per type and
-    bit that estimators with a profile run first, on one image each, or what :func:`profile_upsets` returned. The
-    result depends on the arguments and *seed* alone. *layers*, if given, is ``layers_of(engine.model, engine.data)``.
+    bit that estimators with a profile run first, on one image each (unless given, about a tenth of all lanes, from 8
+    to 64), or what :func:`profile_upsets` returned. The result depends on the arguments and *seed* alone. *layers*, if
+    given, is ``layers_of(engine.model, engine.data)``.
 
     Raises :class:`HardwareError` for an unknown estimator or no faults, :class:`torchfault.errors.ModelError` where the
     model cannot be captured, and :class:`torchfault.errors.CriterionError` without labels.
@@ -133,7 +134,7 @@ def resiliency_of(
     estimator: str = "drop",
     faults: int = 2000,
     images: int | None = 1,
-    profile: Profile | int = 8,
+    profile: Profile | int | None = None,
     seed: int = 0,
     level: float = 0.95,
 ) -> Resiliency:
@@ -142,10 +143,12 @@ def resiliency_of(
     if faults < 2 or (images is not None and images < 1):
         raise HardwareError(f"an estimate needs 2 faults and 1 image or more, got {faults} and {images}")
     cells, lanes = target.cells, 0
-    if isinstance(profile, int) and estimator in ("IS-B", "IS-B-drop", "drop"):
-        profile = profile_upsets(target, trials=profile, seed=seed)
-        lanes = int(profile.trials.sum())
     known = profile if isinstance(profile, Profile) else None
+    if known is None and estimator in ("IS-B", "IS-B-drop", "drop"):
+        run = faults * min(images or len(target.before), len(target.before))
+        trials = profile if isinstance(profile, int) else min(max(run // (10 * cells.pairs), 8), 64)
+        known = profile_upsets(target, trials=trials, seed=seed)
+        lanes = int(known.trials.sum())
     plan = None
     if estimator == "drop":
         assert known is not None
@@ -251,5 +254,5 @@ def software_accuracy(
 
 def _inputs(faults: int, images: int | None, total: int, rng: np.random.Generator) -> Ints:
     if images is None or images >= total:
-        return np.tile(np.arange(total), (faults, 1))
+        return np.broadcast_to(np.arange(total), (faults, total))
     return rng.integers(0, total, size=(faults, images))

@@ -18,7 +18,6 @@ __all__ = ["Sample", "difference", "negative", "scaled", "shifted", "tilted_boun
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-_UNSEEN = 2.0  # changes
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +83,10 @@ class Sample:
             np.bincount(of[kept], weights=(self.q * weight**power * square)[kept]) / total
             for power, square in ((2, expected), (3, expected), (2, np.ones_like(expected)))
         )
-        # A stratum whose draws agree is no proof that all would. Of 1 and 2 more changes, of the size that changes have
-        # here, 2 was the first that held its level in simulation.
+        # A stratum whose draws agree is no proof that all would: another change, of the size that changes have here,
+        # is always possible.
         size = float(y @ y / np.abs(y).sum()) if y.any() else 1.0
-        prior = (second + _UNSEEN * size * plain / self.allocation.draws, third)
+        prior = (second + size * plain / self.allocation.draws, third)
         value, low, high = tilted_bounds(self.weights(mass) * y, self.stratum, prior, level=self.level)
         if not signed and (mass >= 0).all():
             low = max(low, 0.0)

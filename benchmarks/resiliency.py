@@ -1,0 +1,271 @@
+"""Resiliency Accuracy: what accelerators make of networks, and how many upsets each estimator needs to tell.
+
+ResNet-20 and ResNet-32 with their real weights on the 1,000 CIFAR-10 test images in TORCHFAULT_DATA (default
+../shared/data), and a digits network small enough to run every upset there is. How estimators converge is read from
+records of upsets on all images (see outcomes.py), which are kept below --cache and made once.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+
+from hardware_networks import lenet5, mnist
+from outcomes import Recorded, digits, enumerated, resnet, sampled
+
+from torchfault.engine import Engine
+from torchfault.hardware.accelerator import ACCELERATORS, OUTPUT_STATIONARY
+from torchfault.hardware.measure import layer_table
+from torchfault.hardware.proposals import ESTIMATORS
+from torchfault.hardware.resiliency import Resiliency, resiliency_of, software_accuracy
+from torchfault.hardware.striking import target_of
+from torchfault.hardware.work import layers_of
+from torchfault.statistics import Estimate
+
+NEAR = 0.003  # of the truth: 0.3 percentage points
+WINDOW = 300
+LEVEL = 0.95
+MODES = {"all images": None, "lanes": 1}
+
+
+def accuracies(*, faults: int) -> dict[str, Any]:
+    """Return SA, RA and RA_SW of both networks under every accelerator, one image per fault."""
+    found: dict[str, Any] = {"sa": {}, "ra": {}, "ra_sw": {}}
+    for name in ("resnet20", "resnet32"):
+        model, data = resnet(name)
+        engine, layers = Engine(model, data), layers_of(model, data)
+        software = bounds(software_accuracy(engine, faults=faults, layers=layers))
+        for key in found:
+            found[key][name] = {}
+        for chip in ACCELERATORS.values():
+            one = resiliency_of(target_of(engine, chip, layers), faults=faults)
+            found["sa"][name][chip.name] = {
+                "value": round(one.sa, 5),
+                "low": round(one.sa, 5),
+                "high": round(one.sa, 5),
+            }
+            found["ra"][name][chip.name] = bounds(one.ra)
+            found["ra_sw"][name][chip.name] = software
+    return found
+
+
+def bounds(one: Estimate) -> dict[str, float]:
+    return {"value": round(one.value, 5), "low": round(one.low, 5), "high": round(one.high, 5)}
+
+
+def records(folder: Path, *, rounds: int) -> dict[str, Recorded]:
+    """Return the records of the output-stationary array: every upset of the digits network, some of ResNet-20."""
+    found = {}
+    for name, build in (("digits", digits), ("resnet20", lambda: resnet("resnet20"))):
+        model, data = build()
+        target = target_of(Engine(model, data), OUTPUT_STATIONARY, layers_of(model, data))
+        label = f"{name}-{OUTPUT_STATIONARY.name}"
+        if name == "digits":
+            found[name] = enumerated(target, folder=folder, name=label)
+        else:
+            found[name] = sampled(target, rounds=rounds, folder=folder, name=label)
+    return found
+
+
+def truth_by_many(*, lanes: int, folder: Path) -> dict[str, float]:
+    """Return RA of ResNet-20 on the output-stationary array from a run far larger than any that is held to it."""
+    file = folder / f"truth-{lanes}.json"
+    if not file.exists():
+        model, data = resnet("resnet20")
+        target = target_of(Engine(model, data), OUTPUT_STATIONARY, layers_of(model, data))
+        found = resiliency_of(target, faults=lanes, profile=16, seed=20_22)
+        file.write_text(json.dumps(bounds(found.ra) | {"lanes": found.lanes}))
+    return dict(json.loads(file.read_text()))
+
+
+def convergence(
+    held: Recorded, truth: float, *, images: int | None, most: dict[str, int], seeds: int
+) -> dict[str, float | None]:
+    """Return the median number of samples after which each estimator stays near the truth for a window.
+
+    ``None`` where more than half of the seeds had not got there when their samples ran out. A profile counts as
+    samples: its lanes over the images of a sample.
+    """
+    medians: dict[str, float | None] = {}
+    for estimator in ESTIMATORS:
+        needed = []
+        for seed in range(seeds):
+            found = resiliency_of(held, estimator=estimator, faults=most[estimator], images=images, seed=seed)
+            own = sum(~held.cells.control[found.sample.drawn]) * (images or len(held.before))
+            profile = (found.lanes - own) / (images or len(held.before))
+            needed.append(until_near(found, truth) + profile)
+        middle = statistics.median(needed)
+        medians[estimator] = round(middle) if middle < float("inf") else None
+    return medians
+
+
+def until_near(found: Resiliency, truth: float) -> float:
+    """Return the first number of samples at whose last WINDOW running estimates were all near the truth."""
+    running = np.cumsum(found.samples) / np.arange(1, len(found.samples) + 1)
+    far = np.cumsum(np.abs(running - truth) > NEAR)
+    inside = np.flatnonzero(far[WINDOW - 1 :] == np.concatenate(([0], far))[: len(far) - WINDOW + 1])
+    return int(inside[0]) + WINDOW if len(inside) else float("inf")
+
+
+def coverage(held: Recorded, *, seeds: int) -> dict[str, dict[str, float]]:
+    """Return how often intervals hold the truth of the records, by mode and estimator."""
+    truth, found = held.truth(), {}
+    for mode, (images, faults) in {"all images": (None, 300), "lanes": (1, 3000)}.items():
+        found[mode] = {}
+        for estimator in ESTIMATORS:
+            runs = (
+                resiliency_of(held, estimator=estimator, faults=faults, images=images, seed=seed, level=LEVEL).ra
+                for seed in range(1000, 1000 + seeds)
+            )
+            found[mode][estimator] = round(statistics.mean(one.low <= truth <= one.high for one in runs), 4)
+    return found
+
+
+def shares() -> dict[str, Any]:
+    """Return p of every layer and type of the paper's two networks on its array."""
+    found = {}
+    for name, build in (("mnist", mnist), ("lenet5", lenet5)):
+        table = layer_table(OUTPUT_STATIONARY, layers_of(*build()).works).pivot(
+            index="layer", columns="type", values="p"
+        )
+        found[name] = {
+            str(layer): {str(k): round(float(v), 6) for k, v in row.items()} for layer, row in table.iterrows()
+        }
+    return found
+
+
+def plot(found: dict[str, Any], file: Path) -> None:
+    """Save SA, RA_SW and RA of every network and accelerator, with intervals."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    for axes, (name, by_chip) in zip(
+        figure.subplots(1, len(found["ra"]), sharey=True), found["ra"].items(), strict=True
+    ):
+        chips = list(by_chip)
+        sa, software = (next(iter(found[key][name].values())) for key in ("sa", "ra_sw"))
+        axes.axhline(100 * sa["value"], color="#7b8794", lw=1, ls="--", label="SA")
+        axes.axhspan(100 * software["low"], 100 * software["high"], color="#d9e2ec", label="RA_SW, uniform flips")
+        value = np.array([100 * by_chip[chip]["value"] for chip in chips])
+        off = np.abs([[100 * by_chip[chip][end] for chip in chips] - value for end in ("low", "high")])
+        axes.errorbar(range(len(chips)), value, yerr=off, fmt="o", color="#c2410c", capsize=4, label="RA")
+        axes.set_xticks(range(len(chips)), [chip.replace("-", "-\n") for chip in chips])
+        axes.set_title(name)
+        axes.set_xlim(-0.5, len(chips) - 0.5)
+    figure.axes[0].set_ylabel("accuracy (%)")
+    figure.axes[0].legend(loc="lower left", fontsize=8)
+    figure.savefig(file, dpi=160)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], what: str) -> Iterator[None]:
+    print(f"{what} ...", file=sys.stderr, flush=True)
+    start = time.perf_counter()
+    yield
+    seconds[what] = round(time.perf_counter() - start, 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--cache", type=Path, help="where records are kept (below $XDG_CACHE_HOME or ~/.cache)")
+    parser.add_argument("--plot", type=Path, default=Path("resiliency.png"), help="where to save the plot")
+    parser.add_argument("--only", choices=["accuracies", "convergence"], help="do a part of it")
+    parser.add_argument("--faults", type=int, default=3000, help="upsets per network and accelerator (3000)")
+    parser.add_argument("--rounds", type=int, default=4, help="rounds of records of ResNet-20 (4)")
+    parser.add_argument("--truth", type=int, default=40_000, help="lanes of ResNet-20's truth (40000)")
+    parser.add_argument("--seeds", type=int, default=20, help="runs per estimator and network (20)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (2)")
+    parser.add_argument("--repeats", type=int, default=200, help="runs per coverage (200)")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    found = run(options)
+    print(json.dumps(found) if options.json else table(found))
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Return all figures that are asked for."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = options.cache or base / "torchfault" / "resiliency"
+    folder.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {"shares": shares()}
+    seconds: dict[str, float] = {}
+    if options.only != "convergence":
+        with timed(seconds, "accuracies"):
+            found |= accuracies(faults=options.faults)
+        plot(found, options.plot)
+    if options.only != "accuracies":
+        with timed(seconds, "records"):
+            held = records(folder, rounds=options.rounds)
+        with timed(seconds, "truth"):
+            found["truth"] = {name: {"records": round(one.truth(), 5)} for name, one in held.items()}
+            found["truth"]["resnet20"] |= truth_by_many(lanes=options.truth, folder=folder)
+        with timed(seconds, "convergence"):
+            found["samples"] = samples(held, found["truth"]["resnet20"]["value"], seeds=options.seeds)
+        with timed(seconds, "coverage"):
+            found["coverage"] = {name: coverage(one, seeds=options.repeats) for name, one in held.items()}
+    found["seconds"] = seconds
+    return found
+
+
+def samples(held: dict[str, Recorded], many: float, *, seeds: int) -> dict[str, Any]:
+    """Return the medians by network, mode and estimator."""
+    found: dict[str, Any] = {}
+    for name, one in held.items():
+        truth = one.truth() if name == "digits" else many
+        found[name] = {}
+        for mode, images in MODES.items():
+            longest = 20_000 if images is None else 200_000
+            most = dict.fromkeys(ESTIMATORS, longest) | {"drop": 2_000 if images is None else 50_000}
+            found[name][mode] = convergence(one, truth, images=images, most=most, seeds=seeds)
+    return found
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the figures as text for people."""
+    lines = ["p by layer and type, output-stationary array"]
+    for name, layers in found["shares"].items():
+        for layer, row in layers.items():
+            lines.append(f"  {name:8} {layer:4} " + "  ".join(f"{kind} {100 * p:7.3f} %" for kind, p in row.items()))
+    if "ra" in found:
+        lines += ["", f"{'network':10} {'accelerator':20} {'SA':>6}  {'RA':>6} {'':16} {'RA_SW':>6}"]
+        for name, chips in found["ra"].items():
+            for chip, ra in chips.items():
+                sa, sw = found["sa"][name][chip], found["ra_sw"][name][chip]
+                lines.append(f"{name:10} {chip:20} {100 * sa['value']:6.2f}  {_percent(ra)} {_percent(sw)}")
+    if "samples" in found:
+        lines += ["", f"truth: {found['truth']}", "", f"{'samples to within 0.3 points':32}" + _row(ESTIMATORS)]
+        for name, modes in found["samples"].items():
+            for mode, medians in modes.items():
+                shown = [f"{n:,}" if n is not None else "more" for n in medians.values()]
+                lines.append(f"  {name + ', ' + mode:30}" + _row(shown))
+        lines += ["", f"{'coverage of 95 % intervals':32}" + _row(ESTIMATORS)]
+        for name, modes in found["coverage"].items():
+            for mode, covered in modes.items():
+                lines.append(f"  {name + ', ' + mode:30}" + _row([f"{100 * c:.1f} %" for c in covered.values()]))
+    lines += ["", "seconds: " + ", ".join(f"{what} {n:g}" for what, n in found["seconds"].items())]
+    return "\n".join(lines)
+
+
+def _percent(one: dict[str, float]) -> str:
+    return f"{100 * one['value']:6.2f} [{100 * one['low']:.2f}, {100 * one['high']:.2f}]"
+
+
+def _row(cells: Any) -> str:
+    return "".join(f"{cell:>12}" for cell in cells)
+
+
+if __name__ == "__main__":
+    main()
