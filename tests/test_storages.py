@@ -30,8 +30,8 @@ def test_every_storage_conforms_under_its_own_name(name):
 class Forgetful(Csr):
     """A storage whose words do not stand for its tensor."""
 
-    def single(self, words, shape, part, element, new):
-        found = super().single(words, shape, part, element, new)
+    def spread(self, words, shape, part, element, new):
+        found = super().spread(words, shape, part, element, new)
         return None if found is None else (found[0], found[1] + 1)
 
 
@@ -44,7 +44,7 @@ class Anywhere(Coo):
 
 
 def test_the_suite_names_what_a_storage_does_wrong():
-    with pytest.raises(AssertionError, match="single tells the value"):
+    with pytest.raises(AssertionError, match="spread tells the values"):
         check_storage(Forgetful())
     with pytest.raises(AssertionError, match="any words decode"):
         check_storage(Anywhere())

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from torchfault.hardware.whatif import what_if as what_if
     from torchfault.measures import Measure as Measure
     from torchfault.model.data import Data as Data
+    from torchfault.model.represent import represent as represent
     from torchfault.sampling import Adaptive as Adaptive
     from torchfault.sampling import BitErrorRate as BitErrorRate
     from torchfault.sampling import Draws as Draws
@@ -81,6 +82,7 @@ _PUBLIC = {
     "hardware.whatif": ("what_if",),
     "measures": ("Measure",),
     "model.data": ("Data",),
+    "model.represent": ("represent",),
     "sampling": ("Adaptive", "BitErrorRate", "Draws", "Exhaustive", "Statistical", "Uniform"),
     "space": ("Fault", "FaultSpace", "Site"),
     "statistics": ("Estimate", "HalfWidth", "MaxTrials", "TimeBudget"),

@@ -17,7 +17,7 @@ from torchfault.engine.geometry import Reach, convolution, listed
 from torchfault.model.layout import Layout, lanes_first
 from torchfault.model.program import Node, Ref
 
-__all__ = ["Patch", "Struck", "patch_for"]
+__all__ = ["Patch", "Struck", "patch_for", "row_patch"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +110,40 @@ def patch_for(
     if form is None or node.kwargs:
         return None
     return form(_Operands(node, value, layout), struck)
+
+
+def row_patch(
+    node: Node,
+    slot: int,
+    lanes: Tensor,
+    row: Tensor,
+    weights: Tensor,
+    *,
+    value: Callable[[int], Any],
+    layout: Callable[[int], Any],
+) -> Patch | None:
+    """Return the patch that new *weights* (lanes, \\*filter) for the output channel *row* of each lane make.
+
+    ``None`` where *node* is no convolution or linear layer that reads them as argument *slot* of 1. The channel is
+    computed anew, for all lanes together.
+    """
+    if slot != 1 or node.kwargs or weights.dtype not in (torch.float32, torch.float64):
+        return None
+    operands = _Operands(node, value, layout)
+    x, bias = operands.get(0), operands.get(2)
+    shift = torch.zeros_like(row, dtype=weights.dtype) if bias is None else bias[row]
+    if node.op == "linear":
+        found = torch.einsum("n...c,nc->n...", x[lanes], weights)
+        return Patch(-1, (row,), found + _wide(shift, found.ndim - 1), add=False)
+    dims = weights.ndim - 2
+    if node.op != f"conv{dims}d" or x.ndim != dims + 2 or not (reach := _reach(operands)).even:
+        return None
+    groups, outputs, within = int(operands.get(6, 1)), operands.get(1).shape[0], weights.shape[1]
+    channel = (row // (outputs // groups) * within)[:, None] + torch.arange(within, device=x.device)
+    read = x[lanes[:, None], channel].reshape(1, -1, *x.shape[2:])  # every lane's channels are a group of their own
+    run = getattr(torch.nn.functional, node.op)
+    found = run(read, weights, None, reach.stride, reach.padding, reach.dilation, len(lanes)).squeeze(0)
+    return Patch(1, (row,), found + _wide(shift, dims), add=False)
 
 
 def _reach(operands: _Operands) -> Reach:

@@ -3,17 +3,23 @@
 import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from torchfault.engine.contract import Executor, Lanes
+from torchfault.engine.astray import astray, detected
+from torchfault.engine.contract import Executor, Lanes, check_trials
 from torchfault.engine.graph import GraphExecutor
 from torchfault.engine.hooks import HooksExecutor
 from torchfault.errors import EngineError, ModelError
 from torchfault.faults import Trials
 from torchfault.model.data import Data, Tree
+from torchfault.model.memory import homes
+from torchfault.model.record import word_name
 from torchfault.model.sites import check_inference
 from torchfault.space import FaultSpace
 
@@ -77,6 +83,7 @@ class Engine:
         self.model, self.data, self.memory = model, data, parse_memory(memory)
         self.fallback: str | None = None
         self._executor = self._choose(executor, buffers)
+        self._homes = {name: home for home in homes(model) for name in home.words}
 
     def _choose(self, executor: str, buffers: bool) -> Executor:
         if executor != "hooks":
@@ -105,15 +112,26 @@ class Engine:
     def run(self, trials: Trials) -> Iterator[Lanes]:
         """Yield the outcome of every trial exactly once, in any order.
 
+        A trial that makes a stored index point to nowhere is not run: its floating-point outputs are NaN.
         Raises :class:`EngineError` for a site or an input that the engine does not have.
         """
-        return self._executor.run(trials)
+        check_trials(trials, self.space, len(self.data))
+        lost = astray(trials, self._homes)
+        return self._executor.run(trials) if not lost.any() else self._run_sound(trials, lost)
+
+    def _run_sound(self, trials: Trials, lost: NDArray[np.bool_]) -> Iterator[Lanes]:
+        yield from detected(trials, np.flatnonzero(lost), self.golden())
+        sound = np.flatnonzero(~lost)
+        for lanes in self._executor.run(trials.take(sound)):
+            yield replace(lanes, trial=sound[lanes.trial])
 
     def digest(self) -> str:
         """Return a SHA-256 over the model's class, and the names, types, shapes and bytes of its state."""
         digest = hashlib.sha256(type(self.model).__qualname__.encode())
         # Not the state dict, which leaves out buffers that are not persistent.
-        for name, tensor in sorted((*self.model.named_parameters(), *self.model.named_buffers())):
+        words = {name: tensor.detach() for name, tensor in self.model.named_parameters() if word_name(tensor)}
+        words |= dict(self.model.named_buffers()) | {name: home.words[name] for name, home in self._homes.items()}
+        for name, tensor in sorted(words.items()):
             plain = tensor.detach().cpu().contiguous()
             digest.update(repr((name, str(plain.dtype), tuple(plain.shape))).encode())
             digest.update(plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else b"")

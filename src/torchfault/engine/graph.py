@@ -13,12 +13,13 @@ from torchfault.engine.golden import Footprint, Golden, footprint, give_back_mem
 from torchfault.engine.lanes import Schedule, schedule
 from torchfault.engine.plan import events_of, strikes_of
 from torchfault.engine.strike import Striker
-from torchfault.errors import EngineError
+from torchfault.errors import EngineError, ModelError
 from torchfault.faults import Trials
 from torchfault.model.arguments import data_sites
 from torchfault.model.capture import capture
 from torchfault.model.data import Data, Tree, concatenate
 from torchfault.model.graph_sites import program_sites
+from torchfault.model.memory import homes
 from torchfault.model.program import Program, Ref
 from torchfault.space import FaultSpace
 
@@ -36,6 +37,10 @@ class GraphExecutor:
 
     def __init__(self, model: nn.Module, data: Data, *, memory: int, buffers: bool = False) -> None:
         self.data, self.memory = data, memory
+        kept = homes(model)
+        if hidden := [home for home in kept if home.stored is None]:
+            name = next(iter(hidden[0].words))
+            raise ModelError(f"the captured graph does not show the stored words of '{name}'; hooks strike them")
         program = capture(model, data)
         self.device = next((v.device for v in program.constants.values() if isinstance(v, Tensor)), torch.device("cpu"))
         self.channels_last = self.device.type == "cpu" and _has_images(program)
@@ -48,6 +53,8 @@ class GraphExecutor:
             model, self.program, one.values, lanes=1, buffers=buffers, given=data_sites(model, data)
         )
         self.strikes = strikes_of(self.program, self.places)
+        nodes = self.program.parameters
+        self.stored = {nodes[h.parameter]: h.stored for h in kept if h.stored is not None and h.parameter in nodes}
         self._kept: Golden | None = None
         if self.footprint.golden + int(self.footprint.alive.max()) > memory:
             need = (self.footprint.golden + int(self.footprint.alive.max())) / 2**20
@@ -101,7 +108,7 @@ class GraphExecutor:
         events = events_of(trials, self.strikes)
         with torch.inference_mode():
             golden = self._golden(first)
-            striker = Striker(self.program, self.places, trials, self.device)
+            striker = Striker(self.program, self.places, trials, self.device, self.stored)
             room = self.memory - self.footprint.golden * golden.lanes
             yield from ChunkRun(trials, events, golden, striker, self.plan, self.footprint, room).lanes()
 

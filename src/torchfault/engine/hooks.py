@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from torchfault.engine.contract import Lanes, check_trials
 from torchfault.engine.footprint import lanes_within
-from torchfault.engine.inject import edited, stored_tensor
 from torchfault.engine.masks import Mask, edits_by_site
 from torchfault.engine.replay import Part, replaying
-from torchfault.engine.strikes import Strike, address, striking
+from torchfault.engine.stored import Memory, Target, edited
+from torchfault.engine.strikes import Strike, strike_of, striking
 from torchfault.errors import ModelError
 from torchfault.faults import Trials
 from torchfault.model.data import Data, Tree, call, concatenate, leaves, map_tensors, rows
@@ -70,7 +70,7 @@ class HooksExecutor:
                 f"the model is on {home} and the lanes on {self.device}; move it with model.to('{self.device}')"
             )
         found = find(model, data, buffers=buffers)
-        self._layouts = found.layouts
+        self._layouts, self._memory = found.layouts, Memory(model)
         self._space = found.space
         self._careful = found.mixes or any(varies(module) for module in model.modules()) or self._decides()
         self._known: tuple[tuple[Site, ...], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] | None = None
@@ -169,16 +169,16 @@ class HooksExecutor:
         active = self._kinds(trials.sites)[2][trials.site]
         common = _rows(trials, shared).take(np.zeros(1, dtype=np.int64))
         strikes = [
-            Strike(name, address(self.model, name), [mask], site=self._space.site(name), layout=self._layouts[name])
+            strike_of(self.model, name, masks=[mask], site=self._space.site(name), layout=self._layouts[name])
             for name, mask in _masks(_rows(trials, active), lanes=True).items()
         ]
-        with edited(self._tensors(common)):
+        with edited(self._targets(common)):
             return self._forward(
                 torch.from_numpy(trials.inputs), strikes, self._parts(_rows(trials, ~active & ~shared))
             )
 
-    def _tensors(self, trials: Trials) -> list[tuple[Tensor, Mask]]:
-        return [(stored_tensor(self.model, name), mask) for name, mask in _masks(trials).items()]
+    def _targets(self, trials: Trials) -> list[Target]:
+        return [self._memory.target(name, mask) for name, mask in _masks(trials).items()]
 
     def _parts(self, trials: Trials) -> dict[str, list[Part]]:
         """Return what each module must run again, for lanes struck in the words that it alone reads."""
@@ -189,7 +189,7 @@ class HooksExecutor:
             mine = _rows(trials, path == number)
             for lanes in _alike(mine, np.ones(len(mine.site), dtype=bool)):
                 if mine.offsets[lanes[0] + 1] > mine.offsets[lanes[0]]:
-                    stored = self._tensors(mine.take(lanes[:1]))
+                    stored = self._targets(mine.take(lanes[:1]))
                     parts.setdefault(names[number], []).append(Part(torch.from_numpy(lanes).to(self.device), stored))
         return parts
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchfault.errors import FaultError
 from torchfault.faults import Trials
 from torchfault.model.layout import Layout
-from torchfault.words import WordFormat, decode, encode, masks_to_words
+from torchfault.words import WORDS, WordFormat, decode, encode, masks_to_words
 
 __all__ = ["Edits", "Mask", "Places", "by_sample", "edits_by_site", "infer_layout"]
 
@@ -148,7 +148,10 @@ class Mask:
 
     def write(self, tensor: Tensor, layout: Layout | None) -> None:
         """Change the words of *tensor* in place."""
-        self._editor(tensor, layout)(encode(tensor, self.fmt), True)
+        if self.fmt.name in WORDS:
+            self._editor(tensor, layout)(encode(tensor, self.fmt), True)
+        else:  # whose words are not the memory of the tensor
+            tensor.copy_(self.applied(tensor, layout))
 
     def applied(self, tensor: Tensor, layout: Layout | None) -> Tensor:
         """Return a changed copy of *tensor*, in the same memory format."""

@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from torchfault.engine.inject import edited
-from torchfault.engine.masks import Mask, by_sample
+from torchfault.engine.masks import by_sample
+from torchfault.engine.stored import Target, edited
 from torchfault.model.layout import Layout, take
+from torchfault.model.quantised import restore_codes
 from torchfault.model.visit import hands_out
 
 __all__ = ["Part", "replaying"]
@@ -21,7 +22,7 @@ class Part:
     """Lanes, shape (n,), on which a module has the same struck words in its parameters and buffers."""
 
     lanes: Tensor
-    stored: Sequence[tuple[Tensor, Mask]]
+    stored: Sequence[Target]
 
 
 @contextmanager
@@ -60,10 +61,18 @@ def _hook(path: str, parts: Sequence[Part], layouts: Mapping[str, Layout], store
             with edited(part.stored):
                 redone = pytree.tree_leaves(module.forward(*less, **more))
             for position, layout in wanted.items():
-                by_sample(results[position], layout)[part.lanes] = by_sample(redone[position], layout)
+                results[position] = _joined(results[position], redone[position], layout, part.lanes)
         return pytree.tree_unflatten(results, gives)
 
     return again
+
+
+def _joined(whole: Tensor, some: Tensor, layout: Layout, lanes: Tensor) -> Tensor:
+    """Return *whole*, whose *lanes* have become *some*; quantised ones share their scale, so their codes do."""
+    if whole.is_quantized:
+        return restore_codes(_joined(whole.int_repr(), some.int_repr(), layout, lanes), whole)
+    by_sample(whole, layout)[lanes] = by_sample(some, layout)
+    return whole
 
 
 def _lanes(flat: Sequence[Any], name: str, layouts: Mapping[str, Layout], stored: set[int]) -> dict[int, Layout]:

@@ -1,6 +1,6 @@
 """Apply the events of a node to the lanes on board: edited words, closed forms, or the one operation run anew."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchfault.engine.deltas import Patch, Struck, patch_for
+from torchfault.engine.deltas import Patch, Struck, patch_for, row_patch
 from torchfault.faults import Trials, rank_in_run
 from torchfault.model.graph_sites import Place, lane_arguments
 from torchfault.model.layout import Layout, join, lanes_first, put, take, take_value, write_back
 from torchfault.model.program import Node, Program, Ref, Value, run_node
+from torchfault.storages import Stored
 from torchfault.words import edit, masks_to_words, word
 
 __all__ = ["Group", "Striker"]
@@ -35,8 +36,15 @@ class Group:
 class Striker:
     """Applies the events of *trials* to values of *program*, whoever holds them."""
 
-    def __init__(self, program: Program, places: Mapping[str, Place], trials: Trials, device: torch.device) -> None:
-        self.program, self.trials, self.device = program, trials, device
+    def __init__(
+        self,
+        program: Program,
+        places: Mapping[str, Place],
+        trials: Trials,
+        device: torch.device,
+        stored: Mapping[int, Stored] | None = None,
+    ) -> None:
+        self.program, self.trials, self.device, self.stored = program, trials, device, stored or {}
         self.places = [places.get(site.name) for site in trials.sites]
         self.element = torch.from_numpy(trials.element).to(device)
 
@@ -64,10 +72,37 @@ class Striker:
         source, slot = self._slot(node, group.place)
         if slot is None or (isinstance(node.layout, Layout) and node.layout.nested):
             return None
+        if group.place.role == "parameter" and source in self.stored:
+            return self._stored_patch(node, slot, group, values)
         element = self.elements(group.rows)
         old = self._words(values(source), self.program.nodes[source].layout, group.lanes, element)
         struck = Struck(group.lanes, element, old, self.edited(old, group.site, group.rows))
         return patch_for(node, slot, struck, value=values, layout=lambda position: self.program.nodes[position].layout)
+
+    def _stored_patch(self, node: Node, slot: int, group: Group, values: Callable[[int], Value]) -> Patch | None:
+        """Return the closed form of words that stand for one value each, or for several in one row."""
+        found = self._spread(group)
+        if found is None:
+            return None
+        (place, new), golden = found, self.program.constants[group.place.node]
+        layout = lambda position: self.program.nodes[position].layout  # noqa: E731
+        if place.ndim == 1:
+            old = self._words(golden, None, group.lanes, place)
+            return patch_for(node, slot, Struck(group.lanes, place, old, new), value=values, layout=layout)
+        columns = golden[0].numel() if golden.ndim > 1 else 0
+        if not columns or not bool((place // columns == place[:, :1] // columns).all()):
+            return None
+        row = place[:, 0] // columns
+        fresh = golden.reshape(len(golden), columns)[row].scatter(1, place % columns, new)
+        return row_patch(node, slot, group.lanes, row, fresh.view(-1, *golden.shape[1:]), value=values, layout=layout)
+
+    def _spread(self, group: Group) -> tuple[Tensor, Tensor] | None:
+        """Return which values of a stored parameter the words of *group* change, each alone, and to what."""
+        stored, part = self.stored[group.place.node], group.place.part
+        element = self.elements(group.rows)
+        fresh = self.edited(stored.words[part].reshape(-1)[element], group.site, group.rows)
+        found = stored.storage.spread(stored.words, stored.shape, part, element, fresh)
+        return None if found is None else (found[0], found[1].to(stored.dtype))
 
     def elements(self, rows: NDArray[np.int64]) -> Tensor:
         """Return the flat elements that rows of the trials strike."""
@@ -114,7 +149,7 @@ class Striker:
 
     def _apply_operands(self, node: Node, value: Value, groups: list[Group], values: Callable[[int], Value]) -> None:
         together = torch.cat([group.lanes for group in groups])
-        unique, times = together.unique(return_counts=True)
+        times = together.unique(return_counts=True)[1]
         mixed = len(groups) > 1 and bool((times > 1).any())
         if not mixed and int(times.max()) <= _MOST_ROUNDS and isinstance(node.layout, Layout):
             groups = [g for g in groups if not self._apply_closed(node, value, g, values)]
@@ -123,11 +158,17 @@ class Striker:
         if all(group.place.role == "input" for group in groups):
             self._rerun_inputs(node, value, groups, values)
         else:
-            self._rerun_parameters(node, value, groups, values, unique)
+            # Without the lanes that a closed form has dealt with, whose groups are gone.
+            self._rerun_parameters(node, value, groups, values, torch.cat([g.lanes for g in groups]).unique())
 
     def _apply_closed(self, node: Node, value: Tensor, group: Group, values: Callable[[int], Value]) -> bool:
         """Apply *group* by its closed form, one event per lane at a time; return whether there was one."""
-        for part in _rounds(group):
+        rounds = _rounds(group)
+        if len(rounds) > 1 and group.place.node in self.stored:
+            found = self._spread(rounds[0])
+            if found is None or found[0].ndim > 1:
+                return False  # a second scale or index of the same lane may strike the same values
+        for part in rounds:
             patch = self.patch(node, part, values)
             if patch is None:
                 return False
@@ -181,18 +222,33 @@ class Striker:
             one = lane.view(1)
             read = self._sub_batch(one, values)
             mine = [_only(g, lane) for g in struck if bool((g.lanes == lane).any())]
-            changed = self._changed(node, {g.place.node: self._parameter(g) for g in mine})
+            changed = self._changed(node, {p: self._parameter(p, mine) for p in {g.place.node for g in mine}})
             fresh = [_only(g, lane) for g in inputs if bool((g.lanes == lane).any())]
             result = self._run_edited(node, fresh, one, lambda p, c=changed, r=read: c[p] if p in c else r(p))  # type: ignore[misc]
             _put_value(value, node.layout, one, result)
 
-    def _parameter(self, group: Group) -> Tensor:
-        """Return a copy of the parameter with all words of *group* edited (one lane's)."""
-        tensor: Tensor = self.program.constants[group.place.node].clone()
-        where = torch.unravel_index(self.elements(group.rows), tensor.shape) if tensor.ndim else (...,)
-        old = tensor[where].reshape(-1)
-        tensor[where] = self.edited(old, group.site, group.rows).reshape(tensor[where].shape)
+    def _parameter(self, position: int, groups: Sequence[Group]) -> Tensor:
+        """Return a copy of a parameter with all words of *groups* edited (one lane's)."""
+        mine = [group for group in groups if group.place.node == position]
+        if position in self.stored:
+            return self._stored_value(position, mine)
+        tensor: Tensor = self.program.constants[position].clone()
+        for group in mine:
+            where = torch.unravel_index(self.elements(group.rows), tensor.shape) if tensor.ndim else (...,)
+            old = tensor[where].reshape(-1)
+            tensor[where] = self.edited(old, group.site, group.rows).reshape(tensor[where].shape)
         return tensor
+
+    def _stored_value(self, position: int, groups: Sequence[Group]) -> Tensor:
+        """Return the value of a stored parameter with all words of *groups* edited (one lane's)."""
+        stored = self.stored[position]
+        changed: dict[str, Tensor] = {}
+        for group in groups:
+            words = stored.words[group.place.part].clone()
+            flat, element = words.view(-1), self.elements(group.rows)
+            flat[element] = self.edited(flat[element], group.site, group.rows)
+            changed[group.place.part] = words
+        return stored.value(changed)
 
     def _changed(self, node: Node, edited: Mapping[int, Tensor]) -> dict[int, Value]:
         """Return the values of *edited* parameters and of everything computed from them that *node* reads."""
@@ -224,6 +280,9 @@ class Striker:
         return True
 
     def _stack(self, position: int, groups: list[Group], lanes: Tensor) -> Tensor:
+        if position in self.stored:
+            mine = [[_only(g, lane) for g in groups if bool((g.lanes == lane).any())] for lane in lanes]
+            return torch.stack([self._parameter(position, struck) for struck in mine])
         constant: Tensor = self.program.constants[position]
         stack = constant.expand(len(lanes), *constant.shape).clone()
         for group in groups:

@@ -18,6 +18,7 @@ from torchfault.errors import FaultError, SpaceError, did_you_mean
 from torchfault.faults import pack
 from torchfault.model.arguments import argument_names
 from torchfault.model.layout import Layout
+from torchfault.model.quantised import activation_word, restore_codes
 from torchfault.model.visit import Moment, plain_base, visiting
 from torchfault.space import Fault, FaultSpace, Site
 from torchfault.words import word, word_of
@@ -73,7 +74,7 @@ def address(model: nn.Module, name: str) -> Address:
 
 
 def _exists(operation: str) -> bool:
-    return any(hasattr(home, operation) for home in (torch.ops.aten, torch, F, Tensor))
+    return any(hasattr(home, operation) for home in (torch.ops.aten, torch, F, Tensor, torch.ops.quantized))
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -102,7 +103,8 @@ class _StraightThrough(torch.autograd.Function):
 class Strike:
     """The faults of one activation: *masks* ready to apply, or *faults* to be made ready once its shape is known.
 
-    *layout* tells where the batch axis is; with *site* alone it is inferred from the shape.
+    *layout* tells where the batch axis is; with *site* alone it is inferred from the shape. *word* is the format of
+    values that are rounded to codes, empty where it is the tensor's own.
     """
 
     name: str
@@ -112,10 +114,13 @@ class Strike:
     layout: Layout | None = None
     faults: Sequence[Fault] = ()
     rng: np.random.Generator | None = None
+    word: str = ""
     met: int = 0
 
     def __call__(self, tensor: Tensor, *, owned: bool) -> Tensor:
         """Return *tensor* with its faults; changed in place if nobody else holds it and no gradient needs it."""
+        if tensor.is_quantized:
+            return restore_codes(self(tensor.int_repr(), owned=True), tensor)
         self._make_ready(tensor)
         self.met += 1
         layout = self.layout or self._layout(tensor)
@@ -141,7 +146,7 @@ class Strike:
         return Layout(0) if tensor.ndim else None
 
     def _make_ready(self, tensor: Tensor) -> None:
-        fmt = word_of(tensor)
+        fmt = word(self.word) if self.word else word_of(tensor)
         if not self.masks:
             shape = tuple(tensor.shape[1:])
             site = Site(self.name, shape, word=fmt.name, width=fmt.width, kind=self.where.role)
@@ -151,6 +156,13 @@ class Strike:
                 f"'{self.name}' has {self.masks[0].fmt.name} words in the fault space, got {fmt.name}; "
                 "find the sites under the same precision"
             )
+
+
+def strike_of(model: nn.Module, name: str, **given: Any) -> Strike:
+    """Return the strike of the activation called *name*, in the words in which *model* gives it."""
+    where = address(model, name)
+    rounded = activation_word(model.get_submodule(where.path)) if where.role == "output" and not where.operation else ""
+    return Strike(name, where, word=rounded, **given)
 
 
 def masks_of(site: Site, faults: Sequence[Fault], rng: np.random.Generator | None) -> list[Mask]:
@@ -180,7 +192,8 @@ class _Striker:
         tensors, struck = list(moment.tensors), False
         for strike in here:
             place = strike.where.place
-            if place < len(tensors) and (tensors[place].dtype.is_floating_point or strike.masks):
+            valued = place < len(tensors) and (tensors[place].dtype.is_floating_point or tensors[place].is_quantized)
+            if valued or (place < len(tensors) and strike.masks):
                 tensors[place], struck = strike(tensors[place], owned=moment.owned[place]), True
         if not struck:
             self.seen |= {f"{moment.base}:{moment.role}{i or ''}" for i in range(len(tensors))}

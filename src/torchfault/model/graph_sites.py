@@ -8,7 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchfault.model.layout import Layout, per_sample
+from torchfault.model.memory import homes
 from torchfault.model.program import Node, Program, Ref
+from torchfault.model.quantised import is_leaf
 from torchfault.model.record import channel_axis
 from torchfault.model.sites import parameter_sites
 from torchfault.space import FaultSpace, Site
@@ -19,11 +21,15 @@ __all__ = ["Place", "lane_arguments", "program_sites"]
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a program a site is: a parameter's node, or the *which*-th input or output of an operation."""
+    """Where in a program a site is: a parameter's node, or the *which*-th input or output of an operation.
+
+    *part* names the tensor of words in which a stored parameter keeps it.
+    """
 
     node: int
     role: str
     which: int = 0
+    part: str = ""
 
 
 def lane_arguments(node: Node, program: Program) -> list[int]:
@@ -54,7 +60,10 @@ def program_sites(
     *golden* holds the value of every node for a batch of *lanes*; *given* are the sites of the inputs. Names are those
     of module hooks wherever a module without children is a single operation.
     """
-    parameters = {site.name: site for site in parameter_sites(model, buffers=buffers)}
+    parameters: dict[str, list[Site]] = {}
+    of = {name: home.parameter for home in homes(model) for name in home.words}
+    for site in parameter_sites(model, buffers=buffers):
+        parameters.setdefault(of.get(site.name, site.name), []).append(site)
     fed = program.fed()
     bases = _bases(model, program, fed)
     sites: dict[str, Site] = {}
@@ -64,8 +73,9 @@ def program_sites(
             sites[data.name], places[data.name] = data, Place(position, "output")
     for node in program.nodes:
         for name, position in _parameters_of(node, program):
-            if name in parameters and name not in sites:
-                sites[name], places[name] = parameters[name], Place(position, "parameter")
+            for site in parameters.pop(name, ()):
+                part = site.name.partition(":")[2]
+                sites[site.name], places[site.name] = site, Place(position, "parameter", part=part)
         if node.position in bases:
             for site, place in _activations(node, bases[node.position], program, golden, lanes, fed):
                 sites[site.name], places[site.name] = site, place
@@ -84,7 +94,7 @@ def _bases(model: nn.Module, program: Program, fed: set[int]) -> dict[int, str]:
     """Name every real operation: its module's call where it is the only one there, else the call and the operation."""
     real = [n for n in program.nodes if n.target and not n.view and n.position in fed and not n.constant]
     per_call = Counter(node.call for node in real)
-    with_children = {path for path, module in model.named_modules() if not path or any(True for _ in module.children())}
+    with_children = {path for path, module in model.named_modules() if not path or not is_leaf(module)}
     used: Counter[str] = Counter()
     names = {}
     for node in real:

@@ -1,6 +1,6 @@
 """Watch a model run on several inputs together and on one of them alone, and read off its activations."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,11 +11,12 @@ from torchfault.errors import ModelError
 from torchfault.model.data import Data, Tree, call, leaves, map_tensors, rows
 from torchfault.model.disturb import undisturbed
 from torchfault.model.layout import Layout, find_layout, per_sample
+from torchfault.model.quantised import activation_word, is_leaf, quantised_word
 from torchfault.model.visit import Moment, visiting
 from torchfault.space import Site
-from torchfault.words import WORDS
+from torchfault.words import WORDS, word
 
-__all__ = ["PROBES", "Record", "channel_axis", "probe_inputs", "varies", "watch", "word_name"]
+__all__ = ["PROBES", "Record", "channel_axis", "codes", "probe_inputs", "varies", "watch", "word_name"]
 
 PROBES = 3
 _CHANNEL_FIRST = ("conv", "batchnorm", "instancenorm", "groupnorm", "pool", "pixel", "upsample", "interpolate")
@@ -26,7 +27,12 @@ _NOTHING = ("Dropout", "AlphaDropout", "FeatureAlphaDropout", "Identity", "Flatt
 def word_name(tensor: Tensor) -> str:
     """Return the name of the tensor's word format, empty where it has none."""
     name = str(tensor.dtype).removeprefix("torch.")
-    return name if name in WORDS and tensor.layout == torch.strided else ""
+    return quantised_word(tensor) or (name if name in WORDS and tensor.layout == torch.strided else "")
+
+
+def codes(tensor: Tensor) -> Tensor:
+    """Return the integer codes of a quantised tensor, and any other tensor as it is."""
+    return tensor.int_repr() if tensor.is_quantized else tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +68,8 @@ class Record:
         for i, tensor in enumerate(moment.tensors):
             name = f"{moment.base}:{moment.role}{i or ''}"
             self.order.append(name)
-            site = tensor.dtype.is_floating_point and bool(word_name(tensor))
-            self.seen[name] = _Seen(moment, tensor.detach().clone(), moment.view[i], site)
+            site = (tensor.dtype.is_floating_point or tensor.is_quantized) and bool(word_name(tensor))
+            self.seen[name] = _Seen(moment, codes(tensor.detach()).clone(), moment.view[i], site)
 
     def second(self, moment: Moment) -> None:
         """Compare it with what one of the inputs gives alone."""
@@ -71,7 +77,7 @@ class Record:
             name = f"{moment.base}:{moment.role}{i or ''}"
             if name not in self.seen:
                 continue
-            layout = self.layout(self.seen[name].many, tensor.detach())
+            layout = self.layout(self.seen[name].many, codes(tensor.detach()))
             if layout is not None:
                 self.layouts[name] = layout
 
@@ -101,7 +107,7 @@ class Record:
         chosen = {}
         for name, seen in self.seen.items():
             moment, owner = seen.moment, modules[seen.moment.path]
-            leaf = moment.path != "" and not any(True for _ in owner.children())
+            leaf = moment.path != "" and is_leaf(owner)
             hidden = leaf and (bool(moment.operation) != (moment.call in taken_apart))
             computes = moment.base in self.done and moment.base not in views
             if seen.site and not hidden and computes and type(owner).__name__.rstrip("123d") not in _NOTHING:
@@ -119,25 +125,28 @@ class Record:
         modules = dict(self.model.named_modules())
         for name, seen in self._candidates.items():
             if name in self.layouts:
-                kind = type(modules[seen.moment.path]).__name__
-                yield _activation_site(name, seen, kind, self.layouts[name])
+                yield _activation_site(name, seen, modules[seen.moment.path], self.layouts[name])
 
-    def owners(self) -> dict[str, str]:
-        """Return the modules that alone read a parameter, and whose calls have lanes in all that they read and give."""
+    def owners(self, packing: Collection[str] = ()) -> dict[str, str]:
+        """Return the modules that alone read a parameter, and whose calls have lanes in all that they read and give.
+
+        Modules of *packing*, which alone read what they have packed, stand under their own names.
+        """
         modules = dict(self.model.named_modules())
         plain = {name: next(iter(paths)) for name, paths in self.readers.items() if len(paths) == 1}
         lost = {seen.moment.path for name, seen in self.seen.items() if name not in self.layouts or seen.view}
-        return {
-            name: path
-            for name, path in plain.items()
-            if path and path not in lost and name.rpartition(".")[0] == path and _repeatable(modules[path])
-        }
+        called = {seen.moment.path for seen in self.seen.values()}
+        alone = {name: path for name, path in plain.items() if path and name.rpartition(".")[0] == path}
+        alone |= {path: path for path in packing if path in called}
+        return {name: path for name, path in alone.items() if path not in lost and _repeatable(modules[path])}
 
     def _taken_apart(self, modules: Mapping[str, nn.Module]) -> set[str]:
         """Return the calls of modules without children that are, other than torch's own, several operations."""
         inside: dict[str, set[str]] = {}
         for seen in self.seen.values():
-            if seen.moment.operation and not type(modules[seen.moment.path]).__module__.startswith("torch.nn."):
+            if seen.moment.operation and not type(modules[seen.moment.path]).__module__.startswith(
+                ("torch.nn.", "torch.ao.")
+            ):
                 inside.setdefault(seen.moment.call, set()).add(seen.moment.base)
         return {called for called, bases in inside.items() if len(bases) > 1}
 
@@ -153,17 +162,18 @@ class Record:
 def _repeatable(module: nn.Module) -> bool:
     """Whether a call of *module* is its ``forward`` and nothing else, also when it happens twice."""
     hooked = module._forward_hooks or module._forward_pre_hooks
-    return not hooked and not any(True for _ in module.children()) and not getattr(module, "inplace", False)
+    return not hooked and is_leaf(module) and not getattr(module, "inplace", False)
 
 
-def _activation_site(name: str, seen: _Seen, kind: str, layout: Layout) -> Site:
-    shape = per_sample(seen.many.shape, layout, lanes=PROBES)
-    word = WORDS[word_name(seen.many)]
+def _activation_site(name: str, seen: _Seen, owner: nn.Module, layout: Layout) -> Site:
+    shape, kind = per_sample(seen.many.shape, layout, lanes=PROBES), type(owner).__name__
+    rounded = activation_word(owner) if seen.moment.role == "output" and not seen.moment.operation else ""
+    fmt = word(rounded or word_name(seen.many))
     return Site(
         name,
         shape,
-        word=word.name,
-        width=word.width,
+        word=fmt.name,
+        width=fmt.width,
         kind=seen.moment.role,
         module=seen.moment.path,
         module_type=kind,
@@ -188,7 +198,7 @@ def watch(model: nn.Module, data: Data, *, operations: bool) -> Record:
     """Return what *model* showed on a few of the inputs; functional *operations* are looked at if asked for."""
     inputs = map_tensors(lambda leaf: leaf.to(_device(model)), probe_inputs(data))
     record = Record(model, training=any(module.training for module in model.modules()))
-    paths = [path for path, m in model.named_modules() if path and not any(True for _ in m.children())]
+    paths = [path for path, m in model.named_modules() if path and is_leaf(m)]
     which = None if operations else ()
     with undisturbed(model):
         try:

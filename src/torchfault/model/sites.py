@@ -1,6 +1,6 @@
 """Find the sites of any module by looking at its parameters and by watching it run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -9,7 +9,9 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torchfault.errors import ModelError
 from torchfault.model.arguments import data_sites
 from torchfault.model.data import Data, Tree
+from torchfault.model.home import Home
 from torchfault.model.layout import Layout
+from torchfault.model.memory import homes
 from torchfault.model.record import varies, watch, word_name
 from torchfault.space import FaultSpace, Site
 from torchfault.words import WORDS
@@ -36,28 +38,58 @@ class Discovery:
 def parameter_sites(model: nn.Module, *, buffers: bool = False) -> list[Site]:
     """Return a site for every parameter of *model*, and for every buffer if *buffers*, in the order of their names.
 
+    A parameter that is kept as codes, scales or indices has a site for each (see :mod:`torchfault.model.memory`).
     Tied parameters are one site, under their first name. Raises :class:`ModelError` for a parameter without a shape.
 
     >>> [(site.name, site.kind) for site in parameter_sites(nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2)))]
     [('0.weight', 'weight'), ('0.bias', 'bias'), ('1.weight', 'norm'), ('1.bias', 'norm')]
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    named: list[tuple[str, Tensor, bool]] = [(name, tensor, False) for name, tensor in model.named_parameters()]
-    named += [(name, tensor, True) for name, tensor in model.named_buffers()] if buffers else []
+    kept = homes(model)
+    replaced = {home.parameter: home for home in kept if home.parameter}
+    sites: list[Site] = []
+    for name, parameter in model.named_parameters():
+        if name in replaced:
+            sites += home_sites(replaced[name], modules)
+        elif isinstance(parameter, UninitializedParameter) or word_name(parameter):
+            sites.append(_stored_site(name, parameter, modules[name.rpartition(".")[0]], buffer=False))
+    for home in kept:
+        sites += [] if home.parameter else home_sites(home, modules)
+    for name, tensor in model.named_buffers() if buffers else ():
+        if isinstance(tensor, UninitializedBuffer) or word_name(tensor):
+            sites.append(_stored_site(name, tensor, modules[name.rpartition(".")[0]], buffer=True))
+    return sites
+
+
+def home_sites(home: Home, modules: Mapping[str, nn.Module]) -> list[Site]:
+    """Return the sites of the words in *home*; a part without a kind of its own has that of the parameter."""
+    owner = type(modules[home.module]).__name__
+    role = _role(home.parameter, owner)
     return [
-        _stored_site(name, tensor, modules[name.rpartition(".")[0]], buffer)
-        for name, tensor, buffer in named
-        if isinstance(tensor, UninitializedParameter | UninitializedBuffer) or word_name(tensor)
+        Site(
+            name,
+            tuple(words.shape),
+            word=(part := home.parts[name]).word,
+            width=part.fmt.width,
+            kind=part.kind or role,
+            module=home.module,
+            module_type=owner,
+            channel=part.channel,
+        )
+        for name, words in home.words.items()
     ]
 
 
-def _stored_site(name: str, tensor: Tensor, owner: nn.Module, buffer: bool) -> Site:
+def _role(name: str, kind: str) -> str:
+    last = name.rpartition(".")[2]
+    role = "bias" if last.startswith("bias") or last.endswith("_bias") else "weight"
+    return "norm" if "norm" in kind.lower() else role
+
+
+def _stored_site(name: str, tensor: Tensor, owner: nn.Module, *, buffer: bool) -> Site:
     if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
         raise ModelError(f"'{name}' has no shape yet; run the model once on real inputs first")
-    path, _, last = name.rpartition(".")
     kind = type(owner).__name__
-    role = "bias" if last.startswith("bias") or last.endswith("_bias") else "weight"
-    role = "buffer" if buffer else "norm" if "norm" in kind.lower() else role
     channel: int | None = 0 if tensor.ndim else None
     if tensor.ndim > 1 and (isinstance(owner, nn.modules.conv._ConvTransposeNd) or "Embedding" in kind):
         channel = 1
@@ -67,8 +99,8 @@ def _stored_site(name: str, tensor: Tensor, owner: nn.Module, buffer: bool) -> S
         tuple(tensor.shape),
         word=word.name,
         width=word.width,
-        kind=role,
-        module=path,
+        kind="buffer" if buffer else _role(name, kind),
+        module=name.rpartition(".")[0],
         module_type=kind,
         channel=channel,
     )
@@ -103,10 +135,27 @@ def find(model: nn.Module, data: Data | Tree, *, buffers: bool = False) -> Disco
     record = watch(model, data, operations=True)
     given = {site.name: site for site in data_sites(model, data) if site is not None}
     known = given | {site.name: site for site in (*stored, *record.sites())}
-    order = dict.fromkeys([*given, *record.order, *known])
+    kept = homes(model)
+    order = dict.fromkeys([*given, *_with_homes(record.order, kept), *known])
     sites = tuple(known[name] for name in order if name in known)
+    owners = dict(record.owners({home.module for home in kept if not home.parameter}))
+    for home in kept:
+        if path := owners.pop(home.parameter or home.module, None):
+            # The scale of what a module gives belongs to the whole batch: lanes cannot differ in it.
+            owners |= {name: path for name in home.words if name not in (f"{path}.scale", f"{path}.zero_point")}
     layouts = record.layouts | dict.fromkeys(given, Layout(0))
-    return Discovery(FaultSpace(sites), layouts, record.left_out, record.mixes, record.owners())
+    return Discovery(FaultSpace(sites), layouts, record.left_out, record.mixes, owners)
+
+
+def _with_homes(order: Iterable[str], kept: Sequence[Home]) -> Iterator[str]:
+    """Put the sites of homes where their parameter is read, or before the first moment of their module."""
+    by_parameter = {home.parameter: home for home in kept if home.parameter}
+    by_module = {home.module: home for home in kept if not home.parameter}
+    for name in order:
+        home = by_parameter.get(name) or by_module.get(name.partition(":")[0])
+        if home is not None:
+            yield from home.words
+        yield name
 
 
 def check_inference(model: nn.Module) -> None:

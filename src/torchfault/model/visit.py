@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from torchfault.model.quantised import is_leaf
+
 __all__ = ["Moment", "Visitor", "hands_out", "operation_name", "plain_base", "unfused", "visiting"]
 
 # Operations that compute nothing, as in graph capture; their outputs are no sites.
@@ -109,7 +111,7 @@ def _replaced(flat: list[Any], spec: Any, kept: list[int], fresh: Sequence[Tenso
 
 def hands_out(module: nn.Module) -> bool:
     """Whether *module* gives tensors that it does not keep, as torch's own layers do."""
-    return type(module).__module__.startswith("torch.nn.modules.") and not any(True for _ in module.children())
+    return type(module).__module__.startswith(("torch.nn.modules.", "torch.ao.nn.")) and is_leaf(module)
 
 
 @dataclass(eq=False)
@@ -148,8 +150,9 @@ class _Watch:
         """Show the arguments of a call; return them, changed or not, and the memory they use."""
         flat, spec, everything = _tensors((args, kwargs))
         memory = {i: _memory(flat[i]) for i in everything}
-        kept = [i for i in everything if memory[i] not in self.stored]
-        stored = own or [self.stored[memory[i]] for i in everything if memory[i] in self.stored]
+        names = {i: self.stored.get(memory[i]) or self.names.get(id(flat[i]), "") for i in everything}
+        kept = [i for i in everything if not names[i]]
+        stored = own or [name for name in names.values() if name]
         tensors = [flat[i] for i in kept]
         nobody = [False] * len(tensors)
         moment = Moment(base, "input", path, call, op, tensors, nobody, nobody, stored)

@@ -70,12 +70,13 @@ class Storage(Protocol):
         """Return the float32 values of *shape* that any *words* (with indices that exist) stand for."""
         ...
 
-    def single(
+    def spread(
         self, words: Words, shape: Sequence[int], part: str, element: Tensor, new: Tensor
     ) -> tuple[Tensor, Tensor] | None:
-        """Return what *new* at flat *element* of *part*, each alone, changes: one flat position each, and its value.
+        """Return what *new* at flat *element* of *part*, each alone, changes: flat positions, and the values there.
 
-        ``None`` where a word of the part decides more than one value, or where it lands.
+        Both have shape (n,), or (n, k) where a word decides k values; among them a position may stand repeatedly, with
+        the same value. ``None`` where that cannot be told without decoding all words.
         """
         ...
 

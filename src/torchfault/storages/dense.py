@@ -52,7 +52,7 @@ class Formatted:
         """Return the values."""
         return words[""].float().reshape(tuple(shape))
 
-    def single(
+    def spread(
         self, words: Words, shape: Sequence[int], part: str, element: Tensor, new: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the same element with the new value."""
@@ -124,23 +124,27 @@ class Affine:
         whole = groups if zero is None else groups - zero.unsqueeze(2)
         return _unblocked(whole.float() * scale.unsqueeze(2), words[""].reshape(tuple(shape)))
 
-    def single(
+    def spread(
         self, words: Words, shape: Sequence[int], part: str, element: Tensor, new: Tensor
     ) -> tuple[Tensor, Tensor] | None:
-        """Return the same element with its new code times its scale."""
-        if part:
+        """Return the element of a code, or all those that a scale or a zero point belongs to."""
+        if part and self.group == 0:
             return None
-        group = self._group_of(element, shape)
-        whole = new.to(torch.int32)
-        if "zero_point" in words:
-            whole = whole - words["zero_point"].reshape(-1)[group].to(torch.int32)
-        return element, whole.float() * words["scale"].reshape(-1)[group]
+        place = element if not part else _members(element, shape, self.group)
+        group = self._group_of(element, shape) if not part else element
+        codes = new if not part else words[""].reshape(-1)[place]
+        zero = None if "zero_point" not in words else words["zero_point"].reshape(-1)[group]
+        scale = words["scale"].reshape(-1)[group]
+        if part:
+            scale = (new if part == "scale" else scale).unsqueeze(1)
+            zero = zero if zero is None else (new if part == "zero_point" else zero).unsqueeze(1)
+        whole = codes.to(torch.int32)
+        return place, (whole if zero is None else whole - zero.to(torch.int32)).float() * scale
 
     def _group_of(self, element: Tensor, shape: Sequence[int]) -> Tensor:
         if self.group == 0:
             return torch.zeros_like(element)
-        columns = math.prod(shape) if len(shape) < 2 else math.prod(shape[1:])
-        return _block_of(element, columns, self.group or max(columns, 1))
+        return _block_of(element, _columns(shape), self.group or max(_columns(shape), 1))
 
 
 @dataclass(frozen=True)
@@ -191,14 +195,14 @@ class BlockFloat:
         blocks = _blocks(as_matrix(codes), self.block).double()
         return _unblocked((blocks * self._step(words["exponent"]).unsqueeze(2)).float(), codes)
 
-    def single(
+    def spread(
         self, words: Words, shape: Sequence[int], part: str, element: Tensor, new: Tensor
-    ) -> tuple[Tensor, Tensor] | None:
-        """Return the same element with its new code times the block's power of two."""
+    ) -> tuple[Tensor, Tensor]:
+        """Return the element of a code, or all those that share an exponent."""
         if part:
-            return None
-        columns = math.prod(shape) if len(shape) < 2 else math.prod(shape[1:])
-        block = _block_of(element, columns, self.block)
+            place = _members(element, shape, self.block)
+            return place, (words[""].reshape(-1)[place].double() * self._step(new).unsqueeze(1)).float()
+        block = _block_of(element, _columns(shape), self.block)
         return element, (new.double() * self._step(words["exponent"].reshape(-1)[block])).float()
 
 
@@ -224,3 +228,16 @@ def _block_of(element: Tensor, columns: int, block: int) -> Tensor:
     """Return the number of the block that holds each flat element."""
     row, column = element // columns, element % columns
     return row * -(-columns // block) + column // block
+
+
+def _columns(shape: Sequence[int]) -> int:
+    return math.prod(shape) if len(shape) < 2 else math.prod(shape[1:])
+
+
+def _members(block: Tensor, shape: Sequence[int], size: int | None) -> Tensor:
+    """Return the flat elements of each block, (n, size); what would be behind the end of a row repeats its last one."""
+    columns = _columns(shape)
+    size = min(size or columns, columns)
+    count = -(-columns // size)
+    column = (block % count * size)[:, None] + torch.arange(size, device=block.device)
+    return (block // count)[:, None] * columns + column.clamp(max=columns - 1)

@@ -75,7 +75,7 @@ class Coo:
         (rows, columns), (row, column) = _size(shape), words["indices"].to(torch.int64)
         return _gathered(row * columns + column, words["values"], rows * columns).reshape(tuple(shape))
 
-    def single(
+    def spread(
         self, words: Words, shape: Sequence[int], part: str, element: Tensor, new: Tensor
     ) -> tuple[Tensor, Tensor] | None:
         """Return the place of each value."""
@@ -127,14 +127,22 @@ class Csr:
             found.index_put_((place,), words["values"][entry], accumulate=True)
         return found.reshape(tuple(shape))
 
-    def single(
+    def spread(
         self, words: Words, shape: Sequence[int], part: str, element: Tensor, new: Tensor
     ) -> tuple[Tensor, Tensor] | None:
-        """Return the place of each value."""
-        if part != "values":
+        """Return the place of each value, or of a column both the old one, now empty, and the new one."""
+        if part == "crow_indices":
             return None
         row = torch.searchsorted(words["crow_indices"].to(torch.int64), element, right=True) - 1
-        return row * _size(shape)[1] + words["col_indices"].to(torch.int64)[element], new
+        first, value = row * _size(shape)[1], words["values"][element]
+        old = first + words["col_indices"].to(torch.int64)[element]
+        if part == "values":
+            return old, new
+        fresh = first + new.to(torch.int64)
+        met = self.decode(words, shape).reshape(-1)[fresh]
+        stays = fresh == old
+        left, joined = torch.where(stays, value, 0), torch.where(stays, value, met + value)
+        return torch.stack((old, fresh), 1), torch.stack((left, joined), 1)
 
 
 @dataclass(frozen=True)
@@ -198,7 +206,7 @@ class Bsr:
         whole = found.reshape(down, right, self.height, self.width).transpose(1, 2)
         return whole.reshape(down * self.height, right * self.width)[:rows, :columns].reshape(tuple(shape))
 
-    def single(
+    def spread(
         self, words: Words, shape: Sequence[int], part: str, element: Tensor, new: Tensor
     ) -> tuple[Tensor, Tensor] | None:
         """Return the place of each value, unless some of them have none."""

@@ -21,9 +21,8 @@ def check_storage(storage: Storage) -> None:
     """Raise AssertionError, naming the rule, where *storage* is none.
 
     The rules: a hashable value, equal to its copy; parts of the types that their formats ask for, with all indices in
-    their range; a value of the tensor's shape and type, which keeps zeros; ``single`` changes one value, the one that
-    decoding the changed words changes; any words decode, an index astray raises StorageError; and nothing alters its
-    arguments.
+    their range; a value of the tensor's shape and type, which keeps zeros; ``spread`` tells the values that decoding
+    the changed words changes; any words decode, an index astray raises StorageError; and nothing alters its arguments.
 
     >>> from torchfault.storages import Affine
     >>> check_storage(Affine(width=4, group=32))
@@ -78,8 +77,10 @@ def _with(stored: Stored, name: str, element: Tensor, new: Tensor) -> dict[str, 
 
 def _check_single(storage: Storage, stored: Stored, name: str, rng: np.random.Generator) -> None:
     element, new = _changed(stored, name, rng, _TRIES)
-    with rule(storage, "single tells the value that changes, as decoding tells it"):
-        found = storage.single(stored.words, stored.shape, name, element, new)
+    sound = ~stored.parts[name].astray(element, new, stored.words[name].shape)
+    element, new = element[sound], new[sound]
+    with rule(storage, "spread tells the values that change, as decoding tells it"):
+        found = storage.spread(stored.words, stored.shape, name, element, new)
         if found is None:
             return
         golden = stored.value().reshape(-1)

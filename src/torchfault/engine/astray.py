@@ -1,0 +1,44 @@
+"""Trials whose stored indices point to nowhere: whoever reads them detects the error, so nothing is run for them."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from torchfault.engine.contract import Lanes
+from torchfault.faults import Trials
+from torchfault.model.data import Tree, map_tensors, rows
+from torchfault.model.home import Home
+from torchfault.words import edit, masks_to_words
+
+__all__ = ["astray", "detected"]
+
+_AT_ONCE = 4096
+
+
+def astray(trials: Trials, homes: Mapping[str, Home]) -> NDArray[np.bool_]:
+    """Return which of *trials* put an index outside its range, given the homes of the model's words by their names."""
+    lost = np.zeros(len(trials), dtype=bool)
+    for position in np.unique(trials.site):
+        name = trials.sites[position].name
+        home = homes.get(name)
+        if home is None or not (part := home.parts[name]).highest:
+            continue
+        mine, words = trials.site == position, home.words[name]
+        element = torch.from_numpy(trials.element[mine]).to(words.device)
+        keep, toggle = (
+            masks_to_words(column[mine], part.fmt, device=words.device) for column in (trials.keep, trials.toggle)
+        )
+        wrong = part.astray(element, edit(words.reshape(-1)[element], keep, toggle, part.fmt), words.shape)
+        lost[trials.owner[mine][wrong.cpu().numpy()]] = True
+    return lost
+
+
+def detected(trials: Trials, which: NDArray[np.int64], golden: Tree) -> Iterator[Lanes]:
+    """Yield the trials at the positions *which* as detected errors: NaN in every floating-point output."""
+    for begin in range(0, len(which), _AT_ONCE):
+        chunk = which[begin : begin + _AT_ONCE]
+        mine = rows(golden, torch.from_numpy(trials.inputs[chunk]))
+        nothing = map_tensors(lambda leaf: torch.full_like(leaf, torch.nan) if leaf.is_floating_point() else leaf, mine)
+        yield Lanes(chunk, trials.inputs[chunk], mine, nothing, np.zeros(len(chunk), dtype=bool))

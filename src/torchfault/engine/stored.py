@@ -1,0 +1,126 @@
+"""The stored words of a model by the names of their sites, changed in a scope and brought back."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from torchfault.engine.masks import Mask, Places
+from torchfault.errors import FaultError, SpaceError, did_you_mean
+from torchfault.model.home import Home
+from torchfault.model.memory import homes
+from torchfault.words import WordFormat, encode, word_of
+
+__all__ = ["Memory", "Target", "edited"]
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Words to change: the tensor called *name*, in its *home* if it is no plain parameter or buffer."""
+
+    name: str
+    words: Tensor
+    mask: Mask
+    home: Home | None
+
+
+class Memory:
+    """Finds the words of *model* by the names of their sites.
+
+    >>> Memory(nn.Linear(2, 1)).words("bias").shape
+    torch.Size([1])
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.homes = {name: home for home in homes(model) for name in home.words}
+
+    def __contains__(self, name: str) -> bool:
+        return ":" not in name or name in self.homes
+
+    def words(self, name: str) -> Tensor:
+        """Return the tensor of words called *name*, by any of its names where it is tied."""
+        if name in self.homes:
+            return self.homes[name].words[name]
+        path, _, last = name.rpartition(".")
+        owner = dict(self.model.named_modules(remove_duplicate=False)).get(path)
+        found: Tensor | None = None if owner is None else owner._parameters.get(last, owner._buffers.get(last))
+        if found is None or any(home.parameter == name for home in self.homes.values()):
+            named = (*self.model.named_parameters(remove_duplicate=False), *self.model.named_buffers())
+            near = did_you_mean(name, [*self.homes, *(known for known, _ in named)])
+            near = near or "; activations are called '<module>:input' and '<module>:output'"
+            raise SpaceError(f"no parameter or buffer is called '{name}'{near}")
+        return found
+
+    def format(self, name: str) -> WordFormat:
+        """Return the format of the words called *name*."""
+        return self.homes[name].parts[name].fmt if name in self.homes else word_of(self.words(name))
+
+    def target(self, name: str, mask: Mask) -> Target:
+        """Return the words that *mask* changes; raises :class:`FaultError` where it is for words of another format."""
+        fmt = self.format(name)
+        if fmt != mask.fmt:
+            raise FaultError(
+                f"'{name}' has {mask.fmt.name} words in the fault space, got {fmt.name}; find the sites again"
+            )
+        return Target(name, self.words(name), mask, self.homes.get(name))
+
+
+@contextmanager
+def edited(targets: Sequence[Target]) -> Iterator[None]:
+    """Change stored words in this scope; the touched ones come back, in reverse order.
+
+    Raises :class:`StorageError` where an index would point to nowhere.
+    """
+    undo: list[Callable[[], None]] = []
+    together: dict[int, list[Target]] = {}
+    try:
+        for target in targets:
+            if target.home is None or target.home.install is None:
+                _change(target.words, target.mask, undo)
+            else:
+                together.setdefault(id(target.home), []).append(target)
+        for mine in together.values():
+            changed: dict[str, Tensor] = {}
+            for target in mine:
+                words = changed.get(target.name, target.words)
+                changed[target.name] = target.mask.applied(words, None)
+            assert mine[0].home is not None
+            assert mine[0].home.install is not None
+            undo.append(mine[0].home.install(changed))
+        yield
+    finally:
+        _undo(undo)
+
+
+def _change(tensor: Tensor, mask: Mask, undo: list[Callable[[], None]]) -> None:
+    inference = tensor.is_inference()
+
+    def write(values: Tensor) -> None:
+        with torch.inference_mode(inference):
+            places.write(words, values)
+
+    with torch.inference_mode(inference):
+        # Through .data: autograd must not take the edit, or its end, for a change of a weight that backward needs.
+        words = encode(tensor.data, mask.fmt)
+        places = Places.of(words.unsqueeze(0), mask.edits.element)
+        saved = places.read(words)
+        keep, toggle = mask.masks(tensor.device)
+        struck = saved ^ toggle if keep is None else (saved & keep) ^ toggle
+    undo.append(lambda: write(saved))
+    write(struck)
+
+
+def _undo(undo: list[Callable[[], None]]) -> None:
+    """Call all of *undo*, the last first; an interrupt waits until everything is as it was."""
+    interrupt: KeyboardInterrupt | None = None
+    while undo:
+        try:
+            undo[-1]()  # writing saved words twice does no harm
+            undo.pop()
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt

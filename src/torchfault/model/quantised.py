@@ -1,0 +1,173 @@
+"""What torch's own quantisation keeps: packed weights, quantised activations, weights under fake quantisation."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchfault.model.home import Home, overwritten, site_names
+from torchfault.storages import Part
+from torchfault.words.emulated import affine
+
+__all__ = ["activation_word", "fake_quantised", "is_leaf", "packed", "packs", "quantised_word", "restore_codes"]
+
+_QUANTISED = {torch.quint8: "uint8", torch.qint8: "int8", torch.qint32: "int32"}
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether *module* has no children, but for those in which torch's own quantised layers hold their parts.
+
+    >>> is_leaf(nn.Linear(2, 1)), is_leaf(nn.Sequential(nn.Linear(2, 1)))
+    (True, False)
+    """
+    if hasattr(module, "fake_quant_enabled"):
+        return True  # whose child is an observer
+    return all(type(child).__name__ == "LinearPackedParams" for child in module.children())
+
+
+def quantised_word(tensor: Tensor) -> str:
+    """Return the word format of the codes of a quantised tensor of torch's own, empty for any other tensor."""
+    return _QUANTISED.get(tensor.dtype, "")
+
+
+def restore_codes(codes: Tensor, like: Tensor) -> Tensor:
+    """Return a quantised tensor of the given *codes*, with the scale and zero point of *like*."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch warns that these tensors will go; they are here now
+        if like.qscheme() == torch.per_channel_affine:
+            columns = (like.q_per_channel_scales(), like.q_per_channel_zero_points(), like.q_per_channel_axis())
+            return torch._make_per_channel_quantized_tensor(codes, *columns)
+        return torch._make_per_tensor_quantized_tensor(codes, like.q_scale(), like.q_zero_point())
+
+
+def packs(module: nn.Module) -> bool:
+    """Whether *module* is a layer of ``torch.ao.nn.quantized`` that packs its weight."""
+    return callable(getattr(module, "_weight_bias", None)) and callable(getattr(module, "set_weight_bias", None))
+
+
+def packed(module: Any, path: str, prefix: str) -> Home:
+    """Return the home of a layer of ``torch.ao.nn.quantized``: codes, scales and zero points as its kernels keep them.
+
+    That is a float32 scale and a zero point of the codes' type, also where the Python side shows wider ones.
+    """
+    weight, bias = module._weight_bias()
+    per_channel = weight.qscheme() == torch.per_channel_affine
+    scale = weight.q_per_channel_scales() if per_channel else torch.tensor(weight.q_scale(), dtype=torch.float64)
+    zero = weight.q_per_channel_zero_points() if per_channel else torch.tensor(weight.q_zero_point())
+    channel = 0 if per_channel else None
+    words: dict[str, Tensor] = {
+        f"{prefix}weight": weight.int_repr(),
+        f"{prefix}weight:scale": scale.float(),
+        f"{prefix}weight:zero_point": zero.to(torch.int8),
+    }
+    parts = {
+        f"{prefix}weight": Part("int8", channel=0),
+        f"{prefix}weight:scale": Part("float32", "scale", channel),
+        f"{prefix}weight:zero_point": Part("int8", "zero_point", channel),
+    }
+    if bias is not None:
+        words[f"{prefix}bias"], parts[f"{prefix}bias"] = bias.detach(), Part("float32", "bias", 0)
+    if isinstance(getattr(module, "scale", None), float):
+        words |= {f"{prefix}scale": torch.tensor(module.scale, dtype=torch.float32)}
+        words |= {f"{prefix}zero_point": torch.tensor(module.zero_point, dtype=torch.uint8)}
+        parts |= {f"{prefix}scale": Part("float32", "scale"), f"{prefix}zero_point": Part("uint8", "zero_point")}
+    return Home(words, parts, "", path, lambda changed: _pack(module, prefix, changed))
+
+
+def _pack(module: Any, prefix: str, changed: Mapping[str, Tensor]) -> Callable[[], None]:
+    mine = {site.removeprefix(prefix): words for site, words in changed.items()}
+    holder = module._packed_params if isinstance(module._packed_params, nn.Module) else module
+    before = (holder._packed_params, getattr(module, "scale", None), getattr(module, "zero_point", None))
+
+    def undo() -> None:
+        holder._packed_params = before[0]
+        if before[1] is not None:
+            module.scale, module.zero_point = before[1:]
+
+    if "scale" in mine:
+        module.scale = float(mine["scale"])
+    if "zero_point" in mine:
+        module.zero_point = int(mine["zero_point"])
+    if mine.keys() & {"weight", "weight:scale", "weight:zero_point", "bias"}:
+        weight, bias = module._weight_bias()
+        module.set_weight_bias(_requantised(weight, mine), mine.get("bias", bias))
+    return undo
+
+
+def _requantised(weight: Tensor, changed: Mapping[str, Tensor]) -> Tensor:
+    codes = changed.get("weight", weight.int_repr())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        if weight.qscheme() == torch.per_channel_affine:
+            scale, zero = weight.q_per_channel_scales(), weight.q_per_channel_zero_points()
+            axis = weight.q_per_channel_axis()
+            # A scale that did not change keeps its double precision.
+            fresh = changed.get("weight:scale", scale.float())
+            scale = torch.where(_same_bits(fresh, scale.float()), scale, fresh.double())
+            zero = changed.get("weight:zero_point", zero).to(zero.dtype)
+            return torch._make_per_channel_quantized_tensor(codes, scale, zero, axis)
+        step = float(changed["weight:scale"]) if "weight:scale" in changed else weight.q_scale()
+        offset = int(changed.get("weight:zero_point", torch.tensor(weight.q_zero_point())))
+        return torch._make_per_tensor_quantized_tensor(codes, step, offset)
+
+
+def _same_bits(a: Tensor, b: Tensor) -> Tensor:
+    return a.contiguous().view(torch.int32) == b.contiguous().view(torch.int32)
+
+
+# Weights under fake quantisation.
+
+
+def fake_quantised(module: Any, path: str, full: str, parameter: Tensor) -> Home | None:
+    """Return the home of a weight that its module rounds to codes before each use (quantisation-aware training)."""
+    fake: Any = getattr(module, "weight_fake_quant", None)
+    if not isinstance(fake, nn.Module) or not _rounds(fake) or hasattr(module, "bn"):
+        return None  # with a batch norm inside, what is rounded is not the parameter
+    quantiser: Any = fake  # isinstance has made a module of it, which cannot be told what it has
+    signed, axis = int(quantiser.quant_min) < 0, int(getattr(quantiser, "ch_axis", -1))
+    code, held = ("int8", torch.int8) if signed else ("uint8", torch.uint8)
+    scale, zero = quantiser.scale.detach().float(), quantiser.zero_point.detach()
+
+    def along(column: Tensor) -> Tensor:
+        return column.view(-1, *[1] * (parameter.ndim - 1)) if axis == 0 and len(column) > 1 else column
+
+    def value(codes: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
+        return (codes.float() - along(zeros.float())) * along(scales)
+
+    with torch.no_grad():
+        codes = (quantiser(parameter.detach()) / along(scale) + along(zero)).round().to(held)
+    words = site_names(full, {"": codes, "scale": scale, "zero_point": zero.to(held)})
+    parts = {"": Part(code, channel=0), "scale": Part("float32", "scale"), "zero_point": Part(code, "zero_point")}
+
+    def install(changed: Mapping[str, Tensor]) -> Callable[[], None]:
+        undo = overwritten(parameter, value(*(changed.get(site, held) for site, held in words.items())))
+        module._modules["weight_fake_quant"] = nn.Identity()  # it would round the faulty value back onto its grid
+
+        def back() -> None:
+            module._modules["weight_fake_quant"] = fake
+            undo()
+
+        return back
+
+    return Home(words, site_names(full, parts), full, path, install)
+
+
+def _rounds(module: nn.Module) -> bool:
+    fake: Any = module
+    names = ("scale", "zero_point", "quant_min", "quant_max", "fake_quant_enabled")
+    return all(hasattr(module, name) for name in names) and bool(fake.fake_quant_enabled[0]) and _span(fake) < 256
+
+
+def _span(fake: Any) -> int:
+    return int(fake.quant_max) - int(fake.quant_min)
+
+
+def activation_word(module: nn.Module) -> str:
+    """Return the word format of what *module* gives where it rounds activations to codes, else an empty name."""
+    fake: Any = module
+    if not _rounds(module) or fake.scale.numel() != 1:
+        return ""
+    scale, zero_point = float(fake.scale), int(fake.zero_point)
+    return affine(scale, zero_point, signed=int(fake.quant_min) < 0).name

@@ -1,0 +1,252 @@
+"""Networks as they are deployed: torch's quantised layers, torchao's tensors, fake quantisation, sparse parameters."""
+
+import numpy as np
+import pytest
+import torch
+from test_hooks import close, draw, outputs
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torchfault.engine import Engine, inject
+from torchfault.errors import StorageError
+from torchfault.faults import BitFlip, Value
+from torchfault.model.data import Data
+from torchfault.model.memory import homes
+from torchfault.model.sites import find
+from torchfault.space import Fault
+from torchfault.testing.rules import equal
+
+torchao = pytest.importorskip("torchao.quantization")
+ao = pytest.importorskip("torch.ao.quantization")
+
+# Both libraries warn that parts of torch will go one day.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(5))
+
+
+def network() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        layers = (nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16, 32), nn.ReLU(), nn.Linear(32, 4))
+        return nn.Sequential(*layers).eval()
+
+
+def static() -> nn.Module:
+    model = nn.Sequential(ao.QuantStub(), *network(), ao.DeQuantStub()).eval()
+    model.qconfig = ao.get_default_qconfig("x86")
+    prepared = ao.prepare(model)
+    prepared(noise(16, 2, 6, 6))
+    return ao.convert(prepared)
+
+
+def graph_mode() -> nn.Module:
+    from torch.ao.quantization import quantize_fx
+
+    images = noise(16, 2, 6, 6)
+    prepared = quantize_fx.prepare_fx(network(), ao.get_default_qconfig_mapping("x86"), (images,))
+    prepared(images)
+    return quantize_fx.convert_fx(prepared)
+
+
+def dynamic() -> nn.Module:
+    return ao.quantize_dynamic(network(), {nn.Linear})
+
+
+def aware() -> nn.Module:
+    model = nn.Sequential(ao.QuantStub(), *network(), ao.DeQuantStub()).train()
+    model.qconfig = ao.get_default_qat_qconfig("x86")
+    prepared = ao.prepare_qat(model)
+    prepared(noise(16, 2, 6, 6))
+    return prepared.eval().apply(ao.disable_observer)
+
+
+def converted(config) -> nn.Module:
+    model = network()
+    torchao.quantize_(model, config)
+    return model
+
+
+MODELS = {
+    "static": static,
+    "graph mode": graph_mode,
+    "dynamic": dynamic,
+    "aware": aware,
+    "torchao int8 weights": lambda: converted(torchao.Int8WeightOnlyConfig()),
+    "torchao int8 dynamic": lambda: converted(torchao.Int8DynamicActivationInt8WeightConfig()),
+    "torchao int4": lambda: converted(torchao.IntxWeightOnlyConfig(weight_dtype=torch.int4)),
+    "torchao float8": lambda: converted(torchao.Float8WeightOnlyConfig()),
+}
+DATA = Data(noise(6, 2, 6, 6))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_lane_is_what_injection_gives_and_the_model_comes_back(name, rng):
+    model = MODELS[name]()
+    engine = Engine(model, DATA)
+    assert engine.executor == "hooks"
+    assert "does not show the stored words" in engine.fallback
+    before = [words.clone() for home in homes(model) for words in home.words.values()]
+    with torch.no_grad():
+        golden = model(DATA.inputs)
+    trials, found = draw(engine.space, 2 * len(engine.space.sites), len(DATA), rng), find(model, DATA)
+    _, faulty = outputs(engine, trials)
+    for i in range(len(trials)):
+        which = int(trials.inputs[i])
+        with torch.no_grad(), inject(model, trials.take(np.array([i])), space=found):
+            expected = model(DATA.inputs[which : which + 1])
+        assert close(faulty[0][i : i + 1], expected).all()
+    with torch.no_grad():
+        assert torch.equal(model(DATA.inputs), golden)
+    after = [words for home in homes(model) for words in home.words.values()]
+    assert all(equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_the_sites_of_a_static_network_are_its_stored_words():
+    sites = {site.name: site for site in find(static(), DATA).space.sites}
+    words = {name: (site.word, site.kind, site.shape) for name, site in sites.items() if site.module == "4"}
+    assert words == {
+        "4.weight": ("int8", "weight", (32, 64)),
+        "4.weight:scale": ("float32", "scale", (32,)),
+        "4.weight:zero_point": ("int8", "zero_point", (32,)),
+        "4.bias": ("float32", "bias", (32,)),
+        "4.scale": ("float32", "scale", ()),
+        "4.zero_point": ("uint8", "zero_point", ()),
+        "4:input": ("uint8", "input", (64,)),
+        "4:output": ("uint8", "output", (32,)),
+    }
+    assert list(sites).index("4.weight") < list(sites).index("4:input")
+
+
+@pytest.mark.parametrize("part", ["", ":scale", ":zero_point"])
+def test_a_packed_weight_is_struck_as_if_it_were_packed_anew(part):
+    model = static()
+    layer, element = model[6], 1
+    weight, bias = layer._weight_bias()
+    codes = weight.int_repr()
+    scale, zero = weight.q_per_channel_scales().clone(), weight.q_per_channel_zero_points().clone()
+    if part == "":
+        codes.view(-1)[element] ^= 1 << 6
+    elif part == ":scale":
+        scale[element] = (scale[element].float().view(torch.int32) ^ 1 << 23).view(torch.float32).double()
+    else:
+        zero[element] ^= 1 << 6
+    with torch.no_grad():
+        bit = 23 if part == ":scale" else 6
+        with inject(model, Fault(f"6.weight{part}", element, bit)):
+            mine = model(DATA.inputs)
+        layer.set_weight_bias(torch._make_per_channel_quantized_tensor(codes, scale, zero, 0), bias)
+        theirs = model(DATA.inputs)
+        layer.set_weight_bias(weight, bias)
+        assert torch.equal(mine, theirs)
+        assert not torch.equal(mine, model(DATA.inputs))
+
+
+def test_a_quantised_activation_is_struck_in_its_code():
+    model = static()
+    found = find(model, DATA)
+    fault = Fault("1:output", (2, 1, 1), bit=7)
+
+    def flip(module, args, output):
+        del module, args
+        codes = output.int_repr()
+        codes[:, 2, 1, 1] ^= 128
+        return torch._make_per_tensor_quantized_tensor(codes, output.q_scale(), output.q_zero_point())
+
+    with torch.no_grad():
+        with inject(model, fault, space=found):
+            mine = model(DATA.inputs)
+        with inject(model, fault):
+            assert torch.equal(mine, model(DATA.inputs))
+        handle = model[1].register_forward_hook(flip)
+        theirs = model(DATA.inputs)
+        handle.remove()
+        assert torch.equal(mine, theirs)
+        assert not torch.equal(mine, model(DATA.inputs))
+
+
+def test_fake_quantisation_is_struck_in_the_integer_code():
+    model = aware()
+    layer, x = model[4], noise(2, 64)
+    fake = layer.weight_fake_quant
+    with torch.no_grad():
+        codes = (fake(layer.weight) / fake.scale.view(-1, 1)).round() + fake.zero_point.view(-1, 1)
+        assert codes.min() >= -128
+        assert codes.max() <= 127
+        codes[3, 5] += 128 if codes[3, 5] < 0 else -128  # what bit 7 is worth in two's complement
+        weight = (codes - fake.zero_point.view(-1, 1)) * fake.scale.view(-1, 1)
+        with inject(model, Fault("4.weight", (3, 5), bit=7)):
+            mine = F.linear(x, layer.weight_fake_quant(layer.weight), layer.bias)
+        assert torch.allclose(mine, F.linear(x, weight, layer.bias), rtol=1e-5, atol=1e-6)
+        assert layer.weight_fake_quant is fake
+    site = find(model, DATA).space.site("4.activation_post_process:output")
+    step = float(model[4].activation_post_process.scale)
+    assert site.word.startswith("uint8[")
+    assert site.width == 8
+    given = []
+
+    def note(module, args):
+        del module
+        given.append(args[0].clone())
+
+    with torch.no_grad():
+        model[5].register_forward_pre_hook(note)
+        model(DATA.inputs)
+        with inject(model, Fault(site.name, 3, bit=4)):
+            model(DATA.inputs)
+    change = (given[1] - given[0])[:, 3].abs()
+    assert torch.allclose(change, torch.full_like(change, 16 * step), rtol=1e-4)
+
+
+def test_torchao_codes_and_scales_are_struck_where_they_lie():
+    model = converted(torchao.Int8WeightOnlyConfig())
+    weight = model[3].weight
+    with torch.no_grad():
+        with inject(model, [Fault("3.weight", (1, 2), 7), Fault("3.weight:scale", (4, 0), 0, Value(1.0))]):
+            mine = model(DATA.inputs)
+        codes, scale = weight.qdata.clone(), weight.scale.clone()
+        weight.qdata[1, 2] ^= -128
+        weight.scale[4, 0] = 1.0
+        theirs = model(DATA.inputs)
+        weight.qdata.copy_(codes)
+        weight.scale.copy_(scale)
+        assert torch.equal(mine, theirs)
+        assert not torch.equal(mine, model(DATA.inputs))
+
+
+class Sparse(nn.Module):
+    """A linear layer with a sparse weight of torch's own."""
+
+    def __init__(self, layout, block=None) -> None:
+        super().__init__()
+        dense = noise(6, 8).relu()
+        self.weight = nn.Parameter(dense.to_sparse(layout=layout, blocksize=block), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.weight @ x.T).T
+
+
+@pytest.mark.parametrize(
+    ("layout", "parts"),
+    [(torch.sparse_coo, "values indices"), (torch.sparse_csr, "values crow_indices col_indices")],
+)
+def test_sparse_parameters_are_struck_in_values_and_indices(layout, parts, rng):
+    model, x = Sparse(layout).eval(), noise(5, 8)
+    engine = Engine(model, Data(x))
+    stored = {site.name for site in engine.space.sites if not site.is_activation}
+    assert stored == {f"weight:{part}" for part in parts.split()}
+    before = model.weight.to_dense()
+    trials = draw(engine.space, 60, 5, rng, model=BitFlip())
+    for lanes in engine.run(trials):
+        for i, row in zip(lanes.trial, lanes.faulty, strict=True):
+            try:
+                with torch.no_grad(), inject(model, trials.take(np.array([i]))):
+                    assert close(row[None], model(x[lanes.inputs[lanes.trial == i]][:1])).all()
+            except StorageError:
+                assert row.isnan().all()
+    assert torch.equal(model.weight.to_dense(), before)
+    column = "weight:indices" if layout == torch.sparse_coo else "weight:col_indices"
+    with pytest.raises(StorageError, match="an error that its reader detects"), inject(model, Fault(column, 0, bit=40)):
+        pass
