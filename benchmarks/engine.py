@@ -48,15 +48,15 @@ def data_folder() -> Path:
     return folder
 
 
-def resnet20() -> tuple[nn.Module, Data]:
-    """Return ResNet-20 with its weights, and the first 100 test images."""
+def resnet20(images: slice = slice(100)) -> tuple[nn.Module, Data]:
+    """Return ResNet-20 with its weights, and *images* of the test set, the first 100 unless told."""
     folder = data_folder()
     stored = torch.load(folder / "resnet20-12fca82f.th", map_location="cpu", weights_only=True)["state_dict"]
     model = zoo.resnet20()
     model.load_state_dict({name.removeprefix("module."): tensor for name, tensor in stored.items()})
     with np.load(folder / "cifar10_test_1000.npz") as archive:
-        images, labels = torch.from_numpy(archive["images"][:100]), torch.from_numpy(archive["labels"][:100])
-    pixels = images.permute(0, 3, 1, 2).float() / 255
+        shown, labels = torch.from_numpy(archive["images"][images]), torch.from_numpy(archive["labels"][images])
+    pixels = shown.permute(0, 3, 1, 2).float() / 255
     pixels = (pixels - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
     return model, Data(pixels.contiguous(), labels)
 

@@ -509,7 +509,7 @@ def test_every_command_and_option_is_documented(name):
     told = set(re.findall(r"--[a-z-]+", section[1]))
     shared = (
         {flag.name for panel in FLAGS["sites"].values() for flag in panel} | {"--set"}
-        if name in ("sites", "plan", "ra")
+        if name in ("sites", "plan", "ra", "vulnerability")
         else set()
     )
     assert options_of(name) - told - shared - {"--help"} == set()

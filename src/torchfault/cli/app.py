@@ -149,6 +149,67 @@ def ra(
 
 
 @app.command()
+@configured("vulnerability")
+def vulnerability(
+    settings: Settings,
+    target: Annotated[str, typer.Option(metavar="weights|activations|both", help="What is struck.")] = "both",
+    share: Annotated[str, typer.Option(metavar="10%", help="The channels of each layer to analyse.")] = "10%",
+    complete: Annotated[bool, typer.Option("--complete", help="Analyse every channel.")] = False,
+    weights: Annotated[
+        str, typer.Option(metavar="N|log2|all", help="Weights of each filter to analyse on each input.")
+    ] = "8",
+    neurons: Annotated[
+        str, typer.Option(metavar="N|log2|all", help="Words of each input channel to analyse on each input.")
+    ] = "log2",
+    layers: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Layers to analyse, by name; may be repeated.")
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="shape|per-image|exact|tails", help="A refinement to leave out; may be repeated."),
+    ] = None,
+    stored: Annotated[
+        str | None, typer.Option(metavar="WORD", help="Think words stored in this format, such as int8.")
+    ] = None,
+    validate: Annotated[
+        bool, typer.Option("--validate", help="Compare with injection into the same channels.")
+    ] = False,
+    by: Annotated[
+        str,
+        typer.Option(metavar="layer|channel|bit|model|plan|validation", help="The table, where a machine reads it."),
+    ] = "layer",
+    top: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How many of the most vulnerable channels to show.")
+    ] = 10,
+    form: Format = "table",
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Save a plot: .png, .pdf or .svg.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What keeps the analysis; by itself NAME.vulnerability.npz.")
+    ] = None,
+) -> None:
+    """Tell how vulnerable each layer and channel is, by searching the changes that matter."""
+    from torchfault.cli.vulnerability import Request, analyse_model
+
+    request = Request(
+        target=target,
+        share=share,
+        complete=complete,
+        weights=weights,
+        neurons=neurons,
+        layers=tuple(layers or ()),
+        without=tuple(without or ()),
+        stored=stored,
+        validate=validate,
+        by=by,
+        top=top,
+        form=form,
+        plot=plot,
+        keep=keep,
+    )
+    analyse_model(settings, request)
+
+
+@app.command()
 @configured("run")
 def run(settings: Settings) -> None:
     """Strike a model fault by fault; estimate how vulnerable it is."""

@@ -91,6 +91,11 @@ FLAGS: Mapping[str, Mapping[str, tuple[Flag, ...]]] = {
     "sites": {name: flags for name, flags in _PANELS.items() if name != "Campaign"},
     "plan": {name: flags for name, flags in _PANELS.items() if name != "Campaign"},
     "ra": {name: flags for name, flags in _PANELS.items() if name in ("Model and data", "Engine")},
+    "vulnerability": {
+        "Model and data": MODEL_FLAGS,
+        "Analysis": tuple(flag for flag in CAMPAIGN_FLAGS if flag.key in ("criterion", "level", "name")),
+        "Engine": ENGINE_FLAGS,
+    },
     "run": _PANELS,
 }
 """The flags of each command by panel of its help; every other key is set by ``--set``."""

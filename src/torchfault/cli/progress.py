@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torchfault.campaign import Standing
     from torchfault.statistics import Estimate
 
-__all__ = ["Watch"]
+__all__ = ["Ticker", "Watch"]
 
 _BAR = 28
 _LEAST = 1.0  # seconds between two plain lines
@@ -22,12 +22,11 @@ _MOST = 15.0
 _STEP = 0.1  # of the whole, after which a plain line is due
 
 
-class Watch:
-    """A progress callback for :func:`torchfault.campaign.run`, and a context manager that tidies up after it."""
+class Ticker:
+    """One live line, or plain lines now and then, as a context manager that tidies up after itself."""
 
-    def __init__(self, *, level: float, method: str) -> None:
+    def __init__(self) -> None:
         self._console = stderr()
-        self._level, self._method = level, method
         self._live: Live | None = None
         self._spoke, self._share = time.monotonic(), 0.0
 
@@ -45,29 +44,51 @@ class Watch:
         if self._live is not None:
             self._live.stop()
 
-    def __call__(self, standing: "Standing") -> None:
+    def show(self, line: str, share: float | None) -> None:
+        """Show *line* and the *share* done, ``None`` where nothing tells."""
         if self._live is not None:
-            self._live.update(self._bar(standing).append(self._line(standing)), refresh=True)
+            self._live.update(_bar(share).append(line), refresh=True)
             return
-        waited, done = time.monotonic() - self._spoke, _share(standing)
+        waited, done = time.monotonic() - self._spoke, share or 0.0
         if waited > _MOST or (waited > _LEAST and done - self._share >= _STEP):
             self._spoke, self._share = time.monotonic(), done
-            self._console.print(f"  {self._line(standing)}", markup=False)
+            self._console.print(f"  {line}", markup=False)
+
+
+def _bar(share: float | None) -> Text:
+    if share is None:
+        return Text("  ")
+    full = min(1.0, share) * _BAR
+    whole = int(full)
+    half = "╸" if full - whole >= 0.5 else ""
+    rest = _BAR - whole - len(half)
+    return Text.assemble("  ", ("━" * whole + half, "green"), ("━" * rest, "dim"), "  ")
+
+
+class Watch:
+    """A progress callback for :func:`torchfault.campaign.run`, and a context manager that tidies up after it."""
+
+    def __init__(self, *, level: float, method: str) -> None:
+        self._ticker = Ticker()
+        self._level, self._method = level, method
+
+    def __enter__(self) -> Self:
+        self._ticker.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ticker.__exit__(kind, value, traceback)
+
+    def __call__(self, standing: "Standing") -> None:
+        self._ticker.show(self._line(standing), standing.done / standing.total if standing.total else None)
 
     def _line(self, standing: "Standing") -> str:
         of = f" of {count(standing.total)}" if standing.total else ""
         left = f"  {duration(standing.left)} left" if standing.left is not None else ""
         running = f"  {self._estimate(standing.estimate)}" if standing.estimate.trials else ""
         return f"{count(standing.done)}{of} trials  {count(round(standing.rate))}/s{left}{running}"
-
-    def _bar(self, standing: "Standing") -> Text:
-        if not standing.total:
-            return Text("  ")
-        full = min(1.0, _share(standing)) * _BAR
-        whole = int(full)
-        half = "╸" if full - whole >= 0.5 else ""
-        rest = _BAR - whole - len(half)
-        return Text.assemble("  ", ("━" * whole + half, "green"), ("━" * rest, "dim"), "  ")
 
     def _estimate(self, estimate: "Estimate") -> str:
         from torchfault.statistics import proportion
@@ -78,7 +99,3 @@ class Watch:
             failures = round(estimate.value * estimate.trials)
             estimate = proportion(failures, estimate.trials, method=self._method, level=self._level)
         return f"failing {estimate.format_percent()}"
-
-
-def _share(standing: "Standing") -> float:
-    return standing.done / standing.total if standing.total else 0.0

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from torchfault.space import FaultSpace
     from torchfault.statistics import StoppingRule
 
-__all__ = ["DEFAULT_MARGIN", "build_campaign", "build_engine", "build_space", "describe_stop", "weights_of"]
+__all__ = [
+    "DEFAULT_MARGIN",
+    "build_campaign",
+    "build_criterion",
+    "build_engine",
+    "build_space",
+    "describe_stop",
+    "weights_of",
+]
 
 DEFAULT_TRIALS = 10_000
 DEFAULT_MARGIN = 0.01
@@ -90,6 +98,13 @@ def build_campaign(settings: Settings, engine: "Engine") -> "Campaign":
         seed=settings.seed,
         stop=_stop(settings),
     )
+
+
+def build_criterion(settings: Settings, engine: "Engine") -> "Criterion":
+    """Return the criterion of *settings*, tried on the golden outputs of an *engine* made from them."""
+    criterion = _criterion(settings.criterion)
+    _try_criterion(engine, criterion, None)
+    return criterion
 
 
 def describe_stop(settings: Settings) -> str:
