@@ -22,7 +22,7 @@ LAYERS = (
     {"config"},
     {"report", "nas"},
     {"hardening", "campaign", "cluster"},
-    {"vulnerability", "hardware"},
+    {"vulnerability", "hardware", "sensitivity"},
     {"engine", "sampling", "statistics"},
     {"model", "criteria", "data"},
     {"words", "faults", "storages"},

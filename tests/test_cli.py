@@ -223,6 +223,21 @@ def test_data_aware_injection_is_about_weights(capfd):
     assert "choose weights alone" in capfd.readouterr().err
 
 
+def test_importance_sampling_runs_and_resumes(capfd):
+    given = ["--sampler", "importance", "--kinds", "weight", "--seed", "3"]
+    run(capfd, "run", *BASE, *given, "--trials", "300", "--name", "weighed")
+    out, _ = run(capfd, "resume", "weighed", "--trials", "700")
+    run(capfd, "run", *BASE, *given, "--trials", "700", "--name", "whole")
+    both = [run(capfd, "show", name, "--format", "csv")[0] for name in ("weighed", "whole")]
+    assert both[0] == both[1]
+    assert "weighted-" in out
+    _, err = run(capfd, "run", *BASE, *given, "--score", "GBIN", "--floor", "0", "--trials", "200", "--name", "part")
+    assert "% of the faults can be drawn" in err
+    for wrong in (["--score", "GBIN"], ["--sampler", "importance", "--score", "GBXN"], ["--floor", "0.5"]):
+        assert main(["run", *BASE, *wrong]) == 2
+        assert len(capfd.readouterr().err.strip().splitlines()) == 1
+
+
 def test_adaptive_sampling_ends_by_itself(capfd):
     out, err = run(capfd, "run", *BASE, "--sampler", "adaptive", "--whole", "0.03", "--name", "itself")
     assert "adaptive, until ±3 % by whole" in err

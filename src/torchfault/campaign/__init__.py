@@ -1,6 +1,6 @@
 """Campaigns: draw faults, run them, record the outcomes, estimate, stop; resumable, and reproducible trial by trial."""
 
-from torchfault.campaign.plan import Campaign, check, population, total
+from torchfault.campaign.plan import Campaign, check, population, reach, total
 from torchfault.campaign.results import Results, load
 from torchfault.campaign.runner import CampaignInterrupted, check_resumable, run
 from torchfault.campaign.standing import Standing
@@ -14,6 +14,7 @@ __all__ = [
     "check_resumable",
     "load",
     "population",
+    "reach",
     "run",
     "total",
 ]

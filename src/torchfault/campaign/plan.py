@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.errors import CampaignError, SamplingError
-from torchfault.sampling import AdaptiveSampler, Draws, History, Sampler, Statistical, Uniform, stream
+from torchfault.sampling import AdaptiveSampler, Draws, History, Importance, Sampler, Statistical, Uniform, stream
 from torchfault.space import FaultSpace
 from torchfault.statistics import AllOf, AnyOf, HalfWidth, Progress
 from torchfault.store import Columns
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torchfault.faults import FaultModel, Trials
     from torchfault.model.data import Data, Tree
 
-__all__ = ["Campaign", "Machine", "Plan", "StopRule", "check", "population", "prepare", "rules", "total"]
+__all__ = ["Campaign", "Machine", "Plan", "StopRule", "check", "population", "prepare", "reach", "rules", "total"]
 
 StopRule = Callable[[Progress], str | None]
 
@@ -128,6 +128,12 @@ def population(campaign: Campaign) -> int | None:
     if campaign.sampler.total(campaign.space) != len(campaign.space):
         return None
     return len(campaign.space) * _crossing(campaign)
+
+
+def reach(campaign: Campaign) -> float:
+    """Return the share of the faults that the sampler can draw: 1 unless it is :class:`Importance` without a floor."""
+    sampler = campaign.sampler
+    return sampler.support(campaign.space) if isinstance(sampler, Importance) else 1.0
 
 
 def total(campaign: Campaign) -> int | None:

@@ -62,6 +62,8 @@ class Results:
     def estimate(self, *, level: float = 0.95, method: str = "wilson") -> Estimate:
         """Return the probability that a trial fails or, where a metric was measured, the metric's mean drop.
 
+        Where the sampler leaves faults out, the upper bound has it that all of these fail; the mean of a metric is of
+        the others then.
         *method* names an interval for unweighted failures: ``wilson``, ``clopper-pearson`` or ``jeffreys``. A drop
         that is not finite makes the mean NaN, within infinite bounds.
 
@@ -74,7 +76,8 @@ class Results:
         sample = looks(self.record, self.columns, "model") or cells(self.record, self.columns, "model")
         known = sample.estimate(0, level=level, method=method) if sample else None
         everyone = np.arange(len(self))
-        return known or _estimate(self.columns, everyone, self.record, self.record.population, level, method)
+        known = known or _estimate(self.columns, everyone, self.record, self.record.population, level, method)
+        return _beyond(known, self.record.configuration.get("reach", 1.0), metric=self.columns.values is not None)
 
     def table(self, by: str = "site", *, level: float = 0.95, method: str = "wilson") -> "pd.DataFrame":
         """Return one row per ``model``, ``site``, ``layer`` (module), ``channel``, ``bit``, ``kind`` or time ``step``.
@@ -224,6 +227,14 @@ def _weighted(
     stratum = columns.strata[members] if strata and columns.strata is not None else None
     heaviest = max(heaviest, float(weights.max()))  # rounding
     return weighted_mean(values, weights, stratum=stratum, level=level, largest_weight=heaviest)
+
+
+def _beyond(estimate: Estimate, reach: float, *, metric: bool) -> Estimate:
+    """Return an estimate that says nothing about the faults out of *reach*, any share of which may fail."""
+    if reach == 1:
+        return estimate
+    method = f"{estimate.method}, {100 * reach:.3g} % in reach"
+    return replace(estimate, high=estimate.high if metric else min(estimate.high + 1 - reach, 1.0), method=method)
 
 
 def _nested(columns: Columns, of: Groups) -> bool:

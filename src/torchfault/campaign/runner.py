@@ -2,6 +2,7 @@
 
 import platform
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ import numpy as np
 import torchfault
 from torchfault.campaign.identity import describe, differences
 from torchfault.campaign.measure import Reference, measure, reference
-from torchfault.campaign.plan import Campaign, check, forget, population, prepare, rules, total
+from torchfault.campaign.plan import Campaign, check, forget, population, prepare, reach, rules, total
 from torchfault.campaign.results import Results, load
 from torchfault.campaign.standing import Standing, expected
 from torchfault.errors import CampaignError, StoreError
@@ -101,6 +102,7 @@ def run(
         with Store(store) as opened:
             return run(campaign, store=opened, name=name, progress=progress, batch=batch, settings=settings)
     check(campaign)
+    _warn(campaign)
     forget(campaign)
     session = _Session(campaign, _record(campaign, name, settings), store, progress, batch)
     if store is None:
@@ -111,9 +113,19 @@ def run(
         return _guarded(session)
 
 
+def _warn(campaign: Campaign) -> None:
+    if (reached := reach(campaign)) < 1:
+        warnings.warn(
+            f"{type(campaign.sampler).__name__} can draw {100 * reached:.3g} % of the faults: the others count as "
+            "unknown; give it floor=0.5 to reach them all",
+            stacklevel=3,
+        )
+
+
 def _record(campaign: Campaign, name: str, settings: Mapping[str, Any] | None) -> Record:
     import torch
 
+    reached = reach(campaign)
     configuration = {
         "sampler": describe(campaign.sampler),
         "fault": describe(campaign.fault),
@@ -124,6 +136,7 @@ def _record(campaign: Campaign, name: str, settings: Mapping[str, Any] | None) -
     if isinstance(campaign.sampler, WeightedSampler):
         configuration["largest_weight"] = float(campaign.sampler.largest_weight(campaign.space))
     configuration |= {} if settings is None else {"settings": dict(settings)}
+    configuration |= {} if reached == 1 else {"reach": reached}
     versions = {
         "torchfault": torchfault.__version__,
         "torch": torch.__version__,

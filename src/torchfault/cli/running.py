@@ -1,6 +1,7 @@
 """`sites`, `run`, `resume` and `demo`: build what the settings say, run it, and show what came out."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,7 +123,8 @@ def _run(settings: Settings, store: "Store | None") -> "Results":
     _describe(settings, engine, campaign, store)
     kept = settings.model_dump(mode="json")
     try:
-        with Watch(level=settings.level, method=settings.interval) as watch:
+        with Watch(level=settings.level, method=settings.interval) as watch, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # faults out of reach: told above
             return run(campaign, store=store, name=settings.name, progress=watch, settings=kept)
     except CampaignInterrupted as interrupted:
         _stopped(interrupted.results, store)
@@ -141,6 +143,8 @@ def _stopped(results: "Results", store: "Store | None") -> None:
 
 def _describe(settings: Settings, engine: "Engine", campaign: "Campaign", store: "Store | None") -> None:
     """Say what is about to be struck, how, and how good the model is without faults."""
+    from torchfault.campaign import reach
+
     console, space = stderr(), campaign.space
     console.print(Text(settings.name or "", style="bold"))
     facts(
@@ -155,6 +159,11 @@ def _describe(settings: Settings, engine: "Engine", campaign: "Campaign", store:
             ("store", "" if store is None else showing.short(settings.store)),
         ],
     )
+    if (reached := reach(campaign)) < 1:
+        console.print(
+            f"  note: {100 * reached:.3g} % of the faults can be drawn, the others count as unknown; use --floor 0.5",
+            style="yellow",
+        )
     if settings.checkpoint is None and not settings.model.pretrained and settings.model.factory not in _READY:
         console.print("  note: no checkpoint is given; the weights are the factory's own", style="yellow")
 

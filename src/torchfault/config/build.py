@@ -32,6 +32,7 @@ __all__ = [
 
 DEFAULT_TRIALS = 10_000
 DEFAULT_MARGIN = 0.01
+DEFAULT_FLOOR, DEFAULT_IMAGES = 0.5, 8
 _RANDOM_INPUTS = 16
 
 
@@ -307,6 +308,8 @@ def _sampler(settings: Settings, engine: "Engine", space: "FaultSpace") -> "Samp
     sampler = settings.sampler
     if sampler.kind == "adaptive":
         return Adaptive(sampler.whole, sampler.site, sampler.bit, level=settings.level)
+    if sampler.kind == "importance":
+        return _importance(settings, engine, space)
     if sampler.is_statistical:
         bits = bits_from(space, weights_of(engine)) if sampler.kind == "data-aware" else None
         return Statistical(sampler.kind, margin=sampler.margin or DEFAULT_MARGIN, bits=bits)
@@ -314,6 +317,22 @@ def _sampler(settings: Settings, engine: "Engine", space: "FaultSpace") -> "Samp
         assert sampler.rate is not None
         return BitErrorRate(sampler.rate)
     return Exhaustive() if sampler.kind == "exhaustive" else Uniform(sampler.faults or 1)
+
+
+def _importance(settings: Settings, engine: "Engine", space: "FaultSpace") -> "Sampler":
+    from torchfault.sampling import Importance
+    from torchfault.sensitivity import corrected, effect, isimdl, rising
+
+    sampler = settings.sampler
+    floor = DEFAULT_FLOOR if sampler.floor is None else sampler.floor
+    images = sampler.images or DEFAULT_IMAGES
+    model, data, name = engine.model, engine.data, sampler.score or "effect"
+    if name == "effect":
+        return Importance(effect(model, data, space, images=images), floor=floor)
+    makers = {"joint": corrected, "rising": rising}
+    if name in makers:
+        return makers[name](model, data, space, floor=floor, images=images)
+    return isimdl(model, data, space, name, floor=floor, images=images)
 
 
 def _stop(settings: Settings) -> "StoppingRule | None":

@@ -171,13 +171,15 @@ class Sampler(Section):
         "data-unaware",
         "data-aware",
         "adaptive",
+        "importance",
     ] = Field(
         default="uniform",
         description="`uniform` draws faults at random, `exhaustive` takes every fault on every input, `bit-error-rate` "
         "strikes each bit with probability `rate`; statistical injection draws samples of a fixed size without "
         "replacement: `network-wise`, `layer-wise` (each site), `data-unaware` (each bit of each site), `data-aware` "
         "(likewise, fewer where the weights tell that a bit matters less); `adaptive` draws where the outcomes so far "
-        "leave most doubt, until every interval asked for is narrow enough.",
+        "leave most doubt, until every interval asked for is narrow enough; `importance` draws in "
+        "proportion to a `score` of the faults.",
     )
     faults: int | None = Field(default=None, ge=1, description="With `uniform`: faults struck together per trial (1).")
     rate: float | None = Field(
@@ -199,6 +201,23 @@ class Sampler(Section):
         default=None, gt=0, lt=0.5, description="With `adaptive`: the half-width to reach for each bit position."
     )
 
+    score: Annotated[str, Field(pattern=r"^(effect|joint|rising|[GELR]B[IR]N)$")] | None = Field(
+        default=None,
+        description="With `importance`: `effect` (first-order effect on the margin; the default), `joint` (sensitivity "
+        "times derivative by the bit), `rising` (sensitive elements that become very large), or a code of ISimDL such "
+        "as `GBIN` (Gradient, Exponential, Linear or Random bit; Important or Random neuron).",
+    )
+    floor: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="With `importance`: the share of trials that are drawn uniformly (0.5); with 0 some faults may be "
+        "out of reach.",
+    )
+    images: int | None = Field(
+        default=None, ge=1, description="With `importance`: the number of inputs from which scores come (8)."
+    )
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.kind == "bit-error-rate" and self.rate is None:
@@ -214,6 +233,8 @@ class Sampler(Section):
             raise ValueError("kind adaptive needs a half-width to reach, such as site: 0.01")
         if self.kind != "adaptive" and widths:
             raise ValueError(f"whole, site and bit go with kind adaptive, got kind {self.kind}; remove them")
+        if self.kind != "importance" and any(one is not None for one in (self.score, self.floor, self.images)):
+            raise ValueError(f"score, floor and images go with kind importance, got kind {self.kind}; remove them")
         return self
 
     @property

@@ -3,7 +3,9 @@
 from torchfault.sampling.adaptive import Adaptive
 from torchfault.sampling.draws import AdaptiveSampler, Draws, History, Sampler, WeightedSampler, stream
 from torchfault.sampling.exhaustive import Exhaustive
+from torchfault.sampling.importance import Importance
 from torchfault.sampling.planning import plan
+from torchfault.sampling.scores import Effect, Score, Sensitivity, Table, score_mean, score_of
 from torchfault.sampling.statistical import METHODS, Statistical, bit_probabilities, bits_from
 from torchfault.sampling.uniform import BitErrorRate, Uniform
 
@@ -13,14 +15,21 @@ __all__ = [
     "AdaptiveSampler",
     "BitErrorRate",
     "Draws",
+    "Effect",
     "Exhaustive",
     "History",
+    "Importance",
     "Sampler",
+    "Score",
+    "Sensitivity",
     "Statistical",
+    "Table",
     "Uniform",
     "WeightedSampler",
     "bit_probabilities",
     "bits_from",
     "plan",
+    "score_mean",
+    "score_of",
     "stream",
 ]
