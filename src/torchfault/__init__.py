@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from torchfault.criteria import Top1Change as Top1Change
     from torchfault.criteria import TopK as TopK
     from torchfault.engine import Engine as Engine
+    from torchfault.engine import Monitor as Monitor
     from torchfault.engine import inject as inject
+    from torchfault.engine import optimizer_space as optimizer_space
+    from torchfault.engine import upset_optimizer as upset_optimizer
     from torchfault.errors import TorchfaultError as TorchfaultError
     from torchfault.faults import BitFlip as BitFlip
     from torchfault.faults import Burst as Burst
@@ -65,7 +68,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "campaign": ("Campaign", "CampaignInterrupted", "Results", "load", "run"),
     "criteria": ("MarginDrop", "Misclassified", "NonFinite", "OutputError", "Top1Change", "TopK"),
-    "engine": ("Engine", "inject"),
+    "engine": ("Engine", "Monitor", "inject", "optimizer_space", "upset_optimizer"),
     "errors": ("TorchfaultError",),
     "faults": ("BitFlip", "Burst", "RandomWord", "StuckAt", "Value"),
     "hardware.accelerator": (

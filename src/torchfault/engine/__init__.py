@@ -3,5 +3,7 @@
 from torchfault.engine.contract import Executor, Lanes
 from torchfault.engine.engine import Engine, parse_memory
 from torchfault.engine.inject import inject
+from torchfault.engine.monitor import Monitor
+from torchfault.engine.optimizers import optimizer_space, upset_optimizer
 
-__all__ = ["Engine", "Executor", "Lanes", "inject", "parse_memory"]
+__all__ = ["Engine", "Executor", "Lanes", "Monitor", "inject", "optimizer_space", "parse_memory", "upset_optimizer"]

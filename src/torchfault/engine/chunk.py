@@ -11,6 +11,7 @@ from torch import Tensor
 from torchfault.engine.contract import Lanes
 from torchfault.engine.golden import Footprint, Golden, identical_lanes
 from torchfault.engine.lanes import Schedule, Sweep
+from torchfault.engine.monitor import SweepMonitor
 from torchfault.engine.plan import Events
 from torchfault.engine.strike import Group, Striker
 from torchfault.engine.windows import Local, LocalLanes, has_windows, receptive_window
@@ -43,7 +44,10 @@ class _Waiting:
 
 
 class ChunkRun:
-    """Runs *trials*, all of whose inputs *golden* holds, in at most *memory* bytes besides golden."""
+    """Runs *trials*, all of whose inputs *golden* holds, in at most *memory* bytes besides golden.
+
+    *monitor*, if there is one, looks on.
+    """
 
     def __init__(
         self,
@@ -54,9 +58,10 @@ class ChunkRun:
         plan: Schedule,
         footprint: Footprint,
         memory: int,
+        monitor: SweepMonitor | None = None,
     ) -> None:
         self.trials, self.events, self.golden, self.striker = trials, events, golden, striker
-        self.plan, self.footprint, self.memory = plan, footprint, memory
+        self.plan, self.footprint, self.memory, self.monitor = plan, footprint, memory, monitor
         self.device = striker.device
         self.rows = self._tensor(trials.inputs - golden.first)
         self.waiting: dict[int, list[_Waiting]] = {}
@@ -81,6 +86,8 @@ class ChunkRun:
         """Let trials that board at *node* wait for a sweep; return those that turned out to change nothing."""
         offsets = self.events.offsets
         single = offsets[trials + 1] - offsets[trials] == 1
+        if self.monitor is not None:  # every lane is looked at in the sweep, from where it is struck
+            single[:] = False
         if not single.all():
             self._wait(node, trials[~single])
         if not single.any():
@@ -226,7 +233,12 @@ class ChunkRun:
         settled = self._tensor(np.where(boxed, boards, self.events.last[trials]))
         inputs = self.rows[self._tensor(trials)]
         sweep = Sweep(self.plan, self.golden, inputs, boards.tolist(), settled, boxes)
-        sweep.run(strike, struck)
+        if self.monitor is None:
+            sweep.run(strike, struck)
+        else:
+            self.monitor.begin(trials, inputs)
+            sweep.run(strike, struck, self.monitor)
+            self.monitor.end()
         if sweep.masked:
             yield self._masked(trials[torch.cat(sweep.masked).cpu().numpy()])
         if len(sweep.inputs):

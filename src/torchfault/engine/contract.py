@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from torchfault.errors import EngineError
 from torchfault.faults import Trials
 from torchfault.model.data import Tree
 from torchfault.space import FaultSpace
+
+if TYPE_CHECKING:
+    from torchfault.engine.monitor import Monitor
 
 __all__ = ["Executor", "Lanes", "check_trials"]
 
@@ -47,8 +50,8 @@ class Executor(Protocol):
         """Return the outputs of the model without faults, one row per input."""
         ...
 
-    def run(self, trials: Trials) -> Iterator[Lanes]:
-        """Yield the outcome of every trial exactly once, in any order."""
+    def run(self, trials: Trials, monitor: "Monitor | None" = None) -> Iterator[Lanes]:
+        """Yield the outcome of every trial exactly once, in any order; *monitor*, if given, looks on."""
         ...
 
 

@@ -15,6 +15,7 @@ from torchfault.engine.astray import astray, detected
 from torchfault.engine.contract import Executor, Lanes, check_trials
 from torchfault.engine.graph import GraphExecutor
 from torchfault.engine.hooks import HooksExecutor
+from torchfault.engine.monitor import Monitor
 from torchfault.errors import EngineError, ModelError
 from torchfault.faults import Trials
 from torchfault.model.data import Data, Tree
@@ -59,7 +60,7 @@ class Engine:
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
     >>> engine = Engine(model, Data(torch.randn(5, 4)))
     >>> engine.executor, engine.fallback, engine.space.names[:3]
-    ('graph', None, ('0.weight', '0.bias', '0:input'))
+    ('graph', None, ('input:data', '0.weight', '0.bias'))
     """
 
     def __init__(
@@ -109,21 +110,33 @@ class Engine:
         """Return the outputs without faults, one row per input."""
         return self._executor.golden()
 
-    def run(self, trials: Trials) -> Iterator[Lanes]:
+    def run(self, trials: Trials, *, monitor: Monitor | None = None) -> Iterator[Lanes]:
         """Yield the outcome of every trial exactly once, in any order.
 
-        A trial that makes a stored index point to nowhere is not run: its floating-point outputs are NaN.
-        Raises :class:`EngineError` for a site or an input that the engine does not have.
+        A trial that makes a stored index point to nowhere is not run: its floating-point outputs are NaN. A *monitor*
+        gathers on the way what activations look like and how far errors travel; it slows lanes. Raises
+        :class:`EngineError` for a site or an input that the engine does not have, or a monitor of another space.
         """
         check_trials(trials, self.space, len(self.data))
         lost = astray(trials, self._homes)
-        return self._executor.run(trials) if not lost.any() else self._run_sound(trials, lost)
-
-    def _run_sound(self, trials: Trials, lost: NDArray[np.bool_]) -> Iterator[Lanes]:
-        yield from detected(trials, np.flatnonzero(lost), self.golden())
         sound = np.flatnonzero(~lost)
-        for lanes in self._executor.run(trials.take(sound)):
+        if monitor is not None:
+            if monitor.space.digest() != self.space.digest():
+                raise EngineError("a monitor needs the space of its engine, got another one; use Monitor(engine.space)")
+            monitor.begin(trials, sound)
+        found = self._run_sound(trials, sound, monitor) if lost.any() else self._executor.run(trials, monitor)
+        return found if monitor is None else self._noted(found, monitor)
+
+    def _run_sound(self, trials: Trials, sound: NDArray[np.int64], monitor: Monitor | None) -> Iterator[Lanes]:
+        yield from detected(trials, np.setdiff1d(np.arange(len(trials)), sound), self.golden())
+        for lanes in self._executor.run(trials.take(sound), monitor):
             yield replace(lanes, trial=sound[lanes.trial])
+
+    @staticmethod
+    def _noted(found: Iterator[Lanes], monitor: Monitor) -> Iterator[Lanes]:
+        for lanes in found:
+            monitor.finish(lanes)
+            yield lanes
 
     def digest(self) -> str:
         """Return a SHA-256 over the model's class, and the names, types, shapes and bytes of its state."""

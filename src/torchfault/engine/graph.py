@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from torchfault.engine.chunk import ChunkRun
 from torchfault.engine.contract import Lanes, check_trials
 from torchfault.engine.golden import Footprint, Golden, footprint, give_back_memory, golden_pass
 from torchfault.engine.lanes import Schedule, schedule
+from torchfault.engine.monitor import Monitor, SweepMonitor
 from torchfault.engine.plan import events_of, strikes_of
 from torchfault.engine.strike import Striker
 from torchfault.errors import EngineError, ModelError
@@ -93,24 +95,27 @@ class GraphExecutor:
             parts.append(golden.outputs(index))
         return concatenate(parts)
 
-    def run(self, trials: Trials) -> Iterator[Lanes]:
+    def run(self, trials: Trials, monitor: Monitor | None = None) -> Iterator[Lanes]:
         """Return the outcomes of all trials, chunk of inputs by chunk of inputs."""
         check_trials(trials, self._space, len(self.data))
-        return self._run(trials)
+        return self._run(trials, monitor)
 
-    def _run(self, trials: Trials) -> Iterator[Lanes]:
+    def _run(self, trials: Trials, monitor: Monitor | None) -> Iterator[Lanes]:
         for chunk in np.unique(trials.inputs // self.chunk):
             mine = np.flatnonzero(trials.inputs // self.chunk == chunk)
-            for lanes in self._run_chunk(trials.take(mine), int(chunk) * self.chunk):
+            for lanes in self._run_chunk(trials.take(mine), int(chunk) * self.chunk, mine, monitor):
                 yield replace(lanes, trial=mine[lanes.trial])
 
-    def _run_chunk(self, trials: Trials, first: int) -> Iterator[Lanes]:
+    def _run_chunk(
+        self, trials: Trials, first: int, numbers: NDArray[np.int64], monitor: Monitor | None
+    ) -> Iterator[Lanes]:
         events = events_of(trials, self.strikes)
         with torch.inference_mode():
             golden = self._golden(first)
             striker = Striker(self.program, self.places, trials, self.device, self.stored)
             room = self.memory - self.footprint.golden * golden.lanes
-            yield from ChunkRun(trials, events, golden, striker, self.plan, self.footprint, room).lanes()
+            looking = None if monitor is None else SweepMonitor(monitor, self.places, golden, numbers)
+            yield from ChunkRun(trials, events, golden, striker, self.plan, self.footprint, room, looking).lanes()
 
 
 def _has_images(program: Program) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchfault.engine.contract import Lanes, check_trials
 from torchfault.engine.footprint import lanes_within
 from torchfault.engine.masks import Mask, edits_by_site
+from torchfault.engine.monitor import HooksMonitor, Monitor
 from torchfault.engine.replay import Part, replaying
 from torchfault.engine.stored import Memory, Target, edited
 from torchfault.engine.strikes import Strike, strike_of, striking
@@ -22,13 +23,14 @@ from torchfault.model.decisions import Decisions
 from torchfault.model.disturb import undisturbed
 from torchfault.model.record import varies
 from torchfault.model.sites import find
-from torchfault.model.visit import plain_base, unfused
+from torchfault.model.visit import plain_base, unfused, visiting
 from torchfault.space import FaultSpace, Site
 from torchfault.words import word
 
 __all__ = ["HooksExecutor"]
 
 _SEED = 0
+_MONITORED = 8
 
 
 class HooksExecutor:
@@ -100,11 +102,11 @@ class HooksExecutor:
             self._golden = concatenate(parts)
         return self._golden
 
-    def run(self, trials: Trials) -> Iterator[Lanes]:
+    def run(self, trials: Trials, monitor: Monitor | None = None) -> Iterator[Lanes]:
         """Yield the outcome of every trial exactly once, in any order."""
         check_trials(trials, self._space, len(self.data))
         self.golden()
-        return self._run(trials)
+        return self._run(trials, None if monitor is None else HooksMonitor(monitor, self._layouts))
 
     def _decides(self) -> bool:
         """Whether the model looks at values: then one lane's fault could change the path of all lanes in its pass."""
@@ -121,13 +123,17 @@ class HooksExecutor:
                 f"alone; got {type(error).__name__}: {error}; call model.eval()"
             ) from error
 
-    def _run(self, trials: Trials) -> Iterator[Lanes]:
+    def _run(self, trials: Trials, monitor: HooksMonitor | None) -> Iterator[Lanes]:
         done: list[tuple[NDArray[np.int64], Tree]] = []
         lanes = 0
+        # A monitor holds all activations of a batch twice over.
+        batch = self._batch if monitor is None else max(1, self._batch // _MONITORED)
         for group in _alike(trials, self._shared(trials)):
-            for start in range(0, len(group), self._batch):
-                chunk = group[start : start + self._batch]
-                done.append((chunk, self._struck(trials.take(chunk))))
+            for start in range(0, len(group), batch):
+                chunk = group[start : start + batch]
+                done.append((chunk, self._struck(trials.take(chunk), monitor)))
+                if monitor is not None:
+                    monitor.end(chunk)
                 lanes += len(chunk)
                 if lanes >= self._batch:
                     yield self._lanes(trials, done)
@@ -163,7 +169,7 @@ class HooksExecutor:
             self._known = (sites, columns)
         return self._known[1]
 
-    def _struck(self, trials: Trials) -> Tree:
+    def _struck(self, trials: Trials, monitor: HooksMonitor | None) -> Tree:
         """Return the outputs of *trials*, whose shared faults are all the same, as one batch."""
         shared = self._shared(trials)
         active = self._kinds(trials.sites)[2][trials.site]
@@ -172,10 +178,12 @@ class HooksExecutor:
             strike_of(self.model, name, masks=[mask], site=self._space.site(name), layout=self._layouts[name])
             for name, mask in _masks(_rows(trials, active), lanes=True).items()
         ]
+        index = torch.from_numpy(trials.inputs)
+        if monitor is not None:
+            self._forward(index, monitor=monitor)
+            monitor.begin()
         with edited(self._targets(common)):
-            return self._forward(
-                torch.from_numpy(trials.inputs), strikes, self._parts(_rows(trials, ~active & ~shared))
-            )
+            return self._forward(index, strikes, self._parts(_rows(trials, ~active & ~shared)), monitor)
 
     def _targets(self, trials: Trials) -> list[Target]:
         return [self._memory.target(name, mask) for name, mask in _masks(trials).items()]
@@ -194,7 +202,11 @@ class HooksExecutor:
         return parts
 
     def _forward(
-        self, index: Tensor, strikes: Sequence[Strike] = (), parts: Mapping[str, Sequence[Part]] | None = None
+        self,
+        index: Tensor,
+        strikes: Sequence[Strike] = (),
+        parts: Mapping[str, Sequence[Part]] | None = None,
+        monitor: HooksMonitor | None = None,
     ) -> Tree:
         inputs = self._here(rows(self.data.inputs, index))
         with ExitStack() as scopes:
@@ -206,6 +218,9 @@ class HooksExecutor:
                 torch.manual_seed(_SEED)
             scopes.enter_context(replaying(self.model, parts or {}, self._layouts))
             scopes.enter_context(striking(self.model, strikes))  # behind, so that it sees what a replay gives
+            if monitor is not None:
+                leaf = [path for path, m in self.model.named_modules() if path and not any(True for _ in m.children())]
+                scopes.enter_context(visiting(self.model, monitor, modules=leaf, operations=None, read=()))
             return call(self.model, inputs)
 
     def _here(self, tree: Tree) -> Tree:

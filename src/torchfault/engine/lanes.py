@@ -111,11 +111,21 @@ class Sweep:
         self.checks = torch.zeros(len(inputs), dtype=torch.int8, device=inputs.device)
         self.masked: list[Tensor] = []
 
-    def run(self, strike: Callable[["Sweep", Node, Value, int], Value], struck: frozenset[int]) -> None:
-        """Execute the program from the first boarding to the end, or until every lane has left."""
+    def run(
+        self,
+        strike: Callable[["Sweep", Node, Value, int], Value],
+        struck: frozenset[int],
+        observe: Callable[["Sweep", Node], None] | None = None,
+    ) -> None:
+        """Execute the program from the first boarding to the end, or until every lane has left.
+
+        *observe* is called after every node, while its value is still what it was computed to be.
+        """
         program = self.plan.program
         for node in program.nodes[self.boards[0] :]:
             self._execute(node, strike if node.position in struck else None)
+            if observe is not None:
+                observe(self, node)
             for position in self.plan.dying[node.position]:
                 self.values.pop(position, None)
             if node.position in self.plan.narrow and self.aboard:

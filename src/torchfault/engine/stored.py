@@ -13,7 +13,7 @@ from torchfault.model.home import Home
 from torchfault.model.memory import homes
 from torchfault.words import WordFormat, encode, word_of
 
-__all__ = ["Memory", "Target", "edited"]
+__all__ = ["Memory", "Target", "change", "edited"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ def edited(targets: Sequence[Target]) -> Iterator[None]:
     try:
         for target in targets:
             if target.home is None or target.home.install is None:
-                _change(target.words, target.mask, undo)
+                change(target.words, target.mask, undo)
             else:
                 together.setdefault(id(target.home), []).append(target)
         for mine in together.values():
@@ -95,7 +95,8 @@ def edited(targets: Sequence[Target]) -> Iterator[None]:
         _undo(undo)
 
 
-def _change(tensor: Tensor, mask: Mask, undo: list[Callable[[], None]]) -> None:
+def change(tensor: Tensor, mask: Mask, undo: list[Callable[[], None]]) -> None:
+    """Change the words of *tensor* that *mask* strikes, in place, and add to *undo* what writes the old ones back."""
     inference = tensor.is_inference()
 
     def write(values: Tensor) -> None:
