@@ -90,7 +90,7 @@ class Monitor:
         self._struck.append(first)
 
     def add(self, trial: NDArray[np.int64], golden: Tensor, faulty: Tensor, changed: Tensor) -> None:
-        """Add lanes of the present run, numbered by the executor: summaries (sites, lanes, 5) and which sites *changed* (sites, lanes)."""
+        """Add lanes, numbered by the executor: summaries (sites, lanes, 5) and where they *changed* (sites, lanes)."""
         self.lanes += len(trial)
         _merge(self.golden, golden)
         _merge(self.faulty, faulty)
