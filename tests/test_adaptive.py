@@ -13,6 +13,7 @@ from torchfault.faults import BitFlip, strike
 from torchfault.sampling import Adaptive, AdaptiveSampler, History, Uniform, stream
 from torchfault.space import FaultSpace, Site
 from torchfault.statistics import HalfWidth, MaxTrials, confidence_sequence, proportion
+from torchfault.statistics.anytime import _plan, needed_draws
 from torchfault.store import Columns, Record, Store
 from torchfault.testing import check_sampler
 
@@ -23,9 +24,14 @@ def test_the_sequence_is_ville_s_bound_by_hand():
     """One stratum, two rounds, with the guesses, stakes and capital written out."""
     sequence = confidence_sequence([[1], [3]], [[20], [40]], [1.0], target=0.05)
     threshold, upper, lower, stakes, stakes_on = math.log(40), 0.0, 0.0, 0.0, 0.0
+    weight = 0.0
     for k, n, g in ((1, 20, 0.1), (3, 40, 1.1 / 21)):
-        best = 0.05 * n / (g * (1 - g))
-        stake, stake_on = min(best, 0.9 * n), min(best, 3 * n, 0.75 * n / g)
+        plan = _plan(np.ones(1), np.array([g]), target=0.05, threshold=threshold)
+        informs = (plan.lower * 0.05) ** 2 / (2 * threshold) * n / (g * (1 - g))
+        stake = min(informs * plan.stake * threshold / 0.05, 0.9 * n)
+        stake_on = min(plan.lower * 0.05 * n / (g * (1 - g)), 3 * n, 0.75 * n / g)
+        share = min(1.15 * min(informs, n / plan.draws.sum()), 1 - weight)
+        weight += share
         r = stake / n
         u = r / (1 + g * r)
         upper += -math.log(1 - u) * k + n * (math.log(1 - g * u) + u * g / (1 - g * u))
@@ -36,7 +42,26 @@ def test_the_sequence_is_ville_s_bound_by_hand():
         stakes_on += stake_on
     assert sequence.high[1] == pytest.approx((upper + threshold) / stakes)
     assert sequence.low[1] == pytest.approx(max((lower - threshold) / stakes_on, 0))
-    assert sequence.value.tolist() == pytest.approx([0.05, (0.05 + 0.075) / 2])
+    assert 0.1 < weight < 1
+    assert sequence.settled[1] == pytest.approx(weight)
+    assert sequence.value.tolist() == pytest.approx([0.05, (0.05 + 0.075) / 2])  # not settled: the plain mean
+
+
+@pytest.mark.parametrize("target", [0.002, 0.01, 0.05])
+@pytest.mark.parametrize("p", [(1e-6, 1e-6), (1e-4, 0.5), (0.1, 0.02), (0.5, 0.5)])
+def test_no_plan_with_the_same_width_is_much_cheaper(p, target):
+    """Rounds of the planned draws with the expected failures reach the target, and with a tenth fewer they do not."""
+    shares, p = np.array([0.97, 0.03]), np.array(p)
+    draws = needed_draws(shares, p, target=target)
+
+    def width(scale):
+        trials = np.tile(draws * scale / 20, (20, 1))
+        ends = confidence_sequence(trials * p, trials, shares, target=target)
+        return ends.high[-1] - ends.low[-1]
+
+    assert width(1.3) < 2 * target
+    if p.max() > 0.01:
+        assert width(0.9) > 2 * target
 
 
 def test_the_capital_is_never_expected_to_grow():
@@ -197,8 +222,6 @@ def test_estimates_are_unbiased_after_a_fixed_number_of_blocks():
         results = repeated(sampler, seed, blocks=4)
         values.append(results.estimate().value)
         by_site.append(results.table("site")["value"].to_numpy())
-        weighed = results.columns.weights @ results.columns.failed / len(results)
-        assert values[-1] == pytest.approx(weighed)  # each trial by its p / q, once more
     assert abs(np.mean(values) - TRUTH.mean()) < 3.5 * np.std(values) / math.sqrt(300)
     assert (np.abs(np.mean(by_site, axis=0) - BY_SITE) <= 3.5 * np.std(by_site, axis=0) / math.sqrt(300)).all()
 
@@ -206,7 +229,7 @@ def test_estimates_are_unbiased_after_a_fixed_number_of_blocks():
 def test_campaigns_that_stop_themselves_keep_their_level():
     model, sites, bits, values, _ = coverage(Adaptive(model=0.03, site=0.08, block=256), 200)
     assert min(model, sites, bits) >= 0.94
-    assert abs(values.mean() - TRUTH.mean()) < 0.1 * 0.03  # a stop by the data may shift the value, hardly here
+    assert abs(values.mean() - TRUTH.mean()) < 3.5 * values.std() / math.sqrt(200)
 
 
 @pytest.mark.slow
@@ -222,7 +245,8 @@ def test_campaigns_that_stop_themselves_keep_their_level_in_a_thousand(sampler):
         f"{sampler.targets}: covers {model:.3f} model, {sites:.4f} sites, {bits:.4f} bits; {off:+.2f} se; {trials:.0f}"
     )
     assert min(model, sites, bits) >= 0.94
-    assert abs(values.mean() - TRUTH.mean()) < 0.15 * sampler.target("model")
+    if sampler.model:  # the value that was asked for
+        assert abs(off) < 3.5
 
 
 def test_blocks_go_where_they_are_needed():

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from math import log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from torchfault.errors import SamplingError
 from torchfault.sampling.draws import Draws, History
 from torchfault.sampling.statistical import Strata
 from torchfault.space import FaultSpace, Locations
-from torchfault.statistics.anytime import BOLDEST, Sequence, confidence_sequence, guess
+from torchfault.statistics.anytime import SETTLED, Sequence, confidence_sequence, guess, needed_draws
 from torchfault.statistics.intervals import check_level
 
 __all__ = ["Adaptive", "Allocated", "Tally", "tally"]
@@ -153,10 +152,7 @@ class Adaptive:
             here = counts.group == group
             share, n = counts.shares[here], counts.trials[:, here].sum(axis=0)
             p = guess(counts.failures[:, here].sum(axis=0), n)
-            spread, threshold = share * np.sqrt(p * (1 - p)), log(2 / (1 - self.level))
-            neyman = spread * spread.sum() * 2 * threshold / target**2
-            proof = share * threshold / (BOLDEST * target)
-            np.maximum.at(needed, counts.stratum[here], np.maximum(neyman, proof))
+            np.maximum.at(needed, counts.stratum[here], needed_draws(share, p, target=target, level=self.level))
         if not needed.any():
             return self
         return self._allocated(needed)
@@ -181,7 +177,7 @@ class Adaptive:
             counts = tally(strata, code(strata.where), code(located), history, block=self.block)
             for group in np.unique(counts.group).tolist():
                 ends = counts.sequence(group, target=target, level=self.level)
-                if ends.high[-1] - ends.low[-1] > 2 * target:
+                if ends.high[-1] - ends.low[-1] > 2 * target or ends.settled[-1] < SETTLED:
                     yield counts, group, target
 
     def _pilot(self, space: FaultSpace) -> Floats:

@@ -9,16 +9,19 @@ from numpy.typing import ArrayLike, NDArray
 from torchfault.errors import StatisticsError
 from torchfault.statistics.intervals import check_level
 
-__all__ = ["BOLDEST", "Sequence", "confidence_sequence", "guess"]
+__all__ = ["SETTLED", "Sequence", "confidence_sequence", "guess", "needed_draws"]
 
 Floats = NDArray[np.float64]
 
 # The largest bets on one trial, found by simulating how many trials rare failures take; any would be valid. Against
 # failures: in shares of the bet that one failure would lose whole. On failures: in multiples of the capital, and in
 # shares of what the expected number of failures would cost if they failed to come.
-BOLDEST = 0.9
+_BOLDEST = 0.9
 _BOLDEST_ON, _BOLDEST_EXPECTED = 3.0, 0.75
 _PRIOR_FAILURES, _PRIOR_TRIALS = 0.1, 1.0
+_UPPER = np.linspace(0.55, 1.25, 15)  # stakes of the upper bound to choose from, in multiples of threshold / target
+SETTLED = 1 - 1e-9
+_HASTE = 1.15  # how much sooner the value has all its weight than the interval its width, if all goes as planned
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +29,14 @@ class Sequence:
     """An estimate after each round: *value*, *low* and *high*, all of shape (rounds,).
 
     The bounds hold in all rounds at once with the level's probability, so that a stop at any of them keeps it.
+    *settled*, shape (rounds,), is the share of its weight that the value has been given; once it is 1 the value is
+    unbiased whenever the campaign ends.
     """
 
     value: Floats
     low: Floats
     high: Floats
+    settled: Floats
 
 
 def guess(failures: Floats, trials: Floats) -> Floats:
@@ -57,22 +63,28 @@ def confidence_sequence(
     p and so below its tangent at g. Choosing s in round t such that the tangent's slope is -c_t shares_h / trials_h
     makes the sum over a round linear in the estimand alone, hence exp(sum_t c_t theta - ...) a supermartingale, and
     Ville's inequality gives the upper bound; exp(+s y) the lower one, each at (1 - level) / 2. Both g (from earlier
-    rounds) and c_t = target / (variance of the round's estimate under g), within limits for each bound, are known
-    before the round. No approximation is made: strata without failures are bounded as far as their trials prove it, at
-    about log(2 / (1 - level)) / (0.9 trials). The price of looking at any time is, at the target, 2 log(2 / 0.05) /
-    1.96^2 = 1.92 times the trials of Wald's interval at a number of trials fixed beforehand.
+    rounds) and c_t, what :func:`needed_draws` plans for either bound, are known before the round. No approximation is
+    made: strata without failures are bounded as far as their trials prove it, at about log(2 / (1 - level)) /
+    (0.9 trials). The price of looking at any time is, at the target, 2 log(2 / 0.05) / 1.96^2 = 1.92 times the trials
+    of Wald's interval at a number of trials fixed beforehand.
 
-    The value is the mean of the rounds' stratified estimates: unbiased for any fixed number of rounds. A stop chosen
-    by the data shifts it, as it does every estimate: towards 0, by a tenth of the target in campaigns of six rounds
-    and less in longer ones. The coverage it leaves alone. Raises :class:`StatisticsError` for counts that do not fit
+    The value is a sum of the rounds' stratified estimates with weights that are fixed before each round, by its share
+    of what the plan needs, until they have summed up to 1; the first round after the interval is narrow gets what is
+    left. From then on it stays as it is, and is unbiased although the outcomes decide when the campaign stops: a mean
+    of all rounds would be too low, by a tenth of the target in short campaigns, since samples with few failures have
+    narrow intervals and stop early. Until then it is that mean, which is unbiased for a number of rounds fixed
+    beforehand.
+
+    Raises :class:`StatisticsError` for counts that do not fit
     together, a target outside 0 to 1 or an impossible level. Sources: Waudby-Smith & Ramdas, "Estimating means of
     bounded random variables by betting", JRSS B 86, 2024 (predictable bets); Howard, Ramdas, McAuliffe & Sekhon,
-    Annals of Statistics 49, 2021 (tuning for a time); Ville 1939. The tangent, which sums over strata, is ours.
+    Annals of Statistics 49, 2021 (tuning for a time); Ville 1939. The tangent, which sums over strata, is ours, and so
+    are the weights of the value, by the optional stopping theorem (Doob 1953).
 
     >>> failures, trials = np.tile([[0, 8]], (20, 1)), np.tile([[90, 10]], (20, 1))
     >>> sequence = confidence_sequence(failures, trials, [0.9, 0.1], target=0.02)
     >>> round(float(sequence.value[-1]), 3), sequence.low[[4, -1]].round(3), sequence.high[[4, -1]].round(3)
-    (0.08, array([0.057, 0.063]), array([0.096, 0.088]))
+    (0.08, array([0.059, 0.066]), array([0.114, 0.089]))
     """
     check_level(level)
     k, n, share = (np.asarray(values, dtype=np.float64) for values in (failures, trials, shares))
@@ -93,15 +105,60 @@ def confidence_sequence(
     return _bounds(k, n, share, guess(*before), full, target=target, threshold=log(2 / (1 - level)))
 
 
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What reaches the target at least cost: *draws* (..., strata), and of the bounds, (...,): the upper one's stake
+    in multiples of threshold / target, and the lower one's distance from the value in multiples of the target.
+    """
+
+    draws: Floats
+    stake: Floats
+    lower: Floats
+
+
+def needed_draws(shares: Floats, p: Floats, *, target: float, level: float = 0.95) -> Floats:
+    """Return the draws from each stratum, (strata,), with which intervals are expected to reach half-width *target*.
+
+    *shares* and expected failure probabilities *p* have shape (strata,). The cheapest plan is sought among those that
+    differ in how the width is split: strata with failures take draws in Neyman's proportion share sqrt(p (1 - p)),
+    which narrow both bounds; each stratum takes at least what lets the upper bound stake on it, share stake / 0.9.
+
+    >>> needed_draws(np.array([31 / 32, 1 / 32]), np.array([1e-6, 0.5]), target=0.01).round()
+    array([278.,  66.])
+    """
+    return _plan(shares, p, target=target, threshold=log(2 / (1 - level))).draws
+
+
+def _plan(share: Floats, p: Floats, *, target: float, threshold: float) -> _Plan:
+    """Return the cheapest of the plans for each row of *p*, shape (..., strata)."""
+    spread = (share * np.sqrt(p * (1 - p)))[..., None, :]
+    root = np.sqrt(2 * threshold)
+    # width: target / stake + stake threshold variance / (2 target) + root sqrt(variance) = 2 target
+    error = (np.sqrt(root**2 + 2 * threshold * (2 * _UPPER - 1)) - root) / (_UPPER * threshold) * target
+    least = (_UPPER * threshold / (_BOLDEST * target))[:, None] * share
+    factor = spread.sum(axis=-1, keepdims=True) / np.square(error)[:, None]
+    for _ in range(4):  # those at their least take a part of the variance, the others share the rest
+        active = factor * spread > least
+        rest = np.square(error)[:, None] - (np.square(spread) / least * ~active).sum(axis=-1, keepdims=True)
+        better = (spread * active).sum(axis=-1, keepdims=True) / np.maximum(rest, 0.1 * np.square(error)[:, None])
+        factor = np.where(active.any(axis=-1, keepdims=True), better, factor)
+    draws = np.maximum(least, factor * spread)
+    best = draws.sum(axis=-1).argmin(axis=-1)
+    chosen = np.take_along_axis(draws, best[..., None, None], axis=-2)[..., 0, :]
+    return _Plan(chosen, _UPPER[best], root * error[best] / target)
+
+
 def _bounds(
     k: Floats, n: Floats, share: Floats, g: Floats, full: NDArray[np.bool_], *, target: float, threshold: float
 ) -> Sequence:
+    plan = _plan(share, g, target=target, threshold=threshold)
     size = np.where(full[:, None], n, 1.0)
     each = share / size
-    best = target / (np.square(each) * n * g * (1 - g)).sum(axis=1).clip(1e-300)
-    against = np.minimum(best, BOLDEST / each.max(axis=1)) * full  # c_t
+    variance = (np.square(each) * n * g * (1 - g)).sum(axis=1).clip(1e-300)
+    informs = np.square(plan.lower) * target**2 / (2 * threshold) / variance  # the round's share of what is needed
+    against = np.minimum(informs * plan.stake * threshold / target, _BOLDEST / each.max(axis=1)) * full  # c_t
     on = np.minimum(_BOLDEST_ON / each.max(axis=1), _BOLDEST_EXPECTED / (each * g).max(axis=1))
-    on = np.minimum(best, on) * full
+    on = np.minimum(plan.lower * target / variance, on) * full
     r = against[:, None] * each
     up = np.log((1 + g * r) / (1 - (1 - g) * r)) * k - n * np.log1p(g * r) + n * r * g
     r = on[:, None] * each
@@ -110,8 +167,26 @@ def _bounds(
     with np.errstate(divide="ignore", invalid="ignore"):
         high = (np.cumsum(up.sum(axis=1)) + threshold) / total
         low = (np.cumsum(down.sum(axis=1)) - threshold) / np.cumsum(on)
-        value = np.cumsum((each * k).sum(axis=1) * full) / np.cumsum(full)
     # bounds that hold in all rounds at once still hold where the narrowest so far is taken
     high = np.minimum.accumulate(np.where(total > 0, np.minimum(high, 1.0), 1.0))
     low = np.maximum.accumulate(np.where(total > 0, np.maximum(low, 0.0), 0.0))
-    return Sequence(value, np.fmin(low, value), np.fmax(high, value))
+    weight = _spent(
+        np.minimum(informs, n.sum(axis=1) / plan.draws.sum(axis=1)) * full, full & _after(high - low <= 2 * target)
+    )
+    settled, of_round = np.cumsum(weight), (each * k).sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        plain = np.cumsum(of_round * full) / np.cumsum(full)
+    value = np.where(settled > SETTLED, np.cumsum(weight * of_round), plain)
+    return Sequence(value, np.fmin(low, value), np.fmax(high, value), settled)
+
+
+def _after(narrow: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which rounds begin with an interval that is narrow already."""
+    return np.concatenate(([False], narrow[:-1]))
+
+
+def _spent(wanted: Floats, last: NDArray[np.bool_]) -> Floats:
+    """Return weights as *wanted*, with some haste, until their sum is 1; what is left of it in a *last* round."""
+    wanted = np.where(last, 1.0, np.minimum(_HASTE * wanted, 1.0))
+    reached = np.minimum(np.cumsum(wanted), 1.0)
+    return np.diff(reached, prepend=0.0)
