@@ -163,7 +163,7 @@ def test_ra_tells_the_accuracy_given_an_upset(capfd):
     number = r"-?\d+\.\d+"
     interval = rf"\[{number}, {number}\]"
     assert re.search(rf"^RA\s+{number}\s+{interval}\s+accuracy, given that an upset", out, re.MULTILINE), out
-    assert re.search(rf"^control\s+{number}\s+{interval}", out, re.MULTILINE), out
+    assert re.search(rf"^control\s+{number}\s+{number}$", out.replace(" \n", "\n"), re.MULTILINE), out
     assert re.search(rf"^conv1\s+{number}\s+{interval}", out, re.MULTILINE), out
     assert re.search(rf"^harden output: 600 to 200 FIT/MB\s+{number}\s+[+]?{number} {interval}", out, re.MULTILINE), out
     assert "chip: 0.03662 + 0.03662 + 0.03662 + 0.02253 = 0.1324 FIT" in out

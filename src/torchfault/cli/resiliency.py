@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TABLES", "show_resiliency"]
 
+_NOTHING = 1e-12  # less is rounding
 TABLES = ("summary", "type", "layer", "bit", "what-if")
 
 
@@ -146,17 +147,23 @@ def _print_summary(table: "pd.DataFrame", found: "Resiliency") -> None:
 def _print_parts(found: "Resiliency") -> None:
     """Print what types, layers and bits take from the accuracy; bits that take nothing are left out."""
     console = stdout()
-    console.print("\nwhat takes it away, in points of accuracy; a crash of control is the end of an answer")
+    console.print("\nwhat takes it away, in points: faults in data, as sampled, and crashes of control, as summed")
+    heads = {"data": "right", "interval": "left", "control": "right", "both": "right"}
     for by in ("type", "layer", "bit"):
         table = found.table(by)
         if by == "bit":
             table = table[(table["data"] != 0) | (table["control"] > 0)].iloc[::-1]
         rows = [
-            ["none" if by == "bit" and name == -1 else str(name), share(drop), _interval(control + low, control + high)]
-            for name, _, low, high, control, drop in table.itertuples(index=False)
+            [
+                "none" if by == "bit" and name == -1 else str(name),
+                *((share(data), _interval(low, high)) if high > low else ("", "")),
+                share(control) if control else "",
+                share(both),
+            ]
+            for name, data, low, high, control, both in table.itertuples(index=False)
         ]
         console.print()
-        print_table(console, simple_table({by: "left", "points": "right", "interval": "left"}, rows))
+        print_table(console, simple_table({by: "left", **heads}, rows))
 
 
 def _print_changes(table: "pd.DataFrame", *, counted: bool) -> None:
@@ -164,6 +171,9 @@ def _print_changes(table: "pd.DataFrame", *, counted: bool) -> None:
     console = stdout()
     unit = "FIT" if counted else "% of upsets"
     console.print(f"\nwhat if, from the same upsets weighed anew: RA in %, failures in {unit}")
+    console.print(
+        "RA is given an upset: without upsets that did no harm it falls, and so do failures; judge by these\n"
+    )
     heads = {"change": "left", "RA": "right", "RA changes by": "left", "chip": "right"}
     heads |= {"SDC": "right", "SDC changes by": "left", "DUE": "right", "DUE changes by": "left"}
     rows = []
@@ -180,7 +190,7 @@ def _print_changes(table: "pd.DataFrame", *, counted: bool) -> None:
 
 def _change(row: dict[str, Any], name: str, show: Callable[[float], str]) -> str:
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
-    if value == low == high == 0:
+    if max(abs(value), abs(low), abs(high)) < _NOTHING:
         return ""
     return f"{'+' if value > 0 else ''}{show(value)} [{show(low)}, {show(high)}]"
 
