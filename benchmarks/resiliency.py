@@ -103,9 +103,10 @@ def convergence(
         needed = []
         for seed in range(seeds):
             found = resiliency_of(held, estimator=estimator, faults=most[estimator], images=images, seed=seed)
-            own = sum(~held.cells.control[found.sample.drawn]) * (images or len(held.before))
-            profile = (found.lanes - own) / (images or len(held.before))
-            needed.append(until_near(found, truth) + profile)
+            sample = found.sample
+            own = (sample.stage == sample.stage[-1]) & ~held.cells.control[sample.drawn]
+            size = images or len(held.before)
+            needed.append(until_near(found, truth) + found.lanes / size - own.sum())
         middle = statistics.median(needed)
         medians[estimator] = round(middle) if middle < float("inf") else None
     return medians

@@ -15,9 +15,9 @@ from torchfault.errors import HardwareError
 from torchfault.faults import BitFlip, strike
 from torchfault.hardware.accelerator import Accelerator
 from torchfault.hardware.measure import hardware_space
-from torchfault.hardware.proposals import Profile, check_estimator, proposal
+from torchfault.hardware.proposals import Cells, Profile, check_estimator, proposal
 from torchfault.hardware.sample import Sample, negative, shifted
-from torchfault.hardware.strata import stratify
+from torchfault.hardware.strata import Allocation, stratify
 from torchfault.hardware.striking import Target, judged, target_of
 from torchfault.hardware.work import Layers, layers_of
 from torchfault.measures import draw, uniform
@@ -39,8 +39,8 @@ class Resiliency:
 
     *sa* is the accuracy without faults and *drop* = sa - ra. *sdc* and *due* are the probabilities that an upset makes
     the answer another one, and that it makes it none: a crash (*control*), NaN or infinity. *samples*, shape (faults,),
-    are the values whose mean is *ra*, in the order in which they were drawn; *lanes* counts all runs, those of the
-    profile included; *sample* is what was drawn and found.
+    are values whose mean is *ra*, one for each fault after the profile, in the order of drawing; *lanes* counts all
+    runs, those of the profile included; *sample* is what was drawn and found.
 
     >>> import torch
     >>> from torchfault import FLAT, Data, Engine, resiliency_accuracy
@@ -142,45 +142,100 @@ def resiliency_of(
     check_estimator(estimator)
     if faults < 2 or (images is not None and images < 1):
         raise HardwareError(f"an estimate needs 2 faults and 1 image or more, got {faults} and {images}")
-    cells, lanes = target.cells, 0
+    cells, piloted = target.cells, None
     known = profile if isinstance(profile, Profile) else None
     if known is None and estimator in ("IS-B", "IS-B-drop", "drop"):
         run = faults * min(images or len(target.before), len(target.before))
         trials = profile if isinstance(profile, int) else min(max(run // (10 * cells.pairs), 8), 64)
-        known = profile_upsets(target, trials=trials, seed=seed)
-        lanes = int(known.trials.sum())
-    plan = None
+        piloted = _pilot(target, trials=trials, seed=seed)
+        known = piloted.profile(cells)
     if estimator == "drop":
         assert known is not None
-        plan = stratify(cells.mass, known.rate(cells), faults)
-        q, (drawn, stratum) = plan.q, plan.draw(rng=stream(seed, 0))
+        rate = known.rate(cells)
+        plan = stratify(cells.mass, rate, faults)
+        main = _struck(target, plan.q, plan.draw(rng=stream(seed, 0)), images, seed=seed)
+        sample = _sample(target, (main,) if piloted is None else (piloted, main), level, rate, plan.stratum)
     else:
         q = proposal(estimator, cells, known)
-        drawn, stratum = stream(seed, 0).choice(len(q), size=faults, p=q), np.zeros(faults, dtype=np.int64)
-    inputs = _inputs(faults, images, len(target.before), stream(seed, 2))
-    sample = _struck(target, q, drawn, stratum, inputs, seed=seed, level=level)
-    sample = replace(sample, allocation=plan)
-    lanes += int((~cells.control[drawn]).sum()) * inputs.shape[1]
-    return _summary(sample, estimator, lanes)
+        main = _struck(target, q, stream(seed, 0).choice(len(q), size=faults, p=q), images, seed=seed)
+        sample = _sample(target, (main,), level)
+    return _summary(sample, estimator, main.lanes + (piloted.lanes if piloted else 0))
 
 
-def _struck(target: Target, q: Floats, drawn: Ints, stratum: Ints, inputs: Ints, *, seed: int, level: float) -> Sample:
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    """Upsets drawn independently, each cell with probability *q*, and the means over images of what became of them.
+
+    *outcomes*, shape (5, draws), are right, lost, gained, changed and due, 0 for control.
+    """
+
+    q: Floats
+    drawn: Ints
+    outcomes: Floats
+    lanes: int
+
+    def profile(self, cells: Cells) -> Profile:
+        """Return how often cells changed an answer."""
+        changed, size = self.outcomes[1] + self.outcomes[2], len(cells)
+        counts = (np.bincount(self.drawn, of, size).astype(np.float64) for of in (changed, np.ones_like(changed)))
+        return Profile(*counts)
+
+
+def _struck(target: Target, q: Floats, drawn: Ints, images: int | None, *, seed: int, streams: int = 0) -> _Stage:
     """Run what was drawn, and take means over images."""
+    inputs = _inputs(len(drawn), images, len(target.before), stream(seed, streams + 2))
     data = ~target.cells.control[drawn]
-    fates = target.strike(drawn[data], inputs[data], rng=stream(seed, 1))
+    fates = target.strike(drawn[data], inputs[data], rng=stream(seed, streams + 1))
     earlier = target.before[inputs[data]]
+    found = (~fates.wrong, fates.wrong & ~earlier, ~fates.wrong & earlier, fates.changed & ~fates.due, fates.due)
+    outcomes = np.zeros((len(found), len(drawn)))
+    outcomes[:, data] = [values.mean(axis=1) for values in found]
+    return _Stage(q, drawn, outcomes, int(data.sum()) * inputs.shape[1])
 
-    def spread(values: NDArray[np.bool_]) -> Floats:
-        means = np.zeros(len(drawn))
-        means[data] = values.mean(axis=1)
-        return means
 
-    right, lost, gained = (spread(of) for of in (~fates.wrong, fates.wrong & ~earlier, ~fates.wrong & earlier))
-    changed, due = spread(fates.changed & ~fates.due), spread(fates.due)
-    names = tuple(work.layer for work in target.works)
-    sa = float((~target.before).mean())
+def _pilot(target: Target, *, trials: int, seed: int) -> _Stage:
+    """Run *trials* upsets of each type and bit on one image each, over layers by their work."""
+    cells = target.cells
+    _, pair = np.unique(np.stack((cells.kind, cells.bit, cells.control)), axis=1, return_inverse=True)
+    pair = pair.reshape(-1)
+    struck = np.bincount(pair, cells.p) > 0
+    mass = np.where(struck[pair], cells.p, cells.variables)  # types that never upset are looked at all the same
+    pair = np.where(cells.control, -1, np.unique(np.where(cells.control, -1, pair), return_inverse=True)[1] - 1)
+    plan = Allocation(pair, np.full(cells.pairs, trials), np.where(cells.control, 0.0, mass))
+    return _struck(target, plan.q, plan.draw(rng=stream(seed, 3)), 1, seed=seed, streams=3)
+
+
+def _sample(
+    target: Target, stages: tuple[_Stage, ...], level: float, rate: Floats | None = None, strata: Ints | None = None
+) -> Sample:
+    """Return one sample of all *stages*, each of which counts by how sure it is expected to be.
+
+    A stage alone would be unbiased, and so are they together, with weights that do not depend on what they estimate but
+    by way of the expected *rate*.
+    """
+    mass, draws = target.cells.mass, np.array([len(stage.drawn) for stage in stages])
+    expected = np.ones(len(target.cells)) if rate is None else rate
+    known = [np.divide(mass**2 * expected, one.q, out=np.zeros_like(mass), where=one.q > 0).sum() for one in stages]
+    sure = draws / np.maximum(known, 1e-300)
+    worth = sure / sure.sum()
+    q = np.stack([one.q * n / (part * draws.sum()) for one, n, part in zip(stages, draws, worth, strict=True)])
+    right, lost, gained, changed, due = np.concatenate([one.outcomes for one in stages], axis=1)
     return Sample(
-        target.accelerator, names, target.cells, q, drawn, stratum, right, lost, gained, changed, due, sa, level
+        accelerator=target.accelerator,
+        layers=tuple(work.layer for work in target.works),
+        cells=target.cells,
+        q=q,
+        stage=np.repeat(np.arange(len(stages)), draws),
+        drawn=np.concatenate([one.drawn for one in stages]),
+        right=right,
+        lost=lost,
+        gained=gained,
+        changed=changed,
+        due=due,
+        sa=float((~target.before).mean()),
+        level=level,
+        rate=rate,
+        strata=strata,
     )
 
 
@@ -189,7 +244,7 @@ def _summary(sample: Sample, estimator: str, lanes: int) -> Resiliency:
     mass = cells.mass
     if estimator == "drop":
         drop = sample.drop(mass, control=control)
-        samples = sa * (1 - control) - sample.weights(mass) * (sample.lost - sample.gained)
+        samples = _running(sa * (1 - control), sample.weights(mass) * (sample.lost - sample.gained), sample.stage)
     elif estimator == "IS-B-drop":
         lost = np.where(cells.control[sample.drawn], sa, sample.lost)
         whole = np.where(cells.control, cells.p, mass)
@@ -207,24 +262,18 @@ def _summary(sample: Sample, estimator: str, lanes: int) -> Resiliency:
     return Resiliency(negative(drop, sa), sa, drop, sdc, due, control, estimator, samples, lanes, sample)
 
 
+def _running(whole: float, x: Floats, stage: Ints) -> Floats:
+    """Return values, one per draw of the last stage, whose mean is *whole* less the mean of *x*."""
+    last = stage == stage[-1]
+    return np.asarray(whole - x[~last].sum() / len(x) - x[last] * (last.sum() / len(x)))
+
+
 def profile_upsets(target: Target, *, trials: int = 8, seed: int = 0) -> Profile:
     """Return how often *trials* upsets of each type and bit changed whether an answer is correct.
 
     Layers are drawn by their work, variables, uses and inputs uniformly.
     """
-    cells, rng = target.cells, stream(seed, 3)
-    chosen = []
-    for one, bit in np.unique(np.stack((cells.kind, cells.bit))[:, ~cells.control], axis=1).T:
-        here = np.flatnonzero((cells.kind == one) & (cells.bit == bit))
-        mass = cells.p[here] if cells.p[here].sum() > 0 else cells.variables[here]
-        chosen.append(rng.choice(here, size=trials, p=mass / mass.sum()))
-    cell = np.concatenate(chosen)
-    inputs = rng.integers(0, len(target.before), size=(len(cell), 1))
-    fates = target.strike(cell, inputs, rng=rng)
-    changed = (fates.wrong != target.before[inputs])[:, 0].astype(np.float64)
-    size = len(cells)
-    counts = (np.bincount(cell, of, size).astype(np.float64) for of in (changed, np.ones_like(changed)))
-    return Profile(*counts)
+    return _pilot(target, trials=trials, seed=seed).profile(target.cells)
 
 
 def software_accuracy(

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from torchfault.hardware.accelerator import Accelerator
 from torchfault.hardware.proposals import Cells
-from torchfault.hardware.strata import Allocation
 from torchfault.statistics import Estimate
 from torchfault.statistics.intervals import quantile
 from torchfault.statistics.weighted import Strata, beta_bounds
@@ -24,18 +23,19 @@ Ints = NDArray[np.int64]
 class Sample:
     """Upsets of an *accelerator* on *layers* (their names), drawn by cells, and what became of them.
 
-    *q* is the probability of each of the *cells*, *drawn* the cell of each fault and *stratum* what it was drawn from;
-    *right* is the share of its images with a right answer, *lost* and *gained* of those on which the fault changed
-    that, *changed* of other answers, *due* of none, shape (faults,), 0 for control. *sa* is the accuracy without
-    faults, *allocation* the strata, where there are any.
+    Draws come in stages, one of which may be a pilot: a draw of stage s counts mass / q[s] of its cell, and the mean of
+    that over all draws is unbiased; *q* has shape (stages, cells), *stage* and *drawn*, the cell, (draws,). *right* is
+    the share of a fault's images with a right answer, *lost* and *gained* of those on which it changed that, *changed*
+    of other answers, *due* of none, shape (draws,), 0 for control. *sa* is the accuracy without faults. Where draws are
+    from strata, *strata* tells that of each cell, -1 for none, and *rate* the mean square expected of its outcomes.
     """
 
     accelerator: Accelerator
     layers: tuple[str, ...]
     cells: Cells
     q: Floats
+    stage: Ints
     drawn: Ints
-    stratum: Ints
     right: Floats
     lost: Floats
     gained: Floats
@@ -43,7 +43,8 @@ class Sample:
     due: Floats
     sa: float
     level: float
-    allocation: Allocation | None = None
+    rate: Floats | None = None
+    strata: Ints | None = None
 
     @property
     def control(self) -> float:
@@ -56,7 +57,7 @@ class Sample:
 
     def contrast(self, mass: Floats, plus: Floats, minus: Floats | None = None) -> Estimate:
         """Return the sum over cells of *mass*, of any sign, times the mean of *plus* - *minus*, 0 to 1 per fault."""
-        if self.allocation is not None:
+        if self.strata is not None:
             return self._stratified(mass, plus if minus is None else plus - minus, signed=minus is not None)
         more, size = mass[self.drawn] >= 0, np.abs(mass)
         none = np.zeros_like(plus) if minus is None else minus
@@ -65,29 +66,36 @@ class Sample:
 
     def mean(self, mass: Floats, y: Floats) -> Estimate:
         """Return the sum over cells of *mass*, 0 or more, times the mean of *y*, from 0 to 1 per fault."""
-        if self.allocation is not None:
+        if self.strata is not None:
             return self._stratified(mass, y, signed=False)
-        weight, w = self._weight(mass), self.weights(mass)
-        strata = Strata.of_draws(w * y, w, np.zeros(len(y), dtype=np.int64))
-        low, high = beta_bounds(strata, heaviest=float(weight.max()), level=self.level)
-        return Estimate(strata.mean, low, high, len(y), "weighted-beta", self.level)
+        w = self.weights(mass)
+        whole = Strata.of_draws(w * y, w, np.zeros(len(y), dtype=np.int64))
+        low, high = beta_bounds(whole, heaviest=float(self._weight(mass).max()), level=self.level)
+        return Estimate(whole.mean, low, high, len(y), "weighted-beta", self.level)
 
     def _stratified(self, mass: Floats, y: Floats, *, signed: bool) -> Estimate:
         """Return the sum over cells of *mass* times the mean of *y*, with an interval that knows the strata."""
-        assert self.allocation is not None
-        weight, expected = self._weight(mass), self.allocation.rate
-        of = self.allocation.stratum
-        kept = of >= 0
-        total = np.bincount(of[kept], weights=self.q[kept])
-        second, third, plain = (
-            np.bincount(of[kept], weights=(self.q * weight**power * square)[kept]) / total
-            for power, square in ((2, expected), (3, expected), (2, np.ones_like(expected)))
-        )
-        # A stratum whose draws agree is no proof that all would: another change, of the size that changes have here,
-        # is always possible.
-        size = float(y @ y / np.abs(y).sum()) if y.any() else 1.0
-        prior = (second + size * plain / self.allocation.draws, third)
-        value, low, high = tilted_bounds(self.weights(mass) * y, self.stratum, prior, level=self.level)
+        assert self.strata is not None
+        assert self.rate is not None
+        kept, weight = self.strata >= 0, self._weight(mass)
+        size = int(self.strata.max()) + 1
+        # A pilot also looks at types that never upset: these draws weigh nothing, and any stratum may have them.
+        number = self.stage * size + np.maximum(self.strata[self.drawn], 0)
+        count = np.maximum(np.bincount(number, minlength=size * len(self.q)), 1)
+
+        def moment(power: int, square: Floats) -> Floats:
+            sums = [
+                [np.bincount(self.strata[kept], of[kept], size) for of in (q * w**power * square, q)]  # type: ignore[index]
+                for q, w in zip(self.q, weight, strict=True)
+            ]
+            return np.concatenate([part / np.where(whole > 0, whole, 1.0) for part, whole in sums])
+
+        # That a stratum's draws agree is no proof that all would: another change, of the size that changes have in its
+        # stage, is always possible.
+        typical = [_typical(y[self.stage == number]) for number in range(len(self.q))]
+        unseen = np.repeat(typical, size) / count * moment(2, np.ones_like(mass))
+        prior = (moment(2, self.rate) + unseen, moment(3, self.rate))
+        value, low, high = tilted_bounds(self.weights(mass) * y, number, prior, level=self.level)
         if not signed and (mass >= 0).all():
             low = max(low, 0.0)
         if not signed and (mass <= 0).all():
@@ -95,11 +103,16 @@ class Sample:
         return Estimate(value, low, high, len(y), "stratified-score", self.level)
 
     def weights(self, mass: Floats) -> Floats:
-        """Return mass / q of every fault, shape (faults,)."""
-        return self._weight(mass)[self.drawn]
+        """Return mass / q of every draw, shape (draws,)."""
+        return self._weight(mass)[self.stage, self.drawn]
 
     def _weight(self, mass: Floats) -> Floats:
         return np.asarray(np.where(self.q > 0, mass, 0.0) / np.where(self.q > 0, self.q, 1.0))
+
+
+def _typical(y: Floats) -> float:
+    """Return the mean size of what is not 0, each counted by its size; 1 where all is."""
+    return float(y @ y / np.abs(y).sum()) if y.any() else 1.0
 
 
 def tilted_bounds(x: Floats, stratum: Ints, prior: Sequence[Floats], *, level: float) -> tuple[float, float, float]:
@@ -115,13 +128,15 @@ def tilted_bounds(x: Floats, stratum: Ints, prior: Sequence[Floats], *, level: f
     >>> round(low, 3), round(high, 3)
     (0.07, 0.198)
     """
-    count = np.bincount(stratum)
-    off = x - (np.bincount(stratum, weights=x) / count)[stratum]
+    size = len(prior[0])
+    draws = np.bincount(stratum, minlength=size)
+    count = np.maximum(draws, 1)
+    off = x - (np.bincount(stratum, x, size) / count)[stratum]
     n, mean, z2 = len(x), float(x.mean()), quantile(level) ** 2
     second, third = (
-        (np.bincount(stratum, weights=off**power) + before) / count for power, before in zip((2, 3), prior, strict=True)
+        (np.bincount(stratum, off**power, size) + before) / count for power, before in zip((2, 3), prior, strict=True)
     )
-    variance, cumulant = float(count @ second) / n**2, float(count @ third) / n**3
+    variance, cumulant = float(draws @ second) / n**2, float(draws @ third) / n**3
     shift = z2 * cumulant / variance / 2 if variance > 0 else 0.0
     half = sqrt(z2 * variance + shift**2)
     return mean, mean + shift - half, mean + shift + half

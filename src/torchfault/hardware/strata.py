@@ -18,15 +18,11 @@ _FEWEST = 25  # draws of a stratum on average, so that its own variance is known
 
 @dataclass(frozen=True, eq=False)
 class Allocation:
-    """The *stratum* of each cell, -1 for none, and the *draws* of each stratum; cells are drawn in it by *mass*.
-
-    *rate* is the mean square that was expected of each cell's outcomes.
-    """
+    """The *stratum* of each cell, -1 for none, and the *draws* of each stratum; cells are drawn in it by *mass*."""
 
     stratum: Ints
     draws: Ints
     mass: Floats
-    rate: Floats
 
     @property
     def q(self) -> Floats:
@@ -36,8 +32,8 @@ class Allocation:
         share = (self.draws / (self.draws.sum() * total))[self.stratum]
         return np.where(inside, self.mass * share, 0.0)
 
-    def draw(self, *, rng: np.random.Generator) -> tuple[Ints, Ints]:
-        """Return the cell and the stratum of every draw, shape (draws,) each.
+    def draw(self, *, rng: np.random.Generator) -> Ints:
+        """Return the cell of every draw, shape (draws,).
 
         Within a stratum, draws are spread over its cells as evenly as whole numbers allow (systematic sampling:
         Cochran, Sampling Techniques, chapter 8). Strata take turns, so that the first draws of all are spread alike.
@@ -49,8 +45,7 @@ class Allocation:
             here = slice(ends[number] - count, ends[number])
             cell[here] = _even(np.flatnonzero(self.stratum == number), self.mass, int(count), rng)
             moment[here] = (np.arange(count) + rng.random()) / count
-        order = np.argsort(moment, kind="stable")
-        return cell[order], np.repeat(np.arange(len(self.draws)), self.draws)[order]
+        return cell[np.argsort(moment, kind="stable")]
 
 
 def _even(cells: Ints, mass: Floats, n: int, rng: np.random.Generator) -> Ints:
@@ -86,7 +81,7 @@ def stratify(mass: Floats, rate: Floats, draws: int) -> Allocation:
     stratum = np.full(len(mass), -1)
     stratum[held] = number
     by_stratum = np.bincount(number, weights=need)
-    return Allocation(stratum, _whole(by_stratum / by_stratum.sum(), draws), np.where(stratum >= 0, mass, 0.0), rate)
+    return Allocation(stratum, _whole(by_stratum / by_stratum.sum(), draws), np.where(stratum >= 0, mass, 0.0))
 
 
 def _whole(share: Floats, total: int) -> Ints:
