@@ -4,6 +4,7 @@ With a batch of one, the flat position of an element in a tensor is that in the 
 """
 
 import inspect
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from reference_states import Steps, struck_states
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -28,14 +30,22 @@ def reference(model: nn.Module, data: Data, trials: Trials) -> Tree:
     stored, outputs = dict((*model.named_parameters(), *model.named_buffers())), []
     for which, begin, end in zip(trials.inputs, trials.offsets[:-1], trials.offsets[1:], strict=True):
         edits: dict[str, list[tuple[int, int, int]]] = {}
+        states: dict[str, Steps] = {}
         for row in range(begin, end):
-            edit = (int(trials.element[row]), int(trials.keep[row]), int(trials.toggle[row]))
-            edits.setdefault(trials.sites[trials.site[row]].name, []).append(edit)
+            site, element = trials.sites[trials.site[row]], int(trials.element[row])
+            masks, step = (int(trials.keep[row]), int(trials.toggle[row])), 0
+            if site.steps is not None:
+                step, element = divmod(element, math.prod(site.shape[1:]))
+                step += site.steps[0]
+            if site.kind == "state":
+                states.setdefault(site.name, {}).setdefault(step, []).append((element, *masks))
+            else:
+                edits.setdefault(_at(site.name, step), []).append((element, *masks))
         saved = {name: stored[name].detach().clone() for name in edits if ":" not in name}
         for name, before in saved.items():
             stored[name].data.copy_(changed(before, edits.pop(name)))
         given = with_data(model, rows(data.inputs, slice(int(which), int(which) + 1)), edits)
-        with torch.no_grad(), struck(model, edits):
+        with torch.no_grad(), struck_states(model, states, changed), struck(model, edits):
             outputs.append(call(model, given))
         for name, before in saved.items():
             stored[name].data.copy_(before)
@@ -49,6 +59,12 @@ def with_data(model: nn.Module, inputs: Tree, edits: dict[str, list[tuple[int, i
     given = inputs if isinstance(inputs, tuple) else (inputs,)
     named = dict(zip(inspect.signature(model.forward).parameters, given, strict=False))
     return tuple(with_data(model, named, edits).values())
+
+
+def _at(name: str, step: int) -> str:
+    """Return what the site *name* is called at a time step: the call of that number."""
+    base, _, role = name.partition(":")
+    return f"{base}@{step}:{role}" if step else name
 
 
 def changed(tensor: Tensor, edits: list[tuple[int, int, int]]) -> Tensor:

@@ -90,7 +90,11 @@ def test_modules_come_in_the_order_of_their_calls_with_numbers_for_more():
 def test_several_inputs_and_outputs_and_a_batch_axis_in_the_middle():
     model, data = NETWORKS["lstm-time-first"]()
     found = find(model, data)
-    shapes = {site.name: site.shape for site in found.space.select("lstm:*").sites}
+    shapes = {site.name: site.shape for site in found.space.select("lstm:*", exclude="*state*").sites}
+    states = found.space.select(kinds="state").sites
+    assert [(site.name, site.shape, site.steps) for site in states] == [
+        (f"lstm:state.{one}_l{layer}", (7, 10), (0, 7)) for layer in range(2) for one in "hc"
+    ]
     assert shapes == {
         "lstm:input": (7, 6),
         "lstm:output": (7, 10),

@@ -19,10 +19,12 @@ from torchfault.errors import EngineError, ModelError
 from torchfault.faults import Trials
 from torchfault.model.arguments import data_sites
 from torchfault.model.capture import capture
+from torchfault.model.cells import find_cells
 from torchfault.model.data import Data, Tree, concatenate
 from torchfault.model.graph_sites import program_sites
 from torchfault.model.memory import homes
 from torchfault.model.program import Program, Ref
+from torchfault.model.record import probe_inputs
 from torchfault.space import FaultSpace
 
 __all__ = ["GraphExecutor"]
@@ -43,7 +45,8 @@ class GraphExecutor:
         if hidden := [home for home in kept if home.stored is None]:
             name = next(iter(hidden[0].words))
             raise ModelError(f"the captured graph does not show the stored words of '{name}'; hooks strike them")
-        program = capture(model, data)
+        cells = find_cells(model, probe_inputs(data))
+        program = capture(model, data, cells=cells)
         self.device = next((v.device for v in program.constants.values() if isinstance(v, Tensor)), torch.device("cpu"))
         self.channels_last = self.device.type == "cpu" and _has_images(program)
         self.program = _in_channels_last(program) if self.channels_last else program
@@ -51,8 +54,8 @@ class GraphExecutor:
         with torch.inference_mode():
             one = golden_pass(self.program, data.inputs, 0, 1, channels_last=self.channels_last)
             self.footprint: Footprint = footprint(self.program, one, self.plan.last_reader)
-        self._space, self.places = program_sites(
-            model, self.program, one.values, lanes=1, buffers=buffers, given=data_sites(model, data)
+        self._fold, self.places = program_sites(
+            model, self.program, one.values, lanes=1, buffers=buffers, given=data_sites(model, data), cells=cells
         )
         self.strikes = strikes_of(self.program, self.places)
         nodes = self.program.parameters
@@ -68,7 +71,7 @@ class GraphExecutor:
     @property
     def space(self) -> FaultSpace:
         """Every input of the model, every parameter, and every input and output of an operation."""
-        return self._space
+        return self._fold.space
 
     @property
     def chunk(self) -> int:
@@ -97,8 +100,8 @@ class GraphExecutor:
 
     def run(self, trials: Trials, monitor: Monitor | None = None) -> Iterator[Lanes]:
         """Return the outcomes of all trials, chunk of inputs by chunk of inputs."""
-        check_trials(trials, self._space, len(self.data))
-        return self._run(trials, monitor)
+        check_trials(trials, self._fold.space, len(self.data))
+        return self._run(self._fold.unfold(trials), monitor)
 
     def _run(self, trials: Trials, monitor: Monitor | None) -> Iterator[Lanes]:
         for chunk in np.unique(trials.inputs // self.chunk):

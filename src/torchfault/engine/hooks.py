@@ -20,10 +20,10 @@ from torchfault.errors import ModelError
 from torchfault.faults import Trials
 from torchfault.model.data import Data, Tree, call, concatenate, leaves, map_tensors, rows
 from torchfault.model.decisions import Decisions
-from torchfault.model.disturb import undisturbed
+from torchfault.model.disturb import reset_states, undisturbed, unfused
 from torchfault.model.record import varies
 from torchfault.model.sites import find
-from torchfault.model.visit import plain_base, unfused, visiting
+from torchfault.model.visit import plain_base, visiting
 from torchfault.space import FaultSpace, Site
 from torchfault.words import word
 
@@ -73,7 +73,8 @@ class HooksExecutor:
             )
         found = find(model, data, buffers=buffers)
         self._layouts, self._memory = found.layouts, Memory(model)
-        self._space = found.space
+        assert found.fold is not None
+        self._fold, self._cells, self._axes = found.fold, found.cells, found.axes
         self._careful = found.mixes or any(varies(module) for module in model.modules()) or self._decides()
         self._known: tuple[tuple[Site, ...], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] | None = None
         self._batch = 1
@@ -92,7 +93,7 @@ class HooksExecutor:
     @property
     def space(self) -> FaultSpace:
         """Every site of the model, in execution order."""
-        return self._space
+        return self._fold.space
 
     def golden(self) -> Tree:
         """Return the outputs without faults, one row per input, computed once."""
@@ -104,9 +105,10 @@ class HooksExecutor:
 
     def run(self, trials: Trials, monitor: Monitor | None = None) -> Iterator[Lanes]:
         """Yield the outcome of every trial exactly once, in any order."""
-        check_trials(trials, self._space, len(self.data))
+        check_trials(trials, self._fold.space, len(self.data))
         self.golden()
-        return self._run(trials, None if monitor is None else HooksMonitor(monitor, self._layouts))
+        seen = None if monitor is None else HooksMonitor(monitor, self._layouts)
+        return self._run(self._fold.unfold(trials), seen)
 
     def _decides(self) -> bool:
         """Whether the model looks at values: then one lane's fault could change the path of all lanes in its pass."""
@@ -175,7 +177,7 @@ class HooksExecutor:
         active = self._kinds(trials.sites)[2][trials.site]
         common = _rows(trials, shared).take(np.zeros(1, dtype=np.int64))
         strikes = [
-            strike_of(self.model, name, masks=[mask], site=self._space.site(name), layout=self._layouts[name])
+            strike_of(self.model, name, masks=[mask], site=self._fold.apart.site(name), layout=self._layouts[name])
             for name, mask in _masks(_rows(trials, active), lanes=True).items()
         ]
         index = torch.from_numpy(trials.inputs)
@@ -214,14 +216,18 @@ class HooksExecutor:
             scopes.enter_context(unfused())
             if self._careful or self._stateful:
                 scopes.enter_context(undisturbed(self.model))
+                reset_states(self.model)
             if self._careful:
                 torch.manual_seed(_SEED)
             scopes.enter_context(replaying(self.model, parts or {}, self._layouts))
-            scopes.enter_context(striking(self.model, strikes))  # behind, so that it sees what a replay gives
+            # Behind, so that it sees what a replay gives.
+            scopes.enter_context(striking(self.model, strikes, self._cells))
             if monitor is not None:
                 leaf = [path for path, m in self.model.named_modules() if path and not any(True for _ in m.children())]
-                scopes.enter_context(visiting(self.model, monitor, modules=leaf, operations=None, read=()))
-            return call(self.model, inputs)
+                watch = visiting(self.model, monitor, modules=leaf, operations=None, read=(), cells=self._cells)
+                scopes.enter_context(watch)
+            axes = iter(self._axes)
+            return map_tensors(lambda leaf: leaf.movedim(next(axes), 0), call(self.model, inputs))
 
     def _here(self, tree: Tree) -> Tree:
         return map_tensors(lambda leaf: leaf.to(self.device), tree)

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from torchfault.engine.masks import Mask, edits_by_site
 from torchfault.engine.stored import Memory, Target, edited
 from torchfault.engine.strikes import Strike, masks_of, strike_of, striking
 from torchfault.errors import FaultError
-from torchfault.faults import Trials
+from torchfault.faults import Trials, pack
+from torchfault.model.cells import Cell
+from torchfault.model.disturb import contents, put_back
 from torchfault.model.sites import Discovery
 from torchfault.space import Fault, FaultSpace, Site
 from torchfault.words import word
@@ -53,8 +56,29 @@ def inject(
     targets = (
         _from_trials(model, faults, space) if isinstance(faults, Trials) else _from_faults(model, faults, space, rng)
     )
-    with edited(targets.stored), striking(model, targets.strikes):
+    cells = space.cells if isinstance(space, Discovery) else ()
+    with as_it_was(model, cells), edited(targets.stored), striking(model, targets.strikes, cells):
         yield model
+
+
+_NEEDS_CELLS = "'{}' has time steps, which only the model shows; use inject(..., space=find(model, data))"
+
+
+@contextmanager
+def as_it_was(model: nn.Module, cells: Sequence[Cell]) -> Iterator[None]:
+    """Let *cells* hold again, at the end of this scope, the states that they held at its beginning."""
+    modules = dict(model.named_modules())
+    homes = [home for cell in cells for home in contents(modules[cell.path])]
+    kept = [
+        (value, value.detach().clone()) for _, held in homes for value in held.values() if isinstance(value, Tensor)
+    ]
+    try:
+        yield
+    finally:
+        put_back(homes)
+        for tensor, value in kept:
+            if not torch.equal(tensor, value):
+                tensor.data.copy_(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +92,16 @@ class Targets:
 def _from_trials(model: nn.Module, trials: Trials, space: FaultSpace | Discovery | None) -> Targets:
     if len(trials) != 1:
         raise FaultError(f"inject strikes one trial at a time, got {len(trials)}; choose one with trials.take")
+    if isinstance(space, Discovery) and space.fold is not None:
+        trials = space.fold.unfold(trials)
     sites = {site.name: site for site in trials.sites}
     layouts = space.layouts if isinstance(space, Discovery) else {}
     memory = Memory(model)
     stored, strikes = [], []
     for name, edits in edits_by_site(trials).items():
         mask = Mask(name, word(sites[name].word), edits)
+        if sites[name].steps is not None:
+            raise FaultError(_NEEDS_CELLS.format(name))
         if name in memory:
             stored.append(memory.target(name, mask))
         else:
@@ -94,8 +122,12 @@ def _from_faults(
         )
     known, layouts = (space.space, space.layouts) if isinstance(space, Discovery) else (space, {})
     generator, memory = rng or np.random.default_rng(), Memory(model)
+    if isinstance(space, Discovery) and any(fault.site in space.fold.parts for fault in listed if space.fold):
+        return _with_steps(model, listed, space, generator)
     by_site: dict[str, list[Fault]] = {}
     for fault in listed:
+        if fault.step is not None:
+            raise FaultError(_NEEDS_CELLS.format(fault.site))
         by_site.setdefault(fault.site, []).append(fault)
     stored: list[Target] = []
     strikes = []
@@ -111,3 +143,25 @@ def _from_faults(
             layout = layouts.get(name)
             strikes.append(strike_of(model, name, masks=masks, site=site, layout=layout, faults=mine, rng=generator))
     return Targets(stored, strikes)
+
+
+def _with_steps(model: nn.Module, faults: Sequence[Fault], found: Discovery, rng: np.random.Generator) -> Targets:
+    """Return the targets of faults of which some strike at time steps, sample by sample."""
+    stored: list[Target] = []
+    strikes: list[Strike] = []
+    for sample in dict.fromkeys(fault.sample for fault in faults):
+        mine = [fault for fault in faults if fault.sample == sample]
+        targets = _from_trials(model, pack(found.space, mine, rng=rng), found)
+        if sample is not None and (targets.stored or sample < 0):
+            raise FaultError(
+                f"a sample counts from 0 in the batch of an activation, got {sample} for '{mine[0].site}'; leave it out"
+            )
+        stored += targets.stored
+        strikes += [replace(one, masks=[_on(mask, sample) for mask in one.masks]) for one in targets.strikes]
+    return Targets(stored, strikes)
+
+
+def _on(mask: Mask, sample: int | None) -> Mask:
+    edits = mask.edits
+    where = None if sample is None else np.full(len(edits.element), sample, dtype=np.int64)
+    return Mask(mask.name, mask.fmt, replace(edits, sample=where))

@@ -49,8 +49,8 @@ def schedule(program: Program) -> Schedule:
             last[output.node] = count
     dying: list[list[int]] = [[] for _ in range(count + 1)]
     for position, reader in enumerate(last):
-        if reader >= 0 and not program.nodes[position].constant:
-            dying[reader].append(position)
+        if not program.nodes[position].constant:
+            dying[max(reader, position)].append(position)  # what nobody reads dies where it is struck
     roots = _roots(program)
     open_roots: set[int] = set()
     last_of_root: dict[int, int] = {}

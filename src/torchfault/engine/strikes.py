@@ -17,7 +17,9 @@ from torchfault.engine.masks import Edits, Mask, infer_layout
 from torchfault.errors import FaultError, SpaceError, did_you_mean
 from torchfault.faults import pack
 from torchfault.model.arguments import argument_names
+from torchfault.model.cells import Cell
 from torchfault.model.layout import Layout
+from torchfault.model.marks import is_mark, split_mark
 from torchfault.model.quantised import activation_word, restore_codes
 from torchfault.model.visit import Moment, plain_base, visiting
 from torchfault.space import Fault, FaultSpace, Site
@@ -51,6 +53,9 @@ def address(model: nn.Module, name: str) -> Address:
     >>> address(nn.Sequential(nn.ReLU()), "0@1:output")
     Address(base='0@1', role='output', place=0, path='0', operation='')
     """
+    if is_mark(name):
+        path, role, step = split_mark(name)
+        return Address(path, f"{role}#{step}", 0, path)
     modules = dict(model.named_modules(remove_duplicate=False))
     first = {id(module): path for path, module in reversed(modules.items())}
     found = _NAME.fullmatch(name)
@@ -201,8 +206,8 @@ class _Striker:
 
 
 @contextmanager
-def striking(model: nn.Module, strikes: Sequence[Strike]) -> Iterator[None]:
-    """Apply *strikes* whenever *model* computes their activations, in this scope.
+def striking(model: nn.Module, strikes: Sequence[Strike], cells: Sequence[Cell] = ()) -> Iterator[None]:
+    """Apply *strikes* whenever *model* computes their activations, in this scope; *cells* are its modules with states.
 
     Raises :class:`FaultError` at its end for one that never struck, unless another exception is on its way.
     """
@@ -213,11 +218,14 @@ def striking(model: nn.Module, strikes: Sequence[Strike]) -> Iterator[None]:
     for strike in strikes:
         by_moment.setdefault((strike.where.base, strike.where.role), []).append(strike)
     given = {strike.where.base: strike for strike in strikes if strike.where.role == "data"}
-    modules = {strike.where.path for strike in strikes if not strike.where.operation and strike.where.role != "data"}
+    plain = [strike for strike in strikes if not is_mark(strike.name) and strike.where.role != "data"]
+    cells = cells if len(plain) + len(given) < len(strikes) or any(s.where.operation for s in plain) else ()
+    modules = {strike.where.path for strike in plain if not strike.where.operation}
     operations = {strike.where.operation for strike in strikes} - {""}
-    read = {strike.where.path for strike in strikes if strike.where.role == "input" and not strike.where.operation}
+    read = {strike.where.path for strike in plain if strike.where.role == "input" and not strike.where.operation}
     striker = _Striker(by_moment)
-    with visiting(model, striker, modules=modules, operations=operations, read=read), _striking_data(model, given):
+    watch = visiting(model, striker, modules=modules, operations=operations, read=read, cells=cells)
+    with watch, _striking_data(model, given):
         yield
     missed = [strike.name for strike in strikes if not strike.met]
     if missed:

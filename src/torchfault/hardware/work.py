@@ -113,10 +113,10 @@ def layers_of(model: nn.Module, data: Data) -> Layers:
     with torch.inference_mode(False):
         program = capture(model, data)
     values = evaluate(program, [leaf[:1] for leaf in leaves(data.inputs)], 1)
-    space, places = program_sites(model, program, values, lanes=1)
+    fold, places = program_sites(model, program, values, lanes=1)
     varying = [values[node.position] for node in program.nodes if not node.constant]
     nbytes = sum(leaf.nbytes for leaf in leaves(varying))
-    return Layers(measure_work(program, values, places), program, space, nbytes)
+    return Layers(measure_work(program, values, places), program, fold.space, nbytes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 import operator
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,8 +13,11 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from torchfault.errors import ModelError
+from torchfault.model.cells import Cell
 from torchfault.model.data import Data, leaves
+from torchfault.model.disturb import reset_states, undisturbed
 from torchfault.model.layout import Layout, find_layout
+from torchfault.model.marks import mark_operator, marked, split_mark
 from torchfault.model.program import Node, Program, Ref, Size, Value, evaluate
 from torchfault.model.record import PROBES, probe_inputs
 
@@ -30,8 +33,8 @@ _FROM_NOTHING = frozenset({"new_zeros", "new_ones", "new_full", "new_empty"})
 _CHECKS = ("assert", "sym_constrain", "_check", "record_function")
 
 
-def capture(model: nn.Module, data: Data) -> Program:
-    """Return *model* as a program that runs at any batch size.
+def capture(model: nn.Module, data: Data, *, cells: Sequence[Cell] = ()) -> Program:
+    """Return *model* as a program that runs at any batch size, and in which the sites of *cells* are operations.
 
     Raises :class:`ModelError`, with the reason, where the model cannot be exported with an open batch size, changes
     its own state, or lets the inputs of a batch influence each other.
@@ -41,21 +44,22 @@ def capture(model: nn.Module, data: Data) -> Program:
     ['linear']
     """
     probe = probe_inputs(data)
-    exported = _export(model, probe)
+    exported = _export(model, probe, cells)
     builder = _Builder(model, exported)
     for node in exported.graph.nodes:
         builder.add(node)
     return _with_layouts(builder.program(exported), probe)
 
 
-def _export(model: nn.Module, probe: Any) -> torch.export.ExportedProgram:
+def _export(model: nn.Module, probe: Any, cells: Sequence[Cell]) -> torch.export.ExportedProgram:
     shapes = pytree.tree_map(lambda x: {0: torch.export.Dim.AUTO} if isinstance(x, Tensor) else None, probe)
     args, kwargs = ((), probe) if isinstance(probe, dict) else (probe if isinstance(probe, tuple) else (probe,), None)
     if kwargs is None and not isinstance(probe, tuple):
         shapes = (shapes,)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), undisturbed(model), marked(model, cells, lambda n, x: mark_operator(x, n)):
             warnings.simplefilter("ignore")
+            reset_states(model)
             exported = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
             # Functional form: an in-place operation would overwrite the golden cache.
             functional: torch.export.ExportedProgram = exported.run_decompositions({})
@@ -156,6 +160,13 @@ class _Builder:
             self.single.add(node.name)
         if name == "getitem" and str(node.args[0]) in self.single:
             self.known[node.name] = self.known[str(node.args[0])]
+            return
+        if name == "mark":
+            node.target, node.args, mark = torch.ops.aten.clone.default, node.args[:1], str(node.args[1])
+            position = self._append(node.target, (self._argument(node.args[0]),), {}, node)
+            path = split_mark(mark)[0]
+            self.nodes[position] = replace(self.nodes[position], op=name, call=mark, module=path, view=False)
+            self.known[node.name] = Ref(position)
             return
         if name == "view":
             # Operands may come in another memory format than the one that was traced.

@@ -7,7 +7,9 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["Decisions"]
 
-_LOOKS = frozenset({"bool", "float", "int", "index", "complex", "contains", "item", "tolist", "numpy"})
+# The functions of Python's own number types: methods such as x.float() make tensors, and look at nothing.
+_LOOKS = frozenset({*(f"__{kind}__" for kind in ("bool", "float", "int", "index", "complex", "contains"))})
+_LOOKS |= {"item", "tolist", "numpy"}
 
 
 class Decisions(TorchFunctionMode):
@@ -17,7 +19,7 @@ class Decisions(TorchFunctionMode):
 
     >>> import torch
     >>> with Decisions() as decisions:
-    ...     _ = torch.ones(2) + 1
+    ...     _ = (torch.ones(2) > 1).float() + 1
     >>> decisions.seen
     ''
     >>> with Decisions() as decisions:
@@ -39,7 +41,7 @@ class Decisions(TorchFunctionMode):
     ) -> Any:
         """Run *func*, and remember it where it looks at values."""
         del types
-        name = getattr(func, "__name__", "").strip("_")
+        name = getattr(func, "__name__", "")
         if name in _LOOKS:
-            self.seen = name
+            self.seen = name.strip("_")
         return func(*args, **(kwargs or {}))

@@ -1,4 +1,4 @@
-"""Run a model without leaving a trace in it."""
+"""Run a model without leaving a trace in it, and along its ordinary path."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -7,7 +7,38 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["undisturbed"]
+__all__ = ["contents", "put_back", "reset_states", "undisturbed", "unfused"]
+
+Homes = list[tuple[dict[str, Any], dict[str, Any]]]
+"""Dictionaries of a module, each with a copy of what it held."""
+
+_KEPT = frozenset({"_parameters", "_modules"})
+
+
+def contents(module: nn.Module) -> Homes:
+    """Return the attributes of *module*, and the dictionaries among them, with what they hold now."""
+    nested = [
+        value
+        for name, value in module.__dict__.items()
+        if isinstance(value, dict) and name not in _KEPT and not name.endswith("hooks")
+    ]
+    return [(home, dict(home)) for home in (module.__dict__, *nested)]
+
+
+def put_back(homes: Homes) -> None:
+    """Let the dictionaries hold again what they held.
+
+    >>> module = nn.Identity()
+    >>> before = contents(module)
+    >>> module.level = 3
+    >>> put_back(before)
+    >>> hasattr(module, "level")
+    False
+    """
+    for home, before in homes:
+        if _differ(home, before):
+            home.clear()
+            home.update(before)
 
 
 @contextmanager
@@ -24,39 +55,66 @@ def undisturbed(model: nn.Module) -> Iterator[Callable[[], bool]]:
     >>> int(norm.num_batches_tracked)
     0
     """
-    attributes = [(module, dict(module.__dict__), dict(module._buffers)) for module in model.modules()]
-    contents = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    modules = _with_relatives(model)
+    homes = [home for module in modules for home in contents(module)]
+    buffers = [buffer for module in modules for buffer in module.buffers(recurse=False)]
+    held = [*buffers, *(value for _, before in homes for value in before.values() if isinstance(value, Tensor))]
+    stored = [(tensor, tensor.detach().clone()) for tensor in {id(tensor): tensor for tensor in held}.values()]
 
     def changed() -> bool:
-        moved = any(
-            _differ(module.__dict__, before) or _differ(module._buffers, buffers)
-            for module, before, buffers in attributes
-        )
-        return moved or not all(_same_bits(buffer, content) for buffer, content in contents)
+        return any(_differ(*home) for home in homes) or not all(_same_bits(*pair) for pair in stored)
 
     cuda = sorted({tensor.device.index or 0 for tensor in model.parameters() if tensor.device.type == "cuda"})
     try:
         with torch.random.fork_rng(devices=cuda), torch.no_grad():
             yield changed
     finally:
-        for module, before, buffers in attributes:
-            _restore(module.__dict__, before)
-            _restore(module._buffers, buffers)
-        for buffer, content in contents:
-            if not _same_bits(buffer, content):
-                buffer.data.copy_(content)
+        put_back(homes)
+        for tensor, content in stored:
+            if not _same_bits(tensor, content):
+                tensor.data.copy_(content)
+
+
+def _with_relatives(model: nn.Module) -> list[nn.Module]:
+    """Return the modules of *model* and those that their classes list: some libraries reset all of a class at once."""
+    found = {id(module): module for module in model.modules()}
+    classes = {one for module in found.values() for one in type(module).__mro__}
+    for listed in (value for one in classes for value in vars(one).values() if isinstance(value, list)):
+        found |= {id(module): module for module in listed if isinstance(module, nn.Module)}
+    return list(found.values())
 
 
 def _differ(now: Mapping[str, object], before: Mapping[str, object]) -> bool:
     return now.keys() != before.keys() or any(now[name] is not value for name, value in before.items())
 
 
-def _restore(now: dict[str, Any], before: Mapping[str, object]) -> None:
-    if _differ(now, before):
-        now.clear()
-        now.update(before)
-
-
 def _same_bits(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors agree; a NaN does not agree with itself here, which only costs a copy."""
     return bool(torch.equal(a, b))
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Let attention layers take their ordinary path in this scope: the fused one calls no module inside them."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def reset_states(model: nn.Module) -> None:
+    """Reset what SpikingJelly's and snnTorch's modules keep from the last run; other modules are left alone.
+
+    >>> reset_states(nn.Linear(1, 1))
+    """
+    for module in model.modules():
+        library = {one.__module__.partition(".")[0] for one in type(module).__mro__}
+        if "spikingjelly" in library and callable(getattr(module, "reset", None)):
+            module.reset()  # type: ignore[operator]
+        elif "snntorch" in library:
+            # As before the first run: with the shape of the last one, another batch of that size would go on from it.
+            for name in module._non_persistent_buffers_set & module._buffers.keys():
+                held = module._buffers[name]
+                module._buffers[name] = None if held is None else held.new_zeros(0)

@@ -7,13 +7,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from torchfault.model.cells import Cell
+from torchfault.model.fold import Fold, fold
 from torchfault.model.layout import Layout, per_sample
+from torchfault.model.marks import inside, kind_of, split_mark
 from torchfault.model.memory import homes
 from torchfault.model.program import Node, Program, Ref
 from torchfault.model.quantised import is_leaf
 from torchfault.model.record import channel_axis
 from torchfault.model.sites import parameter_sites
-from torchfault.space import FaultSpace, Site
+from torchfault.space import Site
 from torchfault.words import WORDS
 
 __all__ = ["Place", "lane_arguments", "program_sites"]
@@ -54,8 +57,9 @@ def program_sites(
     lanes: int,
     buffers: bool = False,
     given: Sequence[Site | None] = (),
-) -> tuple[FaultSpace, dict[str, Place]]:
-    """Return every site of *program*, in execution order, and where each one is.
+    cells: Sequence[Cell] = (),
+) -> tuple[Fold, dict[str, Place]]:
+    """Return every site of *program*, in execution order, and where each one is, by its name at each time step.
 
     *golden* holds the value of every node for a batch of *lanes*; *given* are the sites of the inputs. Names are those
     of module hooks wherever a module without children is a single operation.
@@ -65,44 +69,68 @@ def program_sites(
     for site in parameter_sites(model, buffers=buffers):
         parameters.setdefault(of.get(site.name, site.name), []).append(site)
     fed = program.fed()
-    bases = _bases(model, program, fed)
+    bases = _bases(model, program, fed, inside(model, cells))
     sites: dict[str, Site] = {}
     places: dict[str, Place] = {}
     for data, position in zip(given, program.inputs, strict=False):
         if data is not None and position is not None:
             sites[data.name], places[data.name] = data, Place(position, "output")
+    read = {source for node in program.nodes for source in node.reads}
     for node in program.nodes:
-        for name, position in _parameters_of(node, program):
+        for name, position in _parameters_of(node, program, read):
             for site in parameters.pop(name, ()):
                 part = site.name.partition(":")[2]
                 sites[site.name], places[site.name] = site, Place(position, "parameter", part=part)
-        if node.position in bases:
+        if node.op == "mark" and node.position in bases:
+            for site in _mark(node, golden[node.position], lanes):
+                sites[site.name], places[site.name] = site, Place(node.position, "output")
+        elif node.position in bases:
             for site, place in _activations(node, bases[node.position], program, golden, lanes, fed):
                 sites[site.name], places[site.name] = site, place
-    return FaultSpace(tuple(sites.values())), places
+    return fold(sites.values()), places
 
 
-def _parameters_of(node: Node, program: Program) -> Iterator[tuple[str, int]]:
-    """Yield the parameters that *node* reads directly or through operations on parameters alone."""
+def _parameters_of(node: Node, program: Program, read: set[int]) -> Iterator[tuple[str, int]]:
+    """Yield the parameters that *node* reads directly, and before a cell's first site all of its own in *read*."""
+    if node.op == "mark":
+        own = ((name, place) for name, place in program.parameters.items() if name.startswith(f"{node.module}."))
+        yield from ((name, place) for name, place in own if place in read)
     names = {position: name for name, position in program.parameters.items()}
     for source in node.reads:
         if source in names:
             yield names[source], source
 
 
-def _bases(model: nn.Module, program: Program, fed: set[int]) -> dict[int, str]:
-    """Name every real operation: its module's call where it is the only one there, else the call and the operation."""
+def _bases(model: nn.Module, program: Program, fed: set[int], closed: frozenset[str]) -> dict[int, str]:
+    """Name every real operation: its module's call where it is the only one there, else the call and the operation.
+
+    A mark has the name of its site; other operations inside the modules *closed* have none.
+    """
     real = [n for n in program.nodes if n.target and not n.view and n.position in fed and not n.constant]
+    marks = {node.position: node.call for node in real if node.op == "mark"}
+    real = [node for node in real if node.op != "mark" and node.module not in closed]
     per_call = Counter(node.call for node in real)
     with_children = {path for path, module in model.named_modules() if not path or not is_leaf(module)}
     used: Counter[str] = Counter()
-    names = {}
+    names = dict(marks)
     for node in real:
         alone = per_call[node.call] == 1 and node.module not in with_children
         base = node.call if alone else f"{node.call}.{node.op}" if node.call else node.op
         names[node.position] = base if not used[base] else f"{base}@{used[base]}"
         used[base] += 1
     return names
+
+
+def _mark(node: Node, tensor: Tensor, lanes: int) -> Iterator[Site]:
+    """Yield the site of a mark, if it has words and lanes; its type is that of the module."""
+    layout = node.layout
+    word = WORDS.get(str(tensor.dtype).removeprefix("torch."))
+    if word is None or not isinstance(layout, Layout) or not tensor.dtype.is_floating_point:
+        return
+    shape = per_sample(tensor.shape, layout, lanes=lanes)
+    kind = kind_of(split_mark(node.call)[1])
+    channel = channel_axis(node.module_type, shape, layout)
+    yield Site(node.call, shape, word.name, word.width, kind, node.module, node.module_type, channel=channel)
 
 
 def _activations(

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from torchfault.errors import ModelError
+from torchfault.model.cells import Cell, find_cells
 from torchfault.model.data import Data, Tree, call, leaves, map_tensors, rows
-from torchfault.model.disturb import undisturbed
+from torchfault.model.disturb import reset_states, undisturbed
 from torchfault.model.layout import Layout, find_layout, per_sample
+from torchfault.model.marks import inside, is_mark, kind_of
 from torchfault.model.quantised import activation_word, is_leaf, quantised_word
 from torchfault.model.visit import Moment, visiting
 from torchfault.space import Site
@@ -51,16 +53,18 @@ class Record:
 
     model: nn.Module
     training: bool
+    cells: tuple[Cell, ...] = ()
     seen: dict[str, _Seen] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
     readers: dict[str, set[str]] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)
     mixes: bool = False
+    axes: list[int] = field(default_factory=list)
     done: set[str] = field(default_factory=set)
 
     def first(self, moment: Moment) -> None:
         """Keep what several inputs together give."""
-        if moment.role == "output":
+        if moment.role == "output" or is_mark(moment.role):
             self.done.add(moment.base)
         self.order += moment.stored
         for name in moment.stored:
@@ -134,11 +138,12 @@ class Record:
         """
         modules = dict(self.model.named_modules())
         plain = {name: next(iter(paths)) for name, paths in self.readers.items() if len(paths) == 1}
+        closed = inside(self.model, self.cells)
         lost = {seen.moment.path for name, seen in self.seen.items() if name not in self.layouts or seen.view}
         called = {seen.moment.path for seen in self.seen.values()}
         alone = {name: path for name, path in plain.items() if path and name.rpartition(".")[0] == path}
         alone |= {path: path for path in packing if path in called}
-        return {name: path for name, path in alone.items() if path not in lost and _repeatable(modules[path])}
+        return {name: path for name, path in alone.items() if path not in lost | closed and _repeatable(modules[path])}
 
     def _taken_apart(self, modules: Mapping[str, nn.Module]) -> set[str]:
         """Return the calls of modules without children that are, other than torch's own, several operations."""
@@ -174,7 +179,7 @@ def _activation_site(name: str, seen: _Seen, owner: nn.Module, layout: Layout) -
         shape,
         word=fmt.name,
         width=fmt.width,
-        kind=seen.moment.role,
+        kind=kind_of(seen.moment.role),
         module=seen.moment.path,
         module_type=kind,
         channel=channel_axis(seen.moment.operation or kind, shape, layout),
@@ -198,13 +203,17 @@ def watch(model: nn.Module, data: Data, *, operations: bool) -> Record:
     """Return what *model* showed on a few of the inputs; functional *operations* are looked at if asked for."""
     inputs = map_tensors(lambda leaf: leaf.to(_device(model)), probe_inputs(data))
     record = Record(model, training=any(module.training for module in model.modules()))
+    with undisturbed(model):
+        record.cells = find_cells(model, inputs)
     paths = [path for path, m in model.named_modules() if path and is_leaf(m)]
     which = None if operations else ()
     with undisturbed(model):
+        reset_states(model)
         try:
-            with visiting(model, record.first, modules=paths, operations=which):
+            with visiting(model, record.first, modules=paths, operations=which, cells=record.cells):
                 many = call(model, inputs)
-            with visiting(model, record.second, modules=paths, operations=which):
+            reset_states(model)
+            with visiting(model, record.second, modules=paths, operations=which, cells=record.cells):
                 few = call(model, rows(inputs, record.fewer))
         except ModelError:
             raise
@@ -225,20 +234,16 @@ def _outputs_mix(record: Record, many: Tree, few: Tree) -> bool:
             f"{name} must give tensors, in tuples, lists, dictionaries or registered classes; got {type(many).__name__}"
         )
     count = record.fewer.stop - record.fewer.start
-    for several, less in zip(leaves(many), leaves(few), strict=True):
-        if (
-            several.ndim == 0
-            or count * several.shape[0] != PROBES * less.shape[0]
-            or several.shape[1:] != less.shape[1:]
-        ):
+    pairs = list(zip(leaves(many), leaves(few), strict=True))
+    for several, less in pairs:
+        grown = [a for a in range(several.ndim) if less.ndim == several.ndim and several.shape[a] != less.shape[a]]
+        if len(grown) != 1 or count * several.shape[grown[0]] != PROBES * less.shape[grown[0]]:
             raise ModelError(
                 f"the outputs of {name} need one row per input, got shape {tuple(several.shape)} for {PROBES} inputs; "
-                "wrap the model so that its first axis counts the inputs"
+                "wrap the model so that one axis counts the inputs"
             )
-    return count > 1 or any(
-        find_layout(several, less, lanes=PROBES, lane=1) is None
-        for several, less in zip(leaves(many), leaves(few), strict=True)
-    )
+        record.axes.append(grown[0])
+    return count > 1 or any(find_layout(several, less, lanes=PROBES, lane=1) is None for several, less in pairs)
 
 
 def varies(module: nn.Module) -> bool:

@@ -8,7 +8,9 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from torchfault.errors import ModelError
 from torchfault.model.arguments import data_sites
+from torchfault.model.cells import Cell
 from torchfault.model.data import Data, Tree
+from torchfault.model.fold import Fold, fold
 from torchfault.model.home import Home
 from torchfault.model.layout import Layout
 from torchfault.model.memory import homes
@@ -25,7 +27,9 @@ class Discovery:
 
     *left_out* gives, for activations that are no sites, the reason. *mixes* tells whether the output for one input
     depends on the others in its batch. *owners* gives, for parameters and buffers that one module without children
-    reads and nothing else, the path of that module.
+    reads and nothing else, the path of that module. *cells* are the modules with states, and *fold* tells how the sites
+    with time steps come apart into those of the single steps, by whose names *layouts* goes. *axes* count the inputs
+    in the tensors that the model gives.
     """
 
     space: FaultSpace
@@ -33,6 +37,9 @@ class Discovery:
     left_out: Mapping[str, str] = field(default_factory=dict)
     mixes: bool = False
     owners: Mapping[str, str] = field(default_factory=dict)
+    cells: tuple[Cell, ...] = ()
+    fold: Fold | None = None
+    axes: tuple[int, ...] = ()
 
 
 def parameter_sites(model: nn.Module, *, buffers: bool = False) -> list[Site]:
@@ -137,14 +144,17 @@ def find(model: nn.Module, data: Data | Tree, *, buffers: bool = False) -> Disco
     known = given | {site.name: site for site in (*stored, *record.sites())}
     kept = homes(model)
     order = dict.fromkeys([*given, *_with_homes(record.order, kept), *known])
-    sites = tuple(known[name] for name in order if name in known)
+    folded = fold(known[name] for name in order if name in known)
     owners = dict(record.owners({home.module for home in kept if not home.parameter}))
     for home in kept:
         if path := owners.pop(home.parameter or home.module, None):
             # The scale of what a module gives belongs to the whole batch: lanes cannot differ in it.
             owners |= {name: path for name in home.words if name not in (f"{path}.scale", f"{path}.zero_point")}
     layouts = record.layouts | dict.fromkeys(given, Layout(0))
-    return Discovery(FaultSpace(sites), layouts, record.left_out, record.mixes, owners)
+    layouts |= {name: layouts[steps[0]] for name, steps in folded.parts.items() if steps[0] in layouts}
+    return Discovery(
+        folded.space, layouts, record.left_out, record.mixes, owners, record.cells, folded, tuple(record.axes)
+    )
 
 
 def _with_homes(order: Iterable[str], kept: Sequence[Home]) -> Iterator[str]:

@@ -3,19 +3,21 @@
 import types
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from torchfault.model.cells import Cell
+from torchfault.model.disturb import unfused
+from torchfault.model.marks import inside, marked, split_mark
 from torchfault.model.quantised import is_leaf
 
-__all__ = ["Moment", "Visitor", "hands_out", "operation_name", "plain_base", "unfused", "visiting"]
+__all__ = ["Moment", "Visitor", "hands_out", "operation_name", "plain_base", "visiting"]
 
 # Operations that compute nothing, as in graph capture; their outputs are no sites.
 _VIEWS = frozenset(
@@ -130,6 +132,7 @@ class _Watch:
     visitor: Visitor
     names: dict[int, str]
     stored: dict[int, str]
+    closed: frozenset[str] = frozenset()
     stack: list["_Frame"] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     paused: bool = False
@@ -222,6 +225,29 @@ def _hook(watch: _Watch, module: nn.Module, path: str, handles: list[Any], *, in
     handles.append(module.register_forward_hook(after, always_call=True, with_kwargs=True))
 
 
+def _show_marks(watch: _Watch, model: nn.Module, cells: Sequence[Cell]) -> AbstractContextManager[None]:
+    """Show the sites of *cells* to the visitor at every time step."""
+    modules = dict(model.named_modules())
+    own = {cell.path: [t for m in modules[cell.path].modules() for t in _stored(m)] for cell in cells}
+    reads = {path: [watch.names[id(t)] for t in tensors if id(t) in watch.names] for path, tensors in own.items()}
+
+    def show(name: str, tensor: Tensor) -> Tensor:
+        path, role, step = split_mark(name)
+        nobody, stored = (False,), reads.pop(path, ())
+        before, watch.paused = watch.paused, True
+        try:
+            fresh = watch.visitor(Moment(path, f"{role}#{step}", path, path, "", (tensor,), nobody, nobody, stored))
+        finally:
+            watch.paused = before
+        return tensor if fresh is None else fresh[0]
+
+    return marked(model, cells, show)
+
+
+def _stored(module: nn.Module) -> list[Tensor]:
+    return [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
+
+
 class _Operations(TorchFunctionMode):
     """Shows the functional operations of a model, named by the module that is running."""
 
@@ -234,7 +260,7 @@ class _Operations(TorchFunctionMode):
         del types
         kwargs = kwargs or {}
         watch, name = self.watch, operation_name(func)
-        if watch.paused or not watch.stack:
+        if watch.paused or not watch.stack or watch.stack[-1].path in watch.closed:
             return func(*args, **kwargs)
         if func in _COMPOSITES:
             with self:
@@ -278,17 +304,6 @@ def _never(*_: Any) -> bool:
 
 
 @contextmanager
-def unfused() -> Iterator[None]:
-    """Let attention layers take their ordinary path in this scope: the fused one calls no module inside them."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-@contextmanager
 def visiting(
     model: nn.Module,
     visitor: Visitor,
@@ -296,20 +311,23 @@ def visiting(
     modules: Collection[str],
     operations: Collection[str] | None = (),
     read: Collection[str] | None = None,
+    cells: Sequence[Cell] = (),
 ) -> Iterator[None]:
     """Show *visitor* the arguments and results of the named *modules*, and of functional *operations* (``None``: all).
 
-    *read* names those of the modules whose arguments are of interest, if not all are; the others' are not shown.
+    *read* names those of the modules whose arguments are of interest, if not all are; the others' are not shown. The
+    sites of *cells* are shown at every time step, as roles such as ``state.mem#3``, and nothing inside them.
 
     The scope is :func:`unfused`.
     """
     tensors = [*model.named_buffers(), *model.named_parameters()]
     stored = {_memory(tensor): name for name, tensor in tensors}
     stored.pop(0, None)
-    watch = _Watch(visitor, {id(tensor): name for name, tensor in tensors}, stored)
+    closed = inside(model, cells)
+    watch = _Watch(visitor, {id(tensor): name for name, tensor in tensors}, stored, closed)
     follow_all = operations is None or bool(operations)
     known = dict(model.named_modules(remove_duplicate=False))
-    wanted = {id(known[name]) for name in modules}
+    wanted = {id(known[name]) for name in modules if name not in closed}
     reading = wanted if read is None else {id(known[name]) for name in read}
     handles: list[Any] = []
     with ExitStack() as stack:
@@ -321,4 +339,5 @@ def visiting(
                 _hook(watch, module, path, handles, inputs=inputs, outputs=outputs)
         if follow_all:
             stack.enter_context(_Operations(watch, operations))
+        stack.enter_context(_show_marks(watch, model, cells))
         yield
