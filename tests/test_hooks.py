@@ -80,7 +80,9 @@ def test_a_lane_alone_is_the_reference_bit_for_bit(name, rng, monkeypatch):
     model, data = NETWORKS[name]()
     executor = HooksExecutor(model, data, memory=MEMORY)
     for fault in (BitFlip(), RandomWord()):
-        agree(executor, draw(executor.space, 20, len(data), rng, faults=5, model=fault), exactly=True)
+        # A recurrent layer runs step by step here, and in one kernel with its own order of additions there.
+        exactly = not name.startswith("lstm")
+        agree(executor, draw(executor.space, 20, len(data), rng, faults=5, model=fault), exactly=exactly)
 
 
 def test_resnet20_with_real_weights_and_images(resnet20, cifar100, rng):
@@ -293,8 +295,10 @@ def test_trials_of_another_space_are_refused(rng):
 
 
 def test_models_without_rows_are_refused():
-    with pytest.raises(ModelError, match=r"one row per input, got shape \(2, 3\)"):
-        HooksExecutor(_Returning(lambda y: y.t()), Data(torch.randn(4, 2)), memory=MEMORY)
+    with pytest.raises(ModelError, match=r"one row per input, got shape \(2,\)"):
+        HooksExecutor(_Returning(lambda y: y.sum(0)), Data(torch.randn(4, 2)), memory=MEMORY)
+    turned = HooksExecutor(_Returning(lambda y: y.t()), Data(torch.randn(4, 2)), memory=MEMORY)
+    assert turned.golden().shape == (4, 2)  # rows come first, wherever the model has them
     with pytest.raises(ModelError, match="must give tensors"):
         HooksExecutor(_Returning(lambda y: y.tolist()), Data(torch.randn(4, 2)), memory=MEMORY)
     with pytest.raises(ModelError, match=r"must run on batches of 3 and fewer .* RuntimeError: mat1"):

@@ -150,4 +150,9 @@ def test_states_are_what_a_module_changes_and_reads_again() -> None:
     assert {slot.name for slot in cell.held} == {"level", "total"}
     assert neuron.level is None
     assert torch.equal(neuron.total, torch.zeros(1, 3))
-    assert find_cells(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).eval(), torch.rand(2, 3)) == ()
+    shared = nn.Linear(3, 3)
+    for plain in (
+        nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)),
+        nn.Sequential(shared, nn.Sequential(shared), shared),
+    ):
+        assert find_cells(plain.eval(), torch.rand(2, 3)) == ()

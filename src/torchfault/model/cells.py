@@ -190,12 +190,19 @@ def _moved(now: Any, before: tuple[Any, int] | None) -> bool:
 
 
 def _note_passed(module: nn.Module, seen: _Seen, args: Any, kwargs: Any, claimed: set[int]) -> None:
-    """Remember which of the tensors that the last call gave come back to this one, by the names they have here."""
+    """Remember which of the tensors that the last call gave come back to this one, by the names they have here.
+
+    The first argument is the input, and no state: a layer may well be called on its own output.
+    """
     places, _ = pytree.tree_flatten_with_path((args, kwargs))
+    first = next(iter(inspect.signature(module.forward).parameters), "")
     for keys, leaf in places:
+        argument = _argument(module, keys, args, kwargs)
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or argument == first:
+            continue
         for i, given in enumerate(seen.given):
-            if isinstance(leaf, Tensor) and _is(leaf, given) and leaf.is_floating_point() and id(given) not in claimed:
-                seen.passed.setdefault(i, _name(module, keys, args, kwargs))
+            if _is(leaf, given) and id(given) not in claimed:
+                seen.passed.setdefault(i, _name(module, keys, argument))
                 seen.taken.add(pytree.keystr(keys))
 
 
@@ -206,17 +213,21 @@ def _is(tensor: Tensor, given: Tensor) -> bool:
     )
 
 
-def _name(module: nn.Module, keys: Any, args: Any, kwargs: Any) -> str:
+def _argument(module: nn.Module, keys: Any, args: Any, kwargs: Any) -> str:
+    """Return the name of the argument in which the tensor at *keys* of all arguments is."""
+    if keys[0].idx == 1:
+        return str(keys[1].key)
+    bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    return next((name for name, value in bound.arguments.items() if value is args[keys[1].idx]), "state")
+
+
+def _name(module: nn.Module, keys: Any, argument: str) -> str:
     """Return what to call a state by its place among the arguments: by its field, else by the argument."""
     if isinstance(module, nn.RNNCellBase):
         return "c" if isinstance(module, nn.LSTMCell) and getattr(keys[-1], "idx", 0) == 1 else "h"
     if isinstance(keys[-1], pytree.GetAttrKey):
         return str(keys[-1].name)
-    bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-    values = [*args, *kwargs.values()]
-    outer = values[keys[1].idx] if getattr(keys[0], "idx", 0) == 0 else kwargs[keys[1].key]
-    name = next((name for name, value in bound.items() if value is outer), "state")
-    return name + "".join(str(getattr(key, "idx", getattr(key, "key", ""))) for key in keys[2:])
+    return argument + "".join(str(getattr(key, "idx", getattr(key, "key", ""))) for key in keys[2:])
 
 
 def _drop_unread(module: nn.Module, seen: _Seen, args: Any, kwargs: Any) -> None:

@@ -74,6 +74,7 @@ Visitor = Callable[[Moment], Sequence[Tensor] | None]
 def operation_name(function: Any) -> str:
     """Return the plain name of an overridable torch function, as graph capture would call it.
 
+    >>> import torch
     >>> operation_name(torch.Tensor.add_), operation_name(torch.Tensor.__rsub__), operation_name(F.relu)
     ('add', 'rsub', 'relu')
     """
