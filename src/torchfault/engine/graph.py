@@ -58,6 +58,8 @@ class GraphExecutor:
             model, self.program, one.values, lanes=1, buffers=buffers, given=data_sites(model, data), cells=cells
         )
         self.strikes = strikes_of(self.program, self.places)
+        once = {name: parts[0] for name, parts in self._fold.parts.items() if len(parts) == 1}
+        self.watched = self.places | {name: self.places[part] for name, part in once.items()}
         nodes = self.program.parameters
         self.stored = {nodes[h.parameter]: h.stored for h in kept if h.stored is not None and h.parameter in nodes}
         self._kept: Golden | None = None
@@ -117,7 +119,7 @@ class GraphExecutor:
             golden = self._golden(first)
             striker = Striker(self.program, self.places, trials, self.device, self.stored)
             room = self.memory - self.footprint.golden * golden.lanes
-            looking = None if monitor is None else SweepMonitor(monitor, self.places, golden, numbers)
+            looking = None if monitor is None else SweepMonitor(monitor, self.watched, golden, numbers)
             yield from ChunkRun(trials, events, golden, striker, self.plan, self.footprint, room, looking).lanes()
 
 

@@ -34,6 +34,8 @@ _SUMMARY = 5  # smallest, largest and sum of the finite values, their number, an
 class Monitor:
     """Gathers statistics of every output site of *space* while an engine runs trials, and where their errors end.
 
+    Sites with time steps are left out.
+
     Give it to :meth:`torchfault.Engine.run`, or to several runs one after the other; ask for tables at any time. Golden
     statistics are those of the same inputs, once for every lane, so that the two stand side by side.
 
@@ -66,7 +68,8 @@ class Monitor:
     _struck: list[NDArray[np.int64]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        listed = [(i, site.name) for i, site in enumerate(self.space.sites) if site.kind == "output"]
+        outputs = ((i, site) for i, site in enumerate(self.space.sites) if site.kind == "output")
+        listed = [(i, site.name) for i, site in outputs if site.steps is None]
         self.sites = tuple(name for _, name in listed)
         self._positions = np.array([i for i, _ in listed], dtype=np.int64)
         self.golden, self.faulty = (_nothing(len(listed)) for _ in range(2))
@@ -235,9 +238,10 @@ class HooksMonitor:
 
     def __call__(self, moment: Moment) -> Sequence[Tensor] | None:
         """Keep what the call gives."""
-        if moment.role == "output":
+        role = moment.role.partition("#")[0]  # of a cell that is called once
+        if role.rstrip("0123456789") == "output":
             for i, tensor in enumerate(moment.tensors):
-                name = f"{moment.base}:output{i or ''}"
+                name = f"{moment.base}:{role}{i or ''}"
                 if name in self.layouts:
                     self.seen[name] = lanes_first(tensor, self.layouts[name]).detach().clone()
         return None

@@ -96,8 +96,8 @@ def find_cells(model: nn.Module, inputs: Tree) -> tuple[Cell, ...]:
         except Exception as error:
             said = (str(error).strip() or "no message").splitlines()[0]
             raise ModelError(
-                f"{type(model).__name__} must run on a few of the inputs, got {type(error).__name__}: {said}; "
-                "check the inputs"
+                f"{type(model).__name__} must run on batches of 3 and fewer of the inputs, got "
+                f"{type(error).__name__}: {said}; check the inputs"
             ) from error
     found = {cell.path: cell for cell in (*inner, *watch.cells())}
     layers = [Cell(path) for path, module in model.named_modules() if _layer_within(path, module, found)]
