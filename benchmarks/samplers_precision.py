@@ -20,6 +20,7 @@ certain, whatever the images that are left do.
 
 import argparse
 import json
+import os
 import sys
 import zlib
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ from torchfault.sensitivity import BIT_CODES, CODES, conductances, corrected, ef
 from torchfault.space import FaultSpace
 from torchfault.statistics import Estimate, proportion, stratified
 
-FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data"
+FOLDER = Path(os.environ.get("TORCHFAULT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 THRESHOLDS = (0.05, 0.25)
 SCREEN, AUDIT, STEP = 48, 16, 101
@@ -234,7 +235,7 @@ def uniform(drawn: dict[str, np.ndarray], outcomes: Outcomes) -> dict[str, Estim
 Figures = dict[str, dict[str, dict[str, dict[str, float]]]]
 
 
-def precision(names: list[str], *, quick: bool, cache: Path | None) -> Figures:
+def precision(names: list[str], *, quick: bool, cache: Path | None, seeds: int = SEEDS) -> Figures:
     """Return ``{network: {code: {threshold: {value, low, high}}}}``, codes ending in w or o for their target."""
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)
@@ -242,7 +243,7 @@ def precision(names: list[str], *, quick: bool, cache: Path | None) -> Figures:
     for name in names:
         network = NETWORKS[name](100 if quick else IMAGES)
         for target in network.targets:
-            for code, by in precisions(network, target, seeds=2 if quick else SEEDS, cache=cache).items():
+            for code, by in precisions(network, target, seeds=2 if quick else seeds, cache=cache).items():
                 rows = {t: {"value": e.value, "low": e.low, "high": e.high} for t, e in by.items()}
                 result.setdefault(name, {})[code + target] = rows
     return result
@@ -255,8 +256,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--quick", action="store_true", help="2 seeds and 100 images: to see that it works")
     parser.add_argument("--cache", type=Path, help="a folder for outcomes, from which a later run goes on")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="seeds of 100 faults each")
     options = parser.parse_args()
-    found = precision(options.networks, quick=options.quick, cache=options.cache)
+    found = precision(options.networks, quick=options.quick, cache=options.cache, seeds=options.seeds)
     if options.json:
         print(json.dumps({"precision": found}, indent=2))
         return

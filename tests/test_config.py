@@ -13,7 +13,7 @@ from torchfault.config.build import build_campaign, build_engine
 from torchfault.config.marked import parse, scalar
 from torchfault.errors import ConfigError
 from torchfault.faults import BitFlip, Burst, RandomWord, StuckAt, Value
-from torchfault.sampling import BitErrorRate, Effect, Exhaustive, Importance, Sensitivity, Uniform
+from torchfault.sampling import BitErrorRate, Effect, Exhaustive, Importance, Learned, Sensitivity, Uniform
 from torchfault.statistics import HalfWidth, MaxTrials, TimeBudget
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -320,12 +320,12 @@ def test_samplers_and_seeds_are_built(built):
 
 @pytest.mark.parametrize("score", ["effect", "joint", "rising", "GBIN", "RBRN"])
 def test_importance_samplers_are_built(built, score):
-    sampler = built(
-        f"sampler: {{kind: importance, score: {score}, floor: 0.2, images: 2}}\nsites: {{kinds: weight}}"
-    ).sampler
+    text = f"sampler: {{kind: importance, score: {score}, floor: 0.2, images: 2}}\nsites: {{kinds: weight}}"
+    sampler = built(text).sampler
     assert isinstance(sampler, Importance)
     assert sampler.floor == 0.2
     assert isinstance(sampler.score, Effect if score == "effect" else Sensitivity)
+    assert isinstance(built(text.replace("importance", "learned")).sampler, Learned)
 
 
 def test_choices_of_sites_are_united(built, engine):

@@ -9,7 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.errors import CampaignError, SamplingError
-from torchfault.sampling import AdaptiveSampler, Draws, History, Importance, Sampler, Statistical, Uniform, stream
+from torchfault.sampling import (
+    AdaptiveSampler,
+    Draws,
+    History,
+    Importance,
+    Learned,
+    Sampler,
+    Statistical,
+    Uniform,
+    stream,
+)
 from torchfault.space import FaultSpace
 from torchfault.statistics import AllOf, AnyOf, HalfWidth, Progress
 from torchfault.store import Columns
@@ -270,7 +280,8 @@ def check(campaign: Campaign) -> None:
     adaptive = isinstance(campaign.sampler, AdaptiveSampler)
     if adaptive and campaign.metric is not None:
         raise CampaignError("an adaptive sampler learns from failures, not from a metric; leave the metric out")
-    if campaign.stop is None and total(campaign) is None and not adaptive:
+    ends = adaptive and not isinstance(campaign.sampler, Learned)
+    if campaign.stop is None and total(campaign) is None and not ends:
         sampler = type(campaign.sampler).__name__
         raise CampaignError(f"{sampler} never ends by itself, so a campaign needs a rule; give stop=MaxTrials(10_000)")
     if any(isinstance(rule, HalfWidth) for rule in rules(campaign.stop)):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torchfault.engine import Engine
     from torchfault.faults import FaultModel
     from torchfault.model.data import Data
-    from torchfault.sampling import Sampler
+    from torchfault.sampling import Importance, Sampler
     from torchfault.space import FaultSpace
     from torchfault.statistics import StoppingRule
 
@@ -303,13 +303,14 @@ def weights_of(engine: "Engine") -> dict[str, Any]:
 
 
 def _sampler(settings: Settings, engine: "Engine", space: "FaultSpace") -> "Sampler":
-    from torchfault.sampling import Adaptive, BitErrorRate, Exhaustive, Statistical, Uniform, bits_from
+    from torchfault.sampling import Adaptive, BitErrorRate, Exhaustive, Learned, Statistical, Uniform, bits_from
 
     sampler = settings.sampler
     if sampler.kind == "adaptive":
         return Adaptive(sampler.whole, sampler.site, sampler.bit, level=settings.level)
-    if sampler.kind == "importance":
-        return _importance(settings, engine, space)
+    if sampler.kind in ("importance", "learned"):
+        drawn = _importance(settings, engine, space)
+        return drawn if sampler.kind == "importance" else Learned(drawn.score, floor=drawn.floor)
     if sampler.is_statistical:
         bits = bits_from(space, weights_of(engine)) if sampler.kind == "data-aware" else None
         return Statistical(sampler.kind, margin=sampler.margin or DEFAULT_MARGIN, bits=bits)
@@ -319,7 +320,7 @@ def _sampler(settings: Settings, engine: "Engine", space: "FaultSpace") -> "Samp
     return Exhaustive() if sampler.kind == "exhaustive" else Uniform(sampler.faults or 1)
 
 
-def _importance(settings: Settings, engine: "Engine", space: "FaultSpace") -> "Sampler":
+def _importance(settings: Settings, engine: "Engine", space: "FaultSpace") -> "Importance":
     from torchfault.sampling import Importance
     from torchfault.sensitivity import corrected, effect, isimdl, rising
 

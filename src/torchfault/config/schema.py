@@ -172,6 +172,7 @@ class Sampler(Section):
         "data-aware",
         "adaptive",
         "importance",
+        "learned",
     ] = Field(
         default="uniform",
         description="`uniform` draws faults at random, `exhaustive` takes every fault on every input, `bit-error-rate` "
@@ -179,7 +180,7 @@ class Sampler(Section):
         "replacement: `network-wise`, `layer-wise` (each site), `data-unaware` (each bit of each site), `data-aware` "
         "(likewise, fewer where the weights tell that a bit matters less); `adaptive` draws where the outcomes so far "
         "leave most doubt, until every interval asked for is narrow enough; `importance` draws in "
-        "proportion to a `score` of the faults.",
+        "proportion to a `score` of the faults, and `learned` corrects the score by the outcomes so far.",
     )
     faults: int | None = Field(default=None, ge=1, description="With `uniform`: faults struck together per trial (1).")
     rate: float | None = Field(
@@ -233,8 +234,12 @@ class Sampler(Section):
             raise ValueError("kind adaptive needs a half-width to reach, such as site: 0.01")
         if self.kind != "adaptive" and widths:
             raise ValueError(f"whole, site and bit go with kind adaptive, got kind {self.kind}; remove them")
-        if self.kind != "importance" and any(one is not None for one in (self.score, self.floor, self.images)):
-            raise ValueError(f"score, floor and images go with kind importance, got kind {self.kind}; remove them")
+        if self.kind not in ("importance", "learned") and any(
+            one is not None for one in (self.score, self.floor, self.images)
+        ):
+            raise ValueError(
+                f"score, floor and images go with kinds importance and learned, got kind {self.kind}; remove them"
+            )
         return self
 
     @property

@@ -4,6 +4,7 @@ from torchfault.sampling.adaptive import Adaptive
 from torchfault.sampling.draws import AdaptiveSampler, Draws, History, Sampler, WeightedSampler, stream
 from torchfault.sampling.exhaustive import Exhaustive
 from torchfault.sampling.importance import Importance
+from torchfault.sampling.learned import Fitted, Learned
 from torchfault.sampling.planning import plan
 from torchfault.sampling.scores import Effect, Score, Sensitivity, Table, score_mean, score_of
 from torchfault.sampling.statistical import METHODS, Statistical, bit_probabilities, bits_from
@@ -17,8 +18,10 @@ __all__ = [
     "Draws",
     "Effect",
     "Exhaustive",
+    "Fitted",
     "History",
     "Importance",
+    "Learned",
     "Sampler",
     "Score",
     "Sensitivity",

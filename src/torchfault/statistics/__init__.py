@@ -1,6 +1,7 @@
 """Estimates that carry their uncertainty: intervals, sample sizes, weighted and stratified means, stopping rules."""
 
 from torchfault.statistics.anytime import Sequence, confidence_sequence
+from torchfault.statistics.assisted import assisted_mean
 from torchfault.statistics.estimators import (
     Estimate,
     design_effect,
@@ -26,6 +27,7 @@ __all__ = [
     "Sequence",
     "StoppingRule",
     "TimeBudget",
+    "assisted_mean",
     "clopper_pearson",
     "confidence_sequence",
     "design_effect",
