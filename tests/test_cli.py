@@ -137,6 +137,18 @@ def test_sites_lists_what_run_would_strike(capfd):
     assert list(frame["site"]) == [row["site"] for row in rows]
 
 
+def test_weights_may_be_stored_in_another_way(capfd):
+    out, _ = run(capfd, "sites", *BASE[:-2], "--storage", "csr", "--kinds", "weight", "--kinds", "index")
+    assert re.search(r"^fc1.weight:col_indices\s+index\s+Linear\s+8192\s+int32\s+32", out, re.MULTILINE), out
+    flags = (*BASE, "--set", "storage.conv*=int8", "--sampler", "data-aware", "--margin", "0.2", "--bits", "sign")
+    _, err = run(capfd, "run", *flags, "--include", "conv*", "--name", "mixed")
+    assert "mixed" in err
+    assert main(["sites", *BASE, "--storage", "int88"]) == 2
+    assert "no storage is called 'int88'; use int8" in capfd.readouterr().err
+    assert main(["sites", *BASE, "--set", "storage.convl*=int8"]) == 2
+    assert "no site matches 'convl*'; did you mean" in capfd.readouterr().err
+
+
 def test_sites_needs_only_a_shape(capfd):
     out, _ = run(capfd, "sites", "--model", "torchfault.zoo:resnet20", "--shape", "3,32,32", "--executor", "hooks")
     assert re.search(r"^conv1:input\s+input\s+Conv2d\s+3x32x32", out, re.MULTILINE), out

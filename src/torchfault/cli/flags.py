@@ -47,6 +47,7 @@ MODEL_FLAGS = (
     Flag("--model", "model.factory", "MODULE:FACTORY"),
     Flag("--checkpoint", "checkpoint.path", "FILE"),
     Flag("--checkpoint-key", "checkpoint.key", "KEY"),
+    Flag("--storage", "storage", "int8|csr|q3.12|..."),
     Flag("--data", "data.path", "FILE|MODULE:FACTORY"),
     Flag("--shape", "data.shape", "3,32,32"),
     Flag("--inputs", "data.inputs", "ARRAY"),

@@ -60,6 +60,10 @@ def build_engine(settings: Settings) -> "Engine":
         training=settings.training,
         seed=settings.seed,
     )
+    if settings.storage is not None:
+        from torchfault.model.represent import represent
+
+        network = represent(network, settings.storage)
     data = _data(settings.data, settings.seed)
     if not settings.training:  # there, a trial run would move running means
         _try(network, data)
@@ -298,8 +302,11 @@ def _try_criterion(engine: "Engine", criterion: "Criterion", metric: "Metric | N
 
 
 def weights_of(engine: "Engine") -> dict[str, Any]:
-    """Return the parameters and buffers of an engine's model by the names of their sites."""
-    return dict(engine.model.named_buffers()) | dict(engine.model.named_parameters())
+    """Return the parameters, buffers and other stored words of an engine's model by the names of their sites."""
+    from torchfault.model.memory import homes
+
+    words = {name: tensor for home in homes(engine.model) for name, tensor in home.words.items()}
+    return dict(engine.model.named_buffers()) | dict(engine.model.named_parameters()) | words
 
 
 def _sampler(settings: Settings, engine: "Engine", space: "FaultSpace") -> "Sampler":

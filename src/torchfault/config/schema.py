@@ -273,6 +273,11 @@ class Settings(Section):
     )
     model: Model = Field(description="The network under test; a text alone means its `factory`.")
     checkpoint: Checkpoint | None = Field(default=None, description="Trained weights; a text alone means their `path`.")
+    storage: str | dict[str, str] | None = Field(
+        default=None,
+        description="How weights are kept, in a copy of the model: `int8`, `uint8`, `int4:32`, `bfp8:16`, `q3.12`, "
+        "`e4m3`, `coo`, `csr`, `bsr:4x4`, ... for all of them, or a mapping of globs of parameters to these.",
+    )
     data: DataSource = Field(description="Inputs and labels; a text alone means their `path` or `factory`.")
     sites: Annotated[tuple[Selection, ...], Field(strict=False, min_length=1)] = Field(
         default=(Selection(),),

@@ -20,7 +20,7 @@ from torchfault.model.arguments import argument_names
 from torchfault.model.cells import Cell
 from torchfault.model.layout import Layout
 from torchfault.model.marks import is_mark, split_mark
-from torchfault.model.quantised import activation_word, restore_codes
+from torchfault.model.quantised import activation_word, code_memory, restore_codes
 from torchfault.model.visit import Moment, plain_base, visiting
 from torchfault.space import Fault, FaultSpace, Site
 from torchfault.words import word, word_of
@@ -125,7 +125,10 @@ class Strike:
     def __call__(self, tensor: Tensor, *, owned: bool) -> Tensor:
         """Return *tensor* with its faults; changed in place if nobody else holds it and no gradient needs it."""
         if tensor.is_quantized:
-            return restore_codes(self(tensor.int_repr(), owned=True), tensor)
+            if not owned:
+                return restore_codes(self(tensor.int_repr(), owned=True), tensor)
+            self(code_memory(tensor), owned=True)
+            return tensor
         self._make_ready(tensor)
         self.met += 1
         layout = self.layout or self._layout(tensor)

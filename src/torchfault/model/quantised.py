@@ -11,7 +11,16 @@ from torchfault.model.home import Home, overwritten, site_names
 from torchfault.storages import Part
 from torchfault.words.emulated import affine
 
-__all__ = ["activation_word", "fake_quantised", "is_leaf", "packed", "packs", "quantised_word", "restore_codes"]
+__all__ = [
+    "activation_word",
+    "code_memory",
+    "fake_quantised",
+    "is_leaf",
+    "packed",
+    "packs",
+    "quantised_word",
+    "restore_codes",
+]
 
 _QUANTISED = {torch.quint8: "uint8", torch.qint8: "int8", torch.qint32: "int32"}
 
@@ -40,6 +49,13 @@ def restore_codes(codes: Tensor, like: Tensor) -> Tensor:
             columns = (like.q_per_channel_scales(), like.q_per_channel_zero_points(), like.q_per_channel_axis())
             return torch._make_per_channel_quantized_tensor(codes, *columns)
         return torch._make_per_tensor_quantized_tensor(codes, like.q_scale(), like.q_zero_point())
+
+
+def code_memory(tensor: Tensor) -> Tensor:
+    """Return the codes of a quantised tensor as integers in the same memory: to change them changes it."""
+    held = {"uint8": torch.uint8, "int8": torch.int8, "int32": torch.int32}[quantised_word(tensor)]
+    codes = torch.empty(0, dtype=held, device=tensor.device)
+    return codes.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
 def packs(module: nn.Module) -> bool:

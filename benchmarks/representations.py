@@ -1,0 +1,275 @@
+"""Every representation in one table: faults, lanes per second, agreement with a slow reference; and what bit errors do.
+
+ResNet-20 with its CIFAR-10 weights and images in TORCHFAULT_DATA (default ../shared/data). The reference changes the
+stored words of the model for one fault, runs it whole on the fault's input alone, and puts the words back.
+"""
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+
+import error_rates
+import overhead
+from engine import MEAN, STD, data_folder, outcomes, random_trials, resnet20, tied
+
+from torchfault.engine import Engine, inject
+from torchfault.errors import StorageError
+from torchfault.faults import BitFlip, Trials, strike
+from torchfault.model.data import Data, call, leaves, rows
+from torchfault.model.represent import represent
+from torchfault.model.sites import find
+from torchfault.space import FaultSpace
+
+Choice = Callable[[FaultSpace], FaultSpace]
+
+
+def of_kind(*kinds: str) -> Choice:
+    """Return the choice of sites of the *kinds* that a space has, in convolutions and linear layers."""
+    return lambda space: space.select(kinds=kinds, exclude=[s.name for s in space.sites if not _layer(s.module_type)])
+
+
+def _layer(kind: str) -> bool:
+    return "Conv" in kind or "Linear" in kind
+
+
+WEIGHTS, ACTIVATIONS = of_kind("weight"), of_kind("output")
+SCALES, INDICES = of_kind("scale"), of_kind("index")
+
+
+@dataclass(frozen=True)
+class Representation:
+    """How to *build* a network and its inputs, and which sites each target chooses; *struck* for the error rates."""
+
+    build: Callable[[], tuple[nn.Module, Data]]
+    targets: dict[str, Choice]
+    curve: bool = False
+
+
+@cache
+def pruned() -> nn.Module:
+    """Return ResNet-20 without the 80 % of its weights that are smallest, trained on for a minute; as in *make*."""
+    model, _ = resnet20()
+    layers = [(module, "weight") for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    prune.global_unstructured(layers, prune.L1Unstructured, amount=0.8)
+    with np.load(data_folder() / "cifar10_train_4000.npz") as archive:
+        images, labels = torch.from_numpy(archive["images"]), torch.from_numpy(archive["labels"])
+    pixels = (images.permute(0, 3, 1, 2).float() / 255 - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(
+        1, 3, 1, 1
+    )
+    torch.manual_seed(0)
+    model.train()
+    steps = 4 * len(labels) // 100
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for step in range(steps):
+        if step % (steps // 4) == 0:
+            order = torch.randperm(len(labels))
+        mine = order[step % (steps // 4) * 100 :][:100]
+        batch = torch.where(torch.rand(100, 1, 1, 1) < 0.5, pixels[mine], pixels[mine].flip(3))
+        loss = nn.functional.cross_entropy(model(batch), labels[mine])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return represent(model.eval(), "float32")  # with the masks applied for good
+
+
+def sparse(how: str) -> tuple[nn.Module, Data]:
+    return represent(pruned(), how), resnet20()[1]
+
+
+def emulated(how: str) -> tuple[nn.Module, Data]:
+    model, data = resnet20()
+    return represent(model, how), data
+
+
+def quantised(model: nn.Module, inputs: Tensor) -> nn.Module:
+    """Return *model* in torch's own int8, static, by FX graph mode, calibrated on *inputs*."""
+    from torch.ao.quantization import get_default_qconfig_mapping, quantize_fx
+
+    observed = quantize_fx.prepare_fx(model, get_default_qconfig_mapping("x86"), (inputs[:8],))
+    with torch.no_grad():
+        observed(inputs)
+    return quantize_fx.convert_fx(observed)
+
+
+def deployed() -> tuple[nn.Module, Data]:
+    model, data = resnet20()
+    return quantised(model, data.inputs), data
+
+
+def torchao(config: str, **options: Any) -> Callable[[], tuple[nn.Module, Data]]:
+    """Return a builder of a small classifier of digits under a configuration of torchao."""
+
+    def build() -> tuple[nn.Module, Data]:
+        import torchao.quantization as quantization
+
+        from torchfault import demo
+
+        model = demo.model()
+        quantization.quantize_(model, getattr(quantization, config)(**options))
+        return model, demo.data()
+
+    return build
+
+
+BOTH = {"weights": WEIGHTS, "scales": SCALES}
+STORED = {"weights": WEIGHTS, "indices": INDICES}
+TORCHAO = {"weights": lambda s: s.select("fc*", kinds="weight"), "scales": SCALES}
+REPRESENTATIONS: dict[str, Representation] = {
+    "float32": Representation(resnet20, {"weights": WEIGHTS, "activations": ACTIVATIONS}, curve=True),
+    "bfloat16": Representation(lambda: emulated("bfloat16"), {"weights": WEIGHTS}),
+    "fixed point q3.12": Representation(lambda: emulated("q3.12"), {"weights": WEIGHTS}),
+    "minifloat e4m3": Representation(lambda: emulated("e4m3"), {"weights": WEIGHTS}),
+    "block float bfp8:16": Representation(
+        lambda: emulated("bfp8:16"), {"weights": WEIGHTS, "scales": of_kind("exponent")}
+    ),
+    "int8 emulated": Representation(lambda: emulated("int8"), BOTH),
+    "uint8 emulated": Representation(
+        lambda: emulated("uint8"), {"weights": WEIGHTS, "scales": of_kind("scale", "zero_point")}
+    ),
+    "int4:32 emulated": Representation(lambda: emulated("int4:32"), BOTH),
+    "int8 torch static": Representation(
+        deployed, {"weights": WEIGHTS, "activations": ACTIVATIONS, "scales": of_kind("scale", "zero_point")}, curve=True
+    ),
+    "int8 torchao": Representation(torchao("Int8WeightOnlyConfig"), TORCHAO),
+    "int8 torchao dynamic": Representation(torchao("Int8DynamicActivationInt8WeightConfig"), TORCHAO),
+    "int4 torchao": Representation(torchao("IntxWeightOnlyConfig", weight_dtype=torch.int4), TORCHAO),
+    "float8 torchao": Representation(torchao("Float8WeightOnlyConfig"), TORCHAO),
+    "80 % sparse, COO": Representation(lambda: sparse("coo"), STORED),
+    "80 % sparse, CSR": Representation(lambda: sparse("csr"), {**STORED, "activations": ACTIVATIONS}, curve=True),
+    "80 % sparse, BSR 4x1": Representation(lambda: sparse("bsr:4x1"), STORED),
+}
+"""The representations of the table; a new one is a row here."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A representation struck in one target: the size of its fault space, speed, and agreement with the reference."""
+
+    representation: str
+    target: str
+    executor: str
+    faults: int
+    lanes_per_second: int
+    trials: int
+    disagreements: int
+    detected: int
+
+
+def reference(model: nn.Module, data: Data, trials: Trials) -> Tensor:
+    """Return the scores under each trial; NaN where the stored words cannot be followed."""
+    found, scores = find(model, data), []
+    width = leaves(call(model, rows(data.inputs, slice(0, 1))))[0].shape[1:]
+    for i, which in enumerate(trials.inputs):
+        try:
+            with torch.no_grad(), inject(model, trials.take(np.array([i])), space=found):
+                scores.append(leaves(call(model, rows(data.inputs, slice(int(which), int(which) + 1))))[0])
+        except StorageError:
+            scores.append(torch.full((1, *width), torch.nan))
+    return torch.cat(scores)
+
+
+def measured(name: str, what: Representation, *, lanes: int, trials: int) -> Iterator[Row]:
+    """Yield the rows of one representation."""
+    model, data = what.build()
+    engine = Engine(model, data)
+    for target, choose in what.targets.items():
+        space = choose(engine.space)
+        drawn = random_trials(space, len(data), trials, seed=1)
+        expected, mine = reference(model, data, drawn), None
+        for done in engine.run(drawn):
+            faulty = leaves(done.faulty)[0]
+            mine = torch.empty(trials, *faulty.shape[1:]) if mine is None else mine
+            mine[torch.from_numpy(done.trial)] = faulty
+        golden = leaves(engine.golden())[0][torch.from_numpy(drawn.inputs)]
+        differs = (outcomes(golden, mine) != outcomes(golden, expected)) & ~tied(expected)
+        count = lanes if engine.executor == "graph" else max(lanes // 8, 1)
+        many = random_trials(space, len(data), count, seed=2)
+        start = time.perf_counter()
+        for _ in engine.run(many):
+            pass
+        rate = round(count / (time.perf_counter() - start))
+        detected = int(expected.isnan().any(1).sum())
+        yield Row(name, target, engine.executor, len(space), rate, trials, int(differs.sum()), detected)
+
+
+def overhead_of(faults: int = 100_000, *, repeats: int) -> dict[str, float]:
+    """Return the cost of a pass under *faults* concurrent faults in activations, over that of a golden one."""
+    torch.manual_seed(0)
+    images = torch.randn(64, 3, 32, 32)
+    model = quantised(overhead.SmallCNN().eval(), images)
+    found = find(model, images)
+    space, rng = found.space.select("conv*", kinds="output"), np.random.default_rng(0)
+    width = space.sites[0].width
+    place = rng.choice(len(space) // width, faults, replace=False)
+    where = space.locate(place * width + rng.integers(0, width, faults))
+    trial = strike(space, where, model=BitFlip(), rng=rng, counts=np.array([faults]))
+    return {"int8 torch static": overhead.cost(model, images, trial, found, repeats=repeats).ratio}
+
+
+def curves(*, repeats: int) -> Iterator[error_rates.Curve]:
+    """Yield accuracy against the rate of bit errors for weights and activations of the chosen representations."""
+    for name, what in REPRESENTATIONS.items():
+        if what.curve:
+            model, data = what.build()
+            for target in ("weights", "activations"):
+                choose = what.targets[target]
+                yield error_rates.curve(name, target, model, data, choose, repeats=repeats)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--lanes", type=int, default=2000, help="lanes per timed run (2000)")
+    parser.add_argument("--trials", type=int, default=100, help="trials per row to compare with the reference (100)")
+    parser.add_argument("--repeats", type=int, default=20, help="repetitions per rate of bit errors (20)")
+    parser.add_argument("--plot", type=Path, help="also draw accuracy against the rate of bit errors, and save it here")
+    parser.add_argument("--only", help="rows alone, of representations whose name holds this text")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", module="torch")  # what torch.ao says about its future
+    torch.set_num_threads(2)
+    table = []
+    for name, what in REPRESENTATIONS.items():
+        if not options.only or options.only in name:
+            for row in measured(name, what, lanes=options.lanes, trials=options.trials):
+                table.append(row)
+                if not options.json:
+                    print(_line(row), flush=True)
+    found: dict[str, Any] = {"rows": [asdict(row) for row in table]}
+    if not options.only:
+        found["overhead"] = overhead_of(repeats=15)
+        drawn = list(curves(repeats=options.repeats)) if options.plot or not options.json else []
+        found["curves"] = [asdict(one) | {"faults_per_word": one.faults_per_word} for one in drawn]
+        if options.plot:
+            error_rates.plot(drawn, options.plot)
+        if not options.json:
+            print(f"100,000 concurrent faults: {found['overhead']}", *error_rates.lines(drawn), sep="\n")
+    if options.json:
+        print(json.dumps(found))
+
+
+def _line(row: Row) -> str:
+    return (
+        f"{row.representation:22} {row.target:12} {row.executor:6} {row.faults:>12,d} {row.lanes_per_second:>8,d} /s  "
+        f"{row.trials} trials, {row.disagreements} disagreements, {row.detected} detected"
+    )
+
+
+if __name__ == "__main__":
+    main()
