@@ -537,6 +537,8 @@ def test_every_command_and_option_is_documented(name):
     shared = (
         {flag.name for panel in FLAGS["sites"].values() for flag in panel} | {"--set"}
         if name in ("sites", "plan", "ra", "vulnerability")
+        else {flag.name for panel in FLAGS["search"].values() for flag in panel} | {"--set"}
+        if name == "search"
         else set()
     )
     assert options_of(name) - told - shared - {"--help"} == set()

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.campaign.plan import Campaign, Machine, Plan
+from torchfault.campaign.shortcuts import Shortcuts, resolve
 from torchfault.errors import CampaignError, CriterionError, EngineError
+from torchfault.sampling import stream
 from torchfault.store import Columns
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ __all__ = ["Reference", "measure", "reference"]
 _MOST_BYTES = 1 << 28  # of outputs that are gathered for metrics at a time
 
 Seen = Callable[[int], None]
+Before = tuple[int, Columns | None]
+_SHORTCUTS = 3  # the purpose of their random stream, after those in plan.py
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,15 +55,44 @@ def reference(campaign: Campaign) -> Reference | None:
     return Reference(outputs, metric)
 
 
-def measure(campaign: Campaign, plan: Plan, *, golden: Reference | None, seen: Seen) -> Columns:
-    """Run the trials of *plan* and return its columns with outcomes; *seen* is told of trials as they are done."""
+def measure(
+    campaign: Campaign, plan: Plan, *, golden: Reference | None, seen: Seen, before: Before = (0, None)
+) -> Columns:
+    """Run the trials of *plan* and return its columns with outcomes; *seen* is told of trials as they are done.
+
+    *before* counts and, for a campaign with shortcuts, holds the finished trials ahead of those of *plan*.
+    """
     columns, trials = plan.columns, plan.trials
+    if campaign.shortcuts is not None:
+        return _resolved(campaign, campaign.shortcuts, plan, before, seen)
     if golden is None:
         failed, due = _verdicts(campaign, trials, seen)
         return replace(columns, failed=failed, due=due)
     metric, due = _metrics(campaign, trials, golden, seen)
     drop = golden.metric - metric
     return replace(columns, failed=due | ~(drop == 0), due=due, values=drop, metric=metric)
+
+
+def _resolved(campaign: Campaign, shortcuts: Shortcuts, plan: Plan, before: Before, seen: Seen) -> Columns:
+    """Find the outcomes of *plan* by shortcuts; lanes are no trials, so all of these are told of at the end."""
+    if plan.columns.counts is not None:
+        raise CampaignError("shortcuts find the outcomes of single faults, got trials of several; use another sampler")
+    first, earlier = before
+
+    def verdicts(trials: "Trials") -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        return _verdicts(campaign, trials, lambda _: seen(0))
+
+    columns = resolve(
+        shortcuts,
+        campaign.space,
+        plan.columns,
+        plan.trials,
+        verdicts,
+        before=earlier or Columns.empty(),
+        rng=stream(campaign.seed, _SHORTCUTS, first),
+    )
+    seen(len(columns))
+    return columns
 
 
 def _verdicts(campaign: Campaign, trials: "Trials", seen: Seen) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

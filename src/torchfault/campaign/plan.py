@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from torchfault.campaign.shortcuts import Shortcuts
 from torchfault.errors import CampaignError, SamplingError
 from torchfault.sampling import (
     AdaptiveSampler,
@@ -92,6 +93,9 @@ class Campaign:
     infinity that golden does not have. With a *metric* every trial runs on the whole data set instead, and its value is
     the drop of the metric below golden; it then counts as failed where the metric changed at all.
 
+    *shortcuts* (:class:`Shortcuts`) find the outcomes of single-bit flips with fewer lanes than trials, under an
+    assumption that is audited; they need a block's trials all together, so a batch is then as large as a block.
+
     *stop* is a rule of :mod:`torchfault.statistics` (:class:`MaxTrials`, :class:`HalfWidth`, :class:`TimeBudget`,
     combined with ``&`` and ``|``); ``None`` runs a sampler with an end to that end. The n-th trial depends on *seed*
     and n alone, so a campaign may be stopped, resumed and extended without changing what it finds; only the moment at
@@ -113,6 +117,7 @@ class Campaign:
     space: FaultSpace
     _: KW_ONLY
     sampler: Sampler = field(default_factory=Uniform)
+    shortcuts: Shortcuts | None = None
     fault: "FaultModel" = field(default_factory=_bit_flip)
     criterion: "Criterion" = field(default_factory=_top1_change)
     metric: "Metric | None" = None
@@ -135,9 +140,7 @@ class Plan:
 
 def population(campaign: Campaign) -> int | None:
     """Return how many trials enumerate everything, ``None`` where the sampler samples instead."""
-    if campaign.sampler.total(campaign.space) != len(campaign.space):
-        return None
-    return len(campaign.space) * _crossing(campaign)
+    return len(campaign.space) * _crossing(campaign) if _enumerates(campaign) else None
 
 
 def reach(campaign: Campaign) -> float:
@@ -153,8 +156,13 @@ def total(campaign: Campaign) -> int | None:
 
 def _crossing(campaign: Campaign) -> int:
     """Return the trials that each draw becomes: one per input where everything is enumerated, else one."""
-    enumerates = campaign.sampler.total(campaign.space) == len(campaign.space)
-    return campaign.inputs if enumerates and campaign.metric is None else 1
+    return campaign.inputs if _enumerates(campaign) and campaign.metric is None else 1
+
+
+def _enumerates(campaign: Campaign) -> bool:
+    """Return whether the sampler takes every fault in order; an adaptive one chooses, even where it ends with all."""
+    sampler = campaign.sampler
+    return not isinstance(sampler, AdaptiveSampler) and sampler.total(campaign.space) == len(campaign.space)
 
 
 def prepare(campaign: Campaign, first: int, last: int, *, history: History | None = None) -> Plan:
@@ -209,7 +217,9 @@ def _block(campaign: Campaign, number: int, history: History | None) -> _Block:
         raise SamplingError(f"{type(sampler).__name__} was asked for {n} trials, got {len(draws)}; mend the sampler")
     where = space.locate(draws.index)
     struck = strike(space, where, model=campaign.fault, rng=stream(seed, _MASKS, number), counts=draws.counts)
-    inputs = stream(seed, _INPUTS, number).integers(campaign.inputs, size=n, dtype=np.int64)
+    inputs = draws.inputs
+    if inputs is None:
+        inputs = stream(seed, _INPUTS, number).integers(campaign.inputs, size=n, dtype=np.int64)
     _LATEST[campaign] = block = _Block(number, draws, struck, inputs)
     return block
 
@@ -277,6 +287,8 @@ def check(campaign: Campaign) -> None:
                 f"the space holds '{site.name}' as {site.word} {site.shape}, the model as {own.word} {own.shape}; "
                 "take the space from engine.space.select(...)"
             )
+    if campaign.shortcuts is not None:
+        _check_shortcuts(campaign, campaign.shortcuts)
     adaptive = isinstance(campaign.sampler, AdaptiveSampler)
     if adaptive and campaign.metric is not None:
         raise CampaignError("an adaptive sampler learns from failures, not from a metric; leave the metric out")
@@ -296,6 +308,20 @@ def check(campaign: Campaign) -> None:
                 f"HalfWidth counts trials alike, and {campaign.sampler.method} injection weighs them; "
                 "leave the rule out: the margin sets the number of trials"
             )
+
+
+def _check_shortcuts(campaign: Campaign, shortcuts: Shortcuts) -> None:
+    if campaign.metric is not None:
+        raise CampaignError("shortcuts find failures, not a metric; leave one of them out")
+    if shortcuts.words is None:
+        return
+    if campaign.fault != _bit_flip():
+        raise CampaignError("monotone closure compares single bit flips; use fault=BitFlip(), or pools alone")
+    for site in campaign.space.sites:
+        held = shortcuts.words.get(site.name)
+        if held is None or held.shape not in ((1, site.elements), (campaign.inputs, site.elements)):
+            got = "none" if held is None else f"shape {held.shape}"
+            raise CampaignError(f"monotone closure needs the words of '{site.name}', got {got}; use golden_words")
 
 
 def rules(rule: StopRule | None) -> Iterator[StopRule]:

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from torchfault.campaign.anytime import Looks, looks
+from torchfault.campaign.anytime import Deviated, Looks, looks
+from torchfault.campaign.audit import Audit, audit_of, widened
 from torchfault.campaign.cells import Cells, cells
+from torchfault.campaign.diagnostics import Diagnostics, diagnose
+from torchfault.campaign.discovery import Discovery, discovery, is_search, side_sample
 from torchfault.campaign.groups import GROUPINGS, Groups, groups
 from torchfault.errors import CampaignError, did_you_mean
 from torchfault.space import FaultSpace
@@ -73,11 +76,60 @@ class Results:
         nan [0.00, 1.00]
         """
         find_interval(method)
+        if self._narrower is not None:
+            return self._narrower.estimate(level=level, method=method)
         sample = looks(self.record, self.columns, "model") or cells(self.record, self.columns, "model")
         known = sample.estimate(0, level=level, method=method) if sample else None
         everyone = np.arange(len(self))
         known = known or _estimate(self.columns, everyone, self.record, self.record.population, level, method)
+        known = self._audited(known, everyone, level)
         return _beyond(known, self.record.configuration.get("reach", 1.0), metric=self.columns.values is not None)
+
+    def audit(self, *, level: float = 0.95) -> Audit | None:
+        """Return how well the assumption behind shortcuts held, ``None`` where every trial had a lane of its own.
+
+        >>> from torchfault.space import Site
+        >>> space = FaultSpace((Site("fc.weight", (4,)),))
+        >>> Results(Record("begun", space=space, inputs=1), Columns.empty()).audit() is None
+        True
+        """
+        return audit_of(self.record, self.columns, level=level)
+
+    def diagnostics(self, *, level: float = 0.95) -> Diagnostics:
+        """Return how the trials were spent: weights, effective sample size, allocation by stratum, and warnings.
+
+        >>> from torchfault.space import Site
+        >>> space = FaultSpace((Site("fc.weight", (4,)),))
+        >>> Results(Record("begun", space=space, inputs=1), Columns.empty()).diagnostics().warnings
+        ('there is no trial yet: run some',)
+        """
+        return diagnose(self.space, self.columns, self.estimate(level=level))
+
+    def discovery(self, *, level: float = 0.95) -> Discovery:
+        """Return what a search for critical faults found: precision and recall after every trial, with intervals.
+
+        Raises :class:`CampaignError` for a campaign whose sampler is not :class:`torchfault.sampling.Search`.
+        """
+        return discovery(self.record, self.columns, level=level)
+
+    @property
+    def _narrower(self) -> "Results | None":
+        """The part of a search that estimates may use, its side sample; ``None`` where they may use all trials."""
+        side = side_sample(self.columns) if is_search(self.record) else self.columns
+        return None if len(side) == len(self) else Results(self.record, side)
+
+    @property
+    def lanes(self) -> int:
+        """The number of lanes that ran: one for each trial on each of its inputs, or fewer by shortcuts."""
+        if self.columns.lanes is not None:
+            return int(self.columns.lanes.sum())
+        return len(self) * (1 if self.columns.values is None else self.record.inputs)
+
+    def _audited(self, estimate: Estimate, members: NDArray[np.int64], level: float) -> Estimate:
+        known = self.audit(level=level)
+        if known is None or not isfinite(estimate.value):
+            return estimate
+        return replace(widened(estimate, self.columns, members, level=level), assumption=known.assumption)
 
     def table(self, by: str = "site", *, level: float = 0.95, method: str = "wilson") -> "pd.DataFrame":
         """Return one row per ``model``, ``site``, ``layer`` (module), ``channel``, ``bit``, ``kind`` or time ``step``.
@@ -98,11 +150,13 @@ class Results:
         if by not in GROUPINGS:
             raise CampaignError(f"a table is by {', '.join(GROUPINGS)}, got '{by}'{did_you_mean(by, GROUPINGS)}")
         interval = find_interval(method)
+        if self._narrower is not None:
+            return self._narrower.table(by, level=level, method=method)
         of = groups(self.space, self.columns, by)
         trials, failures = of.count(), of.count(self.columns.failed)
         sample = looks(self.record, self.columns, by) or cells(self.record, self.columns, by)
         plain = self.columns.weights is None and self.columns.values is None and self.record.population is None
-        if plain and sample is None:
+        if plain and sample is None and self.columns.lanes is None:
             with np.errstate(invalid="ignore"):
                 value, due = failures / trials, of.count(self.columns.due) / trials
             low, high = interval(failures, trials, level=level)
@@ -126,7 +180,7 @@ class Results:
         return pd.DataFrame(flat(self.space, Batch(0, self.columns, 0.0)))
 
     def _conditional(
-        self, of: Groups, sample: "Looks | Cells | None", level: float, method: str
+        self, of: Groups, sample: "Deviated | Looks | Cells | None", level: float, method: str
     ) -> tuple[NDArray[np.float64], ...]:
         """Return value, low, high and share of due for every group, from its own trials."""
         lanes = None if self.record.population is None else self.record.population // len(self.space)
@@ -136,6 +190,7 @@ class Results:
             everything = None if lanes is None else int(of.faults[code]) * lanes
             one = sample.estimate(code, level=level, method=method) if sample else None
             one = one or _estimate(self.columns, members, self.record, everything, level, method, strata=strata)
+            one = self._audited(one, members, level)
             rows.append((one.value, one.low, one.high, _share(self.columns, members)))
         return tuple(np.array(rows, dtype=np.float64).reshape(-1, 4).T)
 

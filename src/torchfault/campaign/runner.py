@@ -25,6 +25,7 @@ from torchfault.store import Columns, Record, Store
 __all__ = ["CampaignInterrupted", "check_resumable", "run"]
 
 _SMALLEST_BATCH = 256  # of the first one: results, and a rule's first look, should not have to wait for a full batch
+_TOGETHER = 1 << 12  # trials that shortcuts resolve together where the sampler does not adapt
 _LOOK = 128  # trials between two looks of the stopping rule
 _QUIET = 0.1  # seconds between two calls of the progress callback within a batch
 
@@ -133,6 +134,7 @@ def _record(campaign: Campaign, name: str, settings: Mapping[str, Any] | None) -
         "metric": describe(campaign.metric),
         "stop": describe(campaign.stop),
     }
+    configuration |= {} if campaign.shortcuts is None else {"shortcuts": describe(campaign.shortcuts)}
     if isinstance(campaign.sampler, WeightedSampler):
         configuration["largest_weight"] = float(campaign.sampler.largest_weight(campaign.space))
     configuration |= {} if settings is None else {"settings": dict(settings)}
@@ -275,6 +277,9 @@ def _history(session: _Session) -> History:
 
 def _border(campaign: Campaign, first: int, size: int, end: int | None) -> int:
     """Return where the batch that begins at trial *first* ends: on the same borders whenever a campaign is resumed."""
+    if campaign.shortcuts is not None:
+        border = _whole(campaign, first)[1]
+        return min([border, *(r.n for r in rules(campaign.stop) if isinstance(r, MaxTrials) and r.n > first)])
     step = min(size, _SMALLEST_BATCH)
     while step < min(size, first + 1):
         step *= 2
@@ -285,11 +290,21 @@ def _border(campaign: Campaign, first: int, size: int, end: int | None) -> int:
     return min([border, *limits, *([] if end is None else [end])])
 
 
+def _whole(campaign: Campaign, first: int) -> tuple[int, int]:
+    """Return where the trials begin and end that shortcuts resolve together with trial *first*: always the same ones.
+
+    What a pool holds must not depend on where a campaign was interrupted.
+    """
+    size = campaign.sampler.block if isinstance(campaign.sampler, AdaptiveSampler) else _TOGETHER
+    begin, end = first // size * size, total(campaign)
+    return begin, begin + size if end is None else min(begin + size, end)
+
+
 def _affordable(session: _Session, last: int) -> int:
     """Return *last*, or less where a time budget would run out well before."""
     left = [r.seconds - session.seconds for r in rules(session.campaign.stop) if isinstance(r, TimeBudget)]
     spare = min((seconds for seconds in left if seconds > 0), default=None)
-    if spare is None or not session.trials or not session.seconds:
+    if spare is None or session.campaign.shortcuts is not None or not session.trials or not session.seconds:
         return last
     return min(last, session.trials + max(1, round(spare * session.trials / session.seconds)))
 
@@ -298,7 +313,8 @@ def _batch(session: _Session, last: int, golden: Reference | None) -> str | None
     """Run the trials up to *last*, keep those that the rule admits, and return its reason to stop, if any."""
     campaign, first, began = session.campaign, session.trials, time.perf_counter()
     history = _history(session) if isinstance(campaign.sampler, AdaptiveSampler) else None
-    plan = prepare(campaign, first, last, history=history)
+    begin, end = (first, last) if campaign.shortcuts is None else _whole(campaign, first)
+    plan = prepare(campaign, begin, end, history=history)
     if plan.columns.weights is not None and any(isinstance(rule, HalfWidth) for rule in rules(campaign.stop)):
         raise CampaignError(
             "HalfWidth is about equally weighted trials, got weighted ones; use MaxTrials or TimeBudget"
@@ -311,7 +327,9 @@ def _batch(session: _Session, last: int, golden: Reference | None) -> str | None
         if time.perf_counter() - session.spoke > _QUIET:
             _speak(session, ahead, time.perf_counter() - began)
 
-    columns = measure(campaign, plan, golden=golden, seen=seen)
+    earlier = None if campaign.shortcuts is None else Columns.join(session.parts).take(0, begin)
+    columns = measure(campaign, plan, golden=golden, seen=seen, before=(begin, earlier))
+    columns = columns.take(first - begin, last - begin)
     reason, kept = _look(session, columns, time.perf_counter() - began)
     columns, seconds = columns.take(0, kept), time.perf_counter() - began
     if session.store is not None:

@@ -219,6 +219,21 @@ def run(settings: Settings) -> None:
 
 
 @app.command()
+@configured("search")
+def search(
+    settings: Settings,
+    top: Annotated[int, typer.Option(metavar="N", min=0, help="List the N faults found last.")] = 10,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Save the curves: .png, .pdf or .svg.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all faults found to a .csv file.")] = None,
+    form: Format = "table",
+) -> None:
+    """Find as many faults that fail as possible, each struck once."""
+    from torchfault.cli.searching import search_faults
+
+    search_faults(settings, top=top, plot=plot, output=output, form=form)
+
+
+@app.command()
 def resume(
     name: Name = None,
     store: Store = DEFAULT_STORE,
@@ -249,10 +264,17 @@ def show(
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Save a plot too: .png, .pdf or .svg.")] = None,
     level: Level = None,
     interval: Interval = None,
+    diagnostics: Annotated[
+        bool,
+        typer.Option("--diagnostics", help="Show how the trials were spent: weights, allocation, warnings."),
+    ] = False,
 ) -> None:
     """Show what a campaign found, by layer, site, channel, bit or kind."""
-    from torchfault.cli.showing import show_campaign
+    from torchfault.cli.showing import show_campaign, show_diagnostics
 
+    if diagnostics:
+        show_diagnostics(name, store, form=form, level=level)
+        return
     show_campaign(name, store, by=by, form=form, top=top, plot=plot, level=level, interval=interval)
 
 

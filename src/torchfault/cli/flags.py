@@ -75,6 +75,9 @@ CAMPAIGN_FLAGS = (
     Flag("--score", "sampler.score", "effect|joint|rising|GBIN"),
     Flag("--floor", "sampler.floor", "0.5"),
     Flag("--images", "sampler.images", "8"),
+    Flag("--pool", "shortcuts.pool", "64"),
+    Flag("--monotone", "shortcuts.monotone", "true"),
+    Flag("--audit", "shortcuts.audit", "0.01"),
     Flag("--criterion", "criterion", "top1"),
     Flag("--metric", "metric", "accuracy"),
     Flag("--trials", "stop.trials", "N"),
@@ -91,6 +94,7 @@ _PANELS = {
     "Campaign": CAMPAIGN_FLAGS,
     "Engine": ENGINE_FLAGS,
 }
+_NOT_SEARCHED = ("metric", "stop.half_width", "shortcuts.pool", "shortcuts.monotone", "shortcuts.audit")
 FLAGS: Mapping[str, Mapping[str, tuple[Flag, ...]]] = {
     "sites": {name: flags for name, flags in _PANELS.items() if name != "Campaign"},
     "plan": {name: flags for name, flags in _PANELS.items() if name != "Campaign"},
@@ -101,6 +105,10 @@ FLAGS: Mapping[str, Mapping[str, tuple[Flag, ...]]] = {
         "Engine": ENGINE_FLAGS,
     },
     "run": _PANELS,
+    "search": {
+        name: tuple(flag for flag in flags if flag.key not in _NOT_SEARCHED and not flag.key.startswith("sampler."))
+        for name, flags in _PANELS.items()
+    },
 }
 """The flags of each command by panel of its help; every other key is set by ``--set``."""
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 
-__all__ = ["INTERRUPTED", "list_sites", "resume_campaign", "run_campaign", "run_demo"]
+__all__ = ["INTERRUPTED", "campaign_of", "list_sites", "resume_campaign", "run_campaign", "run_demo"]
 
 
 def list_sites(settings: Settings, form: str) -> None:
@@ -66,7 +66,7 @@ def run_campaign(settings: Settings) -> None:
                 f"campaign '{held.name}' is already in {where} ({held.status}, {count(held.trials)} trials); "
                 f"go on with 'torchfault resume {held.name}', or choose another --name"
             )
-        results = _run(settings, store)
+        results = campaign_of(settings, store)
     _finish(results, settings, settings.store)
 
 
@@ -81,7 +81,7 @@ def resume_campaign(name: str | None, where: str, given: Mapping[str, Any]) -> N
             raise CampaignError(f"campaign '{record.name}' was not begun by 'torchfault run'; resume it from Python")
         overrides = [Override(tuple(key.split(".")), value, _flag(key)) for key, value in given.items()]
         settings = apply(restore_settings(stored), overrides)
-        results = _run(settings, store)
+        results = campaign_of(settings, store)
     _finish(results, settings, where)
 
 
@@ -100,7 +100,7 @@ def run_demo(output: Path, *, trials: int, seed: int) -> None:
     console = stderr()
     if not is_trained():
         console.print("  a small CNN learns scikit-learn's handwritten digits: a few seconds, once", style="dim")
-    results = _run(settings, None)
+    results = campaign_of(settings, None)
     level, method = settings.level, settings.interval
     _tables(results, ("site", "bit"), level=level, method=method)
     showing.save_plot(results, output, level=level, method=method)
@@ -109,7 +109,7 @@ def run_demo(output: Path, *, trials: int, seed: int) -> None:
     _next([f"torchfault sites {example}", f"torchfault run {example} --fault stuck-at-1 --bits exponent"])
 
 
-def _run(settings: Settings, store: "Store | None") -> "Results":
+def campaign_of(settings: Settings, store: "Store | None") -> "Results":
     """Build and run a campaign, with everything checked before the store is touched."""
     from torchfault.campaign import CampaignInterrupted, check, check_resumable, run
 
@@ -196,6 +196,11 @@ def _golden(engine: "Engine") -> str:
 
 
 def _finish(results: "Results", settings: Settings, where: str) -> None:
+    if settings.sampler.kind == "search":
+        from torchfault.cli.searching import show_discovery
+
+        show_discovery(results, top=10, form="table")
+        return
     _tables(results, ("layer", "bit"), level=settings.level, method=settings.interval)
     flag = showing.store_flag(where)
     _next([f"torchfault show {results.name} --by channel --top 10{flag}", f"torchfault export {results.name}{flag}"])

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchfault.cli.screen import count, duration, facts, print_table, simple_table, stderr, stdout
+from torchfault.cli.screen import count, duration, facts, print_table, share, simple_table, stderr, stdout
 from torchfault.cli.tables import results_table
 from torchfault.errors import ConfigError, StoreError, did_you_mean
 
@@ -22,6 +22,7 @@ __all__ = [
     "level_and_method",
     "print_frame",
     "show_campaign",
+    "show_diagnostics",
     "summary",
 ]
 
@@ -67,6 +68,43 @@ def show_campaign(
         print_frame(frame, form)
     if plot is not None:
         stderr().print(f"\n  plot saved to {plot}", markup=False)
+
+
+def show_diagnostics(name: str | None, where: str, *, form: str, level: float | None) -> None:
+    """Print how the trials of a campaign were spent, and what its sampler starved."""
+    from torchfault.campaign import load
+    from torchfault.store import Store
+
+    check_format(form)
+    with Store(where, access="read") as store:
+        results = load(store, find(store, name).name)
+    chosen, _ = level_and_method(results.record, level, None)
+    found = results.diagnostics(level=chosen)
+    if form != "table":
+        print_frame(found.allocation, form)
+        return
+    console = stdout()
+    facts(
+        console,
+        [
+            ("trials", f"{count(found.trials)}, by {count(results.lanes)} lanes"),
+            ("weights", f"{found.lightest:.3g} to {found.heaviest:.3g}"),
+            (
+                "effective",
+                f"{found.effective:,.0f} trials (Kish); design effect {found.design_effect:.3g}",
+            ),
+            ("worth", "" if found.worth != found.worth else f"{found.worth:,.0f} uniform trials for the same interval"),
+        ],
+    )
+    console.print()
+    heads = dict.fromkeys(("stratum", "faults", "trials", "failures", "weight", "variance"), "right")
+    rows = [
+        [str(stratum), share(part), count(trials), count(failures), f"{weight:.3g}", share(variance)]
+        for stratum, part, trials, failures, weight, variance in found.allocation.itertuples(index=False)
+    ]
+    print_table(console, simple_table(heads, rows))
+    for warning in found.warnings:
+        stderr().print(f"  warning: {warning}", style="yellow", markup=False)
 
 
 def export_campaign(name: str | None, where: str, *, output: Path | None, force: bool) -> None:
@@ -127,9 +165,16 @@ def summary(results: "Results", *, level: float, method: str) -> None:
                 "faults",
                 f"{count(len(results.space))} in {sites} sites, on {count(record.inputs)} inputs",
             ),
+            ("lanes", _lanes(results, level)),
             ("ended", f"{_ending(record)}, after {duration(record.seconds)}"),
         ],
     )
+
+
+def _lanes(results: "Results", level: float) -> str:
+    """Return by how many lanes the outcomes were found, and on what they rest, where shortcuts were taken."""
+    known = results.audit(level=level)
+    return "" if known is None else str(known)
 
 
 def _ending(record: "Record") -> str:

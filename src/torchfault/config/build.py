@@ -6,7 +6,7 @@ from functools import partial, reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any
 
-from torchfault.config import notation
+from torchfault.config import economy, notation
 from torchfault.config.schema import DataSource, Selection, Settings
 from torchfault.errors import ConfigError, CriterionError, DataError, FaultError, ModelError, TorchfaultError
 
@@ -97,6 +97,7 @@ def build_campaign(settings: Settings, engine: "Engine") -> "Campaign":
         engine,
         space,
         sampler=_sampler(settings, engine, space),
+        shortcuts=economy.shortcuts(settings, engine, space),
         fault=fault,
         criterion=criterion,
         metric=metric,
@@ -130,7 +131,7 @@ def describe_stop(settings: Settings) -> str:
     if not parts:
         if settings.sampler.is_statistical:
             return f"samples for a margin of ±{100 * (settings.sampler.margin or DEFAULT_MARGIN):g} %"
-        if settings.sampler.kind == "adaptive":
+        if settings.sampler.is_adaptive:
             given = {name: getattr(settings.sampler, name) for name in ("whole", "site", "bit")}
             return "until ±" + ", ".join(f"{100 * h:g} % by {name}" for name, h in given.items() if h is not None)
         return "every fault on every input" if settings.sampler.kind == "exhaustive" else f"{DEFAULT_TRIALS:,} trials"
@@ -313,6 +314,10 @@ def _sampler(settings: Settings, engine: "Engine", space: "FaultSpace") -> "Samp
     from torchfault.sampling import Adaptive, BitErrorRate, Exhaustive, Learned, Statistical, Uniform, bits_from
 
     sampler = settings.sampler
+    if sampler.kind == "deviation":
+        return economy.deviation(settings, engine, space)
+    if sampler.kind == "search":
+        return economy.search(engine, space, seed=settings.seed)
     if sampler.kind == "adaptive":
         return Adaptive(sampler.whole, sampler.site, sampler.bit, level=settings.level)
     if sampler.kind in ("importance", "learned"):
@@ -354,6 +359,7 @@ def _stop(settings: Settings) -> "StoppingRule | None":
         rules.append(HalfWidth(stop.half_width, method=settings.interval, level=settings.level))
     if stop.time is not None:
         rules.append(TimeBudget(stop.time))
-    if not rules and settings.sampler.kind not in ("exhaustive", "adaptive") and not settings.sampler.is_statistical:
+    ends = settings.sampler.kind == "exhaustive" or settings.sampler.is_adaptive or settings.sampler.is_statistical
+    if not rules and not ends:
         rules.append(MaxTrials(DEFAULT_TRIALS))
     return reduce(or_, rules) if rules else None

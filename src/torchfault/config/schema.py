@@ -15,6 +15,7 @@ __all__ = [
     "Section",
     "Selection",
     "Settings",
+    "Shortcuts",
     "Stop",
 ]
 
@@ -173,6 +174,8 @@ class Sampler(Section):
         "adaptive",
         "importance",
         "learned",
+        "deviation",
+        "search",
     ] = Field(
         default="uniform",
         description="`uniform` draws faults at random, `exhaustive` takes every fault on every input, `bit-error-rate` "
@@ -180,7 +183,9 @@ class Sampler(Section):
         "replacement: `network-wise`, `layer-wise` (each site), `data-unaware` (each bit of each site), `data-aware` "
         "(likewise, fewer where the weights tell that a bit matters less); `adaptive` draws where the outcomes so far "
         "leave most doubt, until every interval asked for is narrow enough; `importance` draws in "
-        "proportion to a `score` of the faults, and `learned` corrects the score by the outcomes so far.",
+        "proportion to a `score` of the faults, and `learned` corrects the score by the outcomes so far; `deviation` "
+        "like `adaptive`, from strata of how far a flip moves its word; `search` finds as many faults that fail as it "
+        "can.",
     )
     faults: int | None = Field(default=None, ge=1, description="With `uniform`: faults struck together per trial (1).")
     rate: float | None = Field(
@@ -193,10 +198,16 @@ class Sampler(Section):
         description="With statistical injection: the error that each sample is large enough for, at 95 % (0.01).",
     )
     whole: float | None = Field(
-        default=None, gt=0, lt=0.5, description="With `adaptive`: the half-width to reach for all faults together."
+        default=None,
+        gt=0,
+        lt=0.5,
+        description="With `adaptive` and `deviation`: the half-width to reach for all faults together.",
     )
     site: float | None = Field(
-        default=None, gt=0, lt=0.5, description="With `adaptive`: the half-width to reach for each site."
+        default=None,
+        gt=0,
+        lt=0.5,
+        description="With `adaptive` and `deviation`: the half-width to reach for each site.",
     )
     bit: float | None = Field(
         default=None, gt=0, lt=0.5, description="With `adaptive`: the half-width to reach for each bit position."
@@ -230,9 +241,9 @@ class Sampler(Section):
         if self.margin is not None and not self.is_statistical:
             raise ValueError(f"a margin goes with statistical kinds, got kind {self.kind}; use kind: layer-wise")
         widths = [h for h in (self.whole, self.site, self.bit) if h is not None]
-        if self.kind == "adaptive" and not widths:
-            raise ValueError("kind adaptive needs a half-width to reach, such as site: 0.01")
-        if self.kind != "adaptive" and widths:
+        if self.is_adaptive and not widths:
+            raise ValueError(f"kind {self.kind} needs a half-width to reach, such as site: 0.01")
+        if not self.is_adaptive and widths:
             raise ValueError(f"whole, site and bit go with kind adaptive, got kind {self.kind}; remove them")
         if self.kind not in ("importance", "learned") and any(
             one is not None for one in (self.score, self.floor, self.images)
@@ -240,12 +251,44 @@ class Sampler(Section):
             raise ValueError(
                 f"score, floor and images go with kinds importance and learned, got kind {self.kind}; remove them"
             )
+        if self.kind == "deviation" and self.bit is not None:
+            raise ValueError("kind deviation reaches half-widths of whole and site; use kind adaptive for bits")
         return self
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the sampler ends by itself, once intervals are narrow enough."""
+        return self.kind in ("adaptive", "deviation")
 
     @property
     def is_statistical(self) -> bool:
         """Whether samples have a size that is fixed beforehand."""
         return self.kind in ("network-wise", "layer-wise", "data-unaware", "data-aware")
+
+
+class Shortcuts(Section):
+    """Ways to know the outcome of a trial without a lane of its own, under an assumption that is audited."""
+
+    pool: int = Field(
+        default=0,
+        ge=0,
+        description="Strike quiet faults together, at most so many per lane: a masked pool counts for all of them, a "
+        "failing one is searched; assumes that errors do not cancel. 0: no pools.",
+    )
+    monotone: bool = Field(
+        default=False,
+        description="Let a masked flip vouch for the smaller flips of its word on the same input in the same "
+        "direction, and a failing one for the larger ones.",
+    )
+    audit: float = Field(
+        default=0.01, ge=0, le=1, description="The share of outcomes that others vouch for to run alone all the same."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.pool == 1:
+            raise ValueError("a pool is 2 faults or more, got 1; use 0 for none")
+        return self
 
 
 class Stop(Section):
@@ -289,6 +332,9 @@ class Settings(Section):
         "adjacent bits), `value:V`, or `package.module:name` of a fault model.",
     )
     sampler: Sampler = Field(default=Sampler(), description="How faults are drawn; a text alone means its `kind`.")
+    shortcuts: Shortcuts | None = Field(
+        default=None, description="Find outcomes with fewer lanes than trials, by pools and monotone closure."
+    )
     criterion: Annotated[str, _checked(notation.parse_criterion)] = Field(
         default="top1",
         description="What counts as a failure: `top1` (the predicted class changes), `topk:K` (the golden class leaves "

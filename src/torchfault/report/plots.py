@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FIELDS", "plot_vulnerability", "save"]
+    from torchfault.campaign.discovery import Discovery
+
+__all__ = ["FIELDS", "plot_discovery", "plot_vulnerability", "save"]
 
 FIELDS = {  # bits of mantissa and of exponent; above them is the sign
     "float64": (52, 11),
@@ -71,6 +73,39 @@ def plot_vulnerability(
         fontsize=8,
         color=_WEAK,
     )
+    return figure
+
+
+def plot_discovery(found: "Discovery", *, title: str = "") -> "Figure":
+    """Return a figure of two panels: recall, with its interval, and precision, against the trials of a search.
+
+    *found* is a :class:`torchfault.campaign.Discovery`; its random sample ends at the dotted line.
+
+    >>> import numpy as np
+    >>> from types import SimpleNamespace
+    >>> total = SimpleNamespace(value=20.0, low=10.0, high=40.0, level=0.95)
+    >>> [axes.get_ylabel() for axes in plot_discovery(SimpleNamespace(found=np.arange(9), total=total, side=4)).axes]
+    ['recall (%)', 'precision (%)']
+    """
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    trials, total = np.arange(1, len(found.found) + 1), found.total
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, value, high = (np.minimum(100.0 * found.found / t, 100.0) for t in (total.high, total.value, total.low))
+    left.fill_between(trials, low, high, color=_BAND)
+    left.plot(trials, value, color=_DOT)
+    left.set_ylabel("recall (%)")
+    right.plot(trials, 100.0 * found.found / trials, color=_DOT)
+    right.set_ylabel("precision (%)")
+    for axes in (left, right):
+        axes.axvline(found.side, color=_WEAK, linewidth=0.8, linestyle=":")
+        axes.set_xlabel("faults struck; the dotted line ends the random sample")
+        axes.set_ylim(bottom=0)
+        _quiet(axes)
+    figure.suptitle(title or "Search", x=0.01, ha="left", fontsize=12, fontweight="bold", color=_INK)
     return figure
 
 

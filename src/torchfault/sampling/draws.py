@@ -17,8 +17,9 @@ class Draws:
     """Trials drawn from a space: fault numbers, and for each trial its weight p/q and its stratum.
 
     *index* has shape (faults,), *weight* and *stratum* (trials,). *counts*, shape (trials,), tells how many
-    consecutive faults each trial strikes together; ``None`` means one each. Raises :class:`SamplingError` where
-    the lengths disagree.
+    consecutive faults each trial strikes together; ``None`` means one each. *inputs*, shape (trials,), is given by
+    samplers that choose the input of each trial too; ``None`` leaves it to the campaign, which draws it at random.
+    Raises :class:`SamplingError` where the lengths disagree.
 
     >>> len(Draws.equal(np.array([5, 7, 7])))
     3
@@ -28,6 +29,7 @@ class Draws:
     weight: NDArray[np.float64]
     stratum: NDArray[np.int32]
     counts: NDArray[np.int64] | None = None
+    inputs: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         faults = len(self.index) if self.counts is None else int(self.counts.sum())
@@ -39,6 +41,8 @@ class Draws:
                 f"draws need one weight and one stratum per trial, got {len(self.index)} faults, "
                 f"{trials} trials, {len(self.weight)} weights and {len(self.stratum)} strata"
             )
+        if self.inputs is not None and len(self.inputs) != trials:
+            raise SamplingError(f"draws that choose inputs need one per trial, got {len(self.inputs)} for {trials}")
 
     def __len__(self) -> int:
         return len(self.weight)
@@ -59,10 +63,11 @@ class Draws:
         >>> Draws.equal(np.array([5, 7, 9]), counts=np.array([1, 2])).take(1, 2).index
         array([7, 9])
         """
-        if self.counts is None:
-            return Draws(self.index[first:last], self.weight[first:last], self.stratum[first:last])
-        begin, end = int(self.counts[:first].sum()), int(self.counts[:last].sum())
-        return Draws(self.index[begin:end], self.weight[first:last], self.stratum[first:last], self.counts[first:last])
+        begin, end = first, last
+        if self.counts is not None:
+            begin, end = int(self.counts[:first].sum()), int(self.counts[:last].sum())
+        counts, inputs = (None if part is None else part[first:last] for part in (self.counts, self.inputs))
+        return Draws(self.index[begin:end], self.weight[first:last], self.stratum[first:last], counts, inputs)
 
 
 @runtime_checkable

@@ -22,6 +22,7 @@ _PRIOR_FAILURES, _PRIOR_TRIALS = 0.1, 1.0
 _UPPER = np.linspace(0.55, 1.25, 15)  # stakes of the upper bound to choose from, in multiples of threshold / target
 SETTLED = 1 - 1e-9
 _HASTE = 1.15  # how much sooner the value has all its weight than the interval its width, if all goes as planned
+_THOUGHT_TRIALS = 4.0  # what the caller thinks of a stratum counts as so many trials
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,13 @@ def guess(failures: Floats, trials: Floats) -> Floats:
 
 
 def confidence_sequence(
-    failures: ArrayLike, trials: ArrayLike, shares: ArrayLike, *, target: float, level: float = 0.95
+    failures: ArrayLike,
+    trials: ArrayLike,
+    shares: ArrayLike,
+    *,
+    target: float,
+    level: float = 0.95,
+    thought: ArrayLike | None = None,
 ) -> Sequence:
     """Return the confidence sequence of sum_h shares_h p_h from rounds of stratified trials.
 
@@ -57,7 +64,9 @@ def confidence_sequence(
     1 in all where a failure counts only in a part of its stratum. How many trials a round takes from each stratum may
     depend on everything before the round, and a campaign may stop after any round for any reason. A round that leaves
     out a stratum with a share counts for nothing. *target* is the half-width for which the sequence is tuned: it is
-    narrowest, compared with an interval for one look, when it gets there, and holds at any.
+    narrowest, compared with an interval for one look, when it gets there, and holds at any. *thought*, shape (strata,),
+    is what is thought of each stratum's failure probability before the first round: good guesses save trials, bad ones
+    cost them.
 
     For a trial y of stratum h and any guess g, log E exp(-s y) = log(1 - p u) with u = 1 - exp(-s), which is concave in
     p and so below its tangent at g. Choosing s in round t such that the tangent's slope is -c_t shares_h / trials_h
@@ -102,7 +111,11 @@ def confidence_sequence(
     full = np.asarray((n > 0).all(axis=1))
     k, n = k * full[:, None], np.where(full[:, None], n, 0.0)
     before = [np.vstack((np.zeros_like(part[:1]), np.cumsum(part, axis=0)[:-1])) for part in (k, n)]
-    return _bounds(k, n, share, guess(*before), full, target=target, threshold=log(2 / (1 - level)))
+    expected = guess(*before)
+    if thought is not None:
+        own = np.asarray(thought, dtype=np.float64)[used]
+        expected = (before[0] + _THOUGHT_TRIALS * own) / (before[1] + _THOUGHT_TRIALS)
+    return _bounds(k, n, share, expected, full, target=target, threshold=log(2 / (1 - level)))
 
 
 @dataclass(frozen=True, eq=False)

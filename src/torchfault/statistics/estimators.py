@@ -27,7 +27,8 @@ class Estimate:
     """A number with its confidence interval, the trials behind it, and the method that made the interval.
 
     *value*, *low* and *high* are fractions for proportions and in the metric's own unit otherwise; *value* is NaN
-    where there were no trials. The text form shows two significant digits of the half-width.
+    where there were no trials. *assumption* says, in words, what they rest on where not every outcome was seen. The
+    text form shows two significant digits of the half-width.
 
     >>> estimate = proportion(12, 1000)
     >>> print(estimate)
@@ -42,6 +43,7 @@ class Estimate:
     trials: int
     method: str
     level: float = 0.95
+    assumption: str = ""
 
     @property
     def half_width(self) -> float:

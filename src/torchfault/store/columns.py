@@ -11,11 +11,30 @@ from numpy.typing import NDArray
 
 from torchfault.errors import StoreError
 
-__all__ = ["Columns", "pack", "unpack"]
+__all__ = [
+    "AUDITED",
+    "CONTROLLED",
+    "HIDDEN",
+    "POOLED",
+    "VOUCHED",
+    "WRONG",
+    "Columns",
+    "pack",
+    "unpack",
+]
 
 _MAGIC = b"TFB"
 _VERSION = 1
 _FAILED, _DUE = 1, 2
+
+# What a mark says of a trial's outcome, where shortcuts were taken (:mod:`torchfault.campaign.shortcuts`).
+VOUCHED = 4  # no lane of its own showed it: other lanes vouch for it
+AUDITED = 8  # a lane of its own has checked what others vouched for
+WRONG = 16  # and found another outcome, which stands now
+CONTROLLED = 32  # it fails alone, and was struck once more amid a masked pool
+HIDDEN = 64  # which was masked all the same
+POOLED = 128  # it was struck in a pool
+_MARKS = VOUCHED | AUDITED | WRONG | CONTROLLED | HIDDEN | POOLED
 _TYPES = {"f": "<f8", "i": "<i{}", "u": "<u{}"}
 
 
@@ -26,8 +45,10 @@ class Columns:
     *faults*, shape (faults,), holds fault numbers; *counts*, shape (trials,), how many consecutive ones each trial
     struck together, ``None`` for one each. *inputs*, *failed*, *due*, *weights* (p/q; ``None``: all 1) and *strata*
     (``None``: all 0) have shape (trials,). Where a metric over the whole data set was measured, *inputs* is -1,
-    *values* holds its drop below golden and *metric* what it was; otherwise both are ``None``. Raises
-    :class:`StoreError` where the lengths disagree.
+    *values* holds its drop below golden and *metric* what it was; otherwise both are ``None``. *marks* say how an
+    outcome came to be known (``VOUCHED``, ``AUDITED``, ...; ``None``: by a lane of its own), and *lanes* how many lanes
+    ran, each counted at one of the trials that it served (``None``: one each). Raises :class:`StoreError` where the
+    lengths disagree.
 
     >>> done = Columns(np.array([7, 9]), np.array([0, 1]), np.array([True, False]), np.array([False, False]))
     >>> len(done), done.owner.tolist()
@@ -43,6 +64,8 @@ class Columns:
     counts: NDArray[np.int64] | None = None
     values: NDArray[np.float64] | None = None
     metric: NDArray[np.float64] | None = None
+    marks: NDArray[np.uint8] | None = None
+    lanes: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         lengths = {part.name: len(column) for part in fields(self) if (column := getattr(self, part.name)) is not None}
@@ -100,7 +123,13 @@ class Columns:
         return cls(**joined)
 
 
-_DEFAULTS = {"weights": (1, np.float64), "strata": (0, np.int32), "counts": (1, np.int64)}
+_DEFAULTS = {
+    "weights": (1, np.float64),
+    "strata": (0, np.int32),
+    "counts": (1, np.int64),
+    "marks": (0, np.uint8),
+    "lanes": (1, np.int64),
+}
 
 
 def _filled(part: Columns, name: str) -> NDArray[Any]:
@@ -121,16 +150,19 @@ def pack(columns: Columns) -> bytes:
     it. Inflated, it is a little-endian 32-bit length, a JSON header of that length, and the arrays it lists, end to
     end: ``{"trials": n, "columns": [[name, type, length], ...]}``, with NumPy's type strings, little-endian, each
     whole number in the narrowest type that holds its column. *failed* and *due* are bits 0 and 1 of the column
-    ``flags``. Left out: weights that are all 1, strata that are all 0, counts that are all 1.
+    ``flags``, whose higher bits are the *marks*. Left out: weights that are all 1, strata that are all 0, counts and
+    lanes that are all 1.
 
     >>> done = Columns(np.array([7, 9]), np.array([0, 1]), np.array([True, False]), np.array([False, False]))
     >>> unpack(pack(done)).faults.tolist()
     [7, 9]
     """
     flags = columns.failed.astype(np.uint8) * _FAILED | columns.due.astype(np.uint8) * _DUE
+    if columns.marks is not None:
+        flags |= columns.marks & np.uint8(_MARKS)
     named: dict[str, NDArray[Any]] = {"faults": columns.faults, "inputs": columns.inputs, "flags": flags}
     for name, (default, _) in _DEFAULTS.items():
-        column = getattr(columns, name)
+        column = None if name == "marks" else getattr(columns, name)
         if column is not None and not np.all(column == default):
             named[name] = column
     for name in ("values", "metric"):
@@ -172,12 +204,20 @@ def unpack(blob: bytes) -> Columns:
         named = _arrays(zlib.decompress(blob[4:]))
         flags = named.pop("flags")
         failed, due = (flags & _FAILED).astype(np.bool_), (flags & _DUE).astype(np.bool_)
-        return Columns(failed=failed, due=due, **named)
+        marks = flags & np.uint8(_MARKS)
+        return Columns(failed=failed, due=due, marks=marks if marks.any() else None, **named)
     except (zlib.error, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise StoreError(f"a batch of trials cannot be read ({error}); the store is damaged") from None
 
 
-_READ_AS = {"faults": np.int64, "inputs": np.int64, "counts": np.int64, "strata": np.int32, "flags": np.uint8}
+_READ_AS = {
+    "faults": np.int64,
+    "inputs": np.int64,
+    "counts": np.int64,
+    "strata": np.int32,
+    "flags": np.uint8,
+    "lanes": np.int64,
+}
 
 
 def _arrays(data: bytes) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,171 @@
+"""What answers cost: lanes and seconds of every method for three widths, on ResNet-20, weights and convolution inputs.
+
+The widths are half-widths of 95 % intervals: of every layer (site) within 1 point and 0.25 points, and of the model
+within 0.05. ``layer-wise`` is uniform sampling of each site stopped at the width; ``network-wise`` and the other
+statistical methods are samples that are stopped there likewise. Their lanes follow from vulnerabilities that were
+measured, by formulas (Wilson's, and Neyman's for strata), and their seconds from the measured rate of lanes, since
+they would take hours. ``adaptive``, ``deviation``, ``pooled``, ``monotone`` and ``pooled+monotone`` are run.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from engine import resnet20
+
+from torchfault.campaign import Campaign, Shortcuts, run
+from torchfault.engine import Engine
+from torchfault.model.golden import golden_words
+from torchfault.sampling import Adaptive, Deviation, Sampler, Statistical, WholeWords, bits_from
+from torchfault.statistics import MaxTrials, wilson_trials
+
+WIDTHS = {"layer_1.0": 0.01, "layer_0.25": 0.0025, "model_0.05": 0.0005}
+RUN = ("adaptive", "deviation", "pooled", "monotone", "pooled+monotone")
+COMPUTED = ("layer-wise", "network-wise", "data-unaware", "data-aware")
+_POOL, _RESERVE = 128, 0.06
+
+
+@dataclass(frozen=True)
+class Economy:
+    """Lanes and seconds by width and method, the intervals of the adaptive method by site, and what was computed."""
+
+    lanes: dict[str, dict[str, int]]
+    seconds: dict[str, dict[str, float]]
+    layers: dict[str, dict[str, float]]
+    audits: dict[str, str]
+    widest: dict[str, dict[str, float]]
+
+
+def economy(quick: bool) -> Mapping[str, Any]:
+    """Return lanes and seconds by width and method, and the adaptive method's intervals; a section of samplers.py."""
+    found = vars(spent(widths=tuple(WIDTHS)[:1] if quick else tuple(WIDTHS)))
+    return {name: found[name] for name in ("lanes", "seconds", "layers", "widest")}
+
+
+def spent(*, widths: tuple[str, ...] = tuple(WIDTHS), methods: tuple[str, ...] = RUN, seed: int = 1) -> Economy:
+    """Run the adaptive methods for every width, and compute what the others would take."""
+    model, data = resnet20()
+    engine = Engine(model, data)
+    space = engine.space.select(kinds="weight", types="Conv2d") | engine.space.select(kinds="input", types="Conv2d")
+    words = golden_words(model, data, space)
+    rate, cells = _measured(Campaign(engine, space, sampler=Statistical("data-unaware", margin=0.09), seed=seed))
+    found = Economy({}, {}, {}, {}, {})
+    for width in widths:
+        computed = _computed(space, cells, width, dict(model.named_parameters()))
+        found.lanes[width] = computed
+        found.seconds[width] = {name: lanes / rate for name, lanes in computed.items()}
+        found.widest[width] = {}
+        for method in methods:
+            if method == "monotone" and width.startswith("model"):
+                continue  # whole words are drawn for intervals by site
+            sampler, shortcuts = _method(method, width, words, len(data))
+            began = time.perf_counter()
+            results = run(Campaign(engine, space, sampler=sampler, shortcuts=shortcuts, seed=seed))
+            found.lanes[width][method] = results.lanes
+            found.seconds[width][method] = time.perf_counter() - began
+            table = results.table("model" if width.startswith("model") else "site")
+            found.widest[width][method] = float((table["high"] - table["low"]).max() / 2)
+            if shortcuts is not None:
+                found.audits[f"{width} {method}"] = str(results.audit())
+            if method == "adaptive" and width == "layer_0.25":
+                rows = zip(table["key"], table["value"], table["low"], table["high"], strict=True)
+                found.layers.update({key: {"value": v, "low": low, "high": high} for key, v, low, high in rows})
+    return found
+
+
+def _method(name: str, width: str, words: Mapping[str, Any], inputs: int) -> tuple[Sampler, Shortcuts | None]:
+    """Return the sampler and the shortcuts of a method for a width."""
+    h, of = WIDTHS[width], "model" if width.startswith("model") else "site"
+    if name == "adaptive":
+        return Adaptive(**{of: h}), None
+    if name == "deviation":
+        return Deviation(words, block=2048, **{of: h}), None
+    if name == "monotone":
+        return WholeWords(inputs, site=h, block=32 * 38 * 16), Shortcuts(words=words, audit=0.0002)
+    sampler = Deviation(words, block=8192, pool=_POOL, reserve=_RESERVE * h, **{of: h})
+    return sampler, Shortcuts(_POOL, words if name == "pooled+monotone" else None, audit=0.003)
+
+
+def _measured(campaign: Campaign) -> tuple[float, dict[tuple[int, int], float]]:
+    """Return lanes per second, and the failing share of every site and bit, from a sample of each bit of each site."""
+    run(replace(campaign, stop=MaxTrials(256)))
+    began = time.perf_counter()
+    results = run(campaign)
+    seconds = time.perf_counter() - began
+    where = campaign.space.locate(results.columns.faults)
+    cell = where.site.astype(np.int64) * 64 + where.bit
+    trials, failures = np.bincount(cell), np.bincount(cell, results.columns.failed)
+    shares = {(int(c) // 64, int(c) % 64): failures[c] / trials[c] for c in np.flatnonzero(trials)}
+    return len(results) / seconds, shares
+
+
+def _computed(space: Any, cells: dict[tuple[int, int], float], width: str, values: dict[str, Any]) -> dict[str, int]:
+    """Return the lanes of the methods that are not adaptive, at the vulnerabilities in *cells*, known beforehand.
+
+    A stratified sample needs (z sum W sqrt(p (1 - p)) / h)^2 lanes in Neyman's shares, and 3.84 W / (2 h) in each
+    stratum of share W to bound what never fails; other shares a_h of the lanes need z^2 sum W^2 p (1 - p) / a_h / h^2.
+    ``data-aware`` takes the shares that the weights' p give, and equal ones in activations, where there are none.
+    """
+    h, bits = WIDTHS[width], 32
+    by_site = [np.array([cells[s, b] for b in range(bits)]) for s in range(len(space.sites))]
+    weights = [site.name for site in space.sites if site.name in values]
+    guess = np.array(bits_from(space.select(weights), values)["float32"])
+    guess = np.clip(guess, 0.01, None)
+    if width.startswith("model"):
+        share = space.sizes / len(space)
+        spread = [np.full(bits, w / bits) * np.sqrt(row * (1 - row)) for w, row in zip(share, by_site, strict=True)]
+        means = np.array([row.mean() for row in by_site])
+        layer = 1.96 * float(share @ np.sqrt(means * (1 - means))) / h
+        flat = np.concatenate(spread)
+        aware = np.tile(np.sqrt(guess * (1 - guess)), len(by_site)) * np.repeat(share, bits)
+        return {
+            "layer-wise": int(np.ceil(layer**2)),
+            "network-wise": wilson_trials(float(share @ means), h),
+            "data-unaware": _needed(flat, np.ones_like(flat), h),
+            "data-aware": _needed(flat, aware, h),
+        }
+    site = [np.full(bits, 1 / bits) * np.sqrt(row * (1 - row)) for row in by_site]
+    uniform = [wilson_trials(float(row.mean()), h) for row in by_site]
+    return {
+        "layer-wise": sum(uniform),
+        "network-wise": int(np.ceil(max(n / s for n, s in zip(uniform, space.sizes / len(space), strict=True)))),
+        "data-unaware": sum(_needed(row, np.ones(bits), h) for row in site),
+        "data-aware": sum(_needed(row, np.sqrt(guess * (1 - guess)), h) for row in site),
+    }
+
+
+def _needed(spread: np.ndarray, allocation: np.ndarray, h: float) -> int:
+    """Return the lanes of a stratified sample in the shares *allocation*, W sqrt(p (1 - p)) being *spread*."""
+    share = allocation / allocation.sum()
+    held = 1.0 / len(spread)
+    return int(np.ceil(max(1.96**2 * (np.square(spread) / share).sum() / h**2, (3.84 * held / (2 * h) / share).max())))
+
+
+def main() -> None:
+    """Print the figures, as a table or as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--widths", nargs="*", default=list(WIDTHS), choices=list(WIDTHS))
+    parser.add_argument("--methods", nargs="*", default=list(RUN), choices=RUN)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    found = spent(widths=tuple(given.widths), methods=tuple(given.methods), seed=given.seed)
+    if given.json:
+        print(json.dumps(vars(found), indent=2))
+        return
+    for width, lanes in found.lanes.items():
+        print(f"\n{width}")
+        for method, count in lanes.items():
+            note = "computed" if method in COMPUTED else f"widest interval ±{100 * found.widest[width][method]:.3f}"
+            ratio = lanes["layer-wise"] / count
+            print(f"  {method:16} {count:>12,} lanes {found.seconds[width][method]:9.1f} s  {ratio:6.1f}x  {note}")
+    for name, audit in found.audits.items():
+        print(f"\n{name}: {audit}")
+
+
+if __name__ == "__main__":
+    main()

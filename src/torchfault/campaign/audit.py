@@ -1,0 +1,131 @@
+"""What an audit of shortcuts allows to say: how many of the outcomes that others vouch for may be wrong."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchfault.campaign.shortcuts import assumption
+from torchfault.statistics import Estimate, clopper_pearson
+from torchfault.store import Columns, Record
+from torchfault.store.columns import AUDITED, CONTROLLED, HIDDEN, POOLED, VOUCHED, WRONG
+
+__all__ = ["Audit", "audit_of", "widened"]
+
+Bools = NDArray[np.bool_]
+_POOLED, _SMALLER, _LARGER = range(3)  # who vouches: a masked pool, a larger masked flip, a smaller failing one
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What stands behind a campaign that took shortcuts: its *assumption*, and how well it held.
+
+    Of *trials* outcomes, found by *lanes* lanes, *vouched* rest on the assumption; *audited* of them, drawn at random,
+    were run alone, *wrong* of those came out otherwise, so that at most a share *error* of what is vouched for is wrong
+    (Clopper and Pearson's upper bound at the campaign's level). *controlled* faults that fail alone were struck amid
+    masked pools, which hid *hidden*; at most a share *missed* is hidden, if those that were found are like those that
+    were not.
+
+    >>> print(Audit("errors of pooled faults do not cancel", 1000, 90, 950, 40, 0, 10, 0, 0.088, 0.31))
+    1,000 outcomes from 90 lanes; 950 assume that errors of pooled faults do not cancel; 0 of 40 audited are wrong
+    (at most 8.8 %), pools hid 0 of 10 failing faults (at most 31 %)
+    """
+
+    assumption: str
+    trials: int
+    lanes: int
+    vouched: int
+    audited: int
+    wrong: int
+    controlled: int
+    hidden: int
+    error: float
+    missed: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.trials:,} outcomes from {self.lanes:,} lanes; {self.vouched:,} assume that {self.assumption}; "
+            f"{self.wrong} of {self.audited:,} audited are wrong (at most {100 * self.error:.2g} %), "
+            f"pools hid {self.hidden} of {self.controlled:,} failing faults (at most {100 * self.missed:.2g} %)"
+        )
+
+
+def audit_of(record: Record, columns: Columns, *, level: float) -> Audit | None:
+    """Return the audit of a campaign, ``None`` where every trial had a lane of its own."""
+    described = record.configuration.get("shortcuts")
+    if described is None or columns.lanes is None:
+        return None
+    marks = _marks(columns)
+    count = {flag: int((marks & flag > 0).sum()) for flag in (VOUCHED, AUDITED, WRONG, CONTROLLED, HIDDEN)}
+    fields = described["fields"]
+    return Audit(
+        assumption(pool=bool(fields["pool"]), monotone=fields["words"] is not None),
+        len(columns),
+        int(columns.lanes.sum()),
+        count[VOUCHED],
+        count[AUDITED],
+        count[WRONG],
+        count[CONTROLLED],
+        count[HIDDEN],
+        _upper(count[WRONG], count[AUDITED], level),
+        _upper(count[HIDDEN], count[CONTROLLED], level),
+    )
+
+
+def widened(estimate: Estimate, columns: Columns, members: NDArray[np.int64], *, level: float) -> Estimate:
+    """Return *estimate* of *members* with what the audit found, and what it leaves open, added to it.
+
+    An outcome that an audit found wrong stands for its like: its share of them is added to the value. The bounds
+    move by what may be wrong besides: of the outcomes that others vouch for by an audit's upper bound; of those in
+    masked pools, where that is less, by the failing faults that pools may hide: up to missed / (1 - missed) times as
+    many as they showed, among *members* or, where that is more, everywhere.
+    """
+    if columns.lanes is None or not len(members):
+        return estimate
+    marks, failed = _marks(columns), columns.failed
+    weight = np.ones(len(members)) if columns.weights is None else columns.weights[members]
+    total = float(weight.sum())
+    kinds, everywhere = _kinds(marks, failed), _found(columns, np.arange(len(columns)))
+    value, low, high = estimate.value, estimate.low, estimate.high
+    for kind in (_POOLED, _SMALLER, _LARGER):
+        of = kinds == kind
+        audited, wrong = (int((of & (marks & flag > 0)).sum()) for flag in (AUDITED, WRONG))
+        share = float(weight @ (of & (marks & AUDITED == 0))[members]) / total if total else 0.0
+        if not share:
+            continue
+        likely, most = wrong / max(audited, 1) * share, _upper(wrong, audited, level) * share
+        if kind == _POOLED:
+            most = max(likely, min(most, _odds(marks, level) * max(_found(columns, members), everywhere)))
+        value += -likely if kind == _LARGER else likely
+        low, high = (low - most, high) if kind == _LARGER else (low, high + most)
+    value = min(max(value, 0.0), 1.0)
+    return replace(estimate, value=value, low=max(min(low, value), 0.0), high=min(max(high, value), 1.0))
+
+
+def _found(columns: Columns, members: NDArray[np.int64]) -> float:
+    """Return the share of failing faults that pools showed."""
+    shown = (columns.failed & (_marks(columns) & POOLED > 0))[members]
+    weight = np.ones(len(members)) if columns.weights is None else columns.weights[members]
+    return float(weight @ shown / weight.sum()) if weight.sum() > 0 else 0.0
+
+
+def _odds(marks: NDArray[np.uint8], level: float) -> float:
+    """Return how many failing faults pools may hide for each that they show."""
+    controlled, hidden = (int((marks & flag > 0).sum()) for flag in (CONTROLLED, HIDDEN))
+    missed = _upper(hidden, controlled, level)
+    return missed / (1 - missed) if missed < 1 else np.inf
+
+
+def _kinds(marks: NDArray[np.uint8], failed: Bools) -> NDArray[np.int64]:
+    """Return who vouches for each outcome, -1 where nobody needs to."""
+    said = failed ^ (marks & WRONG > 0)
+    kind = np.where(said, _LARGER, np.where(marks & POOLED > 0, _POOLED, _SMALLER))
+    return np.where(marks & VOUCHED > 0, kind, -1)
+
+
+def _marks(columns: Columns) -> NDArray[np.uint8]:
+    return np.zeros(len(columns), dtype=np.uint8) if columns.marks is None else columns.marks
+
+
+def _upper(wrong: int, checked: int, level: float) -> float:
+    return float(clopper_pearson(wrong, checked, level=level)[1])

@@ -1,0 +1,99 @@
+"""Strata of how far a flip moves its word: every fault of a site sorted by deviation, from the golden words."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchfault.errors import SamplingError
+from torchfault.space import Site
+
+__all__ = ["Classified", "classify"]
+
+Ints = NDArray[np.int64]
+Words = NDArray[np.unsignedinteger]
+
+# Words alike in these leading bits (of a float32: sign and exponent) are one class: a flip moves them about as far.
+_LEADING = 9
+
+
+@dataclass(frozen=True, eq=False)
+class Classified:
+    """The faults of one site by stratum: *label*, shape (classes, bits), tells the stratum of each class and bit.
+
+    *order* lists the words of the site (input times elements plus element), class by class, *count* of each class.
+    """
+
+    site: Site
+    rows: int
+    order: NDArray[np.int32]
+    count: Ints
+    label: NDArray[np.int8]
+
+    @cached_property
+    def sizes(self) -> Ints:
+        """The number of faults in each stratum, over all inputs that words were given for."""
+        return np.bincount(self.label.ravel(), np.repeat(self.count, self.label.shape[1])).astype(np.int64)
+
+    def draw(self, stratum: int, n: int, *, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
+        """Return the elements, bits and inputs of *n* faults of *stratum*, each of them equally likely."""
+        classes, places = np.nonzero((self.label == stratum) & (self.count > 0)[:, None])
+        ends = np.cumsum(self.count[classes])
+        number = rng.integers(0, ends[-1], size=n)
+        cell = np.searchsorted(ends, number, side="right")
+        first = np.cumsum(self.count) - self.count
+        word = self.order[first[classes[cell]] + number - (ends - self.count[classes])[cell]]
+        given, element = np.divmod(word.astype(np.int64), self.site.elements)
+        return element, np.asarray(self.site.bits)[places[cell]], given
+
+
+def classify(site: Site, words: Words, edges: tuple[float, ...]) -> Classified:
+    """Return the strata of *site*, whose *words* have shape (inputs, elements), or (1, elements) for all inputs.
+
+    Stratum 0 holds the flips that move a word by less than ``edges[0]`` times the root mean square of the site's
+    values, and so on up; those from the last edge on are parted in flips upwards, downwards, and to NaN.
+
+    >>> words = np.array([[1.0, -2.0, 0.5]], dtype=np.float32).view(np.uint32)
+    >>> classify(Site("a", (3,), bits=(0, 22, 30, 31)), words, (0.1, 8.0)).sizes.tolist()
+    [3, 6, 2, 1]
+    """
+    if words.ndim != 2 or words.shape[1] != site.elements:
+        raise SamplingError(
+            f"'{site.name}' needs words of shape (inputs, {site.elements}), got {words.shape}; use golden_words"
+        )
+    rest = max(site.width - _LEADING, 0)
+    code = (words.reshape(-1) >> np.asarray(rest, dtype=words.dtype)).astype(np.uint16)
+    count = np.bincount(code, minlength=1 << (site.width - rest)).astype(np.int64)
+    order = np.argsort(code, kind="stable").astype(np.int32)
+    label = np.full((len(count), len(site.bits)), -1, dtype=np.int8)
+    held = np.flatnonzero(count)
+    label[held] = _labels(site, held.astype(np.uint64), count[held], rest, edges)
+    return Classified(site, len(words), order, count, np.where(label < 0, 0, label).astype(np.int8))
+
+
+def _labels(site: Site, classes: NDArray[np.uint64], count: Ints, rest: int, edges: tuple[float, ...]) -> Ints:
+    """Return the stratum of each class and bit, from a word in the middle of the class."""
+    middle = (classes << np.uint64(rest)) | np.uint64(1 << rest >> 1)
+    bits = np.left_shift(np.uint64(1), np.array(site.bits, dtype=np.uint64))
+    old, new = _values(site, middle)[:, None], _values(site, middle[:, None] ^ bits)
+    finite = np.isfinite(old[:, 0])
+    power = count[finite] @ np.square(old[finite, 0]) / max(int(count[finite].sum()), 1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        moved = np.abs(new - old) / (np.sqrt(power) or 1.0)
+        up = new > old
+    lost = np.isnan(moved)
+    label = np.searchsorted(edges, np.where(lost, np.inf, moved), side="right")
+    last = len(edges)
+    return np.where(lost, last + 2, np.where((label == last) & ~up, last + 1, label))
+
+
+def _values(site: Site, words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Return what *words* stand for."""
+    import torch
+
+    from torchfault.words import decode, masks_to_words, word
+
+    fmt = word(site.word)
+    values = decode(masks_to_words(words.reshape(-1), fmt), fmt).to(torch.float64)
+    return np.asarray(values.numpy().reshape(words.shape))

@@ -1,0 +1,281 @@
+"""Sampling by deviation: strata of how far a flip moves its word, and draws where the outcomes so far ask for them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import log
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchfault.errors import SamplingError
+from torchfault.sampling.classes import Words, classify
+from torchfault.sampling.draws import Draws, History
+from torchfault.space import FaultSpace
+from torchfault.statistics.anytime import Sequence, confidence_sequence
+from torchfault.statistics.intervals import check_level
+
+__all__ = ["LABELS", "Deviation", "Rounds", "rounds", "thoughts"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+LABELS = 8  # strata of one site: a stratum's number is LABELS times its site's and its label, from 0 up to this
+_PRIOR_TRIALS = 2.0  # what is thought of a stratum before it is drawn from counts as so many draws
+_QUIETEST, _LIVELY, _LOUD = 1e-4, 0.02, 0.5  # failing shares thought of: least and most deviation, beyond the last edge
+_CHEAP = 0.1  # lanes per draw
+_CERTAIN, _ENOUGH = 1.6, 1.2  # draws per share that let the upper bound stake most, and hardly less than it would
+_ALONE = 0.1  # faults of a larger failing share are not pooled
+_AHEAD = 0.2  # at least this share of the draws that a stratum needs is drawn again while its group is unfinished
+
+
+@dataclass(frozen=True, eq=False)
+class Rounds:
+    """Counts of *failures* and *trials*, shape (rounds, strata); of each stratum the *site*, its *shares* of the site's
+    faults, and the failure probability *thought* of it."""
+
+    failures: Floats
+    trials: Floats
+    site: Ints
+    shares: Floats
+    thought: Floats
+
+    def sequence(self, site: int | None, sites: Floats, *, target: float, level: float) -> Sequence:
+        """Return the confidence sequence of one site, or of all, which have the shares *sites* of the whole."""
+        here = np.ones(len(self.site), dtype=bool) if site is None else self.site == site
+        shares = self.shares[here] * (sites[self.site[here]] if site is None else 1.0)
+        k, n = self.failures[:, here], self.trials[:, here]
+        drawn = n.sum(axis=1) > 0  # sites that are narrow enough are left out of later rounds
+        return confidence_sequence(k[drawn], n[drawn], shares, target=target, level=level, thought=self.thought[here])
+
+
+def thoughts(edges: int) -> Floats:
+    """Return what is thought of strata by their label before anything is drawn, with *edges* edges between them.
+
+    >>> thoughts(3).round(4)
+    array([0.0001, 0.0014, 0.02  , 0.5   , 0.5   , 0.5   , 0.5   , 0.5   ])
+    """
+    lively = np.geomspace(_QUIETEST, _LIVELY, edges)
+    return np.concatenate((lively, np.full(LABELS - edges, _LOUD)))
+
+
+def rounds(stratum: Ints, failed: NDArray[np.bool_], *, block: int, site: Ints, shares: Floats, edges: int) -> Rounds:
+    """Count complete blocks of trials, each in a *stratum*, *failed* or not."""
+    whole, strata = len(stratum) // block, len(site)
+    cell = np.arange(whole * block) // block * strata + stratum[: whole * block]
+    n = np.bincount(cell, minlength=whole * strata).astype(np.float64)
+    k = np.bincount(cell[failed[: whole * block]], minlength=whole * strata).astype(np.float64)
+    thought = thoughts(edges)[np.arange(strata) % LABELS]
+    return Rounds(k.reshape(whole, strata), n.reshape(whole, strata), site, shares, thought)
+
+
+@dataclass(frozen=True, eq=False)
+class Deviation:
+    """Draw from strata of how far a flip moves its word, until the interval of every *site*, or the *model*, is narrow.
+
+    *words* are the golden words of all sites (:func:`torchfault.model.golden.golden_words`). They tell, without a
+    single trial, how far each flip would move its word: faults below ``edges[0]`` times the root mean square of the
+    site's values hardly ever fail, and those beyond the last edge nearly always or, downwards, nearly never. Within
+    such strata little is left to chance, which is why few draws suffice; nothing is assumed: a stratum in which the
+    words mislead costs draws, not truth. *site* and *model* are half-widths at *level*; their intervals hold at every
+    look (:func:`torchfault.statistics.confidence_sequence`). *reserve* is kept of each half-width for what shortcuts
+    add to it. Each block of *block* draws goes where they are needed still: Neyman's share of what a draw costs, or
+    what proves that few faults fail. With *pool* draws are priced as struck in pools of so many
+    (:class:`torchfault.campaign.Shortcuts`), and what is left of a block goes to the cheapest.
+
+    An activation is drawn with the input that its word belongs to, a parameter with a random one. Weights are p / q
+    within the block. Raises :class:`SamplingError` without a half-width, for edges that do not rise, and words that do
+    not fit.
+
+    >>> from torchfault.space import Site
+    >>> space = FaultSpace((Site("a", (1000,)),))
+    >>> values = np.random.default_rng(0).normal(size=(1, 1000)).astype(np.float32)
+    >>> sampler = Deviation({"a": values.view(np.uint32)}, site=0.01)
+    >>> sampler.strata(space).shares.round(3)
+    array([0.708, 0.243, 0.014, 0.012, 0.014, 0.009, 0.   , 0.   ])
+    """
+
+    words: Mapping[str, Words]
+    site: float | None = None
+    model: float | None = None
+    level: float = 0.95
+    reserve: float = 0.0
+    block: int = 8192
+    edges: tuple[float, ...] = (0.125, 2.0, 64.0)
+    pool: int = 0
+    _cut: dict[str, "_Strata"] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_level(self.level)
+        given = [h for h in (self.site, self.model) if h is not None]
+        if not given or not all(self.reserve < h < 0.5 for h in given) or self.reserve < 0:
+            raise SamplingError(
+                f"Deviation stops by half-widths of site or model between its reserve and 0.5, got {given or 'none'} "
+                f"with a reserve of {self.reserve}; one percentage point is 0.01"
+            )
+        if not 0 < len(self.edges) <= LABELS - 3 or sorted(set(self.edges)) != list(self.edges) or self.edges[0] <= 0:
+            raise SamplingError(f"edges are 1 to {LABELS - 3} numbers above 0 that rise, got {self.edges}")
+        if self.block < 2 or self.pool < 0:
+            raise SamplingError(f"a block has two draws or more, a pool none or more, got {self.block}, {self.pool}")
+
+    @property
+    def targets(self) -> dict[str, float]:
+        """The half-widths that intervals have to reach, less the reserve, by what they are of."""
+        given = {"site": self.site, "model": self.model}
+        return {name: h - self.reserve for name, h in given.items() if h is not None}
+
+    def total(self, space: FaultSpace) -> int | None:
+        """Return ``None``: draws never run out; outcomes decide when it is enough."""
+        del space
+        return None
+
+    def strata(self, space: FaultSpace) -> "_Strata":
+        """Return how *space* is cut: made once for each space."""
+        key = space.digest()
+        if key not in self._cut:
+            self._cut.clear()
+            self._cut[key] = _Strata(space, self)
+        return self._cut[key]
+
+    def draw(self, space: FaultSpace, n: int, *, rng: np.random.Generator, start: int = 0) -> Draws:
+        """Return *n* trials of a first block, planned without outcomes."""
+        return self.replan(space, _nothing()).draw(space, n, rng=rng, start=start)
+
+    def replan(self, space: FaultSpace, history: History) -> "_Planned":
+        """Return the sampler of the block that follows *history*."""
+        strata = self.strata(space)
+        counts = self._counts(strata, history)
+        return _Planned(self, self._allocation(strata, self._unfinished(strata, counts), counts))
+
+    def finished(self, space: FaultSpace, history: History) -> str | None:
+        """Return why it is enough, or ``None`` while an interval asked for is too wide."""
+        strata = self.strata(space)
+        if len(history) < self.block or self._open(strata, history):
+            return None
+        reached = ", ".join(f"{name} ±{h:g}" for name, h in self.targets.items())
+        return f"every interval is narrow enough: {reached} ({100 * self.level:g} %, at any time)"
+
+    def _open(self, strata: "_Strata", history: History) -> bool:
+        return any(groups.any() for groups in self._unfinished(strata, self._counts(strata, history)).values())
+
+    def _counts(self, strata: "_Strata", history: History) -> Rounds:
+        stratum = history.stratum.astype(np.int64)
+        shares, edges = strata.shares_of_site, len(self.edges)
+        return rounds(stratum, history.failed, block=self.block, site=strata.site, shares=shares, edges=edges)
+
+    def _unfinished(self, strata: "_Strata", counts: Rounds) -> dict[str, NDArray[np.bool_]]:
+        """Return which sites, and whether the whole (one entry), have too wide an interval."""
+        found, sites = {}, strata.sites
+        for name, target in self.targets.items():
+            groups: list[int | None] = [None] if name == "model" else np.unique(strata.site).tolist()
+            open_ = np.zeros(len(sites) if name == "site" else 1, dtype=bool)
+            for group in groups:
+                ends = counts.sequence(group, sites, target=target, level=self.level)
+                open_[group or 0] = not len(ends.high) or ends.high[-1] - ends.low[-1] > 2 * target
+            found[name] = open_
+        return found
+
+    def _allocation(self, strata: "_Strata", unfinished: dict[str, NDArray[np.bool_]], counts: Rounds) -> Ints:
+        """Return how many draws of the next block each stratum gets."""
+        drawn, failed = counts.trials.sum(axis=0), counts.failures.sum(axis=0)
+        p = (failed + _PRIOR_TRIALS * strata.thought) / (drawn + _PRIOR_TRIALS)
+        price = self._price(p)
+        needed = np.zeros(len(p))
+        for name, open_ in unfinished.items():
+            group = strata.site if name == "site" else np.zeros_like(strata.site)
+            share = strata.shares_of_site if name == "site" else strata.shares
+            spread = share * np.sqrt(p * (1 - p))
+            threshold, target = log(2 / (1 - self.level)), self.targets[name]
+            cost = np.bincount(group, spread * np.sqrt(price))[group]
+            neyman = spread / np.sqrt(price) * cost * 2 * threshold / target**2
+            proof = share * threshold / target * np.where(price < _CHEAP, _CERTAIN, _ENOUGH)
+            np.maximum(needed, np.where(open_[group] & (share > 0), np.maximum(neyman, proof), 0.0), out=needed)
+        if not needed.any():
+            needed = strata.shares.copy()
+        return _rounded(
+            np.maximum(needed - drawn, _AHEAD * needed), self.block, price if self.pool else None, needed > 0
+        )
+
+    def _price(self, p: Floats) -> Floats:
+        """Return what a draw costs in lanes: one alone; in a pool, the entropy of its outcome and a fifth."""
+        if not self.pool:
+            return np.ones_like(p)
+        entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+        return np.where(p > _ALONE, 1.0, np.clip(1.2 * entropy, 1 / self.pool, 1.0))
+
+
+def _rounded(wanted: Floats, block: int, price: Floats | None, open_: NDArray[np.bool_]) -> Ints:
+    """Return whole numbers of draws that sum to *block*, one at least for each open stratum."""
+    if 2 * open_.sum() > block:
+        raise SamplingError(f"a block of {block} is too small for {open_.sum()} strata; use {4 * open_.sum()} or more")
+    spare = block - int(open_.sum())
+    if wanted.sum() < spare and price is not None:  # what is left over goes where draws are cheapest
+        cheapest = open_ & (price <= price[open_].min())
+        wanted = wanted + cheapest * (spare - wanted.sum()) / cheapest.sum()
+    reached = np.floor(np.cumsum(wanted) / wanted.sum() * spare + 1e-6).astype(np.int64)
+    reached[-1] = spare
+    return np.asarray(open_.astype(np.int64) + np.diff(reached, prepend=0))
+
+
+def _nothing() -> History:
+    return History(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.bool_))
+
+
+class _Strata:
+    """How a space is cut: *site* and *label* of each stratum that holds faults, numbered site by site."""
+
+    def __init__(self, space: FaultSpace, sampler: Deviation) -> None:
+        known = {name: np.asarray(words) for name, words in sampler.words.items()}
+        if missing := [name for name in space.names if name not in known]:
+            raise SamplingError(f"Deviation needs the words of '{missing[0]}', got none; make them by golden_words")
+        self.inputs = max(len(known[name]) for name in space.names)
+        self.parts = [classify(site, known[site.name], sampler.edges) for site in space.sites]
+        self.site = np.repeat(np.arange(len(self.parts)), LABELS)
+        self.label = np.tile(np.arange(LABELS), len(self.parts))
+        self.sites = space.sizes / len(space)
+        self.thought = thoughts(len(sampler.edges))[self.label]
+        held = [np.bincount(np.arange(len(part.sizes)), part.sizes, LABELS) / part.sizes.sum() for part in self.parts]
+        self.shares_of_site = np.concatenate(held)
+
+    @cached_property
+    def shares(self) -> Floats:
+        """The share of each stratum in the space."""
+        return np.asarray(self.shares_of_site * self.sites[self.site])
+
+
+@dataclass(frozen=True, eq=False)
+class _Planned:
+    """One block of :class:`Deviation`: so many *draws* from each stratum, in random order."""
+
+    sampler: Deviation
+    draws: Ints
+
+    @property
+    def block(self) -> int:
+        """The number of trials."""
+        return self.sampler.block
+
+    def total(self, space: FaultSpace) -> int | None:
+        """Return ``None``: draws never run out."""
+        del space
+        return None
+
+    def draw(self, space: FaultSpace, n: int, *, rng: np.random.Generator, start: int = 0) -> Draws:
+        """Return the first *n* trials of the block; *start* does not matter, since blocks are independent."""
+        del start
+        if n > self.draws.sum():
+            raise SamplingError(f"a block has {self.draws.sum()} trials, got {n}; draw block after block")
+        strata = self.sampler.strata(space)
+        index, given = [], []
+        for one in np.flatnonzero(self.draws).tolist():
+            count = int(self.draws[one])
+            part = strata.parts[one // LABELS]
+            element, bit, row = part.draw(one % LABELS, count, rng=rng)
+            index.append(space.number(np.full(count, strata.site[one]), element, bit))
+            given.append(row if part.rows > 1 else rng.integers(0, strata.inputs, size=count))
+        order = rng.permutation(int(self.draws.sum()))
+        stratum = np.repeat(np.arange(len(self.draws)), self.draws)[order]
+        weight = (strata.shares * (self.draws.sum() / np.maximum(self.draws, 1)))[stratum]
+        inputs = np.concatenate(given)[order] if strata.inputs > 1 else None
+        drawn = Draws(np.concatenate(index)[order], weight, stratum.astype(np.int32), None, inputs)
+        return drawn.take(0, n)
