@@ -13,9 +13,9 @@ Codes are ISimDL's, with o for outputs and w for weights of convolutions and lin
   by bit, so that it is known better than from ``RBRN`` alone.
 
 Outcomes are shared by all codes and kept in ``--cache``: an interrupted run goes on where it was. Most faults do
-nothing: one under which no image of a screen (48 with the least margin, 48 at random) changes counts as harmless; one
-in 16 of these runs in full all the same, and stands for the others of its kind. All others run until their verdict is
-certain, whatever the images that are left do.
+nothing: one under which no image of a screen (48 with the least margin, 48 at random) changes counts as harmless. One
+in 16 of these runs in full all the same, and how many of them turn out critical is told at the end: so many verdicts
+are wrong. All other faults run until their verdict is certain, whatever the images that are left do.
 """
 
 import argparse
@@ -128,7 +128,7 @@ def samplers(network: Network, target: str, *, images: int = 16) -> dict[str, Im
 
 
 class Outcomes:
-    """The verdict on every fault that was run, by number: critical at each threshold; kept in a file."""
+    """The verdict on every fault that was run: critical at each threshold, and 1 if screened alone, 2 if audited."""
 
     def __init__(self, network: Network, space: FaultSpace, file: Path | None) -> None:
         self.network, self.space, self.file = network, space, file
@@ -148,7 +148,7 @@ class Outcomes:
         self.steps += [later[first : first + STEP] for first in range(0, len(later), STEP)]
 
     def of(self, faults: np.ndarray) -> np.ndarray:
-        """Return one row per fault: critical at each threshold, and whether it was only screened; runs what is new."""
+        """Return one row per fault, critical at each threshold; runs what is new."""
         new = np.unique([fault for fault in faults.tolist() if fault not in self.known])
         for first in range(0, len(new), 200):
             self._run(new[first : first + 200])
@@ -156,13 +156,13 @@ class Outcomes:
                 self.file.write_text(json.dumps(self.known))
             done = min(first + 200, len(new))
             print(f"  {self.network.name}: {done} of {len(new)} new faults", file=sys.stderr, flush=True)
-        return np.array([self.known[fault] for fault in faults.tolist()], dtype=bool)
+        return np.array([self.known[fault][:-1] for fault in faults.tolist()], dtype=bool)
 
     def _run(self, faults: np.ndarray) -> None:
         lost, gained = np.zeros(len(faults)), np.zeros(len(faults))
         active, left, total = np.arange(len(faults)), self.right.copy(), self.right.sum()
         wrong = len(self.right) - total
-        screened = np.zeros(len(faults), dtype=bool)
+        screened, audited = np.zeros((2, len(faults)), dtype=bool)
         for number, images in enumerate(self.steps):
             changes = self._changes(faults[active], images)
             lost[active] += changes[0]
@@ -171,8 +171,8 @@ class Outcomes:
             wrong -= (~self.right[images]).sum()
             if number == 0:
                 # which faults run in full all the same depends on their numbers alone
-                audited = np.array([zlib.crc32(str(fault).encode()) % AUDIT == 0 for fault in faults.tolist()])
-                screened = (lost + gained == 0) & ~audited
+                chosen = np.array([zlib.crc32(str(fault).encode()) % AUDIT == 0 for fault in faults.tolist()])
+                screened, audited = (lost + gained == 0) & ~chosen, (lost + gained == 0) & chosen
             least = (lost - gained - wrong) / total
             most = (lost - gained + left.sum()) / total
             certain = np.all([(least >= t) | (most < t) for t in THRESHOLDS], axis=0)
@@ -180,8 +180,8 @@ class Outcomes:
             if not len(active):
                 break
         drop = (lost - gained) / total
-        for fault, value, light in zip(faults.tolist(), drop, screened, strict=True):
-            self.known[fault] = [*(int(value >= t) for t in THRESHOLDS), int(light)]
+        for fault, value, kind in zip(faults.tolist(), drop, screened + 2 * audited, strict=True):
+            self.known[fault] = [*(int(value >= t) for t in THRESHOLDS), int(kind)]
 
     def _changes(self, faults: np.ndarray, images: np.ndarray) -> np.ndarray:
         """Return how many of *images* each fault makes wrong, and right, shape (2, faults)."""
@@ -217,6 +217,10 @@ def precisions(network: Network, target: str, *, seeds: int, cache: Path | None)
             for k, threshold in enumerate(THRESHOLDS)
         }
     found["uniform"] = uniform(drawn, outcomes)
+    kinds = np.array(list(outcomes.known.values()))
+    wrong = kinds[kinds[:, -1] == 2][:, :-1].sum(axis=0)
+    note = f"{(kinds[:, -1] == 1).sum()} faults screened alone, {(kinds[:, -1] == 2).sum()} audited, {wrong} critical"
+    print(f"  {network.name}, {target}: {note}", file=sys.stderr, flush=True)
     return found
 
 
@@ -235,7 +239,7 @@ def uniform(drawn: dict[str, np.ndarray], outcomes: Outcomes) -> dict[str, Estim
 Figures = dict[str, dict[str, dict[str, dict[str, float]]]]
 
 
-def precision(names: list[str], *, quick: bool, cache: Path | None, seeds: int = SEEDS) -> Figures:
+def figures(names: list[str], *, quick: bool, cache: Path | None, seeds: int = SEEDS) -> Figures:
     """Return ``{network: {code: {threshold: {value, low, high}}}}``, codes ending in w or o for their target."""
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)
@@ -249,6 +253,13 @@ def precision(names: list[str], *, quick: bool, cache: Path | None, seeds: int =
     return result
 
 
+def precision(quick: bool) -> dict[str, Figures]:
+    """Return the section ``precision`` of ``benchmarks/samplers.py``; TORCHFAULT_CACHE names a folder for outcomes."""
+    folder = os.environ.get("TORCHFAULT_CACHE")
+    names = ["digits_cnn"] if quick else ["digits_cnn", "resnet20"]
+    return {"precision": figures(names, quick=quick, cache=Path(folder) if folder and not quick else None)}
+
+
 def main() -> None:
     """Print the table, or the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -258,7 +269,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="a folder for outcomes, from which a later run goes on")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="seeds of 100 faults each")
     options = parser.parse_args()
-    found = precision(options.networks, quick=options.quick, cache=options.cache, seeds=options.seeds)
+    found = figures(options.networks, quick=options.quick, cache=options.cache, seeds=options.seeds)
     if options.json:
         print(json.dumps({"precision": found}, indent=2))
         return

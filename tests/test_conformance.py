@@ -26,7 +26,18 @@ from torchfault.engine.graph import GraphExecutor
 from torchfault.engine.hooks import HooksExecutor
 from torchfault.faults import BitFlip, Burst, Lasting, RandomWord, StuckAt, Value
 from torchfault.measures import Measure, draw, probability, uniform
-from torchfault.sampling import METHODS, Adaptive, BitErrorRate, Draws, Exhaustive, Statistical, Uniform
+from torchfault.sampling import (
+    METHODS,
+    Adaptive,
+    BitErrorRate,
+    Draws,
+    Exhaustive,
+    Importance,
+    Learned,
+    Sensitivity,
+    Statistical,
+    Uniform,
+)
 from torchfault.space import FaultSpace, Site
 from torchfault.testing import (
     check_criterion,
@@ -50,6 +61,9 @@ SAMPLERS = (
     *(Statistical(method, margin=0.03, bits=P_OF_BITS if method == "data-aware" else None) for method in METHODS),
     Adaptive(model=0.01),
     Adaptive(site=0.01, bit=0.05, block=100, groups=(1, 1)),
+    Importance(Sensitivity({}, bits="linear")),
+    Importance(Sensitivity({}, bits="linear"), floor=0.2, shares="equal", threshold=0.5),
+    Learned(Sensitivity({}, bits="linear")),
 )
 FAULT_MODELS = (
     BitFlip(),

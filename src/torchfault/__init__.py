@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from torchfault.sampling import BitErrorRate as BitErrorRate
     from torchfault.sampling import Draws as Draws
     from torchfault.sampling import Exhaustive as Exhaustive
+    from torchfault.sampling import Importance as Importance
+    from torchfault.sampling import Learned as Learned
     from torchfault.sampling import Statistical as Statistical
     from torchfault.sampling import Uniform as Uniform
     from torchfault.space import Fault as Fault
@@ -86,7 +88,7 @@ _PUBLIC = {
     "measures": ("Measure",),
     "model.data": ("Data",),
     "model.represent": ("represent",),
-    "sampling": ("Adaptive", "BitErrorRate", "Draws", "Exhaustive", "Statistical", "Uniform"),
+    "sampling": ("Adaptive", "BitErrorRate", "Draws", "Exhaustive", "Importance", "Learned", "Statistical", "Uniform"),
     "space": ("Fault", "FaultSpace", "Site"),
     "statistics": ("Estimate", "HalfWidth", "MaxTrials", "TimeBudget"),
     "store": ("Store",),
