@@ -54,7 +54,7 @@ class Recorded:
         record = np.searchsorted(self._ends(), cell + rng.random(len(cell)), side="right")
         row = self.row[np.minimum(record, len(self.row) - 1)]
         if inputs.shape[1] == len(self.before):
-            return Fates(*np.unpackbits(self.fates[:, row], axis=2, count=len(self.before)).astype(bool))
+            return Fates(*np.unpackbits(self.fates[:, row], axis=2, count=len(self.before)).view(np.bool_))
         row = row[:, None]
         bits = self.fates[:, row, inputs // 8] >> (7 - inputs % 8).astype(np.uint8) & 1
         return Fates(*bits.astype(bool))

@@ -186,7 +186,9 @@ def main() -> None:
     parser.add_argument("--only", choices=["accuracies", "convergence"], help="do a part of it")
     parser.add_argument("--faults", type=int, default=3000, help="upsets per network and accelerator (3000)")
     parser.add_argument("--rounds", type=int, default=4, help="rounds of records of ResNet-20 (4)")
-    parser.add_argument("--truth", type=int, default=40_000, help="lanes of ResNet-20's truth (40000)")
+    parser.add_argument(
+        "--truth", type=int, default=20_000, help="lanes of ResNet-20's truth, beside its profile (20000)"
+    )
     parser.add_argument("--seeds", type=int, default=20, help="runs per estimator and network (20)")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (2)")
     parser.add_argument("--repeats", type=int, default=200, help="runs per coverage (200)")
@@ -228,8 +230,8 @@ def samples(held: dict[str, Recorded], many: float, *, seeds: int) -> dict[str, 
         truth = one.truth() if name == "digits" else many
         found[name] = {}
         for mode, images in MODES.items():
-            longest = 20_000 if images is None else 200_000
-            most = dict.fromkeys(ESTIMATORS, longest) | {"drop": 2_000 if images is None else 50_000}
+            longest, ours = (20_000, 600) if images is None else (60_000, 10_000)
+            most = dict.fromkeys(ESTIMATORS, longest) | {"drop": ours}
             found[name][mode] = convergence(one, truth, images=images, most=most, seeds=seeds)
     return found
 
