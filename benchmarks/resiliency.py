@@ -136,14 +136,11 @@ def coverage(held: Recorded, *, seeds: int) -> dict[str, dict[str, float]]:
 
 def shares() -> dict[str, Any]:
     """Return p of every layer and type of the paper's two networks on its array."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, build in (("mnist", mnist), ("lenet5", lenet5)):
-        table = layer_table(OUTPUT_STATIONARY, layers_of(*build()).works).pivot(
-            index="layer", columns="type", values="p"
-        )
-        found[name] = {
-            str(layer): {str(k): round(float(v), 6) for k, v in row.items()} for layer, row in table.iterrows()
-        }
+        found[name] = {}
+        for row in layer_table(OUTPUT_STATIONARY, layers_of(*build()).works).itertuples():
+            found[name].setdefault(str(row.layer), {})[str(row.type)] = round(float(row.p), 6)
     return found
 
 
@@ -166,7 +163,7 @@ def plot(found: dict[str, Any], file: Path) -> None:
         axes.set_title(name)
         axes.set_xlim(-0.5, len(chips) - 0.5)
     figure.axes[0].set_ylabel("accuracy (%)")
-    figure.axes[0].legend(loc="lower left", fontsize=8)
+    figure.axes[0].legend(loc="center left", fontsize=8)
     figure.savefig(file, dpi=160)
 
 
@@ -184,8 +181,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="where records are kept (below $XDG_CACHE_HOME or ~/.cache)")
     parser.add_argument("--plot", type=Path, default=Path("resiliency.png"), help="where to save the plot")
     parser.add_argument("--only", choices=["accuracies", "convergence"], help="do a part of it")
-    parser.add_argument("--faults", type=int, default=3000, help="upsets per network and accelerator (3000)")
-    parser.add_argument("--rounds", type=int, default=4, help="rounds of records of ResNet-20 (4)")
+    parser.add_argument("--faults", type=int, default=2000, help="upsets per network and accelerator (2000)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of records of ResNet-20 (3)")
     parser.add_argument(
         "--truth", type=int, default=20_000, help="lanes of ResNet-20's truth, beside its profile (20000)"
     )
