@@ -547,7 +547,7 @@ def test_every_command_and_option_is_documented(name):
 def test_the_table_of_flags_is_the_one_of_the_program():
     rows = dict(re.findall(r"^\| `(--[a-z-]+) [^`]*` \| `([a-z_.]+)` \|$", DOCUMENT, re.MULTILINE))
     assert rows == {flag.name: flag.key for panel in FLAGS["run"].values() for flag in panel}
-    assert {flag.name for flag in SITE_FLAGS} == {"--include", "--exclude", "--kinds", "--types", "--bits"}
+    assert {flag.name for flag in SITE_FLAGS} == {"--include", "--exclude", "--kinds", "--types", "--bits", "--steps"}
 
 
 def examples() -> list[str]:

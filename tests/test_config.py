@@ -43,7 +43,9 @@ sites:
   - kinds: [input]
     types: Conv2d
     bits: 23-30,sign
+    steps: 3:7
 fault: burst:3
+lasting: 4
 sampler: {kind: bit-error-rate, rate: 1e-6}
 criterion: top1 & ~non-finite
 metric: accuracy
@@ -87,6 +89,7 @@ def test_every_key_is_read(written, tmp_path):
     assert settings.sites[0].include == ("layer1.*", "re:^fc")
     assert (settings.sites[0].exclude, settings.sites[0].kinds) == (("*.bias",), ("weight",))
     assert settings.sites[1].bits == (*range(23, 31), "sign")
+    assert (settings.sites[1].steps, settings.lasting) == ((3, 7), 4)
     assert (settings.sampler.rate, settings.stop.trials, settings.stop.time) == (1e-6, 20_000, 5400.0)
     assert (settings.memory, settings.store) == (256 * 2**20, str(tmp_path / "out" / "campaigns.db"))
     dumped = settings.model_dump(mode="json", exclude_defaults=True)

@@ -13,12 +13,14 @@ from networks import NETWORKS
 
 from torchfault.criteria import (
     BoxChange,
+    FirstSpikeChange,
     MarginDrop,
     MaskChange,
     Misclassified,
     NonFinite,
     OutputError,
     PerplexityRise,
+    SpikeCountChange,
     Top1Change,
     TopK,
 )
@@ -96,7 +98,13 @@ _BOXES = torch.tensor([[[0.0, 0.0, 4.0, 4.0], [5.0, 5.0, 9.0, 9.0]]]).repeat(4, 
 _SHIFTS = torch.tensor([0.0, 0.5, 3.0, math.nan])[:, None, None]
 _SCORES = torch.tensor([[[3.0, 1.0], [0.0, 1.0], [2.0, 0.0]]]).repeat(4, 1, 1)
 _TURNS = torch.tensor([1.0, 0.9, -1.0, math.inf])[:, None, None]
+_SPIKES = torch.tensor([[[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]]).repeat(4, 1, 1)
+_SPIKED = torch.stack([_SPIKES[0], _SPIKES[0].flip(1), _SPIKES[0] * math.nan, _SPIKES[0] * 2])
 STRUCTURED = {
+    SpikeCountChange(): (_SPIKES, _SPIKED),
+    SpikeCountChange(1): (_SPIKES, _SPIKED),
+    FirstSpikeChange(): (_SPIKES, _SPIKED),
+    FirstSpikeChange(steps=0): (_SPIKES, _SPIKED),
     BoxChange(): tuple({"boxes": boxes, "scores": torch.ones(4, 2)} for boxes in (_BOXES, _BOXES + _SHIFTS)),
     MaskChange(iou=0.9, axis=2): (_SCORES, _SCORES * _TURNS),
     PerplexityRise(1.2): (_SCORES, _SCORES * _TURNS, torch.tensor([[0, 1, 0]] * 4)),

@@ -42,6 +42,7 @@ SITE_FLAGS = (
     Flag("--kinds", "sites.kinds", "KIND", many=True),
     Flag("--types", "sites.types", "TYPE", many=True),
     Flag("--bits", "sites.bits", "23-30,sign"),
+    Flag("--steps", "sites.steps", "3:7"),
 )
 MODEL_FLAGS = (
     Flag("--model", "model.factory", "MODULE:FACTORY"),
@@ -65,6 +66,7 @@ ENGINE_FLAGS = (
 )
 CAMPAIGN_FLAGS = (
     Flag("--fault", "fault", "flip"),
+    Flag("--lasting", "lasting", "end"),
     Flag("--sampler", "sampler.kind", "uniform"),
     Flag("--faults", "sampler.faults", "N"),
     Flag("--rate", "sampler.rate", "1e-7"),
@@ -170,7 +172,7 @@ def _key(flag: Flag) -> tuple[str | int, ...]:
 
 def _value(flag: Flag, given: Any) -> Any:
     """Return the value of a flag in the type of its key: text stays text, lists of numbers are split at commas."""
-    if flag.many or flag.key == "sites.bits":
+    if flag.many or flag.key in ("sites.bits", "sites.steps", "lasting"):
         return given
     section, name = leaf_keys()[flag.key]
     parts = list(_parts(section.model_fields[name].annotation))

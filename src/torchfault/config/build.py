@@ -90,7 +90,7 @@ def build_campaign(settings: Settings, engine: "Engine") -> "Campaign":
     """
     from torchfault.campaign import Campaign
 
-    fault, criterion, metric = _fault(settings.fault), _criterion(settings.criterion), _metric(settings.metric)
+    fault, criterion, metric = _fault(settings), _criterion(settings.criterion), _metric(settings.metric)
     _try_criterion(engine, criterion, metric)
     space = build_space(settings, engine.space)
     return Campaign(
@@ -191,7 +191,9 @@ def _try(network: Any, data: "Data") -> None:
 
 def _selected(choice: Selection, space: "FaultSpace") -> "FaultSpace":
     """Return what one choice admits; named fields are looked up in the word format of each site."""
-    chosen = space.select(choice.include, exclude=choice.exclude, kinds=choice.kinds, types=choice.types)
+    chosen = space.select(
+        choice.include, exclude=choice.exclude, kinds=choice.kinds, types=choice.types, steps=choice.steps
+    )
     fields = [bit for bit in choice.bits if isinstance(bit, str)]
     numbers = {bit for bit in choice.bits if not isinstance(bit, str)}
     if not fields:
@@ -211,10 +213,10 @@ def _selected(choice: Selection, space: "FaultSpace") -> "FaultSpace":
     return FaultSpace(tuple(sites))
 
 
-def _fault(text: str) -> "FaultModel":
-    from torchfault.faults import BitFlip, Burst, RandomWord, StuckAt, Value
+def _fault(settings: Settings) -> "FaultModel":
+    from torchfault.faults import DEAD, SATURATED, BitFlip, Burst, Lasting, RandomWord, StuckAt, Value
 
-    atom = notation.parse_fault(text)
+    atom = notation.parse_fault(settings.fault)
     if atom.name == "import":
         return _imported(atom.text, "masks", FaultError)  # type: ignore[no-any-return]
     argument: Any = atom.argument
@@ -225,8 +227,13 @@ def _fault(text: str) -> "FaultModel":
         "random-word": RandomWord,
         "burst": lambda: Burst(argument),
         "value": lambda: Value(argument),
+        "dead": lambda: DEAD,
+        "saturated": lambda: SATURATED,
     }
-    return makers[atom.name]()
+    made = makers[atom.name]()
+    if settings.lasting is None or isinstance(made, Lasting):
+        return made
+    return Lasting(made, None if settings.lasting == "end" else settings.lasting)
 
 
 def _imported(spec: str, method: str, error: type[TorchfaultError]) -> Any:
@@ -268,6 +275,8 @@ def _composed(expression: notation.Expression) -> "Criterion":
                 "boxes": lambda: criteria.BoxChange(iou=number),
                 "masks": lambda: criteria.MaskChange(iou=number),
                 "perplexity": lambda: criteria.PerplexityRise(number),
+                "spike-count": criteria.SpikeCountChange,
+                "first-spike": criteria.FirstSpikeChange,
             }
             return makers[name]()
 

@@ -21,8 +21,10 @@ __all__ = [
     "parse_bytes",
     "parse_criterion",
     "parse_fault",
+    "parse_lasting",
     "parse_metric",
     "parse_seconds",
+    "parse_steps",
 ]
 
 IMPORTED = re.compile(r"^[A-Za-z_][\w]*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*$")
@@ -119,6 +121,8 @@ FAULTS: Mapping[str, Reader] = {
     "random-word": None,
     "burst": (_length, "a number of bits from 1 to 64, as in burst:3"),
     "value": (_number, "a number, as in value:0"),
+    "dead": None,
+    "saturated": None,
 }
 CRITERIA: Mapping[str, Reader] = {
     "top1": None,
@@ -130,6 +134,8 @@ CRITERIA: Mapping[str, Reader] = {
     "boxes": (_overlap, "an overlap above 0 and up to 1, as in boxes:0.5"),
     "masks": (_overlap, "an overlap above 0 and up to 1, as in masks:0.5"),
     "perplexity": (_ratio, "a ratio of 1 or more, as in perplexity:1.1"),
+    "spike-count": None,
+    "first-spike": None,
 }
 METRICS: Mapping[str, Reader] = {
     "accuracy": None,
@@ -251,6 +257,35 @@ def _bit_range(part: object) -> list[int | str]:
 
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def parse_steps(value: object) -> tuple[int, int] | None:
+    """Return the range of time steps in *value*, text such as ``3:7`` (3 to 6), or raise :class:`ValueError`.
+
+    >>> parse_steps("3:7"), parse_steps("5")
+    ((3, 7), (5, 6))
+    """
+    if value is None:
+        return None
+    text = ":".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    found = None if isinstance(value, bool | float) else re.fullmatch(r"([0-9]{1,9})(?::([0-9]{1,9}))?", text.strip())
+    if not found or (found[2] and int(found[1]) >= int(found[2])):
+        raise ValueError(f"expected a time step or a range such as 3:7 (steps 3 to 6), got '{value}'")
+    return int(found[1]), int(found[2] or int(found[1]) + 1)
+
+
+def parse_lasting(value: object) -> int | str | None:
+    """Return for how many time steps a fault stays, or ``end``; raises :class:`ValueError` for anything else.
+
+    >>> parse_lasting("end"), parse_lasting("4")
+    ('end', 4)
+    """
+    text = str(value).strip()
+    if value is None or text == "end":
+        return None if value is None else text
+    if isinstance(value, bool | float) or not re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        raise ValueError(f"expected a number of time steps from 1, or end for a permanent fault, got '{value}'")
+    return int(text)
 
 
 def parse_bytes(value: object) -> int:

@@ -158,6 +158,11 @@ class Selection(Section):
         description="Bits to take: positions, ranges such as `23-30`, or fields `sign`, `exponent`, `mantissa`, "
         "`magnitude`; all unless given.",
     )
+    steps: Annotated[tuple[int, int] | None, BeforeValidator(notation.parse_steps)] = Field(
+        default=None,
+        description="Time steps to take in sites that have them: `5`, or a range such as `3:7` (steps 3 to 6); all "
+        "unless given.",
+    )
 
 
 class Sampler(Section):
@@ -329,7 +334,13 @@ class Settings(Section):
     fault: Annotated[str, _checked(notation.parse_fault)] = Field(
         default="flip",
         description="How a struck word changes: `flip`, `stuck-at-0`, `stuck-at-1`, `random-word`, `burst:K` (K "
-        "adjacent bits), `value:V`, or `package.module:name` of a fault model.",
+        "adjacent bits), `value:V`, `dead` and `saturated` (a neuron that never or always spikes, from its time step "
+        "on), or `package.module:name` of a fault model.",
+    )
+    lasting: Annotated[int | Literal["end"] | None, BeforeValidator(notation.parse_lasting)] = Field(
+        default=None,
+        description="How long a fault stays in a site with time steps: `end` (permanent), or a number of steps; one "
+        "step unless given.",
     )
     sampler: Sampler = Field(default=Sampler(), description="How faults are drawn; a text alone means its `kind`.")
     shortcuts: Shortcuts | None = Field(
@@ -340,8 +351,8 @@ class Settings(Section):
         description="What counts as a failure: `top1` (the predicted class changes), `topk:K` (the golden class leaves "
         "the first K), `misclassified` (wrong by the label), `margin:X` (the margin drops by X), `error:X` (relative "
         "output error above X), `non-finite`, `boxes:X` and `masks:X` (a box, the masks overlap the golden ones by "
-        "less than X), `perplexity:X` (rises beyond X times), or `package.module:name`; joined by `&`, `|`, `~` and "
-        "parentheses.",
+        "less than X), `perplexity:X` (rises beyond X times), `spike-count` and `first-spike` (another neuron spikes "
+        "most often, or first), or `package.module:name`; joined by `&`, `|`, `~` and parentheses.",
     )
     metric: Annotated[str, _checked(notation.parse_metric)] | None = Field(
         default=None,

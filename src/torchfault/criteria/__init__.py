@@ -3,6 +3,7 @@
 from torchfault.criteria.compose import AllOf, AnyOf, Criterion, Not, Outcomes, judge
 from torchfault.criteria.failures import MarginDrop, Misclassified, NonFinite, OutputError, Top1Change, TopK
 from torchfault.criteria.metrics import Metric, accuracy, mean_iou, perplexity
+from torchfault.criteria.spikes import FirstSpikeChange, SpikeCountChange
 from torchfault.criteria.tasks import BoxChange, MaskChange, PerplexityRise
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "AnyOf",
     "BoxChange",
     "Criterion",
+    "FirstSpikeChange",
     "MarginDrop",
     "MaskChange",
     "Metric",
@@ -19,6 +21,7 @@ __all__ = [
     "Outcomes",
     "OutputError",
     "PerplexityRise",
+    "SpikeCountChange",
     "Top1Change",
     "TopK",
     "accuracy",
