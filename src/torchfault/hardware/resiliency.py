@@ -154,7 +154,9 @@ def resiliency_of(
         rate = known.rate(cells)
         plan = stratify(cells.mass, rate, faults)
         main = _struck(target, plan.q, plan.draw(rng=stream(seed, 0)), images, seed=seed)
-        sample = _sample(target, (main,) if piloted is None else (piloted, main), level, rate, plan.stratum)
+        # Strata are cut by the pilot's own outcomes: its scatter within them would be too small, so it counts as one.
+        strata = np.stack((np.minimum(plan.stratum, 0), plan.stratum))[piloted is None :]
+        sample = _sample(target, (main,) if piloted is None else (piloted, main), level, rate, strata)
     else:
         q = proposal(estimator, cells, known)
         main = _struck(target, q, stream(seed, 0).choice(len(q), size=faults, p=q), images, seed=seed)
@@ -210,8 +212,8 @@ def _sample(
 ) -> Sample:
     """Return one sample of all *stages*, each of which counts by how sure it is expected to be.
 
-    A stage alone would be unbiased, and so are they together, with weights that do not depend on what they estimate but
-    by way of the expected *rate*.
+    A stage alone is unbiased; together they have the small bias that comes of weights which follow the expected *rate*,
+    and so the pilot's outcomes.
     """
     mass, draws = target.cells.mass, np.array([len(stage.drawn) for stage in stages])
     expected = np.ones(len(target.cells)) if rate is None else rate

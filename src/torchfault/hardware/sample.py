@@ -27,7 +27,8 @@ class Sample:
     that over all draws is unbiased; *q* has shape (stages, cells), *stage* and *drawn*, the cell, (draws,). *right* is
     the share of a fault's images with a right answer, *lost* and *gained* of those on which it changed that, *changed*
     of other answers, *due* of none, shape (draws,), 0 for control. *sa* is the accuracy without faults. Where draws are
-    from strata, *strata* tells that of each cell, -1 for none, and *rate* the mean square expected of its outcomes.
+    from strata, *strata*, (stages, cells), tells that of each cell, -1 for none, and *rate* the mean square
+    expected of its outcomes.
     """
 
     accelerator: Accelerator
@@ -77,16 +78,17 @@ class Sample:
         """Return the sum over cells of *mass* times the mean of *y*, with an interval that knows the strata."""
         assert self.strata is not None
         assert self.rate is not None
-        kept, weight = self.strata >= 0, self._weight(mass)
+        weight = self._weight(mass)
         size = int(self.strata.max()) + 1
         # A pilot also looks at types that never upset: these draws weigh nothing, and any stratum may have them.
-        number = self.stage * size + np.maximum(self.strata[self.drawn], 0)
+        number = self.stage * size + np.maximum(self.strata[self.stage, self.drawn], 0)
         count = np.maximum(np.bincount(number, minlength=size * len(self.q)), 1)
+        of_stage = self.strata
 
         def moment(power: int, square: Floats) -> Floats:
             sums = [
-                [np.bincount(self.strata[kept], of[kept], size) for of in (q * w**power * square, q)]  # type: ignore[index]
-                for q, w in zip(self.q, weight, strict=True)
+                [np.bincount(strata[strata >= 0], of[strata >= 0], size) for of in (q * w**power * square, q)]
+                for q, w, strata in zip(self.q, weight, of_stage, strict=True)
             ]
             return np.concatenate([part / np.where(whole > 0, whole, 1.0) for part, whole in sums])
 
