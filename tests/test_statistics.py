@@ -1,5 +1,6 @@
 """Intervals, sample sizes, estimators and stopping rules, against independent references and by simulation."""
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from torchfault.statistics import (
     wilson_trials,
 )
 from torchfault.statistics.intervals import variance_left
+from torchfault.statistics.sequential import after_looks
 
 Floats = NDArray[np.float64]
 COUNTS = [
@@ -676,6 +678,33 @@ def test_stratified_coverage_without_replacement_simulated() -> None:
         drawn = rng.hypergeometric(bad, size - bad, n, size=(600, len(n)))
         table = np.array([bounds(stratified(k, n, shares, population=size)) for k in drawn])
         assert np.mean((table[:, 0] <= truth + 1e-12) & (truth <= table[:, 1] + 1e-12)) >= 0.93
+
+
+# --- values of campaigns that stop themselves ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [0.05, 0.2, 0.5, 0.9])
+def test_the_value_after_looks_is_unbiased_over_every_order_of_failures(p: float) -> None:
+    looks, unbiased, plain, all_of_them = [3, 6, 9], 0.0, 0.0, 0.0
+
+    def stops(n: int, k: Floats) -> NDArray[np.bool_]:
+        return np.asarray((k <= n // 3) & (n < 9))
+
+    for order in itertools.product((0, 1), repeat=9):
+        n = next(n for n in looks if n == 9 or stops(n, np.array([sum(order[:n])]))[0])
+        k, chance = sum(order[:n]), p ** sum(order) * (1 - p) ** (9 - sum(order))
+        unbiased += chance * after_looks(k, n, looks=[look for look in looks if look <= n], stops=stops)
+        plain += chance * k / n
+        all_of_them += chance
+    assert all_of_them == pytest.approx(1)
+    assert unbiased == pytest.approx(p)
+    assert plain < p - 0.002
+
+
+def test_a_value_after_looks_wants_counts_that_fit() -> None:
+    for failures, trials, looks in ((4, 3, [3]), (1, 3, []), (1, 3, [2]), (1, 3, [2, 2, 3]), (-1, 3, [3])):
+        with pytest.raises(StatisticsError, match="every number of trials at which the rule was asked"):
+            after_looks(failures, trials, looks=looks, stops=lambda n, k: k < n)
 
 
 # --- stopping rules --------------------------------------------------------------------------------------------------

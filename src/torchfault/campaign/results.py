@@ -13,6 +13,7 @@ from torchfault.campaign.cells import Cells, cells
 from torchfault.campaign.diagnostics import Diagnostics, diagnose
 from torchfault.campaign.discovery import Discovery, discovery, is_search, side_sample
 from torchfault.campaign.groups import GROUPINGS, Groups, groups
+from torchfault.campaign.stopped import unbiased
 from torchfault.errors import CampaignError, did_you_mean
 from torchfault.space import FaultSpace
 from torchfault.statistics import Estimate, mean, proportion, weighted_mean
@@ -67,7 +68,8 @@ class Results:
 
         Where the sampler leaves faults out, the upper bound has it that all of these fail; the mean of a metric is of
         the others then.
-        *method* names an interval for unweighted failures: ``wilson``, ``clopper-pearson`` or ``jeffreys``. A drop
+        *method* names an interval for unweighted failures: ``wilson``, ``clopper-pearson`` or ``jeffreys``. Where a
+        half-width ended a uniform campaign, the value reckons with it and is unbiased. A drop
         that is not finite makes the mean NaN, within infinite bounds.
 
         >>> from torchfault.space import Site
@@ -82,6 +84,7 @@ class Results:
         known = sample.estimate(0, level=level, method=method) if sample else None
         everyone = np.arange(len(self))
         known = known or _estimate(self.columns, everyone, self.record, self.record.population, level, method)
+        known = unbiased(known, self.record, self.columns)
         known = self._audited(known, everyone, level)
         return _beyond(known, self.record.configuration.get("reach", 1.0), metric=self.columns.values is not None)
 
@@ -162,6 +165,9 @@ class Results:
             low, high = interval(failures, trials, level=level)
         else:
             value, low, high, due = self._conditional(of, sample, level, method)
+        if by == "model":
+            one = self.estimate(level=level, method=method)
+            value, low, high = (np.array([number]) for number in (one.value, one.low, one.high))
         columns = {"key": of.keys, "trials": trials, "failures": failures, "due": due}
         return pd.DataFrame(columns | {"value": value, "low": low, "high": high})
 

@@ -17,6 +17,7 @@ from torchfault.campaign.measure import Reference, measure, reference
 from torchfault.campaign.plan import Campaign, check, forget, population, prepare, reach, rules, total
 from torchfault.campaign.results import Results, load
 from torchfault.campaign.standing import Standing, expected
+from torchfault.campaign.stopped import LOOK
 from torchfault.errors import CampaignError, StoreError
 from torchfault.sampling import AdaptiveSampler, History, WeightedSampler
 from torchfault.statistics import Estimate, HalfWidth, MaxTrials, Progress, TimeBudget, proportion
@@ -26,7 +27,6 @@ __all__ = ["CampaignInterrupted", "check_resumable", "run"]
 
 _SMALLEST_BATCH = 256  # of the first one: results, and a rule's first look, should not have to wait for a full batch
 _TOGETHER = 1 << 12  # trials that shortcuts resolve together where the sampler does not adapt
-_LOOK = 128  # trials between two looks of the stopping rule
 _QUIET = 0.1  # seconds between two calls of the progress callback within a batch
 
 
@@ -353,7 +353,7 @@ def _look(session: _Session, columns: Columns, seconds: float) -> tuple[str | No
     """
     first, last = session.trials, session.trials + len(columns)
     failures = np.concatenate(([0], np.cumsum(columns.failed)))
-    for trial in [*range((first // _LOOK + 1) * _LOOK, last, _LOOK), last]:
+    for trial in [*range((first // LOOK + 1) * LOOK, last, LOOK), last]:
         spent = session.seconds + (seconds if trial == last else 0.0)
         reason = _reason(session, trial, session.failures + int(failures[trial - first]), spent)
         if reason is not None:

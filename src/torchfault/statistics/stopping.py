@@ -5,6 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from torchfault.errors import StatisticsError
 from torchfault.statistics.estimators import proportion
 from torchfault.statistics.intervals import check_level, find_interval
@@ -118,7 +121,9 @@ class HalfWidth(StoppingRule):
     few failures stop early. Simulated at 95 % over h of 0.01 to 0.1 and proportions of 0.002 to 0.5, asked every 100
     trials: Wilson's and Jeffreys' cover in at least 91 %, hardly below what they do at a fixed number, and
     Clopper-Pearson's loses its guarantee (93.9 %); asked every 10 trials, Jeffreys' loses 3 points more than Wilson's.
-    To rule it out, fix the number beforehand (:func:`~torchfault.statistics.wilson_trials`, :class:`MaxTrials`).
+    The value of such a campaign is unbiased all the same (:func:`torchfault.statistics.sequential.after_looks`).
+    To rule the former out, fix the number beforehand (:func:`~torchfault.statistics.wilson_trials`,
+    :class:`MaxTrials`).
     Raises :class:`StatisticsError` for a half-width outside 0 to 0.5 or an unknown method.
 
     >>> HalfWidth(0.01)(Progress(trials=1000, failures=3, seconds=2.5))
@@ -140,6 +145,17 @@ class HalfWidth(StoppingRule):
                 f"HalfWidth takes a fraction between 0 and 0.5 and a minimum of trials from 1 up, got h={self.h}, "
                 f"minimum={self.minimum}; one percentage point is 0.01"
             )
+
+    def narrow(self, failures: NDArray[np.float64], trials: int) -> NDArray[np.bool_]:
+        """Return at which of the counts *failures* of *trials* the rule stops, shape of *failures*.
+
+        >>> HalfWidth(0.01).narrow(np.array([3.0, 300.0]), 1000)
+        array([ True, False])
+        """
+        if trials < self.minimum:
+            return np.zeros(len(failures), dtype=np.bool_)
+        low, high = find_interval(self.method)(failures, trials, level=self.level)
+        return (high - low) / 2 <= self.h
 
     def __call__(self, progress: Progress, /) -> str | None:
         if progress.trials < self.minimum:

@@ -1,0 +1,58 @@
+"""What samplers are worth: coverage of their intervals, and whatever other sections stand in SECTIONS, as one JSON.
+
+Sections live in files of their own, ``samplers_*.py``; each is a function from ``quick`` (fewer repetitions)
+to its part of the figures.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+from samplers_coverage import coverage
+
+Section = Callable[[bool], Mapping[str, Any]]
+
+SECTIONS: dict[str, Section] = {
+    "coverage": coverage,
+}
+
+
+def show(name: str, figures: Any, indent: int = 0) -> None:
+    """Print nested figures, one line a number."""
+    if isinstance(figures, Mapping):
+        print(f"{'  ' * indent}{name}")
+        for key, inner in figures.items():
+            show(str(key), inner, indent + 1)
+    else:
+        print(f"{'  ' * indent}{name}: {figures:.4g}")
+
+
+def main() -> None:
+    """Run the sections asked for, and print their figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all unless told")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
+    options = parser.parse_args()
+    if unknown := set(options.sections) - SECTIONS.keys():
+        parser.error(f"a section is {', '.join(SECTIONS)}, got {', '.join(sorted(unknown))}")
+    found: dict[str, Any] = {}
+    for name in options.sections or SECTIONS:
+        found.update(SECTIONS[name](options.quick))
+    if options.json:
+        print(json.dumps(found, indent=2))
+    else:
+        for key, figures in found.items():
+            show(key, figures)
+
+
+if __name__ == "__main__":
+    main()
