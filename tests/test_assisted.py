@@ -218,3 +218,11 @@ def test_a_learned_campaign_resumes_byte_by_byte(tmp_path):
 def test_a_learned_campaign_needs_a_rule():
     with pytest.raises(CampaignError, match="Learned never ends by itself"):
         run(Campaign(Double(), SPACE, sampler=Learned(Heavy())))
+
+
+def test_a_score_that_the_draws_never_saw_vary_has_no_slope():
+    """Beside weights that vary, a constant score would share their slope, and one rare fault throw the estimate off."""
+    known = enumerated()
+    sampler = Importance(scores_for(known)["wrong"])
+    found, plain = repeated(known, predictions(known)["useless and rare"], sampler, n=2000, repetitions=80)
+    assert check(found, known.by_fault.mean()) < np.mean(plain[:, 2] - plain[:, 1])

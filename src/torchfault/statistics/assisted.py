@@ -51,7 +51,7 @@ def assisted_mean(
     if len(y) < 2 * _FOLDS or not (np.ptp(g, axis=0) > 0).any():
         return weighted_mean(y, w, level=level, largest_weight=heaviest)
     if np.ptp(w) > 0:
-        g, mean = np.column_stack((g, np.ones(len(y)))), np.append(mean, 1.0)
+        g, mean = np.column_stack((np.ones(len(y)), g)), np.append(1.0, mean)
     x = _terms(w * y, w[:, None] * g, mean)
     value, high = float(x.mean()), _bounds(x, w, heaviest, level)[1]
     # a draw that was not seen may lie as far below as scores have been seen to pull one
@@ -66,12 +66,27 @@ def _terms(x: Floats, scored: Floats, mean: Floats) -> Floats:
     for number in range(_FOLDS):
         own, others = fold == number, fold != number
         centred = scored[others] - scored[others].mean(axis=0)
-        # shrunk a little: scores that are (nearly) the same, or never vary here, share the slope or have none
-        square = centred.T @ centred
-        square += np.eye(len(square)) * (1e-9 * np.trace(square) + 1e-300)
-        beta = np.linalg.solve(square, centred.T @ (x[others] - x[others].mean()))
+        beta = np.zeros(scored.shape[1])
+        kept = _apart(centred)
+        if kept:
+            beta[kept] = np.linalg.lstsq(centred[:, kept], x[others] - x[others].mean(), rcond=None)[0]
         terms[own] = x[own] - (scored[own] - mean) @ beta
     return terms
+
+
+def _apart(columns: Floats) -> list[int]:
+    """Return the columns that say something which those before them do not: no slope can be told for the others.
+
+    A score that is the same wherever these draws looked would else share the slope of the weights, and throw the
+    estimate far off where it differs.
+    """
+    kept: list[int] = []
+    for number, column in enumerate(columns.T):
+        before = columns[:, kept]
+        rest = column - before @ np.linalg.lstsq(before, column, rcond=None)[0] if kept else column
+        if rest @ rest > 1e-6 * (column @ column):
+            kept.append(number)
+    return kept
 
 
 def _bounds(x: Floats, w: Floats, heaviest: float, level: float) -> tuple[float, float]:
