@@ -17,11 +17,13 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 from samplers_coverage import coverage
+from samplers_precision import precision
 
 Section = Callable[[bool], Mapping[str, Any]]
 
 SECTIONS: dict[str, Section] = {
     "coverage": coverage,
+    "precision": precision,
 }
 
 

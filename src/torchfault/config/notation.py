@@ -76,40 +76,23 @@ def _number(text: str) -> float:
     return value
 
 
-def _at_least_zero(text: str) -> float:
-    value = _number(text)
-    if value < 0 or math.isinf(value):
-        raise ValueError
-    return value
+def _between(read: Callable[[str], float | int], low: float, high: float = math.inf) -> Callable[[str], float | int]:
+    """Return a reader of finite numbers from *low* to *high*."""
+
+    def bounded(text: str) -> float | int:
+        value = read(text)
+        if not low <= value <= high or math.isinf(value):
+            raise ValueError
+        return value
+
+    return bounded
 
 
-def _overlap(text: str) -> float:
-    value = _number(text)
-    if not 0 < value <= 1:
-        raise ValueError
-    return value
-
-
-def _ratio(text: str) -> float:
-    value = _at_least_zero(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-def _length(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= _LARGEST_BIT + 1:
-        raise ValueError
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
+_at_least_zero = _between(_number, 0)
+_overlap = _between(_number, math.nextafter(0, 1), 1)
+_ratio = _between(_number, 1)
+_length = _between(int, 1, _LARGEST_BIT + 1)
+_count = _between(int, 1)
 
 Reader = tuple[Callable[[str], float | int], str] | None
 """How an argument is read, and what it is called in messages; ``None`` for a name that takes none."""
