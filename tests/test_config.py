@@ -47,6 +47,7 @@ sites:
 fault: burst:3
 lasting: 4
 sampler: {kind: bit-error-rate, rate: 1e-6}
+shortcuts: {pool: 8, monotone: true, audit: 0.1}
 criterion: top1 & ~non-finite
 metric: accuracy
 stop:
