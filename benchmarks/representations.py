@@ -1,7 +1,9 @@
 """Every representation in one table: faults, lanes per second, agreement with a slow reference; and what bit errors do.
 
-ResNet-20 with its CIFAR-10 weights and images in TORCHFAULT_DATA (default ../shared/data). The reference changes the
-stored words of the model for one fault, runs it whole on the fault's input alone, and puts the words back.
+ResNet-20 with its CIFAR-10 weights and images in TORCHFAULT_DATA (default ../shared/data), and a spiking network on
+digits. The reference changes the stored words of the model for one fault, runs it whole on the fault's input alone, and
+puts the words back; that of the spiking network is the tests' own, which runs up to the step, edits and runs on. What
+needs a package that is not there is left out, with a line that says so.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,9 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 import error_rates
 import overhead
+import spiking
 from engine import MEAN, STD, data_folder, outcomes, random_trials, resnet20, tied
+from reference import reference as step_by_step
 
 from torchfault.engine import Engine, inject
 from torchfault.errors import StorageError
@@ -49,15 +54,6 @@ def _layer(kind: str) -> bool:
 
 WEIGHTS, ACTIVATIONS = of_kind("weight"), of_kind("output")
 SCALES, INDICES = of_kind("scale"), of_kind("index")
-
-
-@dataclass(frozen=True)
-class Representation:
-    """How to *build* a network and its inputs, and which sites each target chooses; *struck* for the error rates."""
-
-    build: Callable[[], tuple[nn.Module, Data]]
-    targets: dict[str, Choice]
-    curve: bool = False
 
 
 @cache
@@ -113,8 +109,37 @@ def deployed() -> tuple[nn.Module, Data]:
     return quantised(model, data.inputs), data
 
 
-def torchao(config: str, **options: Any) -> Callable[[], tuple[nn.Module, Data]]:
-    """Return a builder of a small classifier of digits under a configuration of torchao."""
+def reference(model: nn.Module, data: Data, trials: Trials) -> Tensor:
+    """Return the scores under each trial; NaN where the stored words cannot be followed."""
+    found, scores = find(model, data), []
+    width = leaves(call(model, rows(data.inputs, slice(0, 1))))[0].shape[1:]
+    for i, which in enumerate(trials.inputs):
+        try:
+            with torch.no_grad(), inject(model, trials.take(np.array([i])), space=found):
+                scores.append(leaves(call(model, rows(data.inputs, slice(int(which), int(which) + 1))))[0])
+        except StorageError:
+            scores.append(torch.full((1, *width), torch.nan))
+    return torch.cat(scores)
+
+
+@dataclass(frozen=True)
+class Representation:
+    """How to *build* a network and its inputs, and which sites each target chooses; *struck* are those with a curve.
+
+    *needs* are packages without which it is left out, *slow* is what its outcomes are held against, and *buffers* says
+    that buffers are sites.
+    """
+
+    build: Callable[[], tuple[nn.Module, Data]]
+    targets: dict[str, Choice]
+    struck: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    slow: Callable[[nn.Module, Data, Trials], Tensor] = reference
+    buffers: bool = False
+
+
+def torchao(config: str, **options: Any) -> Representation:
+    """Return a small classifier of digits under a configuration of torchao."""
 
     def build() -> tuple[nn.Module, Data]:
         import torchao.quantization as quantization
@@ -125,14 +150,22 @@ def torchao(config: str, **options: Any) -> Callable[[], tuple[nn.Module, Data]]
         quantization.quantize_(model, getattr(quantization, config)(**options))
         return model, demo.data()
 
-    return build
+    return Representation(build, TORCHAO, needs=("torchao",))
 
 
 BOTH = {"weights": WEIGHTS, "scales": SCALES}
 STORED = {"weights": WEIGHTS, "indices": INDICES}
+STATIC = {"weights": WEIGHTS, "activations": ACTIVATIONS, "scales": of_kind("scale", "zero_point")}
 TORCHAO = {"weights": lambda s: s.select("fc*", kinds="weight"), "scales": SCALES}
+CURVES = ("weights", "activations")
+NEURONS: dict[str, Choice] = {
+    "weights": WEIGHTS,
+    "state": lambda s: s.select(kinds="state"),
+    "activations": lambda s: s.select(kinds="output", types="Leaky"),  # the spikes
+    "thresholds": lambda s: s.select(["*.threshold", "*.beta"]),
+}
 REPRESENTATIONS: dict[str, Representation] = {
-    "float32": Representation(resnet20, {"weights": WEIGHTS, "activations": ACTIVATIONS}, curve=True),
+    "float32": Representation(resnet20, {"weights": WEIGHTS, "activations": ACTIVATIONS}, struck=CURVES),
     "bfloat16": Representation(lambda: emulated("bfloat16"), {"weights": WEIGHTS}),
     "fixed point q3.12": Representation(lambda: emulated("q3.12"), {"weights": WEIGHTS}),
     "minifloat e4m3": Representation(lambda: emulated("e4m3"), {"weights": WEIGHTS}),
@@ -144,16 +177,22 @@ REPRESENTATIONS: dict[str, Representation] = {
         lambda: emulated("uint8"), {"weights": WEIGHTS, "scales": of_kind("scale", "zero_point")}
     ),
     "int4:32 emulated": Representation(lambda: emulated("int4:32"), BOTH),
-    "int8 torch static": Representation(
-        deployed, {"weights": WEIGHTS, "activations": ACTIVATIONS, "scales": of_kind("scale", "zero_point")}, curve=True
-    ),
-    "int8 torchao": Representation(torchao("Int8WeightOnlyConfig"), TORCHAO),
-    "int8 torchao dynamic": Representation(torchao("Int8DynamicActivationInt8WeightConfig"), TORCHAO),
-    "int4 torchao": Representation(torchao("IntxWeightOnlyConfig", weight_dtype=torch.int4), TORCHAO),
-    "float8 torchao": Representation(torchao("Float8WeightOnlyConfig"), TORCHAO),
+    "int8 torch static": Representation(deployed, STATIC, struck=CURVES),
+    "int8 torchao": torchao("Int8WeightOnlyConfig"),
+    "int8 torchao dynamic": torchao("Int8DynamicActivationInt8WeightConfig"),
+    "int4 torchao": torchao("IntxWeightOnlyConfig", weight_dtype=torch.int4),
+    "float8 torchao": torchao("Float8WeightOnlyConfig"),
     "80 % sparse, COO": Representation(lambda: sparse("coo"), STORED),
-    "80 % sparse, CSR": Representation(lambda: sparse("csr"), {**STORED, "activations": ACTIVATIONS}, curve=True),
+    "80 % sparse, CSR": Representation(lambda: sparse("csr"), {**STORED, "activations": ACTIVATIONS}, struck=CURVES),
     "80 % sparse, BSR 4x1": Representation(lambda: sparse("bsr:4x1"), STORED),
+    "spiking snnTorch": Representation(
+        spiking.digits,
+        NEURONS,
+        struck=("weights", "activations", "state"),
+        needs=("snntorch", "sklearn"),
+        slow=step_by_step,
+        buffers=True,
+    ),
 }
 """The representations of the table; a new one is a row here."""
 
@@ -172,27 +211,14 @@ class Row:
     detected: int
 
 
-def reference(model: nn.Module, data: Data, trials: Trials) -> Tensor:
-    """Return the scores under each trial; NaN where the stored words cannot be followed."""
-    found, scores = find(model, data), []
-    width = leaves(call(model, rows(data.inputs, slice(0, 1))))[0].shape[1:]
-    for i, which in enumerate(trials.inputs):
-        try:
-            with torch.no_grad(), inject(model, trials.take(np.array([i])), space=found):
-                scores.append(leaves(call(model, rows(data.inputs, slice(int(which), int(which) + 1))))[0])
-        except StorageError:
-            scores.append(torch.full((1, *width), torch.nan))
-    return torch.cat(scores)
-
-
 def measured(name: str, what: Representation, *, lanes: int, trials: int) -> Iterator[Row]:
     """Yield the rows of one representation."""
     model, data = what.build()
-    engine = Engine(model, data)
+    engine = Engine(model, data, buffers=what.buffers)
     for target, choose in what.targets.items():
         space = choose(engine.space)
         drawn = random_trials(space, len(data), trials, seed=1)
-        expected, mine = reference(model, data, drawn), None
+        expected, mine = what.slow(model, data, drawn), None
         for done in engine.run(drawn):
             faulty = leaves(done.faulty)[0]
             mine = torch.empty(trials, *faulty.shape[1:]) if mine is None else mine
@@ -209,28 +235,51 @@ def measured(name: str, what: Representation, *, lanes: int, trials: int) -> Ite
         yield Row(name, target, engine.executor, len(space), rate, trials, int(differs.sum()), detected)
 
 
-def overhead_of(faults: int = 100_000, *, repeats: int) -> dict[str, float]:
-    """Return the cost of a pass under *faults* concurrent faults in activations, over that of a golden one."""
+def overhead_of(name: str, faults: int = 100_000, *, repeats: int) -> float:
+    """Return the cost of a pass under *faults* concurrent faults in the representation *name*, over a golden one's."""
     torch.manual_seed(0)
     images = torch.randn(64, 3, 32, 32)
-    model = quantised(overhead.SmallCNN().eval(), images)
+    build, choose = OVERHEAD[name]
+    model = build(images)
     found = find(model, images)
-    space, rng = found.space.select("conv*", kinds="output"), np.random.default_rng(0)
+    space, rng = choose(found.space), np.random.default_rng(0)
     width = space.sites[0].width
     place = rng.choice(len(space) // width, faults, replace=False)
     where = space.locate(place * width + rng.integers(0, width, faults))
     trial = strike(space, where, model=BitFlip(), rng=rng, counts=np.array([faults]))
-    return {"int8 torch static": overhead.cost(model, images, trial, found, repeats=repeats).ratio}
+    return overhead.cost(model, images, trial, found, repeats=repeats).ratio
 
 
-def curves(*, repeats: int) -> Iterator[error_rates.Curve]:
-    """Yield accuracy against the rate of bit errors for weights and activations of the chosen representations."""
+OVERHEAD: dict[str, tuple[Callable[[Tensor], nn.Module], Choice]] = {
+    "int8 torch static": (
+        lambda images: quantised(overhead.SmallCNN().eval(), images),
+        lambda space: space.select("conv*", kinds="output"),
+    ),
+    "spiking snnTorch": (lambda _: spiking.convolutional(), NEURONS["state"]),
+}
+"""The models whose cost under many faults is told, and where they are struck."""
+
+
+def curves(chosen: dict[str, Representation], *, repeats: int) -> Iterator[error_rates.Curve]:
+    """Yield accuracy against the rate of bit errors for all that is struck in the *chosen* representations."""
+    for name, what in chosen.items():
+        if not what.struck:
+            continue
+        model, data = what.build()
+        for target in what.struck:
+            yield error_rates.curve(name, target, model, data, what.targets[target], repeats=repeats)
+
+
+def installed(text: str) -> dict[str, Representation]:
+    """Return the representations whose name holds *text*; say which are left out for want of a package."""
+    chosen = {}
     for name, what in REPRESENTATIONS.items():
-        if what.curve:
-            model, data = what.build()
-            for target in ("weights", "activations"):
-                choose = what.targets[target]
-                yield error_rates.curve(name, target, model, data, choose, repeats=repeats)
+        missing = [package for package in what.needs if find_spec(package) is None]
+        if text in name and missing:
+            print(f"{name} is left out: {' and '.join(missing)} not installed", file=sys.stderr)
+        elif text in name:
+            chosen[name] = what
+    return chosen
 
 
 def main() -> None:
@@ -238,30 +287,28 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--lanes", type=int, default=2000, help="lanes per timed run (2000)")
     parser.add_argument("--trials", type=int, default=100, help="trials per row to compare with the reference (100)")
-    parser.add_argument("--repeats", type=int, default=20, help="repetitions per rate of bit errors (20)")
-    parser.add_argument("--plot", type=Path, help="also draw accuracy against the rate of bit errors, and save it here")
-    parser.add_argument("--only", help="rows alone, of representations whose name holds this text")
+    parser.add_argument("--repeats", type=int, default=20, help="repetitions per rate of bit errors (20); 0: none")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch (2)")
+    parser.add_argument("--plot", type=Path, help="draw accuracy against the rate of bit errors, and save it here")
+    parser.add_argument("--only", default="", help="representations whose name holds this text")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", module="torch")  # what torch.ao says about its future
-    torch.set_num_threads(2)
-    table = []
-    for name, what in REPRESENTATIONS.items():
-        if not options.only or options.only in name:
-            for row in measured(name, what, lanes=options.lanes, trials=options.trials):
-                table.append(row)
-                if not options.json:
-                    print(_line(row), flush=True)
-    found: dict[str, Any] = {"rows": [asdict(row) for row in table]}
-    if not options.only:
-        found["overhead"] = overhead_of(repeats=15)
-        drawn = list(curves(repeats=options.repeats)) if options.plot or not options.json else []
-        found["curves"] = [asdict(one) | {"faults_per_word": one.faults_per_word} for one in drawn]
-        if options.plot:
-            error_rates.plot(drawn, options.plot)
-        if not options.json:
-            print(f"100,000 concurrent faults: {found['overhead']}", *error_rates.lines(drawn), sep="\n")
+    torch.set_num_threads(options.threads)
+    chosen, table = installed(options.only), []
+    for name, what in chosen.items():
+        for row in measured(name, what, lanes=options.lanes, trials=options.trials):
+            table.append(row)
+            if not options.json:
+                print(_line(row), flush=True)
+    costs = {name: overhead_of(name, repeats=15) for name in OVERHEAD if name in chosen}
+    drawn = list(curves(chosen, repeats=options.repeats)) if options.repeats else []
+    if options.plot:
+        error_rates.plot(drawn, options.plot)
     if options.json:
-        print(json.dumps(found))
+        fallen = [asdict(one) | {"faults_per_word": one.faults_per_word} for one in drawn]
+        print(json.dumps({"rows": [asdict(row) for row in table], "overhead": costs, "curves": fallen}))
+    else:
+        print(f"100,000 concurrent faults: {costs}", *error_rates.lines(drawn), sep="\n")
 
 
 def _line(row: Row) -> str:
