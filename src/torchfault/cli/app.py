@@ -157,7 +157,7 @@ def vulnerability(
     complete: Annotated[bool, typer.Option("--complete", help="Analyse every channel.")] = False,
     weights: Annotated[
         str, typer.Option(metavar="N|log2|all", help="Weights of each filter to analyse on each input.")
-    ] = "8",
+    ] = "12",
     neurons: Annotated[
         str, typer.Option(metavar="N|log2|all", help="Words of each input channel to analyse on each input.")
     ] = "log2",
