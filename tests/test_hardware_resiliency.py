@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hardware_records import record_all
 from torch import nn
 
 from torchfault.criteria import Misclassified
@@ -15,7 +16,14 @@ from torchfault.hardware.accelerator import FLAT, OUTPUT_STATIONARY, Accelerator
 from torchfault.hardware.enumeration import every_upset
 from torchfault.hardware.fit import fit_summary
 from torchfault.hardware.proposals import ESTIMATORS, Profile, cells_of, proposal
-from torchfault.hardware.resiliency import profile_upsets, resiliency_accuracy, resiliency_of, software_accuracy
+from torchfault.hardware.resiliency import (
+    _pilot,
+    _worths,
+    profile_upsets,
+    resiliency_accuracy,
+    resiliency_of,
+    software_accuracy,
+)
 from torchfault.hardware.strata import stratify
 from torchfault.hardware.striking import target_of
 from torchfault.hardware.upsets import upset_trials
@@ -93,19 +101,34 @@ def test_every_estimator_finds_the_truth_and_its_interval_covers_it(small, known
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("faults", "images"), [(400, 1), (2000, 1), (150, None)])
-def test_intervals_from_strata_hold_their_level(small, known, faults, images):
+def test_strata_are_unbiased_and_their_intervals_hold_their_level(small, known, faults, images):
     engine, layers = small
     accelerator, truth = known
-    runs = [
-        resiliency_accuracy(engine, accelerator, faults=faults, images=images, seed=seed, layers=layers)
-        for seed in range(200)
-    ]
+    held = record_all(target_of(engine, accelerator, layers))
+    runs = [resiliency_of(held, faults=faults, images=images, seed=seed) for seed in range(1000)]
     for what in ("ra", "sdc", "due"):
-        covered = np.mean([getattr(one, what).low <= truth[what] <= getattr(one, what).high for one in runs])
-        print(what, covered)
-        assert covered >= 0.91  # at 95 % fewer come once in a hundred
+        found = [getattr(one, what) for one in runs]
+        values = np.array([one.value for one in found])
+        off = (values.mean() - truth[what]) / (values.std(ddof=1) / np.sqrt(len(values)))
+        covered = np.mean([one.low <= truth[what] <= one.high for one in found])
+        print(what, off, covered)
+        assert abs(off) < 3.5
+        assert covered >= 0.94
     widths = np.mean([one.ra.high - one.ra.low for one in runs])
-    assert widths < 1.7 * 2 * 1.96 * np.std([one.ra.value for one in runs])  # of what would just do
+    assert widths < 1.25 * 2 * 1.96 * np.std([one.ra.value for one in runs])  # of what would just do
+
+
+def test_a_pilot_counts_by_what_its_other_half_saw(small):
+    engine, layers = small
+    target = target_of(engine, ARRAY, layers)
+    one, two, main = (_pilot(target, trials=4, seed=seed)[0] for seed in (1, 2, 3))
+    changed = replace(one, outcomes=1 - one.outcomes)
+    before, after = (_worths(target.cells, (half, two), main) for half in (one, changed))
+    assert before.sum() == after.sum() == pytest.approx(1)
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+    alone = _worths(target.cells, (one,), main)
+    assert (alone == _worths(target.cells, (changed,), main)).all()
 
 
 def test_the_drop_estimator_is_the_sharpest(small, known):

@@ -4,6 +4,7 @@ RA = sum_j p(j) A(j) = SA - c SA - sum_data p(j) UF (SA - A(j)), with SA the acc
 probability of control, whose faults are crashes (A = 0) and are summed exactly. Source: Tyagi et al., arXiv 2212.02649.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -142,26 +143,27 @@ def resiliency_of(
     check_estimator(estimator)
     if faults < 2 or (images is not None and images < 1):
         raise HardwareError(f"an estimate needs 2 faults and 1 image or more, got {faults} and {images}")
-    cells, piloted = target.cells, None
+    cells = target.cells
+    piloted: tuple[_Stage, ...] = ()
     known = profile if isinstance(profile, Profile) else None
     if known is None and estimator in ("IS-B", "IS-B-drop", "drop"):
         run = faults * min(images or len(target.before), len(target.before))
         trials = profile if isinstance(profile, int) else min(max(run // (10 * cells.pairs), 8), 64)
         piloted = _pilot(target, trials=trials, seed=seed)
-        known = piloted.profile(cells)
+        known = _profile(cells, piloted)
     if estimator == "drop":
         assert known is not None
         rate = known.rate(cells)
         plan = stratify(cells.mass, rate, faults)
         main = _struck(target, plan.q, plan.draw(rng=stream(seed, 0)), images, seed=seed)
         # Strata are cut by the pilot's own outcomes: its scatter within them would be too small, so it counts as one.
-        strata = np.stack((np.minimum(plan.stratum, 0), plan.stratum))[piloted is None :]
-        sample = _sample(target, (main,) if piloted is None else (piloted, main), level, rate, strata)
+        strata = np.stack((*(np.minimum(plan.stratum, 0) for _ in piloted), plan.stratum))
+        sample = _sample(target, (*piloted, main), _worths(cells, piloted, main), level, rate, strata)
     else:
         q = proposal(estimator, cells, known)
         main = _struck(target, q, stream(seed, 0).choice(len(q), size=faults, p=q), images, seed=seed)
-        sample = _sample(target, (main,), level)
-    return _summary(sample, estimator, main.lanes + (piloted.lanes if piloted else 0))
+        sample = _sample(target, (main,), np.ones(1), level)
+    return _summary(sample, estimator, main.lanes + sum(stage.lanes for stage in piloted))
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,11 +178,14 @@ class _Stage:
     outcomes: Floats
     lanes: int
 
-    def profile(self, cells: Cells) -> Profile:
-        """Return how often cells changed an answer."""
-        changed, size = self.outcomes[1] + self.outcomes[2], len(cells)
-        counts = (np.bincount(self.drawn, of, size).astype(np.float64) for of in (changed, np.ones_like(changed)))
-        return Profile(*counts)
+
+def _profile(cells: Cells, stages: Sequence[_Stage]) -> Profile:
+    """Return how often draws of each cell in *stages* changed an answer."""
+    changed, trials = np.zeros((2, len(cells)))
+    for stage in stages:
+        changed += np.bincount(stage.drawn, stage.outcomes[1] + stage.outcomes[2], len(cells))
+        trials += np.bincount(stage.drawn, minlength=len(cells))
+    return Profile(changed, trials)
 
 
 def _struck(target: Target, q: Floats, drawn: Ints, images: int | None, *, seed: int, streams: int = 0) -> _Stage:
@@ -195,32 +200,56 @@ def _struck(target: Target, q: Floats, drawn: Ints, images: int | None, *, seed:
     return _Stage(q, drawn, outcomes, int(data.sum()) * inputs.shape[1])
 
 
-def _pilot(target: Target, *, trials: int, seed: int) -> _Stage:
-    """Run *trials* upsets of each type and bit on one image each, over layers by their work."""
+def _pilot(target: Target, *, trials: int, seed: int) -> tuple[_Stage, ...]:
+    """Run *trials* upsets of each type and bit on one image each, over layers by their work, in independent halves."""
     cells = target.cells
     _, pair = np.unique(np.stack((cells.kind, cells.bit, cells.control)), axis=1, return_inverse=True)
     pair = pair.reshape(-1)
     struck = np.bincount(pair, cells.p) > 0
     mass = np.where(struck[pair], cells.p, cells.variables)  # types that never upset are looked at all the same
     pair = np.where(cells.control, -1, np.unique(np.where(cells.control, -1, pair), return_inverse=True)[1] - 1)
-    plan = Allocation(pair, np.full(cells.pairs, trials), np.where(cells.control, 0.0, mass))
-    return _struck(target, plan.q, plan.draw(rng=stream(seed, 3)), 1, seed=seed, streams=3)
+    halves = []
+    for streams, count in ((3, trials - trials // 2), (6, trials // 2)):
+        if count:
+            plan = Allocation(pair, np.full(cells.pairs, count), np.where(cells.control, 0.0, mass))
+            drawn = plan.draw(rng=stream(seed, streams))
+            halves.append(_struck(target, plan.q, drawn, 1, seed=seed, streams=streams))
+    return tuple(halves)
+
+
+def _worths(cells: Cells, piloted: Sequence[_Stage], main: _Stage) -> Floats:
+    """Return by how much each stage counts, all of *piloted* and then *main*; together 1.
+
+    Each half of a pilot counts by how sure it is expected to be after what the other half saw, never itself: its worth
+    is then independent of its outcomes, and as *main* is unbiased whatever the pilot saw, so is the whole.
+    """
+    worths, mass = [], cells.mass
+    whole = sum(len(stage.drawn) for stage in piloted)
+    for half in piloted:
+        rate = _profile(cells, [stage for stage in piloted if stage is not half]).rate(cells)
+        draws = (whole, len(main.drawn))
+        q = (half.q, stratify(mass, rate, draws[1]).q)
+        sure = [n / max(_square(mass, rate, one), 1e-300) for n, one in zip(draws, q, strict=True)]
+        worths.append(len(half.drawn) / whole * sure[0] / sum(sure))
+    return np.array([*worths, 1 - sum(worths)])
+
+
+def _square(mass: Floats, rate: Floats, q: Floats) -> float:
+    """Return the mean square expected of a draw's weight times its outcome."""
+    return float(np.divide(mass**2 * rate, q, out=np.zeros_like(mass), where=q > 0).sum())
 
 
 def _sample(
-    target: Target, stages: tuple[_Stage, ...], level: float, rate: Floats | None = None, strata: Ints | None = None
+    target: Target,
+    stages: tuple[_Stage, ...],
+    worths: Floats,
+    level: float,
+    rate: Floats | None = None,
+    strata: Ints | None = None,
 ) -> Sample:
-    """Return one sample of all *stages*, each of which counts by how sure it is expected to be.
-
-    A stage alone is unbiased; together they have the small bias that comes of weights which follow the expected *rate*,
-    and so the pilot's outcomes.
-    """
-    mass, draws = target.cells.mass, np.array([len(stage.drawn) for stage in stages])
-    expected = np.ones(len(target.cells)) if rate is None else rate
-    known = [np.divide(mass**2 * expected, one.q, out=np.zeros_like(mass), where=one.q > 0).sum() for one in stages]
-    sure = draws / np.maximum(known, 1e-300)
-    worth = sure / sure.sum()
-    q = np.stack([one.q * n / (part * draws.sum()) for one, n, part in zip(stages, draws, worth, strict=True)])
+    """Return one sample of all *stages*, which count by their *worths*."""
+    draws = np.array([len(stage.drawn) for stage in stages])
+    q = np.stack([one.q * n / (part * draws.sum()) for one, n, part in zip(stages, draws, worths, strict=True)])
     right, lost, gained, changed, due = np.concatenate([one.outcomes for one in stages], axis=1)
     return Sample(
         accelerator=target.accelerator,
@@ -275,7 +304,7 @@ def profile_upsets(target: Target, *, trials: int = 8, seed: int = 0) -> Profile
 
     Layers are drawn by their work, variables, uses and inputs uniformly.
     """
-    return _pilot(target, trials=trials, seed=seed).profile(target.cells)
+    return _profile(target.cells, _pilot(target, trials=trials, seed=seed))
 
 
 def software_accuracy(
