@@ -64,6 +64,22 @@ def test_no_plan_with_the_same_width_is_much_cheaper(p, target):
         assert width(0.9) > 2 * target
 
 
+def test_a_price_moves_draws_to_where_they_are_cheap():
+    shares, p, target = np.array([0.97, 0.03]), np.array([1e-3, 0.5]), 0.0025
+
+    def price(p):
+        return np.where(p < 0.1, 0.02, 1.0)
+
+    equal, priced = needed_draws(shares, p, target=target), needed_draws(shares, p, target=target, price=price)
+    assert priced[1] < 0.9 * equal[1]
+    assert priced @ price(p) < 0.9 * equal @ price(p)
+    trials = np.tile(1.2 * priced / 20, (20, 1))
+    ends = confidence_sequence(trials * p, trials, shares, target=target, thought=p, price=price)
+    assert ends.high[-1] - ends.low[-1] < 2 * target
+    same = needed_draws(shares, p, target=target, price=np.ones_like)
+    assert 0.95 * equal.sum() < same.sum() <= equal.sum() * (1 + 1e-9)  # with more stakes to choose from
+
+
 def test_the_capital_is_never_expected_to_grow():
     """Whatever the truth, guess and stake: the mean of each round's factor is at most 1, summed over all outcomes."""
     for p in (0.0, 1e-4, 0.05, 0.5, 0.93, 1.0):

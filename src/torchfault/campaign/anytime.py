@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torchfault.campaign.groups import code_of
 from torchfault.sampling import Adaptive, History
 from torchfault.sampling.adaptive import Tally, tally
-from torchfault.sampling.deviation import Rounds, rounds
+from torchfault.sampling.deviation import Rounds, price_in, rounds
 from torchfault.sampling.whole import word_rounds
 from torchfault.statistics import Estimate, stratified
 from torchfault.store import Columns, Record
@@ -104,7 +104,8 @@ def _deviated(record: Record, columns: Columns, by: str, fields: dict[str, Any])
     site[first] = space.locate(columns.faults[:block]).site
     sites, edges = space.sizes / len(space), len(fields["edges"])
     shares = weight * drawn / block / sites[site]
-    counts = rounds(stratum, columns.failed, block=block, site=site, shares=shares, edges=edges)
+    price = price_in(int(fields["pool"]))
+    counts = rounds(stratum, columns.failed, block=block, site=site, shares=shares, edges=edges, price=price)
     target = fields["model" if by == "model" else "site"]
     anytime = target is not None
     return Deviated(counts, sites, by == "model", anytime, float(target or 0.5) - float(fields["reserve"]))

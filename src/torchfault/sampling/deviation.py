@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from math import log
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +11,10 @@ from torchfault.errors import SamplingError
 from torchfault.sampling.classes import Words, classify
 from torchfault.sampling.draws import Draws, History
 from torchfault.space import FaultSpace
-from torchfault.statistics.anytime import Sequence, confidence_sequence
+from torchfault.statistics.anytime import Price, Sequence, confidence_sequence, needed_draws
 from torchfault.statistics.intervals import check_level
 
-__all__ = ["LABELS", "Deviation", "Rounds", "rounds", "thoughts"]
+__all__ = ["LABELS", "Deviation", "Rounds", "price_in", "rounds", "thoughts"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -23,8 +22,6 @@ Floats = NDArray[np.float64]
 LABELS = 8  # strata of one site: a stratum's number is LABELS times its site's and its label, from 0 up to this
 _PRIOR_TRIALS = 2.0  # what is thought of a stratum before it is drawn from counts as so many draws
 _QUIETEST, _LIVELY, _LOUD = 1e-4, 0.02, 0.5  # failing shares thought of: least and most deviation, beyond the last edge
-_CHEAP = 0.1  # lanes per draw
-_CERTAIN, _ENOUGH = 1.6, 1.2  # draws per share that let the upper bound stake most, and hardly less than it would
 _ALONE = 0.1  # faults of a larger failing share are not pooled
 _AHEAD = 0.2  # at least this share of the draws that a stratum needs is drawn again while its group is unfinished
 
@@ -32,13 +29,14 @@ _AHEAD = 0.2  # at least this share of the draws that a stratum needs is drawn a
 @dataclass(frozen=True, eq=False)
 class Rounds:
     """Counts of *failures* and *trials*, shape (rounds, strata); of each stratum the *site*, its *shares* of the site's
-    faults, and the failure probability *thought* of it."""
+    faults, and the failure probability *thought* of it; and the *price* that trials were allocated by."""
 
     failures: Floats
     trials: Floats
     site: Ints
     shares: Floats
     thought: Floats
+    price: Price | None = None
 
     def sequence(self, site: int | None, sites: Floats, *, target: float, level: float) -> Sequence:
         """Return the confidence sequence of one site, or of all, which have the shares *sites* of the whole."""
@@ -46,7 +44,9 @@ class Rounds:
         shares = self.shares[here] * (sites[self.site[here]] if site is None else 1.0)
         k, n = self.failures[:, here], self.trials[:, here]
         drawn = n.sum(axis=1) > 0  # sites that are narrow enough are left out of later rounds
-        return confidence_sequence(k[drawn], n[drawn], shares, target=target, level=level, thought=self.thought[here])
+        return confidence_sequence(
+            k[drawn], n[drawn], shares, target=target, level=level, thought=self.thought[here], price=self.price
+        )
 
 
 def thoughts(edges: int) -> Floats:
@@ -59,14 +59,39 @@ def thoughts(edges: int) -> Floats:
     return np.concatenate((lively, np.full(LABELS - edges, _LOUD)))
 
 
-def rounds(stratum: Ints, failed: NDArray[np.bool_], *, block: int, site: Ints, shares: Floats, edges: int) -> Rounds:
+def price_in(pool: int) -> Price | None:
+    """Return what a draw costs in lanes, struck in pools of at most *pool*; ``None`` where each has its own lane.
+
+    A pooled draw costs the entropy of its outcome and a fifth.
+
+    >>> price_in(64)(np.array([1e-6, 0.01, 0.5])).round(3)
+    array([0.016, 0.097, 1.   ])
+    """
+    return partial(_price, pool=pool) if pool else None
+
+
+def _price(p: Floats, *, pool: int) -> Floats:
+    entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+    return np.where(p > _ALONE, 1.0, np.clip(1.2 * entropy, 1 / pool, 1.0))
+
+
+def rounds(
+    stratum: Ints,
+    failed: NDArray[np.bool_],
+    *,
+    block: int,
+    site: Ints,
+    shares: Floats,
+    edges: int,
+    price: Price | None = None,
+) -> Rounds:
     """Count complete blocks of trials, each in a *stratum*, *failed* or not."""
     whole, strata = len(stratum) // block, len(site)
     cell = np.arange(whole * block) // block * strata + stratum[: whole * block]
     n = np.bincount(cell, minlength=whole * strata).astype(np.float64)
     k = np.bincount(cell[failed[: whole * block]], minlength=whole * strata).astype(np.float64)
     thought = thoughts(edges)[np.arange(strata) % LABELS]
-    return Rounds(k.reshape(whole, strata), n.reshape(whole, strata), site, shares, thought)
+    return Rounds(k.reshape(whole, strata), n.reshape(whole, strata), site, shares, thought, price)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +103,10 @@ class Deviation:
     site's values hardly ever fail, and those beyond the last edge nearly always or, downwards, nearly never. Within
     such strata little is left to chance, which is why few draws suffice; nothing is assumed: a stratum in which the
     words mislead costs draws, not truth. *site* and *model* are half-widths at *level*; their intervals hold at every
-    look (:func:`torchfault.statistics.confidence_sequence`). *reserve* is kept of each half-width for what shortcuts
-    add to it. Each block of *block* draws goes where they are needed still: Neyman's share of what a draw costs, or
-    what proves that few faults fail. With *pool* draws are priced as struck in pools of so many
-    (:class:`torchfault.campaign.Shortcuts`), and what is left of a block goes to the cheapest.
+    look (:func:`torchfault.statistics.confidence_sequence`). *reserve* is kept of each
+    half-width for what shortcuts add to it. Each block of *block* draws goes where
+    they are needed still (:func:`torchfault.statistics.anytime.needed_draws`). With *pool* draws are priced as struck
+    in pools of so many (:class:`torchfault.campaign.Shortcuts`), and what is left of a block goes to the cheapest.
 
     An activation is drawn with the input that its word belongs to, a parameter with a random one. Weights are p / q
     within the block. Raises :class:`SamplingError` without a half-width, for edges that do not rise, and words that do
@@ -161,7 +186,8 @@ class Deviation:
     def _counts(self, strata: "_Strata", history: History) -> Rounds:
         stratum = history.stratum.astype(np.int64)
         shares, edges = strata.shares_of_site, len(self.edges)
-        return rounds(stratum, history.failed, block=self.block, site=strata.site, shares=shares, edges=edges)
+        price, site = price_in(self.pool), strata.site
+        return rounds(stratum, history.failed, block=self.block, site=site, shares=shares, edges=edges, price=price)
 
     def _unfinished(self, strata: "_Strata", counts: Rounds) -> dict[str, NDArray[np.bool_]]:
         """Return which sites, and whether the whole (one entry), have too wide an interval."""
@@ -179,29 +205,18 @@ class Deviation:
         """Return how many draws of the next block each stratum gets."""
         drawn, failed = counts.trials.sum(axis=0), counts.failures.sum(axis=0)
         p = (failed + _PRIOR_TRIALS * strata.thought) / (drawn + _PRIOR_TRIALS)
-        price = self._price(p)
         needed = np.zeros(len(p))
         for name, open_ in unfinished.items():
-            group = strata.site if name == "site" else np.zeros_like(strata.site)
-            share = strata.shares_of_site if name == "site" else strata.shares
-            spread = share * np.sqrt(p * (1 - p))
-            threshold, target = log(2 / (1 - self.level)), self.targets[name]
-            cost = np.bincount(group, spread * np.sqrt(price))[group]
-            neyman = spread / np.sqrt(price) * cost * 2 * threshold / target**2
-            proof = share * threshold / target * np.where(price < _CHEAP, _CERTAIN, _ENOUGH)
-            np.maximum(needed, np.where(open_[group] & (share > 0), np.maximum(neyman, proof), 0.0), out=needed)
+            for group in np.flatnonzero(open_):
+                here = strata.shares > 0 if name == "model" else (strata.site == group) & (strata.shares_of_site > 0)
+                share = (strata.shares if name == "model" else strata.shares_of_site)[here]
+                target = self.targets[name]
+                wanted = needed_draws(share, p[here], target=target, level=self.level, price=counts.price)
+                needed[here] = np.maximum(needed[here], wanted)
         if not needed.any():
             needed = strata.shares.copy()
-        return _rounded(
-            np.maximum(needed - drawn, _AHEAD * needed), self.block, price if self.pool else None, needed > 0
-        )
-
-    def _price(self, p: Floats) -> Floats:
-        """Return what a draw costs in lanes: one alone; in a pool, the entropy of its outcome and a fifth."""
-        if not self.pool:
-            return np.ones_like(p)
-        entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
-        return np.where(p > _ALONE, 1.0, np.clip(1.2 * entropy, 1 / self.pool, 1.0))
+        price = None if counts.price is None else counts.price(p)
+        return _rounded(np.maximum(needed - drawn, _AHEAD * needed), self.block, price, needed > 0)
 
 
 def _rounded(wanted: Floats, block: int, price: Floats | None, open_: NDArray[np.bool_]) -> Ints:

@@ -1,5 +1,6 @@
 """Intervals that hold at every look: confidence sequences for stratified trials that follow the outcomes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
 
@@ -9,9 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 from torchfault.errors import StatisticsError
 from torchfault.statistics.intervals import check_level
 
-__all__ = ["SETTLED", "Sequence", "confidence_sequence", "guess", "needed_draws"]
+__all__ = ["SETTLED", "Price", "Sequence", "confidence_sequence", "guess", "needed_draws"]
 
 Floats = NDArray[np.float64]
+Price = Callable[[Floats], Floats]
+"""What a draw costs, by the failure probabilities expected in strata; any shape."""
 
 # The largest bets on one trial, found by simulating how many trials rare failures take; any would be valid. Against
 # failures: in shares of the bet that one failure would lose whole. On failures: in multiples of the capital, and in
@@ -20,6 +23,7 @@ _BOLDEST = 0.9
 _BOLDEST_ON, _BOLDEST_EXPECTED = 3.0, 0.75
 _PRIOR_FAILURES, _PRIOR_TRIALS = 0.1, 1.0
 _UPPER = np.linspace(0.55, 1.25, 15)  # stakes of the upper bound to choose from, in multiples of threshold / target
+_UPPER_PRICED = np.linspace(0.55, 2.0, 30)  # where draws differ in price; stakes of 2 suit draws that cost nothing
 SETTLED = 1 - 1e-9
 _HASTE = 1.15  # how much sooner the value has all its weight than the interval its width, if all goes as planned
 _THOUGHT_TRIALS = 4.0  # what the caller thinks of a stratum counts as so many trials
@@ -57,6 +61,7 @@ def confidence_sequence(
     target: float,
     level: float = 0.95,
     thought: ArrayLike | None = None,
+    price: Price | None = None,
 ) -> Sequence:
     """Return the confidence sequence of sum_h shares_h p_h from rounds of stratified trials.
 
@@ -66,7 +71,7 @@ def confidence_sequence(
     out a stratum with a share counts for nothing. *target* is the half-width for which the sequence is tuned: it is
     narrowest, compared with an interval for one look, when it gets there, and holds at any. *thought*, shape (strata,),
     is what is thought of each stratum's failure probability before the first round: good guesses save trials, bad ones
-    cost them.
+    cost them. *price* is what the trials were allocated by (:func:`needed_draws`), which decides the stakes alone.
 
     For a trial y of stratum h and any guess g, log E exp(-s y) = log(1 - p u) with u = 1 - exp(-s), which is concave in
     p and so below its tangent at g. Choosing s in round t such that the tangent's slope is -c_t shares_h / trials_h
@@ -115,7 +120,7 @@ def confidence_sequence(
     if thought is not None:
         own = np.asarray(thought, dtype=np.float64)[used]
         expected = (before[0] + _THOUGHT_TRIALS * own) / (before[1] + _THOUGHT_TRIALS)
-    return _bounds(k, n, share, expected, full, target=target, threshold=log(2 / (1 - level)))
+    return _bounds(k, n, share, expected, full, target=target, threshold=log(2 / (1 - level)), price=price)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,42 +134,59 @@ class _Plan:
     lower: Floats
 
 
-def needed_draws(shares: Floats, p: Floats, *, target: float, level: float = 0.95) -> Floats:
+def needed_draws(
+    shares: Floats, p: Floats, *, target: float, level: float = 0.95, price: Price | None = None
+) -> Floats:
     """Return the draws from each stratum, (strata,), with which intervals are expected to reach half-width *target*.
 
     *shares* and expected failure probabilities *p* have shape (strata,). The cheapest plan is sought among those that
     differ in how the width is split: strata with failures take draws in Neyman's proportion share sqrt(p (1 - p)),
     which narrow both bounds; each stratum takes at least what lets the upper bound stake on it, share stake / 0.9.
+    With a *price* of each draw at probabilities p, Neyman's proportion is share sqrt(p (1 - p) / price), and the plan
+    is the one that costs least rather than the one with fewest draws.
 
     >>> needed_draws(np.array([31 / 32, 1 / 32]), np.array([1e-6, 0.5]), target=0.01).round()
     array([278.,  66.])
     """
-    return _plan(shares, p, target=target, threshold=log(2 / (1 - level))).draws
+    return _plan(shares, p, target=target, threshold=log(2 / (1 - level)), price=price).draws
 
 
-def _plan(share: Floats, p: Floats, *, target: float, threshold: float) -> _Plan:
+def _plan(share: Floats, p: Floats, *, target: float, threshold: float, price: Price | None = None) -> _Plan:
     """Return the cheapest of the plans for each row of *p*, shape (..., strata)."""
     spread = (share * np.sqrt(p * (1 - p)))[..., None, :]
+    stakes = _UPPER if price is None else _UPPER_PRICED
+    cost = np.ones_like(spread) if price is None else price(p)[..., None, :]
+    dear = np.sqrt(cost)
     root = np.sqrt(2 * threshold)
     # width: target / stake + stake threshold variance / (2 target) + root sqrt(variance) = 2 target
-    error = (np.sqrt(root**2 + 2 * threshold * (2 * _UPPER - 1)) - root) / (_UPPER * threshold) * target
-    least = (_UPPER * threshold / (_BOLDEST * target))[:, None] * share
-    factor = spread.sum(axis=-1, keepdims=True) / np.square(error)[:, None]
+    error = (np.sqrt(root**2 + 2 * threshold * (2 * stakes - 1)) - root) / (stakes * threshold) * target
+    least = (stakes * threshold / (_BOLDEST * target))[:, None] * share
+    factor = (spread * dear).sum(axis=-1, keepdims=True) / np.square(error)[:, None]
     for _ in range(4):  # those at their least take a part of the variance, the others share the rest
-        active = factor * spread > least
+        active = factor * spread / dear > least
         rest = np.square(error)[:, None] - (np.square(spread) / least * ~active).sum(axis=-1, keepdims=True)
-        better = (spread * active).sum(axis=-1, keepdims=True) / np.maximum(rest, 0.1 * np.square(error)[:, None])
+        better = (spread * dear * active).sum(axis=-1, keepdims=True) / np.maximum(
+            rest, 0.1 * np.square(error)[:, None]
+        )
         factor = np.where(active.any(axis=-1, keepdims=True), better, factor)
-    draws = np.maximum(least, factor * spread)
-    best = draws.sum(axis=-1).argmin(axis=-1)
+    draws = np.maximum(least, factor * spread / dear)
+    best = (cost * draws).sum(axis=-1).argmin(axis=-1)
     chosen = np.take_along_axis(draws, best[..., None, None], axis=-2)[..., 0, :]
-    return _Plan(chosen, _UPPER[best], root * error[best] / target)
+    return _Plan(chosen, stakes[best], root * error[best] / target)
 
 
 def _bounds(
-    k: Floats, n: Floats, share: Floats, g: Floats, full: NDArray[np.bool_], *, target: float, threshold: float
+    k: Floats,
+    n: Floats,
+    share: Floats,
+    g: Floats,
+    full: NDArray[np.bool_],
+    *,
+    target: float,
+    threshold: float,
+    price: Price | None,
 ) -> Sequence:
-    plan = _plan(share, g, target=target, threshold=threshold)
+    plan = _plan(share, g, target=target, threshold=threshold, price=price)
     size = np.where(full[:, None], n, 1.0)
     each = share / size
     variance = (np.square(each) * n * g * (1 - g)).sum(axis=1).clip(1e-300)
