@@ -1,4 +1,4 @@
-"""What samplers are worth: coverage of their intervals, and whatever other sections stand in SECTIONS, as one JSON.
+"""What samplers are worth: coverage of their intervals, what answers cost, and whatever else stands in SECTIONS, as JSON.
 
 Sections live in files of their own, ``samplers_*.py``; each is a function from ``quick`` (fewer repetitions)
 to its part of the figures.
@@ -17,12 +17,14 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 from samplers_coverage import coverage
+from samplers_economy import economy
 from samplers_precision import precision
 
 Section = Callable[[bool], Mapping[str, Any]]
 
 SECTIONS: dict[str, Section] = {
     "coverage": coverage,
+    "economy": economy,
     "precision": precision,
 }
 
