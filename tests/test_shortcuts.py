@@ -7,6 +7,7 @@ import pytest
 from doubles import SPACE, Double
 
 from torchfault.campaign import Campaign, Shortcuts, load, run
+from torchfault.campaign.audit import widening
 from torchfault.campaign.closure import chains
 from torchfault.campaign.pools import search
 from torchfault.campaign.shortcuts import expected
@@ -202,6 +203,20 @@ def test_a_campaign_with_shortcuts_goes_on_as_if_it_had_never_stopped(sampler, k
     for name in ("faults", "inputs", "failed", "marks", "lanes"):
         assert getattr(pieces.columns, name).tolist() == getattr(whole.columns, name).tolist()
     assert str(pieces.estimate()) == str(whole.estimate())
+
+
+@pytest.mark.parametrize("reserve", [0.0, 0.01])
+def test_a_campaign_stops_once_its_intervals_are_narrow_with_all_that_shortcuts_leave_open(reserve, known):
+    sampler = Deviation(words_of(known), site=0.08, reserve=reserve, block=512, pool=16)
+    shortcuts = Shortcuts(16, words_of(known), audit=0.02)
+    results = run(Campaign(known.table, known.space, sampler=sampler, shortcuts=shortcuts, seed=5))
+    whole, bare = results.table("site"), replace(results, columns=replace(results.columns, lanes=None)).table("site")
+    wide, plain = whole["high"] - whole["low"], bare["high"] - bare["low"]
+    assert wide.max() <= 2 * 0.08
+    added = widening(results.columns, known.space, "site", 0.95)
+    assert (added > 0).any()
+    assert (wide <= plain + added + 1e-12).all()
+    assert (wide > plain).any()
 
 
 def test_impossible_shortcuts_are_refused():

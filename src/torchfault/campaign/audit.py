@@ -1,18 +1,23 @@
 """What an audit of shortcuts allows to say: how many of the outcomes that others vouch for may be wrong."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from torchfault.campaign.groups import groups
 from torchfault.campaign.shortcuts import assumption
+from torchfault.space import FaultSpace
 from torchfault.statistics import Estimate, clopper_pearson
 from torchfault.store import Columns, Record
 from torchfault.store.columns import AUDITED, CONTROLLED, HIDDEN, POOLED, VOUCHED, WRONG
 
-__all__ = ["Audit", "audit_of", "widened"]
+__all__ = ["Audit", "audit_of", "widened", "widening"]
 
 Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 _POOLED, _SMALLER, _LARGER = range(3)  # who vouches: a masked pool, a larger masked flip, a smaller failing one
 
 
@@ -72,7 +77,7 @@ def audit_of(record: Record, columns: Columns, *, level: float) -> Audit | None:
     )
 
 
-def widened(estimate: Estimate, columns: Columns, members: NDArray[np.int64], *, level: float) -> Estimate:
+def widened(estimate: Estimate, columns: Columns, members: Ints, *, level: float) -> Estimate:
     """Return *estimate* of *members* with what the audit found, and what it leaves open, added to it.
 
     An outcome that an audit found wrong stands for its like: its share of them is added to the value. The bounds
@@ -82,31 +87,46 @@ def widened(estimate: Estimate, columns: Columns, members: NDArray[np.int64], *,
     """
     if columns.lanes is None or not len(members):
         return estimate
-    marks, failed = _marks(columns), columns.failed
-    weight = np.ones(len(members)) if columns.weights is None else columns.weights[members]
-    total = float(weight.sum())
-    kinds, everywhere = _kinds(marks, failed), _found(columns, np.arange(len(columns)))
     value, low, high = estimate.value, estimate.low, estimate.high
-    for kind in (_POOLED, _SMALLER, _LARGER):
-        of = kinds == kind
-        audited, wrong = (int((of & (marks & flag > 0)).sum()) for flag in (AUDITED, WRONG))
-        share = float(weight @ (of & (marks & AUDITED == 0))[members]) / total if total else 0.0
-        if not share:
-            continue
-        likely, most = wrong / max(audited, 1) * share, _upper(wrong, audited, level) * share
-        if kind == _POOLED:
-            most = max(likely, min(most, _odds(marks, level) * max(_found(columns, members), everywhere)))
-        value += -likely if kind == _LARGER else likely
-        low, high = (low - most, high) if kind == _LARGER else (low, high + most)
+    for kind, likely, most in _left_open(columns, members, np.zeros_like(members), 1, level):
+        value += -likely[0] if kind == _LARGER else likely[0]
+        low, high = (low - most[0], high) if kind == _LARGER else (low, high + most[0])
     value = min(max(value, 0.0), 1.0)
     return replace(estimate, value=value, low=max(min(low, value), 0.0), high=min(max(high, value), 1.0))
 
 
-def _found(columns: Columns, members: NDArray[np.int64]) -> float:
-    """Return the share of failing faults that pools showed."""
-    shown = (columns.failed & (_marks(columns) & POOLED > 0))[members]
-    weight = np.ones(len(members)) if columns.weights is None else columns.weights[members]
-    return float(weight @ shown / weight.sum()) if weight.sum() > 0 else 0.0
+def widening(columns: Columns, space: FaultSpace, by: str, level: float) -> Floats:
+    """Return by how much :func:`widened` makes the interval of each group of a table by *by* wider, shape (groups,)."""
+    axis = groups(space, columns, by)
+    added = np.zeros(len(axis.keys))
+    for _, _, most in _left_open(columns, axis.trial, axis.code, len(axis.keys), level):
+        added += most
+    return added
+
+
+def _left_open(
+    columns: Columns, rows: Ints, group: Ints, count: int, level: float
+) -> Iterator[tuple[int, Floats, Floats]]:
+    """Yield, by who vouches, the share of wrong outcomes of each group that is likely, and the most that may be."""
+    marks = _marks(columns)
+    weight = np.ones(len(columns)) if columns.weights is None else columns.weights
+    kinds, shown = _kinds(marks, columns.failed), columns.failed & (marks & POOLED > 0)
+    total = np.bincount(group, weight[rows], count)
+
+    def share(of: Bools) -> Floats:
+        with np.errstate(invalid="ignore"):
+            return np.nan_to_num(np.bincount(group, (weight * of)[rows], count) / total)
+
+    found = np.maximum(share(shown), float(weight @ shown / weight.sum()) if weight.sum() > 0 else 0.0)
+    for kind in (_POOLED, _SMALLER, _LARGER):
+        of = kinds == kind
+        audited, wrong = (int((of & (marks & flag > 0)).sum()) for flag in (AUDITED, WRONG))
+        open_ = share(of & (marks & AUDITED == 0))
+        likely, most = wrong / max(audited, 1) * open_, _upper(wrong, audited, level) * open_
+        if kind == _POOLED:
+            hidden = _odds(marks, level) * found if found.any() else most  # pools that showed none tell nothing
+            most = np.where(open_ > 0, np.maximum(likely, np.minimum(most, hidden)), 0.0)
+        yield kind, likely, most
 
 
 def _odds(marks: NDArray[np.uint8], level: float) -> float:
@@ -116,7 +136,7 @@ def _odds(marks: NDArray[np.uint8], level: float) -> float:
     return missed / (1 - missed) if missed < 1 else np.inf
 
 
-def _kinds(marks: NDArray[np.uint8], failed: Bools) -> NDArray[np.int64]:
+def _kinds(marks: NDArray[np.uint8], failed: Bools) -> Ints:
     """Return who vouches for each outcome, -1 where nobody needs to."""
     said = failed ^ (marks & WRONG > 0)
     kind = np.where(said, _LARGER, np.where(marks & POOLED > 0, _POOLED, _SMALLER))

@@ -6,12 +6,14 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import torchfault
+from torchfault.campaign.audit import widening
 from torchfault.campaign.identity import describe, differences
 from torchfault.campaign.measure import Reference, measure, reference
 from torchfault.campaign.plan import Campaign, check, forget, population, prepare, reach, rules, total
@@ -272,7 +274,8 @@ def _history(session: _Session) -> History:
     """Return the outcomes so far, for samplers that learn from them."""
     columns = Columns.join(session.parts)
     strata = np.zeros(len(columns), dtype=np.int32) if columns.strata is None else columns.strata
-    return History(columns.faults, strata, columns.failed)
+    wider = None if columns.lanes is None else partial(widening, columns, session.record.space)
+    return History(columns.faults, strata, columns.failed, wider)
 
 
 def _border(campaign: Campaign, first: int, size: int, end: int | None) -> int:

@@ -103,8 +103,8 @@ class Deviation:
     site's values hardly ever fail, and those beyond the last edge nearly always or, downwards, nearly never. Within
     such strata little is left to chance, which is why few draws suffice; nothing is assumed: a stratum in which the
     words mislead costs draws, not truth. *site* and *model* are half-widths at *level*; their intervals hold at every
-    look (:func:`torchfault.statistics.confidence_sequence`). *reserve* is kept of each
-    half-width for what shortcuts add to it. Each block of *block* draws goes where
+    look (:func:`torchfault.statistics.confidence_sequence`). *reserve* is what draws are planned to leave of each
+    half-width to what shortcuts add to it; the stop goes by what they do add. Each block of *block* draws goes where
     they are needed still (:func:`torchfault.statistics.anytime.needed_draws`). With *pool* draws are priced as struck
     in pools of so many (:class:`torchfault.campaign.Shortcuts`), and what is left of a block goes to the cheapest.
 
@@ -170,7 +170,7 @@ class Deviation:
         """Return the sampler of the block that follows *history*."""
         strata = self.strata(space)
         counts = self._counts(strata, history)
-        return _Planned(self, self._allocation(strata, self._unfinished(strata, counts), counts))
+        return _Planned(self, self._allocation(strata, self._unfinished(strata, counts, history), counts))
 
     def finished(self, space: FaultSpace, history: History) -> str | None:
         """Return why it is enough, or ``None`` while an interval asked for is too wide."""
@@ -181,7 +181,7 @@ class Deviation:
         return f"every interval is narrow enough: {reached} ({100 * self.level:g} %, at any time)"
 
     def _open(self, strata: "_Strata", history: History) -> bool:
-        return any(groups.any() for groups in self._unfinished(strata, self._counts(strata, history)).values())
+        return any(groups.any() for groups in self._unfinished(strata, self._counts(strata, history), history).values())
 
     def _counts(self, strata: "_Strata", history: History) -> Rounds:
         stratum = history.stratum.astype(np.int64)
@@ -189,15 +189,18 @@ class Deviation:
         price, site = price_in(self.pool), strata.site
         return rounds(stratum, history.failed, block=self.block, site=site, shares=shares, edges=edges, price=price)
 
-    def _unfinished(self, strata: "_Strata", counts: Rounds) -> dict[str, NDArray[np.bool_]]:
-        """Return which sites, and whether the whole (one entry), have too wide an interval."""
+    def _unfinished(self, strata: "_Strata", counts: Rounds, history: History) -> dict[str, NDArray[np.bool_]]:
+        """Return which sites, and whether the whole (one entry), have too wide an interval, shortcuts included."""
         found, sites = {}, strata.sites
         for name, target in self.targets.items():
             groups: list[int | None] = [None] if name == "model" else np.unique(strata.site).tolist()
             open_ = np.zeros(len(sites) if name == "site" else 1, dtype=bool)
+            most = np.full(len(open_), 2 * target)
+            if history.widening is not None:
+                most = 2 * (target + self.reserve) - history.widening(name, self.level)
             for group in groups:
                 ends = counts.sequence(group, sites, target=target, level=self.level)
-                open_[group or 0] = not len(ends.high) or ends.high[-1] - ends.low[-1] > 2 * target
+                open_[group or 0] = not len(ends.high) or ends.high[-1] - ends.low[-1] > most[group or 0]
             found[name] = open_
         return found
 

@@ -1,5 +1,6 @@
 """What every sampler returns, and the random streams that make the n-th trial depend on seed and n alone."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -105,6 +106,9 @@ class WeightedSampler(Sampler, Protocol):
 class History:
     """What came of the trials so far, in their order: *faults*, *stratum* and *failed*, all of shape (trials,).
 
+    *widening* tells, by ``site`` or ``model`` and at a level, how much wider than from trials run alone each interval
+    gets by what shortcuts leave open, shape (sites,) or (1,); ``None`` where every trial had a lane of its own.
+
     >>> len(History(np.array([7]), np.array([0], dtype=np.int32), np.array([True])))
     1
     """
@@ -112,6 +116,7 @@ class History:
     faults: NDArray[np.int64]
     stratum: NDArray[np.int32]
     failed: NDArray[np.bool_]
+    widening: Callable[[str, float], NDArray[np.float64]] | None = None
 
     def __len__(self) -> int:
         return len(self.failed)
