@@ -1,4 +1,4 @@
-"""What samplers are worth: coverage of their intervals, what answers cost, and whatever else stands in SECTIONS, as JSON.
+"""What samplers are worth: coverage of their intervals, what answers cost, and what else stands in SECTIONS, as JSON.
 
 Sections live in files of their own, ``samplers_*.py``; each is a function from ``quick`` (fewer repetitions)
 to its part of the figures.
