@@ -38,7 +38,7 @@ class Diagnostics:
     >>> flags, zero = np.zeros(50, dtype=bool), np.zeros(50, dtype=np.int64)
     >>> columns = Columns(np.arange(50), zero, flags, flags)
     >>> found = diagnose(space, columns, Estimate(0.0, 0.0, 0.07, 50, "wilson"))
-    >>> found.effective, found.warnings[0][:67]
+    >>> found.effective, found.warnings[0][:68]
     (50.0, "site 'b' has 50 % of the faults and no trial: nothing is known of it")
     """
 

@@ -53,7 +53,7 @@ def search(items: Ints, inputs: Ints, words: Ints, rates: Floats, ask: Ask, *, p
     >>> zero = np.zeros(64, dtype=np.int64)
     >>> found = search(np.arange(64), zero, np.arange(64), np.full(64, 0.01), ask, pool=64)
     >>> np.flatnonzero(found.failing).tolist(), len(lanes)
-    ([40], 9)
+    ([40], 10)
     """
     state = _Search(inputs, words, rates, pool, Found(np.zeros(len(items), bool), np.zeros(len(items), bool)))
     bag, guilty = np.arange(len(items)), list[_Group]()

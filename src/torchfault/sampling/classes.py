@@ -56,7 +56,7 @@ def classify(site: Site, words: Words, edges: tuple[float, ...]) -> Classified:
 
     >>> words = np.array([[1.0, -2.0, 0.5]], dtype=np.float32).view(np.uint32)
     >>> classify(Site("a", (3,), bits=(0, 22, 30, 31)), words, (0.1, 8.0)).sizes.tolist()
-    [3, 6, 2, 1]
+    [3, 7, 1, 0, 1]
     """
     if words.ndim != 2 or words.shape[1] != site.elements:
         raise SamplingError(

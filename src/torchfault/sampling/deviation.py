@@ -52,8 +52,8 @@ class Rounds:
 def thoughts(edges: int) -> Floats:
     """Return what is thought of strata by their label before anything is drawn, with *edges* edges between them.
 
-    >>> thoughts(3).round(4)
-    array([0.0001, 0.0014, 0.02  , 0.5   , 0.5   , 0.5   , 0.5   , 0.5   ])
+    >>> thoughts(3).round(4).tolist()
+    [0.0001, 0.0014, 0.02, 0.5, 0.5, 0.5, 0.5, 0.5]
     """
     lively = np.geomspace(_QUIETEST, _LIVELY, edges)
     return np.concatenate((lively, np.full(LABELS - edges, _LOUD)))

@@ -63,10 +63,10 @@ class Learned:
 
     >>> from torchfault.sampling.scores import Table
     >>> space = FaultSpace((Site("a", (8,), bits=(30, 31)),))
-    >>> sampler = Learned(Table({"a": np.ones((8, 2))}), floor=0.1, block=64)
-    >>> draws = sampler.draw(space, 64, rng=np.random.default_rng(0))
+    >>> sampler = Learned(Table({"a": np.ones((8, 2))}), floor=0.1, block=256)
+    >>> draws = sampler.draw(space, 256, rng=np.random.default_rng(0))
     >>> past = History(draws.index, draws.stratum, space.locate(draws.index).bit == 31)
-    >>> later = sampler.replan(space, past).draw(space, 64, rng=np.random.default_rng(1))
+    >>> later = sampler.replan(space, past).draw(space, 256, rng=np.random.default_rng(1))
     >>> bool((space.locate(later.index).bit == 31).mean() > 0.6)
     True
     """

@@ -45,6 +45,7 @@ def isimdl(
     arXiv 2303.08035, and the code of its authors (class ImportanceSampling, codes "{}B{}N{}" + o or w).
 
     >>> import torch
+    >>> from torchfault.space import Site
     >>> model = nn.Sequential(nn.Linear(2, 2)).eval()
     >>> space = FaultSpace((Site("0.weight", (2, 2)),))
     >>> isimdl(model, Data(torch.ones(1, 2)), space, "EBIN").score.bits
@@ -80,6 +81,7 @@ def corrected(
     point. A share *floor* is drawn uniformly: no fault is left out, and no weight is above 1 / *floor*.
 
     >>> import torch
+    >>> from torchfault.space import Site
     >>> model = nn.Sequential(nn.Linear(2, 2)).eval()
     >>> space = FaultSpace((Site("0.weight", (2, 2)),))
     >>> corrected(model, Data(torch.ones(1, 2)), space).score.joint
@@ -99,6 +101,7 @@ def rising(model: nn.Module, data: Data, space: FaultSpace, *, floor: float = 0.
     weight's sign decides which of the two it is. A share *floor* is drawn uniformly.
 
     >>> import torch
+    >>> from torchfault.space import Site
     >>> model = nn.Sequential(nn.Linear(2, 2)).eval()
     >>> space = FaultSpace((Site("0.weight", (2, 2)),))
     >>> sampler = rising(model, Data(torch.ones(1, 2)), space)

@@ -91,7 +91,7 @@ def conductances(
 def held_values(model: nn.Module, data: Data, space: FaultSpace, *, images: int = 32) -> Columns:
     """Return what the elements of *space* hold, shape (elements,): for activations their mean over the first *images*.
 
-    >>> model = nn.Sequential(nn.Linear(2, 1)).eval()
+    >>> model = nn.Sequential(nn.Linear(2, 2)).eval()
     >>> space = FaultSpace((Site("0:input", (2,), kind="input"),))
     >>> held_values(model, Data(torch.tensor([[1.0, 2.0], [3.0, 2.0]])), space)["0:input"]
     array([2., 2.], dtype=float32)
