@@ -17,11 +17,8 @@ _KEPT = frozenset({"_parameters", "_modules"})
 
 def contents(module: nn.Module) -> Homes:
     """Return the attributes of *module*, and the dictionaries among them, with what they hold now."""
-    nested = [
-        value
-        for name, value in module.__dict__.items()
-        if isinstance(value, dict) and name not in _KEPT and not name.endswith("hooks")
-    ]
+    # Hooks too: transformers adds some on a model's first call, and remembers in an attribute that it has.
+    nested = [value for name, value in module.__dict__.items() if isinstance(value, dict) and name not in _KEPT]
     return [(home, dict(home)) for home in (module.__dict__, *nested)]
 
 
