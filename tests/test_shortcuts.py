@@ -255,6 +255,16 @@ def test_whole_words_need_few_lanes_and_count_as_one_draw_each(known):
         assert results.estimate().trials == len(results) // 32
 
 
+def test_sites_are_unbiased_where_the_model_decides_when_it_is_enough(known):
+    """All trials together are 5 standard errors too low: the fewer fail, the fewer are drawn later."""
+    sampler = Deviation(words_of(known), model=0.005, block=512)
+    errors = []
+    for seed in range(100):
+        results = run(Campaign(known.table, known.space, sampler=sampler, seed=seed))
+        errors.append(results.table("site")["value"] - known.truth("site"))
+    assert (np.abs(np.mean(errors, axis=0)) < 3.3 * np.std(errors, axis=0) / 10).all()
+
+
 # Coverage, over many campaigns on the enumerated network.
 
 
@@ -278,8 +288,10 @@ def test_intervals_by_deviation_hold_the_truth_pooled_or_not(known, pool):
     shortcuts = Shortcuts(pool, audit=0.02) if pool else None
     seeds = range(1000 if pool == 0 else 300)
     share, errors = covered(known, Campaign(known.table, known.space, sampler=sampler, shortcuts=shortcuts), seeds)
+    bias = errors.mean() / errors.std() * len(errors) ** 0.5
     print(f"pool {pool}: coverage by site {share.round(3)}, bias {errors.mean():+.5f} of {known.truth()[0]:.4f}")
     assert share.min() >= 0.94
+    assert abs(bias) < 3.6
 
 
 @pytest.mark.slow

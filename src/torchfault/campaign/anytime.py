@@ -1,6 +1,7 @@
 """Estimates of adaptive campaigns, whose intervals hold although the outcomes decided what to draw and when to stop."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torchfault.sampling.adaptive import Tally, tally
 from torchfault.sampling.deviation import Rounds, price_in, rounds
 from torchfault.sampling.whole import word_rounds
 from torchfault.statistics import Estimate, stratified
+from torchfault.statistics.anytime import SETTLED
 from torchfault.store import Columns, Record
 
 __all__ = ["Deviated", "Looks", "looks"]
@@ -39,13 +41,17 @@ class Looks:
 
 @dataclass(frozen=True, eq=False)
 class Deviated:
-    """The rounds of a campaign that samples by deviation, the sites *chosen* by their *shares*, one or (-1) all."""
+    """The rounds of a campaign in which each site, or the whole, decided when it had enough draws.
+
+    *shares* are the sites' of the whole; *asked* are the half-widths that intervals had to reach at *level*, by what
+    they are of, ``site`` or ``model``; estimates are of the *whole*, or of one site.
+    """
 
     counts: Rounds
     shares: NDArray[np.float64]
     whole: bool
-    anytime: bool
-    target: float
+    asked: Mapping[str, float]
+    level: float
 
     def estimate(self, group: int, *, level: float, method: str) -> Estimate | None:
         """Return the estimate of a site, or of the whole, from the complete blocks; *method* is for plain trials."""
@@ -54,17 +60,51 @@ class Deviated:
         here = counts.shares > 0 if site is None else (counts.site == site) & (counts.shares > 0)
         if not here.any() or not len(counts.trials):
             return None
-        trials = int(counts.trials[:, here].sum())
-        if self.anytime:
-            ends = counts.sequence(site, self.shares, target=self.target, level=level)
+        trials, target = int(counts.trials[:, here].sum()), self.asked.get("model" if self.whole else "site")
+        if target is not None:
+            ends = counts.sequence(site, self.shares, target=target, level=level)
             if not len(ends.value):
                 return None
             return Estimate(float(ends.value[-1]), float(ends.low[-1]), float(ends.high[-1]), trials, "anytime", level)
-        share = counts.shares[here] * (self.shares[counts.site[here]] if site is None else 1.0)
-        n = counts.trials[:, here].sum(axis=0)
-        return (
-            stratified(counts.failures[:, here].sum(axis=0), n, share / share.sum(), level=level) if n.all() else None
-        )
+        share, n = self._shares(here), counts.trials[:, here].sum(axis=0)
+        if not n.all():
+            return None
+        plain = stratified(counts.failures[:, here].sum(axis=0), n, share, level=level)
+        value = self._from_sites() if self.whole else self._as_the_whole(here)
+        if value is None:
+            return plain
+        return replace(plain, value=value, low=min(plain.low, value), high=max(plain.high, value))
+
+    def _shares(self, here: NDArray[np.bool_]) -> NDArray[np.float64]:
+        share = self.counts.shares[here] * (self.shares[self.counts.site[here]] if self.whole else 1.0)
+        return np.asarray(share / share.sum())
+
+    def _from_sites(self) -> float | None:
+        """Return the value of the whole from the sites', which are unbiased although each stopped when it had enough.
+
+        All their trials together are not: a site that shows few failures is done sooner.
+        """
+        value = 0.0
+        for site in np.flatnonzero(self.shares).tolist():
+            ends = self.counts.sequence(site, self.shares, target=self.asked["site"], level=self.level)
+            if not len(ends.value):
+                return None
+            value += self.shares[site] * float(ends.value[-1])
+        return value
+
+    def _as_the_whole(self, here: NDArray[np.bool_]) -> float | None:
+        """Return a site's value from the rounds' with the weights that they have for the whole, fixed before each.
+
+        ``None`` until these sum to 1. All trials together would be too low: where few failed, fewer are drawn later.
+        """
+        drawn = self.counts.trials.sum(axis=1) > 0
+        ends = self.counts.sequence(None, self.shares, target=self.asked["model"], level=self.level)
+        if not len(ends.settled) or ends.settled[-1] < SETTLED:
+            return None
+        weight = np.diff(ends.settled, prepend=0.0)
+        rounds = drawn.nonzero()[0][weight > 0]
+        share = self.counts.failures[np.ix_(rounds, here)] / self.counts.trials[np.ix_(rounds, here)]
+        return float(weight[weight > 0] @ (share @ self._shares(here)))
 
 
 def looks(record: Record, columns: Columns, by: str) -> "Looks | Deviated | None":
@@ -106,9 +146,8 @@ def _deviated(record: Record, columns: Columns, by: str, fields: dict[str, Any])
     shares = weight * drawn / block / sites[site]
     price = price_in(int(fields["pool"]))
     counts = rounds(stratum, columns.failed, block=block, site=site, shares=shares, edges=edges, price=price)
-    target = fields["model" if by == "model" else "site"]
-    anytime = target is not None
-    return Deviated(counts, sites, by == "model", anytime, float(target or 0.5) - float(fields["reserve"]))
+    asked = {of: fields[of] - float(fields["reserve"]) for of in ("model", "site") if fields[of] is not None}
+    return Deviated(counts, sites, by == "model", asked, float(fields["level"]))
 
 
 def _whole_words(record: Record, columns: Columns, by: str, fields: dict[str, Any]) -> Deviated | None:
@@ -118,4 +157,5 @@ def _whole_words(record: Record, columns: Columns, by: str, fields: dict[str, An
         return None
     stratum = np.zeros(len(columns), dtype=np.int32) if columns.strata is None else columns.strata
     counts = word_rounds(space, stratum, columns.failed, block=block)
-    return Deviated(counts, space.sizes / len(space), by == "model", by == "site", float(fields["site"]))
+    asked = {"site": float(fields["site"])}
+    return Deviated(counts, space.sizes / len(space), by == "model", asked, float(fields["level"]))

@@ -11,7 +11,7 @@ from torchfault.errors import SamplingError
 from torchfault.sampling.classes import Words, classify
 from torchfault.sampling.draws import Draws, History
 from torchfault.space import FaultSpace
-from torchfault.statistics.anytime import Price, Sequence, confidence_sequence, needed_draws
+from torchfault.statistics.anytime import SETTLED, Price, Sequence, confidence_sequence, needed_draws
 from torchfault.statistics.intervals import check_level
 
 __all__ = ["LABELS", "Deviation", "Rounds", "price_in", "rounds", "thoughts"]
@@ -190,7 +190,8 @@ class Deviation:
         return rounds(stratum, history.failed, block=self.block, site=site, shares=shares, edges=edges, price=price)
 
     def _unfinished(self, strata: "_Strata", counts: Rounds, history: History) -> dict[str, NDArray[np.bool_]]:
-        """Return which sites, and whether the whole (one entry), have too wide an interval, shortcuts included."""
+        """Return which sites, and whether the whole (one entry), have too wide an interval, shortcuts included, or a
+        value that has not all its weight yet, and would be biased by a stop (:attr:`Sequence.settled`)."""
         found, sites = {}, strata.sites
         for name, target in self.targets.items():
             groups: list[int | None] = [None] if name == "model" else np.unique(strata.site).tolist()
@@ -200,7 +201,8 @@ class Deviation:
                 most = 2 * (target + self.reserve) - history.widening(name, self.level)
             for group in groups:
                 ends = counts.sequence(group, sites, target=target, level=self.level)
-                open_[group or 0] = not len(ends.high) or ends.high[-1] - ends.low[-1] > most[group or 0]
+                settled = len(ends.settled) > 0 and ends.settled[-1] >= SETTLED
+                open_[group or 0] = not settled or ends.high[-1] - ends.low[-1] > most[group or 0]
             found[name] = open_
         return found
 

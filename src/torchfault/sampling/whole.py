@@ -9,6 +9,7 @@ from torchfault.errors import SamplingError
 from torchfault.sampling.deviation import Rounds
 from torchfault.sampling.draws import Draws, History
 from torchfault.space import FaultSpace
+from torchfault.statistics.anytime import SETTLED
 from torchfault.statistics.intervals import check_level
 
 __all__ = ["WholeWords", "word_rounds"]
@@ -70,12 +71,13 @@ class WholeWords:
         return f"every interval is narrow enough: site ±{self.site:g} ({100 * self.level:g} %, at any time)"
 
     def _open(self, space: FaultSpace, history: History) -> Ints:
-        """Return the sites that are not narrow enough."""
+        """Return the sites whose intervals are not narrow enough, or whose values have not all their weight yet."""
         counts = word_rounds(space, history.stratum, history.failed, block=self.block)
         sites, open_ = space.sizes / len(space), []
         for site in np.flatnonzero(space.sizes).tolist():
             ends = counts.sequence(site, sites, target=self.site, level=self.level)
-            if not len(ends.high) or ends.high[-1] - ends.low[-1] > 2 * self.site:
+            settled = len(ends.settled) > 0 and ends.settled[-1] >= SETTLED
+            if not settled or ends.high[-1] - ends.low[-1] > 2 * self.site:
                 open_.append(site)
         return np.array(open_, dtype=np.int64)
 
