@@ -313,9 +313,11 @@ def _try_criterion(engine: "Engine", criterion: "Criterion", metric: "Metric | N
 
 def weights_of(engine: "Engine") -> dict[str, Any]:
     """Return the parameters, buffers and other stored words of an engine's model by the names of their sites."""
+    from torchfault.model.constants import constant_home, is_constant
     from torchfault.model.memory import homes
 
     words = {name: tensor for home in homes(engine.model) for name, tensor in home.words.items()}
+    words |= {name: constant_home(engine.model, name).words[name] for name in engine.space.names if is_constant(name)}
     return dict(engine.model.named_buffers()) | dict(engine.model.named_parameters()) | words
 
 

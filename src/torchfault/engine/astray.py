@@ -12,7 +12,7 @@ from torchfault.model.data import Tree, map_tensors, rows
 from torchfault.model.home import Home
 from torchfault.words import edit, masks_to_words
 
-__all__ = ["astray", "detected"]
+__all__ = ["astray", "detected", "nothing"]
 
 _AT_ONCE = 4096
 
@@ -40,5 +40,9 @@ def detected(trials: Trials, which: NDArray[np.int64], golden: Tree) -> Iterator
     for begin in range(0, len(which), _AT_ONCE):
         chunk = which[begin : begin + _AT_ONCE]
         mine = rows(golden, torch.from_numpy(trials.inputs[chunk]))
-        nothing = map_tensors(lambda leaf: torch.full_like(leaf, torch.nan) if leaf.is_floating_point() else leaf, mine)
-        yield Lanes(chunk, trials.inputs[chunk], mine, nothing, np.zeros(len(chunk), dtype=bool))
+        yield Lanes(chunk, trials.inputs[chunk], mine, nothing(mine), np.zeros(len(chunk), dtype=bool))
+
+
+def nothing(golden: Tree) -> Tree:
+    """Return what stands for the outputs of a trial that was detected: NaN in every floating-point one."""
+    return map_tensors(lambda leaf: torch.full_like(leaf, torch.nan) if leaf.is_floating_point() else leaf, golden)

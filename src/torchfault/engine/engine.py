@@ -18,6 +18,7 @@ from torchfault.engine.hooks import HooksExecutor
 from torchfault.engine.monitor import Monitor
 from torchfault.errors import EngineError, ModelError
 from torchfault.faults import Trials
+from torchfault.model.constants import constant_home, is_constant
 from torchfault.model.data import Data, Tree
 from torchfault.model.memory import homes
 from torchfault.model.record import word_name
@@ -53,7 +54,7 @@ class Engine:
     *executor* is ``graph`` (``torch.export``, the fast one), ``hooks`` (any module) or ``auto``: graph, and hooks where
     the model cannot be captured; then :attr:`fallback` says why. *memory* bounds the bytes for activations. *device*
     moves the model (in place, as torch does) and the data. *training* admits batch-norm and dropout in training mode,
-    *buffers* makes buffers sites too.
+    *buffers* makes buffers sites too, and the thresholds and decay constants that neurons keep as plain numbers.
 
     Raises :class:`ModelError` for a model in training mode, or one that ``graph`` was asked for and cannot capture.
 
@@ -85,6 +86,7 @@ class Engine:
         self.fallback: str | None = None
         self._executor = self._choose(executor, buffers)
         self._homes = {name: home for home in homes(model) for name in home.words}
+        self._homes |= {name: constant_home(model, name) for name in self.space.names if is_constant(name)}
 
     def _choose(self, executor: str, buffers: bool) -> Executor:
         if executor != "hooks":

@@ -20,6 +20,7 @@ from torchfault.faults import Trials
 from torchfault.model.arguments import data_sites
 from torchfault.model.capture import capture
 from torchfault.model.cells import find_cells
+from torchfault.model.constants import find_constants
 from torchfault.model.data import Data, Tree, concatenate
 from torchfault.model.graph_sites import program_sites
 from torchfault.model.memory import homes
@@ -46,6 +47,8 @@ class GraphExecutor:
             name = next(iter(hidden[0].words))
             raise ModelError(f"the captured graph does not show the stored words of '{name}'; hooks strike them")
         cells = find_cells(model, probe_inputs(data))
+        if buffers and (numbers := find_constants(model, cells, probe_inputs(data))):
+            raise ModelError(f"the captured graph has '{numbers[0]}' as a fixed number; hooks strike it")
         program = capture(model, data, cells=cells)
         self.device = next((v.device for v in program.constants.values() if isinstance(v, Tensor)), torch.device("cpu"))
         self.channels_last = self.device.type == "cpu" and _has_images(program)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from torchfault.engine.astray import nothing
 from torchfault.engine.contract import Lanes, check_trials
 from torchfault.engine.footprint import lanes_within
 from torchfault.engine.masks import Mask, edits_by_site
@@ -18,6 +19,7 @@ from torchfault.engine.stored import Memory, Target, edited
 from torchfault.engine.strikes import Strike, strike_of, striking
 from torchfault.errors import ModelError
 from torchfault.faults import Trials
+from torchfault.model.constants import is_constant
 from torchfault.model.data import Data, Tree, call, concatenate, leaves, map_tensors, rows
 from torchfault.model.decisions import Decisions
 from torchfault.model.disturb import reset_states, undisturbed, unfused
@@ -184,8 +186,15 @@ class HooksExecutor:
         if monitor is not None:
             self._forward(index, monitor=monitor)
             monitor.begin()
-        with edited(self._targets(common)):
-            return self._forward(index, strikes, self._parts(_rows(trials, ~active & ~shared)), monitor)
+        targets = self._targets(common)
+        with edited(targets):
+            try:
+                return self._forward(index, strikes, self._parts(_rows(trials, ~active & ~shared)), monitor)
+            except (ArithmeticError, ValueError, AssertionError):
+                if not any(is_constant(target.name) for target in targets):
+                    raise
+                # Python refuses to divide by the number, or the module to work with it: whoever runs it notices.
+                return nothing(rows(self.golden(), index.to(self.device)))
 
     def _targets(self, trials: Trials) -> list[Target]:
         return [self._memory.target(name, mask) for name, mask in _masks(trials).items()]

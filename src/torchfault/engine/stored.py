@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torchfault.engine.masks import Mask, Places
 from torchfault.errors import FaultError, SpaceError, did_you_mean
+from torchfault.model.constants import constant_home, is_constant
 from torchfault.model.home import Home
 from torchfault.model.memory import homes
 from torchfault.words import WordFormat, encode, word_of
@@ -38,12 +39,19 @@ class Memory:
         self.homes = {name: home for home in homes(model) for name in home.words}
 
     def __contains__(self, name: str) -> bool:
-        return ":" not in name or name in self.homes
+        return ":" not in name or name in self.homes or is_constant(name)
+
+    def home(self, name: str) -> Home | None:
+        """Return the home of the words called *name*, if they are no plain parameter or buffer."""
+        if name not in self.homes and is_constant(name):
+            self.homes[name] = constant_home(self.model, name)
+        return self.homes.get(name)
 
     def words(self, name: str) -> Tensor:
         """Return the tensor of words called *name*, by any of its names where it is tied."""
-        if name in self.homes:
-            return self.homes[name].words[name]
+        home = self.home(name)
+        if home is not None:
+            return home.words[name]
         path, _, last = name.rpartition(".")
         owner = dict(self.model.named_modules(remove_duplicate=False)).get(path)
         found: Tensor | None = None if owner is None else owner._parameters.get(last, owner._buffers.get(last))
@@ -56,7 +64,8 @@ class Memory:
 
     def format(self, name: str) -> WordFormat:
         """Return the format of the words called *name*."""
-        return self.homes[name].parts[name].fmt if name in self.homes else word_of(self.words(name))
+        home = self.home(name)
+        return home.parts[name].fmt if home is not None else word_of(self.words(name))
 
     def target(self, name: str, mask: Mask) -> Target:
         """Return the words that *mask* changes; raises :class:`FaultError` where it is for words of another format."""
@@ -65,7 +74,7 @@ class Memory:
             raise FaultError(
                 f"'{name}' has {mask.fmt.name} words in the fault space, got {fmt.name}; find the sites again"
             )
-        return Target(name, self.words(name), mask, self.homes.get(name))
+        return Target(name, self.words(name), mask, self.home(name))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torchfault.model.data import Tree, call, leaves
 from torchfault.model.disturb import contents, put_back, reset_states, undisturbed, unfused
 from torchfault.model.inner import runs_inside
 
-__all__ = ["Cell", "Slot", "find_cells"]
+__all__ = ["Cell", "Slot", "find_cells", "module_slots"]
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _layer_within(path: str, module: nn.Module, cells: Mapping[str, Cell]) -> bo
     return plain and path not in cells and any(path.startswith(f"{cell}.") for cell in cells)
 
 
-def _slots(module: nn.Module) -> Iterator[Slot]:
+def module_slots(module: nn.Module) -> Iterator[Slot]:
     """Yield the places of *module* that may hold a state."""
     yield from (Slot(name) for name, value in module._buffers.items() if isinstance(value, Tensor))
     for name, value in module.__dict__.items():
@@ -147,7 +147,7 @@ class _Watch:
         seen = self.seen.setdefault(path, _Seen())
 
         def before(_: nn.Module, args: Any, kwargs: Any) -> None:
-            seen.before = {slot: _version(slot.read(module)) for slot in _slots(module)}
+            seen.before = {slot: _version(slot.read(module)) for slot in module_slots(module)}
             if seen.calls:
                 _note_passed(module, seen, args, kwargs, self.claimed)
             if seen.calls == 1:
@@ -157,7 +157,7 @@ class _Watch:
         def after(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             if seen.calls == 1:
                 seen.changed = dict.fromkeys(
-                    (s for s in _slots(module) if _moved(s.read(module), seen.before.get(s))), True
+                    (s for s in module_slots(module) if _moved(s.read(module), seen.before.get(s))), True
                 )
             seen.given = leaves(output)
             self.kept.append((args, kwargs, output))

@@ -9,12 +9,13 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torchfault.errors import ModelError
 from torchfault.model.arguments import data_sites
 from torchfault.model.cells import Cell
+from torchfault.model.constants import constant_home, find_constants
 from torchfault.model.data import Data, Tree
 from torchfault.model.fold import Fold, fold
 from torchfault.model.home import Home
 from torchfault.model.layout import Layout
 from torchfault.model.memory import homes
-from torchfault.model.record import varies, watch, word_name
+from torchfault.model.record import probe_inputs, varies, watch, word_name
 from torchfault.space import FaultSpace, Site
 from torchfault.words import WORDS
 
@@ -129,8 +130,10 @@ def module_sites(model: nn.Module, data: Data | Tree) -> list[Site]:
 def find(model: nn.Module, data: Data | Tree, *, buffers: bool = False) -> Discovery:
     """Return every site of *model*: its inputs, parameters, and what modules and functional operations read and give.
 
-    A parameter stands before the first operation that reads it. The model runs on a few of the inputs and is left as it
-    was. Raises :class:`ModelError` where it fails on them, or gives no tensors with one row per input.
+    With *buffers* there are sites for buffers too, and for the numbers that neurons keep elsewhere (see
+    :func:`torchfault.model.constants.find_constants`). A parameter stands before the first operation that reads it. The
+    model runs on a few of the inputs and is left as it was. Raises :class:`ModelError` where it fails on them, or gives
+    no tensors with one row per input.
 
     >>> import torch
     >>> found = find(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.zeros(4, 3))
@@ -141,9 +144,12 @@ def find(model: nn.Module, data: Data | Tree, *, buffers: bool = False) -> Disco
     stored = parameter_sites(model, buffers=buffers)
     record = watch(model, data, operations=True)
     given = {site.name: site for site in data_sites(model, data) if site is not None}
+    names = find_constants(model, record.cells, probe_inputs(data)) if buffers else ()
+    numbers, modules = [constant_home(model, name) for name in names], dict(model.named_modules())
+    stored += [site for home in numbers for site in home_sites(home, modules)]
     known = given | {site.name: site for site in (*stored, *record.sites())}
     kept = homes(model)
-    order = dict.fromkeys([*given, *_with_homes(record.order, kept), *known])
+    order = dict.fromkeys([*given, *_with_homes(record.order, [*kept, *numbers]), *known])
     folded = fold(known[name] for name in order if name in known)
     owners = dict(record.owners({home.module for home in kept if not home.parameter}))
     for home in kept:
@@ -160,10 +166,12 @@ def find(model: nn.Module, data: Data | Tree, *, buffers: bool = False) -> Disco
 def _with_homes(order: Iterable[str], kept: Sequence[Home]) -> Iterator[str]:
     """Put the sites of homes where their parameter is read, or before the first moment of their module."""
     by_parameter = {home.parameter: home for home in kept if home.parameter}
-    by_module = {home.module: home for home in kept if not home.parameter}
+    by_module: dict[str, list[Home]] = {}
+    for home in kept:
+        if not home.parameter:
+            by_module.setdefault(home.module, []).append(home)
     for name in order:
-        home = by_parameter.get(name) or by_module.get(name.partition(":")[0])
-        if home is not None:
+        for home in by_module.get(name.partition(":")[0], [by_parameter[name]] if name in by_parameter else []):
             yield from home.words
         yield name
 

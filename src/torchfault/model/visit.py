@@ -17,7 +17,7 @@ from torchfault.model.disturb import unfused
 from torchfault.model.marks import inside, marked, split_mark
 from torchfault.model.quantised import is_leaf
 
-__all__ = ["Moment", "Visitor", "hands_out", "operation_name", "plain_base", "visiting"]
+__all__ = ["Moment", "Visitor", "hands_out", "memory_address", "operation_name", "plain_base", "visiting"]
 
 # Operations that compute nothing, as in graph capture; their outputs are no sites.
 _VIEWS = frozenset(
@@ -92,7 +92,7 @@ def plain_base(base: str) -> str:
     return ".".join(part.partition("@")[0] for part in base.split("."))
 
 
-def _memory(tensor: Tensor) -> int:
+def memory_address(tensor: Tensor) -> int:
     """Return the address of the tensor's storage, 0 where it has none to share."""
     try:
         return tensor.untyped_storage().data_ptr()
@@ -146,14 +146,14 @@ class _Watch:
         """Return the addresses of the memory of all tensors among the arguments of a call."""
         plain = not kwargs and all(isinstance(argument, Tensor) for argument in args)
         tensors = args if plain else [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        return {_memory(tensor) for tensor in tensors} - {0}
+        return {memory_address(tensor) for tensor in tensors} - {0}
 
     def arguments(
         self, base: str, path: str, call: str, op: str, args: Any, kwargs: Any, *, own: Sequence[str] = ()
     ) -> tuple[Any, Any, set[int]]:
         """Show the arguments of a call; return them, changed or not, and the memory they use."""
         flat, spec, everything = _tensors((args, kwargs))
-        memory = {i: _memory(flat[i]) for i in everything}
+        memory = {i: memory_address(flat[i]) for i in everything}
         names = {i: self.stored.get(memory[i]) or self.names.get(id(flat[i]), "") for i in everything}
         kept = [i for i in everything if not names[i]]
         stored = own or [name for name in names.values() if name]
@@ -170,7 +170,7 @@ class _Watch:
     ) -> Any:
         """Show what a call gave; return it, changed or not."""
         if isinstance(result, Tensor):  # the rest below for one tensor, spelt out, since this is on the fast path
-            address = _memory(result)
+            address = memory_address(result)
             known = address in read or address in self.stored or not address
             mine = mutates or (owns and not known)
             fresh = self.visitor(Moment(base, "output", path, call, op, (result,), (mine,), (known and not mutates,)))
@@ -179,7 +179,7 @@ class _Watch:
         if not kept:
             return result
         tensors = [flat[i] for i in kept]
-        memory = [_memory(t) for t in tensors]
+        memory = [memory_address(t) for t in tensors]
         shared = [m in read or m in self.stored or not m for m in memory]
         owned = [(mutates or (owns and not s)) and memory.count(m) == 1 for m, s in zip(memory, shared, strict=True)]
         view = [s and not mutates for s in shared]
@@ -290,7 +290,7 @@ def _mutates(func: Any, args: Any, kwargs: Any, result: Any) -> bool:
 
 def _computed(result: Any, known: set[int]) -> bool:
     """Whether *result* holds a tensor that is not a view of an argument."""
-    return any(isinstance(leaf, Tensor) and _memory(leaf) not in known for leaf in pytree.tree_leaves(result))
+    return any(isinstance(leaf, Tensor) and memory_address(leaf) not in known for leaf in pytree.tree_leaves(result))
 
 
 def _opened(function: Any) -> Any:
@@ -322,7 +322,7 @@ def visiting(
     The scope is :func:`unfused`.
     """
     tensors = [*model.named_buffers(), *model.named_parameters()]
-    stored = {_memory(tensor): name for name, tensor in tensors}
+    stored = {memory_address(tensor): name for name, tensor in tensors}
     stored.pop(0, None)
     closed = inside(model, cells)
     watch = _Watch(visitor, {id(tensor): name for name, tensor in tensors}, stored, closed)
