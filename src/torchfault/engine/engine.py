@@ -16,6 +16,7 @@ from torchfault.engine.contract import Executor, Lanes, check_trials
 from torchfault.engine.graph import GraphExecutor
 from torchfault.engine.hooks import HooksExecutor
 from torchfault.engine.monitor import Monitor
+from torchfault.engine.traced import TracedExecutor, hides_words
 from torchfault.errors import EngineError, ModelError
 from torchfault.faults import Trials
 from torchfault.model.constants import constant_home, is_constant
@@ -91,7 +92,8 @@ class Engine:
     def _choose(self, executor: str, buffers: bool) -> Executor:
         if executor != "hooks":
             try:
-                return GraphExecutor(self.model, self.data, memory=self.memory, buffers=buffers)
+                fast = TracedExecutor if hides_words(self.model) else GraphExecutor
+                return fast(self.model, self.data, memory=self.memory, buffers=buffers)
             except ModelError as error:
                 if executor == "graph":
                     raise

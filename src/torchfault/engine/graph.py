@@ -1,12 +1,12 @@
 """The graph executor: lanes sorted by where they board, swept through the captured program in one growing batch."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from torchfault.engine.chunk import ChunkRun
 from torchfault.engine.contract import Lanes, check_trials
@@ -14,6 +14,7 @@ from torchfault.engine.golden import Footprint, Golden, footprint, give_back_mem
 from torchfault.engine.lanes import Schedule, schedule
 from torchfault.engine.monitor import Monitor, SweepMonitor
 from torchfault.engine.plan import events_of, strikes_of
+from torchfault.engine.stored import Memory
 from torchfault.engine.strike import Striker
 from torchfault.errors import EngineError, ModelError
 from torchfault.faults import Trials
@@ -21,18 +22,35 @@ from torchfault.model.arguments import data_sites
 from torchfault.model.capture import capture
 from torchfault.model.cells import find_cells
 from torchfault.model.constants import find_constants
-from torchfault.model.data import Data, Tree, concatenate
-from torchfault.model.graph_sites import program_sites
+from torchfault.model.data import Data, Tree, concatenate, leaves
+from torchfault.model.fold import Fold
+from torchfault.model.graph_sites import Place, program_sites
 from torchfault.model.memory import homes
 from torchfault.model.program import Program, Ref
 from torchfault.model.record import probe_inputs
 from torchfault.space import FaultSpace
+from torchfault.storages import Stored
 
-__all__ = ["GraphExecutor"]
+__all__ = ["Captured", "GraphExecutor"]
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """A *program* with its sites and their *places*.
+
+    *stored* tells how parameters are kept, by their nodes; *words* finds what the modules that the operations of
+    *program* run keep to themselves.
+    """
+
+    program: Program
+    fold: Fold
+    places: dict[str, Place]
+    stored: Mapping[int, Stored] = field(default_factory=dict)
+    words: Memory | None = None
 
 
 class GraphExecutor:
-    """Runs trials on *model* as captured by ``torch.export``, within *memory* bytes for activations.
+    """Runs trials on *model* within *memory* bytes for activations, as captured by ``torch.export`` unless told.
 
     Raises :class:`torchfault.errors.ModelError` where the model cannot be captured, and :class:`EngineError` where a
     single input needs more than *memory*.
@@ -40,31 +58,24 @@ class GraphExecutor:
 
     name = "graph"
 
-    def __init__(self, model: nn.Module, data: Data, *, memory: int, buffers: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, data: Data, *, memory: int, buffers: bool = False, captured: Captured | None = None
+    ) -> None:
         self.data, self.memory = data, memory
-        kept = homes(model)
-        if hidden := [home for home in kept if home.stored is None]:
-            name = next(iter(hidden[0].words))
-            raise ModelError(f"the captured graph does not show the stored words of '{name}'; hooks strike them")
-        cells = find_cells(model, probe_inputs(data))
-        if buffers and (numbers := find_constants(model, cells, probe_inputs(data))):
-            raise ModelError(f"the captured graph has '{numbers[0]}' as a fixed number; hooks strike it")
-        program = capture(model, data, cells=cells)
-        self.device = next((v.device for v in program.constants.values() if isinstance(v, Tensor)), torch.device("cpu"))
-        self.channels_last = self.device.type == "cpu" and _has_images(program)
-        self.program = _in_channels_last(program) if self.channels_last else program
+        captured = captured or _exported(model, data, buffers=buffers)
+        tensors = (*model.parameters(), *leaves(data.inputs))
+        self.device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+        self.channels_last = self.device.type == "cpu" and _has_images(captured.program)
+        self.program = _in_channels_last(captured.program) if self.channels_last else captured.program
         self.plan: Schedule = schedule(self.program)
         with torch.inference_mode():
             one = golden_pass(self.program, data.inputs, 0, 1, channels_last=self.channels_last)
             self.footprint: Footprint = footprint(self.program, one, self.plan.last_reader)
-        self._fold, self.places = program_sites(
-            model, self.program, one.values, lanes=1, buffers=buffers, given=data_sites(model, data), cells=cells
-        )
+        self._fold, self.places = captured.fold, captured.places
         self.strikes = strikes_of(self.program, self.places)
         once = {name: parts[0] for name, parts in self._fold.parts.items() if len(parts) == 1}
-        self.watched = self.places | {name: self.places[part] for name, part in once.items()}
-        nodes = self.program.parameters
-        self.stored = {nodes[h.parameter]: h.stored for h in kept if h.stored is not None and h.parameter in nodes}
+        self.watched = self.places | {name: self.places[part] for name, part in once.items() if part in self.places}
+        self.stored, self.words = captured.stored, captured.words
         self._kept: Golden | None = None
         if self.footprint.golden + int(self.footprint.alive.max()) > memory:
             need = (self.footprint.golden + int(self.footprint.alive.max())) / 2**20
@@ -86,8 +97,7 @@ class GraphExecutor:
     def _golden(self, first: int) -> Golden:
         if self._kept is None or self._kept.first != first:
             if self._kept is not None:
-                self._kept = None
-                give_back_memory()
+                self.forget()
             self._kept = golden_pass(
                 self.program, self.data.inputs, first, self.chunk, channels_last=self.channels_last
             )
@@ -102,6 +112,11 @@ class GraphExecutor:
             index = torch.arange(golden.lanes, device=self.device)
             parts.append(golden.outputs(index))
         return concatenate(parts)
+
+    def forget(self) -> None:
+        """Drop what is kept of the golden pass, and give its memory back."""
+        self._kept = None
+        give_back_memory()
 
     def run(self, trials: Trials, monitor: Monitor | None = None) -> Iterator[Lanes]:
         """Return the outcomes of all trials, chunk of inputs by chunk of inputs."""
@@ -120,10 +135,34 @@ class GraphExecutor:
         events = events_of(trials, self.strikes)
         with torch.inference_mode():
             golden = self._golden(first)
-            striker = Striker(self.program, self.places, trials, self.device, self.stored)
+            striker = Striker(self.program, self.places, trials, self.device, self.stored, self.words)
             room = self.memory - self.footprint.golden * golden.lanes
             looking = None if monitor is None else SweepMonitor(monitor, self.watched, golden, numbers)
-            yield from ChunkRun(trials, events, golden, striker, self.plan, self.footprint, room, looking).lanes()
+            found = ChunkRun(trials, events, golden, striker, self.plan, self.footprint, room, looking).lanes()
+        while True:
+            with torch.inference_mode():  # for our own work, and not for what happens to the lanes in between
+                lanes = next(found, None)
+            if lanes is None:
+                return
+            yield lanes
+
+
+def _exported(model: nn.Module, data: Data, *, buffers: bool) -> Captured:
+    kept = homes(model)
+    if hidden := [home for home in kept if home.stored is None]:
+        name = next(iter(hidden[0].words))
+        raise ModelError(f"the captured graph does not show the stored words of '{name}'; hooks strike them")
+    cells = find_cells(model, probe_inputs(data))
+    if buffers and (numbers := find_constants(model, cells, probe_inputs(data))):
+        raise ModelError(f"the captured graph has '{numbers[0]}' as a fixed number; hooks strike it")
+    program = capture(model, data, cells=cells)
+    with torch.inference_mode():
+        one = golden_pass(program, data.inputs, 0, 1, channels_last=False)
+        given = data_sites(model, data)
+        sites, places = program_sites(model, program, one.values, lanes=1, buffers=buffers, given=given, cells=cells)
+    nodes = program.parameters
+    stored = {nodes[h.parameter]: h.stored for h in kept if h.stored is not None and h.parameter in nodes}
+    return Captured(program, sites, places, stored)
 
 
 def _has_images(program: Program) -> bool:

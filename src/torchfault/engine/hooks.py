@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from torchfault.engine.alike import alike, some_rows
 from torchfault.engine.astray import nothing
 from torchfault.engine.contract import Lanes, check_trials
 from torchfault.engine.footprint import lanes_within
-from torchfault.engine.masks import Mask, edits_by_site
+from torchfault.engine.masks import masks_by_site
 from torchfault.engine.monitor import HooksMonitor, Monitor
 from torchfault.engine.replay import Part, replaying
-from torchfault.engine.stored import Memory, Target, edited
+from torchfault.engine.stored import Memory, edited
 from torchfault.engine.strikes import Strike, strike_of, striking
 from torchfault.errors import ModelError
 from torchfault.faults import Trials
@@ -27,7 +28,6 @@ from torchfault.model.record import varies
 from torchfault.model.sites import find
 from torchfault.model.visit import plain_base, visiting
 from torchfault.space import FaultSpace, Site
-from torchfault.words import word
 
 __all__ = ["HooksExecutor"]
 
@@ -132,7 +132,7 @@ class HooksExecutor:
         lanes = 0
         # A monitor holds all activations of a batch twice over.
         batch = self._batch if monitor is None else max(1, self._batch // _MONITORED)
-        for group in _alike(trials, self._shared(trials)):
+        for group in alike(some_rows(trials, self._shared(trials))):
             for start in range(0, len(group), batch):
                 chunk = group[start : start + batch]
                 done.append((chunk, self._struck(trials.take(chunk), monitor)))
@@ -177,27 +177,24 @@ class HooksExecutor:
         """Return the outputs of *trials*, whose shared faults are all the same, as one batch."""
         shared = self._shared(trials)
         active = self._kinds(trials.sites)[2][trials.site]
-        common = _rows(trials, shared).take(np.zeros(1, dtype=np.int64))
+        common = some_rows(trials, shared).take(np.zeros(1, dtype=np.int64))
         strikes = [
             strike_of(self.model, name, masks=[mask], site=self._fold.apart.site(name), layout=self._layouts[name])
-            for name, mask in _masks(_rows(trials, active), lanes=True).items()
+            for name, mask in masks_by_site(some_rows(trials, active), lanes=True).items()
         ]
         index = torch.from_numpy(trials.inputs)
         if monitor is not None:
             self._forward(index, monitor=monitor)
             monitor.begin()
-        targets = self._targets(common)
+        targets = self._memory.targets(common)
         with edited(targets):
             try:
-                return self._forward(index, strikes, self._parts(_rows(trials, ~active & ~shared)), monitor)
+                return self._forward(index, strikes, self._parts(some_rows(trials, ~active & ~shared)), monitor)
             except (ArithmeticError, ValueError, AssertionError):
                 if not any(is_constant(target.name) for target in targets):
                     raise
                 # Python refuses to divide by the number, or the module to work with it: whoever runs it notices.
                 return nothing(rows(self.golden(), index.to(self.device)))
-
-    def _targets(self, trials: Trials) -> list[Target]:
-        return [self._memory.target(name, mask) for name, mask in _masks(trials).items()]
 
     def _parts(self, trials: Trials) -> dict[str, list[Part]]:
         """Return what each module must run again, for lanes struck in the words that it alone reads."""
@@ -205,10 +202,10 @@ class HooksExecutor:
         names = list(self._paths)
         parts: dict[str, list[Part]] = {}
         for number in np.unique(path):
-            mine = _rows(trials, path == number)
-            for lanes in _alike(mine, np.ones(len(mine.site), dtype=bool)):
+            mine = some_rows(trials, path == number)
+            for lanes in alike(mine):
                 if mine.offsets[lanes[0] + 1] > mine.offsets[lanes[0]]:
-                    stored = self._targets(mine.take(lanes[:1]))
+                    stored = self._memory.targets(mine.take(lanes[:1]))
                     parts.setdefault(names[number], []).append(Part(torch.from_numpy(lanes).to(self.device), stored))
         return parts
 
@@ -240,30 +237,6 @@ class HooksExecutor:
 
     def _here(self, tree: Tree) -> Tree:
         return map_tensors(lambda leaf: leaf.to(self.device), tree)
-
-
-def _masks(trials: Trials, *, lanes: bool = False) -> dict[str, Mask]:
-    """Return the masks of all rows by the name of their site."""
-    words = {site.name: site.word for site in trials.sites}
-    return {name: Mask(name, word(words[name]), e) for name, e in edits_by_site(trials, lanes=lanes).items()}
-
-
-def _rows(trials: Trials, kept: NDArray[np.bool_]) -> Trials:
-    """Return the same trials with some of their rows."""
-    offsets = np.concatenate(([0], np.cumsum(kept)))[trials.offsets]
-    columns = (trials.site[kept], trials.element[kept], trials.keep[kept], trials.toggle[kept])
-    return Trials(trials.sites, offsets, trials.inputs, *columns)
-
-
-def _alike(trials: Trials, kept: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
-    """Return the positions of the trials, grouped by equal faults in the *kept* rows."""
-    part = _rows(trials, kept)
-    groups: dict[bytes, list[int]] = {}
-    for trial, (start, stop) in enumerate(zip(part.offsets[:-1], part.offsets[1:], strict=True)):
-        columns = (part.site, part.element, part.keep, part.toggle)
-        key = b"".join(column[start:stop].tobytes() for column in columns) if stop > start else b""
-        groups.setdefault(key, []).append(trial)
-    return [np.array(group, dtype=np.int64) for group in groups.values()]
 
 
 def _identical(golden: Tree, faulty: Tree) -> NDArray[np.bool_]:

@@ -12,9 +12,9 @@ from torch import Tensor
 from torchfault.errors import FaultError
 from torchfault.faults import Trials
 from torchfault.model.layout import Layout
-from torchfault.words import WORDS, WordFormat, decode, encode, masks_to_words
+from torchfault.words import WORDS, WordFormat, decode, encode, masks_to_words, word
 
-__all__ = ["Edits", "Mask", "Places", "by_sample", "edits_by_site", "infer_layout"]
+__all__ = ["Edits", "Mask", "Places", "by_sample", "edits_by_site", "infer_layout", "masks_by_site"]
 
 # One pass over every word costs as much as visiting about this fraction of them singly (measured on a CPU).
 _DENSE = 32
@@ -237,3 +237,9 @@ def _sparse(places: Places, keep: Tensor | None, toggle: Tensor) -> Editor:
         return words
 
     return edit
+
+
+def masks_by_site(trials: Trials, *, lanes: bool = False) -> dict[str, Mask]:
+    """Return :func:`edits_by_site` as masks in the words of each site."""
+    words = {site.name: site.word for site in trials.sites}
+    return {name: Mask(name, word(words[name]), e) for name, e in edits_by_site(trials, lanes=lanes).items()}

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from torchfault.engine.masks import Mask, Places
+from torchfault.engine.masks import Mask, Places, masks_by_site
 from torchfault.errors import FaultError, SpaceError, did_you_mean
+from torchfault.faults import Trials
 from torchfault.model.constants import constant_home, is_constant
 from torchfault.model.home import Home
 from torchfault.model.memory import homes
@@ -75,6 +76,10 @@ class Memory:
                 f"'{name}' has {mask.fmt.name} words in the fault space, got {fmt.name}; find the sites again"
             )
         return Target(name, self.words(name), mask, self.home(name))
+
+    def targets(self, trials: Trials) -> list[Target]:
+        """Return the words that the rows of *trials* change, all together."""
+        return [self.target(name, mask) for name, mask in masks_by_site(trials).items()]
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Apply the events of a node to the lanes on board: edited words, closed forms, or the one operation run anew."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torchfault.engine.alike import alike
 from torchfault.engine.deltas import Patch, Struck, patch_for, row_patch
+from torchfault.engine.stored import Memory, Target, edited
 from torchfault.faults import Trials, rank_in_run
 from torchfault.model.graph_sites import Place, lane_arguments
 from torchfault.model.layout import Layout, join, lanes_first, put, take, take_value, write_back
@@ -43,8 +45,10 @@ class Striker:
         trials: Trials,
         device: torch.device,
         stored: Mapping[int, Stored] | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.program, self.trials, self.device, self.stored = program, trials, device, stored or {}
+        self.memory = memory
         self.places = [places.get(site.name) for site in trials.sites]
         self.element = torch.from_numpy(trials.element).to(device)
 
@@ -69,6 +73,8 @@ class Striker:
 
     def patch(self, node: Node, group: Group, values: Callable[[int], Value]) -> Patch | None:
         """Return the closed form of *group*, whose lanes are struck in one word each, or ``None``."""
+        if self.memory is not None and group.place.role == "parameter":
+            return None  # the words are inside the module that the node runs
         source, slot = self._slot(node, group.place)
         if slot is None or (isinstance(node.layout, Layout) and node.layout.nested):
             return None
@@ -216,6 +222,13 @@ class Striker:
         """Run *node* for every struck lane with its own parameters: by ``vmap`` where it can, else one by one."""
         struck = [g for g in groups if g.place.role == "parameter"]
         inputs = [g for g in groups if g.place.role == "input"]
+        if self.memory is not None:
+            for some, targets in self._by_words(struck, lanes):
+                fresh = [_only(group, some) for group in inputs]
+                with edited(targets):
+                    result = self._run_edited(node, fresh, some, self._sub_batch(some, values))
+                _put_value(value, node.layout, some, result)
+            return
         if not inputs and self._rerun_vmap(node, value, struck, values, lanes):
             return
         for lane in lanes:
@@ -226,6 +239,18 @@ class Striker:
             fresh = [_only(g, lane) for g in inputs if bool((g.lanes == lane).any())]
             result = self._run_edited(node, fresh, one, lambda p, c=changed, r=read: c[p] if p in c else r(p))  # type: ignore[misc]
             _put_value(value, node.layout, one, result)
+
+    def _by_words(self, groups: list[Group], lanes: Tensor) -> Iterator[tuple[Tensor, list[Target]]]:
+        """Yield lanes in which *groups* change the same words of a module, and these words."""
+        assert self.memory is not None
+        owner = np.concatenate([group.lanes.cpu().numpy() for group in groups])
+        order = np.argsort(owner, kind="stable")
+        rows = np.concatenate([group.rows for group in groups])[order]
+        offsets = np.searchsorted(owner[order], np.append(lanes.cpu().numpy(), np.iinfo(np.int64).max))
+        columns = (self.trials.site, self.trials.element, self.trials.keep, self.trials.toggle)
+        struck = Trials(self.trials.sites, offsets, offsets[:-1], *(column[rows] for column in columns))
+        for same in alike(struck):
+            yield lanes[torch.from_numpy(same).to(lanes.device)], self.memory.targets(struck.take(same[:1]))
 
     def _parameter(self, position: int, groups: Sequence[Group]) -> Tensor:
         """Return a copy of a parameter with all words of *groups* edited (one lane's)."""
@@ -325,9 +350,9 @@ def _one_lane_shape(value: Tensor, layout: Any) -> list[int]:
     return shape
 
 
-def _only(group: Group, lane: Tensor) -> Group:
-    """Return the events of *lane* alone."""
-    mine = group.lanes == lane
+def _only(group: Group, lanes: Tensor) -> Group:
+    """Return the events of one lane, or of some, alone."""
+    mine = torch.isin(group.lanes, lanes)
     return Group(group.place, group.site, group.lanes[mine], group.rows[mine.cpu().numpy()])
 
 

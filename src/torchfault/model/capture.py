@@ -21,7 +21,7 @@ from torchfault.model.marks import mark_operator, marked, split_mark
 from torchfault.model.program import Node, Program, Ref, Size, Value, evaluate
 from torchfault.model.record import PROBES, probe_inputs
 
-__all__ = ["capture"]
+__all__ = ["capture", "with_layouts"]
 
 _RESHAPES = {"view", "reshape", "_unsafe_view", "view_as", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous"}
 _PARTS = {"select", "slice", "split", "split_with_sizes", "tensor_split", "chunk", "unbind", "narrow", "getitem"}
@@ -48,7 +48,7 @@ def capture(model: nn.Module, data: Data, *, cells: Sequence[Cell] = ()) -> Prog
     builder = _Builder(model, exported)
     for node in exported.graph.nodes:
         builder.add(node)
-    return _with_layouts(builder.program(exported), probe)
+    return with_layouts(builder.program(exported), probe)
 
 
 def _export(model: nn.Module, probe: Any, cells: Sequence[Cell]) -> torch.export.ExportedProgram:
@@ -266,8 +266,8 @@ def _references(arguments: Iterable[Any]) -> Iterable[int]:
 
 
 @torch.no_grad()
-def _with_layouts(program: Program, probe: Any) -> Program:
-    """Run three lanes together and the second alone, and read off every node where its lanes are."""
+def with_layouts(program: Program, probe: Any) -> Program:
+    """Return *program* with the layout of every node, read off three lanes of *probe* together and the second alone."""
     reached = _reached(program)
     flat = leaves(probe)
     many = evaluate(program, flat, PROBES)

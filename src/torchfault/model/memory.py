@@ -37,9 +37,10 @@ def homes(model: nn.Module) -> list[Home]:
     """
     found: list[Home] = []
     seen: set[int] = set()
+    inside = {id(part) for module in model.modules() if packs(module) for part in module.children()}
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
-        if packs(module):
+        if packs(module) and id(module) not in inside:  # a packed layer's words are its own, not also its holder's
             found.append(packed(module, path, prefix))
         for name, parameter in module._parameters.items():
             if parameter is None or id(parameter) in seen:

@@ -13,6 +13,7 @@ from torchfault.words.emulated import affine
 
 __all__ = [
     "activation_word",
+    "as_quantised",
     "code_memory",
     "fake_quantised",
     "is_leaf",
@@ -56,6 +57,16 @@ def code_memory(tensor: Tensor) -> Tensor:
     held = {"uint8": torch.uint8, "int8": torch.int8, "int32": torch.int32}[quantised_word(tensor)]
     codes = torch.empty(0, dtype=held, device=tensor.device)
     return codes.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+
+
+def as_quantised(codes: Tensor, like: Tensor) -> Tensor:
+    """Return integer *codes* as a quantised tensor in the same memory, with the scale and zero point of *like*."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = torch._empty_affine_quantized(
+            [0], scale=like.q_scale(), zero_point=like.q_zero_point(), dtype=like.dtype, device=codes.device
+        )
+    return found.set_(codes.untyped_storage(), codes.storage_offset(), codes.shape, codes.stride())
 
 
 def packs(module: nn.Module) -> bool:
