@@ -11,7 +11,7 @@ from agreement import assert_agree, collect
 from spiking_networks import STEPS, spiking
 from torch import nn
 
-from torchfault.engine import Engine, inject
+from torchfault.engine import Engine, Monitor, inject
 from torchfault.engine.hooks import HooksExecutor
 from torchfault.errors import ModelError, SpaceError
 from torchfault.faults import BitFlip, strike
@@ -209,5 +209,11 @@ def test_a_number_that_python_cannot_work_with_is_a_detected_error() -> None:
     (found,) = collect(executor, trials)  # bit 30 of 2.0 leaves 0.0
     assert found[0].isnan().all()
     assert found[1].isfinite().all()
+    engine = Engine(model, data, buffers=True)
+    monitor = Monitor(engine.space)
+    assert sum(len(lanes.trial) for lanes in engine.run(trials, monitor=monitor)) == 2
+    travel = monitor.travel()  # the pass with 0.0 ended before it gave anything else than golden
+    assert (travel.last_changed[0], travel.last_changed[1]) == ("", "stack:output")
+    assert not travel.masked.any()
     with pytest.raises(ModelError, match="fixed number"):
         Engine(model, data, executor="graph", buffers=True)

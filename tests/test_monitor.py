@@ -1,14 +1,17 @@
 """Monitors against plain forward passes: what activations look like, and how far errors travel."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from agreement import collect, random_trials
 from networks import NETWORKS
 from reference import reference
+from spiking_networks import STEPS, spiking
 from torch import nn
 
-from torchfault.engine import Engine, Monitor
+from torchfault.engine import Engine, Monitor, inject
 from torchfault.errors import EngineError
 from torchfault.faults import BitFlip, strike
 from torchfault.model.data import Data, call, leaves, rows
@@ -18,27 +21,29 @@ from torchfault.model.visit import Moment, visiting
 
 
 class Recorder:
-    """Keeps every output of one pass."""
+    """Keeps every output and state of one pass, those of all time steps together."""
 
     def __init__(self, layouts) -> None:
         self.layouts, self.seen = layouts, {}
 
     def __call__(self, moment: Moment) -> None:
         for i, tensor in enumerate(moment.tensors):
-            name = f"{moment.base}:{moment.role}{i or ''}"
+            name = f"{moment.base}:{moment.role.partition('#')[0]}{i or ''}"
             if name in self.layouts:
-                self.seen[name] = lanes_first(tensor, self.layouts[name])[0].detach().double().flatten()
+                found = lanes_first(tensor, self.layouts[name])[0].detach().double().flatten()
+                self.seen[name] = torch.cat([self.seen.get(name, found[:0]), found])
 
 
 def recorded(model: nn.Module, data: Data, which: int, layouts, words: dict) -> dict:
     """Return all outputs for one input, with words of parameters replaced."""
+    cells = find(model, data).cells
     recorder, stored = Recorder(layouts), dict(model.named_parameters())
     saved = {name: stored[name].detach().clone() for name in words}
     leaf = [path for path, module in model.named_modules() if path and not list(module.children())]
     try:
         for name, value in words.items():
             stored[name].data.copy_(value)
-        with torch.no_grad(), visiting(model, recorder, modules=leaf, operations=None):
+        with torch.no_grad(), visiting(model, recorder, modules=leaf, operations=None, cells=cells):
             call(model, rows(data.inputs, slice(which, which + 1)))
     finally:
         for name, value in saved.items():
@@ -132,6 +137,123 @@ def test_errors_end_where_they_are_masked(executor: str) -> None:
     expected = leaves(reference(model, data, trials))[0]
     golden = model(data.inputs)
     assert (expected == golden).all(1).tolist() == travel.masked.tolist()
+
+
+def potentials(model: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return what the neurons of SpikingJelly's network fire and hold at each step, (steps, neurons), for one input."""
+    seen: dict[str, list[torch.Tensor]] = {}
+
+    def note(path: str):
+        def hook(module, args, output):
+            del args
+            seen.setdefault(f"{path}:output", []).append(output[0].clone())
+            if hasattr(module, "v"):
+                seen.setdefault(f"{path}:state.v", []).append(module.v[0].clone())
+
+        return hook
+
+    handles = [model[i].register_forward_hook(note(str(i))) for i in range(4)]
+    with torch.no_grad():
+        model(x)
+    for handle in handles:
+        handle.remove()
+    return {name: torch.stack(steps) for name, steps in seen.items()}
+
+
+@pytest.mark.parametrize("executor", ["graph", "hooks"])
+def test_a_spiking_network_is_followed_over_all_its_steps(executor: str) -> None:
+    model, data = spiking("spikingjelly_single")
+    engine = Engine(model, data, executor=executor, buffers=executor == "hooks")
+    monitor = Monitor(engine.space)
+    stepped = {"0:output", "1:state.v", "1:output", "2:output", "3:state.v", "3:output"}
+    assert set(monitor.sites) == stepped | {"stack:output"}
+    space = engine.space.select("0.weight", bits=[22, 23, 29, 31])
+    rng, count = np.random.default_rng(3), 24
+    where, inputs = space.locate(rng.integers(0, len(space), count)), rng.integers(0, len(data), count)
+    trials = strike(space, where, model=BitFlip(), rng=rng, inputs=inputs)
+    assert sum(len(lanes.trial) for lanes in engine.run(trials, monitor=monitor)) == count
+    travel, whole, single = monitor.travel(), monitor.table().set_index("site"), monitor.table(by="step")
+    golden = [potentials(model, data.inputs[i : i + 1]) for i in inputs]
+    faulty = []
+    for trial, which in enumerate(inputs):
+        with inject(model, trials.take(np.array([trial]))):
+            faulty.append(potentials(model, data.inputs[which : which + 1]))
+    for site in stepped:
+        before, after = (torch.stack([seen[site] for seen in passes]).double() for passes in (golden, faulty))
+        mine = single[single.site == site]
+        assert mine.step.tolist() == list(range(STEPS))
+        for side, values in (("golden", before), ("faulty", after)):
+            found = whole.loc[site, [f"{side}_min", f"{side}_max", f"{side}_mean"]].to_numpy(dtype=float)
+            expected = [values.min().item(), values.max().item(), values.mean().item()]
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(mine[f"{side}_mean"], values.mean((0, 2)), rtol=1e-4, atol=1e-5)
+        moved = (before - after).abs().amax(2) > 1e-4
+        assert whole.changed[site] >= moved.any(1).sum()  # bit for bit, more have changed than by much
+        if site in ("1:output", "3:output"):  # spikes are exact
+            assert mine.changed.tolist() == moved.sum(0).tolist()
+            assert whole.changed[site] == moved.any(1).sum()
+    spikes = [(b["3:output"] != a["3:output"]).any(1) for b, a in zip(golden, faulty, strict=True)]
+    assert travel.masked.tolist() == [not bool(x.any()) for x in spikes]
+    for trial in np.flatnonzero(~travel.masked):
+        assert travel.last_changed[trial] == "stack:output"
+        assert travel.last_step[trial] >= spikes[trial].nonzero().max()
+    assert 0 < travel.masked.sum() < count
+    assert set(travel.masked_at[travel.masked]) <= {*monitor.sites[1:]}
+
+
+@pytest.mark.parametrize("name", ["spikingjelly_multi", "norse_whole"])
+def test_both_executors_see_the_same_inside_of_a_layer_that_runs_all_its_steps(name: str) -> None:
+    model, data = spiking(name)
+    found = []
+    for executor in ("graph", "hooks"):
+        engine = Engine(model, data, executor=executor)
+        monitor = Monitor(engine.space)
+        trials = random_trials(engine.space.select(kinds=("state", "weight")), len(data), 40, seed=3)
+        assert sum(len(lanes.trial) for lanes in engine.run(trials, monitor=monitor)) == 40
+        found.append((monitor.travel(), monitor.table(by="step")))
+    (one, table), (two, again) = found
+    assert any(":state." in site for site in one.last_changed)
+    assert one.last_step.notna().sum() > 10
+    # They compute in batches of other sizes, so that a last bit may differ.
+    assert (one.last_step.fillna(-1) == two.last_step.fillna(-1)).mean() >= 0.9
+    assert (one.last_changed == two.last_changed).mean() >= 0.9
+    assert table.site.tolist() == again.site.tolist()
+    np.testing.assert_allclose(table.golden_mean, again.golden_mean, atol=1e-6)
+
+
+def test_the_activations_of_quantised_layers_are_followed_by_their_values() -> None:
+    static = pytest.importorskip("test_quantised").static
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, data = static(), Data(torch.randn(4, 2, 6, 6, generator=torch.Generator().manual_seed(1)))
+        engine = Engine(model, data)
+        monitor = Monitor(engine.space)
+        trials = random_trials(engine.space.select("1.weight"), 4, 20, seed=3)
+        assert sum(len(lanes.trial) for lanes in engine.run(trials, monitor=monitor)) == 20
+        with torch.no_grad():
+            values = model[1](model[0](data.inputs)).dequantize()[trials.inputs]
+    row = monitor.table().set_index("site").loc["1:output"]
+    assert row.changed > 0
+    assert (row.golden_min, row.golden_max) == (values.min().item(), values.max().item())
+
+
+def test_a_state_that_is_overwritten_ends_the_error_in_time() -> None:
+    model, data = spiking("spikingjelly_single")
+    with torch.no_grad():
+        model[0].bias.fill_(3.0)
+        model[0].weight.zero_()
+    for executor in ("graph", "hooks"):
+        engine = Engine(model, data, executor=executor)
+        space = engine.space.select("1:state.v", bits=[0, 22])
+        number = [space.number(np.array([0]), np.array([element]), np.array([22]))[0] for element in (2, 6 + 2)]
+        inputs = np.zeros(2, int)
+        trials = strike(space, space.locate(number), model=BitFlip(), rng=np.random.default_rng(0), inputs=inputs)
+        monitor = Monitor(engine.space)
+        assert sum(len(lanes.trial) for lanes in engine.run(trials, monitor=monitor)) == 2
+        # Every neuron fires at every step and is reset to 0: a potential of 0 has no bit 22 to lose, but one to gain.
+        assert monitor.travel().last_step.tolist() == [0, 1]
+        assert monitor.travel().last_changed.tolist() == ["1:state.v"] * 2
+        assert monitor.travel().masked_at.tolist() == ["1:output"] * 2
 
 
 def test_a_monitor_belongs_to_its_engine() -> None:

@@ -73,8 +73,8 @@ class GraphExecutor:
             self.footprint: Footprint = footprint(self.program, one, self.plan.last_reader)
         self._fold, self.places = captured.fold, captured.places
         self.strikes = strikes_of(self.program, self.places)
-        once = {name: parts[0] for name, parts in self._fold.parts.items() if len(parts) == 1}
-        self.watched = self.places | {name: self.places[part] for name, part in once.items() if part in self.places}
+        parts, places = self._fold.parts, self.places
+        self.watched = {name: [places[p] for p in parts.get(name, (name,)) if p in places] for name in self.space.names}
         self.stored, self.words = captured.stored, captured.words
         self._kept: Golden | None = None
         if self.footprint.golden + int(self.footprint.alive.max()) > memory:

@@ -24,6 +24,7 @@ from torchfault.model.constants import is_constant
 from torchfault.model.data import Data, Tree, call, concatenate, leaves, map_tensors, rows
 from torchfault.model.decisions import Decisions
 from torchfault.model.disturb import reset_states, undisturbed, unfused
+from torchfault.model.quantised import is_leaf
 from torchfault.model.record import varies
 from torchfault.model.sites import find
 from torchfault.model.visit import plain_base, visiting
@@ -109,7 +110,7 @@ class HooksExecutor:
         """Yield the outcome of every trial exactly once, in any order."""
         check_trials(trials, self._fold.space, len(self.data))
         self.golden()
-        seen = None if monitor is None else HooksMonitor(monitor, self._layouts)
+        seen = None if monitor is None else HooksMonitor(monitor, self._layouts, self._fold.parts)
         return self._run(self._fold.unfold(trials), seen)
 
     def _decides(self) -> bool:
@@ -229,7 +230,7 @@ class HooksExecutor:
             # Behind, so that it sees what a replay gives.
             scopes.enter_context(striking(self.model, strikes, self._cells))
             if monitor is not None:
-                leaf = [path for path, m in self.model.named_modules() if path and not any(True for _ in m.children())]
+                leaf = [path for path, module in self.model.named_modules() if path and is_leaf(module)]
                 watch = visiting(self.model, monitor, modules=leaf, operations=None, read=(), cells=self._cells)
                 scopes.enter_context(watch)
             axes = iter(self._axes)

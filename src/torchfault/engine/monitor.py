@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torchfault.faults import Trials
 from torchfault.model.data import leaves
 from torchfault.model.graph_sites import Place
 from torchfault.model.layout import Layout, lanes_first, take
+from torchfault.model.marks import kind_of
 from torchfault.model.program import Node
 from torchfault.model.visit import Moment
 from torchfault.space import FaultSpace
@@ -27,14 +28,13 @@ if TYPE_CHECKING:
 __all__ = ["HooksMonitor", "Monitor", "SweepMonitor"]
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 _SUMMARY = 5  # smallest, largest and sum of the finite values, their number, and that of the others
 
 
 @dataclass(eq=False)
 class Monitor:
-    """Gathers statistics of every output site of *space* while an engine runs trials, and where their errors end.
-
-    Sites with time steps are left out.
+    """Gathers statistics of every output and state in *space* while an engine runs trials, and where their errors end.
 
     Give it to :meth:`torchfault.Engine.run`, or to several runs one after the other; ask for tables at any time. Golden
     statistics are those of the same inputs, once for every lane, so that the two stand side by side.
@@ -60,27 +60,33 @@ class Monitor:
     lanes: int = 0
     golden: Floats = field(init=False)
     faulty: Floats = field(init=False)
-    changed: NDArray[np.int64] = field(init=False)
-    _positions: NDArray[np.int64] = field(init=False)
-    _numbers: NDArray[np.int64] = field(init=False)
-    _found: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=list)
-    _ends: list[tuple[NDArray[np.int64], NDArray[np.bool_]]] = field(default_factory=list)
-    _struck: list[NDArray[np.int64]] = field(default_factory=list)
+    changed: Ints = field(init=False)
+    _sites_changed: Ints = field(init=False)
+    _positions: Ints = field(init=False)
+    _begin: Ints = field(init=False)
+    _step: Ints = field(init=False)
+    _numbers: Ints = field(init=False)
+    _found: list[tuple[Ints, Ints, Ints]] = field(default_factory=list)
+    _ends: list[tuple[Ints, NDArray[np.bool_]]] = field(default_factory=list)
+    _struck: list[Ints] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        outputs = ((i, site) for i, site in enumerate(self.space.sites) if site.kind == "output")
-        listed = [(i, site.name) for i, site in outputs if site.steps is None]
-        self.sites = tuple(name for _, name in listed)
+        listed = [(i, site) for i, site in enumerate(self.space.sites) if site.kind in ("output", "state")]
+        self.sites = tuple(site.name for _, site in listed)
         self._positions = np.array([i for i, _ in listed], dtype=np.int64)
-        self.golden, self.faulty = (_nothing(len(listed)) for _ in range(2))
-        self.changed = np.zeros(len(listed), dtype=np.int64)
+        # One row for each time step of a site, or a single one without a step.
+        steps = [np.arange(*site.steps) if site.steps else np.array([-1]) for _, site in listed]
+        self._begin = np.cumsum([0, *map(len, steps)])[:-1]
+        self._step = np.concatenate([*steps, np.zeros(0)]).astype(np.int64)
+        self.golden, self.faulty = (_nothing(len(self._step)) for _ in range(2))
+        self.changed, self._sites_changed = (np.zeros(n, dtype=np.int64) for n in (len(self._step), len(listed)))
 
     @property
     def trials(self) -> int:
         """The number of trials of all runs so far."""
         return sum(len(struck) for struck in self._struck)
 
-    def begin(self, trials: Trials, run: NDArray[np.int64]) -> None:
+    def begin(self, trials: Trials, run: Ints) -> None:
         """Note the first site that each of *trials* strikes; they are numbered behind those of earlier runs.
 
         *run* are the trials that an executor will run, numbered by it from 0.
@@ -92,15 +98,23 @@ class Monitor:
         np.minimum.at(first, trials.owner, place[trials.site])
         self._struck.append(first)
 
-    def add(self, trial: NDArray[np.int64], golden: Tensor, faulty: Tensor, changed: Tensor) -> None:
-        """Add lanes, numbered by the executor: summaries (sites, lanes, 5) and where they *changed* (sites, lanes)."""
+    def add(self, trial: Ints, golden: Tensor, faulty: Tensor, changed: Tensor) -> None:
+        """Add lanes, numbered by the executor: summaries (rows, lanes, 5) and where they *changed* (rows, lanes).
+
+        The rows are those of all sites one after the other, one for each time step.
+        """
         self.lanes += len(trial)
         _merge(self.golden, golden)
         _merge(self.faulty, faulty)
         differs = changed.cpu().numpy()
         self.changed += differs.sum(1)
-        last = np.where(differs.any(0), len(self.sites) - 1 - differs[::-1].argmax(0), -1) if len(differs) else -1
-        self._found.append((self._numbers[trial], np.broadcast_to(last, len(trial)).astype(np.int64)))
+        last = step = np.full(len(trial), -1, dtype=np.int64)
+        if len(differs):
+            sites = np.logical_or.reduceat(differs, self._begin)
+            self._sites_changed += sites.sum(1)
+            last = np.where(sites.any(0), len(self.sites) - 1 - sites[::-1].argmax(0), -1)
+            step = np.where(differs, self._step[:, None], -1).max(0)
+        self._found.append((self._numbers[trial], last, step))
 
     def finish(self, lanes: Lanes) -> None:
         """Note which finished *lanes* have golden outputs, bit for bit."""
@@ -111,19 +125,28 @@ class Monitor:
             same |= np.logical_and.reduce(equal)
         self._ends.append((lanes.trial + self.trials - len(self._struck[-1]), same))
 
-    def table(self, *, level: float = 0.95) -> "pd.DataFrame":
-        """Return a row per output site, in execution order: statistics, and the lanes whose error is alive there.
+    def table(self, *, by: Literal["site", "step"] = "site", level: float = 0.95) -> "pd.DataFrame":
+        """Return a row per output and state, in execution order: statistics, and the lanes whose error is alive there.
 
         The columns are site; lanes; changed, the lanes that differ from golden, and their share with its Wilson
         interval (share, low, high); for golden and faulty values the smallest, largest and mean of the finite ones and
         the share of NaN and infinite ones (golden_min, golden_max, golden_mean, golden_non_finite, faulty_min, ...).
+        A site with time steps is taken over all of them, *by* step there is a row for each, and a column step.
         """
         import pandas as pd
 
-        rows: dict[str, object] = {"site": list(self.sites), "lanes": self.lanes, "changed": self.changed}
-        rows["share"] = self.changed / max(self.lanes, 1)
-        rows["low"], rows["high"] = wilson(self.changed, np.full(len(self.changed), self.lanes), level=level)
-        for side, (low, high, total, count, lost) in (("golden", self.golden.T), ("faulty", self.faulty.T)):
+        names, changed, golden, faulty = list(self.sites), self._sites_changed, self.golden, self.faulty
+        steps: dict[str, object] = {}
+        if by == "step":
+            counts = np.diff([*self._begin, len(self._step)])
+            names, changed = [name for name, n in zip(names, counts, strict=True) for _ in range(n)], self.changed
+            steps["step"] = _or_nothing(self._step)
+        elif names:
+            golden, faulty = (_joined(summary, self._begin) for summary in (golden, faulty))
+        rows: dict[str, object] = {"site": names, **steps, "lanes": self.lanes, "changed": changed}
+        rows["share"] = changed / max(self.lanes, 1)
+        rows["low"], rows["high"] = wilson(changed, np.full(len(changed), self.lanes), level=level)
+        for side, (low, high, total, count, lost) in (("golden", golden.T), ("faulty", faulty.T)):
             empty = count == 0
             rows[f"{side}_min"], rows[f"{side}_max"] = (np.where(empty, np.nan, x) for x in (low, high))
             rows[f"{side}_mean"] = total / np.where(empty, np.nan, count)
@@ -133,23 +156,39 @@ class Monitor:
     def travel(self) -> "pd.DataFrame":
         """Return a row per trial: how far its error went.
 
-        The columns are trial, counted over all runs; last_changed, the last output site in execution order that
-        differed from golden (empty for none); masked, whether the model's output is golden; and masked_at, for a masked
-        trial, the first output site behind it, from which on all is golden (empty otherwise).
+        The columns are trial, counted over all runs; last_changed, the last site in execution order that differed from
+        golden, at whatever time step (empty for none); last_step, the last time step at which any site did (missing for
+        none); masked, whether the model's output is golden; and masked_at, for a masked trial, the first site behind
+        the last one, from which on all is golden (empty otherwise).
         """
         import pandas as pd
 
         count = self.trials
-        last, masked = np.full(count, -1, dtype=np.int64), np.ones(count, dtype=bool)
-        for trial, found in self._found:
-            last[trial] = found
+        last, step = (np.full(count, -1, dtype=np.int64) for _ in range(2))
+        masked = np.ones(count, dtype=bool)
+        for trial, found, when in self._found:
+            last[trial], step[trial] = found, when
         for trial, same in self._ends:
             masked[trial] = same
         struck = np.concatenate(self._struck) if self._struck else np.zeros(0, dtype=np.int64)
         following = np.where(last >= 0, last + 1, np.searchsorted(self._positions, struck))
         names = np.array([*self.sites, ""], dtype=object)
         at = np.where(masked, names[np.minimum(following, len(self.sites))], "")
-        return pd.DataFrame({"trial": np.arange(count), "last_changed": names[last], "masked": masked, "masked_at": at})
+        ends = {"last_changed": names[last], "last_step": _or_nothing(step), "masked": masked, "masked_at": at}
+        return pd.DataFrame({"trial": np.arange(count), **ends})
+
+
+def _or_nothing(step: Ints) -> "pd.arrays.IntegerArray":
+    """Return a column of time steps, in which -1 is missing."""
+    import pandas as pd
+
+    return pd.arrays.IntegerArray(step, step < 0)
+
+
+def _joined(rows: Floats, begin: Ints) -> Floats:
+    """Return the summaries of sites from those of their time steps."""
+    low, high = np.minimum.reduceat(rows[:, 0], begin), np.maximum.reduceat(rows[:, 1], begin)
+    return np.column_stack([low, high, np.add.reduceat(rows[:, 2:], begin)])
 
 
 def _nothing(sites: int) -> Floats:
@@ -182,14 +221,18 @@ def _summary(value: Tensor) -> Tensor:
 
 
 class SweepMonitor:
-    """Fills *monitor* from the sweeps over one chunk, *golden*; *trial* numbers the chunk's trials in their run."""
+    """Fills *monitor* from the sweeps over one chunk, *golden*; *trial* numbers the chunk's trials in their run.
 
-    def __init__(self, monitor: Monitor, places: Mapping[str, Place], golden: Golden, trial: NDArray[np.int64]) -> None:
+    *places* tells where a site is, at each of its time steps.
+    """
+
+    def __init__(self, monitor: Monitor, places: Mapping[str, Sequence[Place]], golden: Golden, trial: Ints) -> None:
         self.monitor, self.golden, self.trial = monitor, golden, trial
         self.at: dict[int, list[tuple[int, int]]] = {}
-        for number, name in enumerate(monitor.sites):
-            self.at.setdefault(places[name].node, []).append((number, places[name].which))
-        shape = (len(monitor.sites), golden.lanes, _SUMMARY)
+        watched = [place for name in monitor.sites for place in places[name]]
+        for number, place in enumerate(watched):
+            self.at.setdefault(place.node, []).append((number, place.which))
+        shape = (len(watched), golden.lanes, _SUMMARY)
         device = next((leaf.device for leaf in leaves(list(golden.values.values()))), torch.device("cpu"))
         self.rows = torch.zeros(shape, dtype=torch.float64, device=device)
         for position, found in self.at.items():
@@ -197,7 +240,7 @@ class SweepMonitor:
             for number, which in found:
                 self.rows[number] = _summary(self._part(node, golden.values[position], which, None))
 
-    def begin(self, trials: NDArray[np.int64], rows: Tensor) -> None:
+    def begin(self, trials: Ints, rows: Tensor) -> None:
         """Expect a sweep of the chunk's *trials*, on the *rows* of golden."""
         self.trials, self.before = trials, self.rows[:, rows]
         self.after = self.before.clone()
@@ -229,30 +272,36 @@ class SweepMonitor:
 
 @dataclass(eq=False)
 class HooksMonitor:
-    """Fills *monitor* from full passes: a golden one over the inputs of a batch of lanes, then the faulty one."""
+    """Fills *monitor* from full passes: a golden one over the inputs of a batch of lanes, then the faulty one.
+
+    *parts* names the sites with time steps as they are called at each.
+    """
 
     monitor: Monitor
     layouts: Mapping[str, Layout]
+    parts: Mapping[str, Sequence[str]]
     golden: dict[str, Tensor] = field(default_factory=dict)
     seen: dict[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, moment: Moment) -> Sequence[Tensor] | None:
-        """Keep what the call gives."""
-        role = moment.role.partition("#")[0]  # of a cell that is called once
-        if role.rstrip("0123456789") == "output":
+        """Keep what the call gives, or the state that it leaves."""
+        if kind_of(moment.role) in ("output", "state"):
             for i, tensor in enumerate(moment.tensors):
-                name = f"{moment.base}:{role}{i or ''}"
+                name = f"{moment.base}:{moment.role}{i or ''}"
                 if name in self.layouts:
-                    self.seen[name] = lanes_first(tensor, self.layouts[name]).detach().clone()
+                    plain = tensor.dequantize() if tensor.is_quantized else tensor
+                    self.seen[name] = lanes_first(plain, self.layouts[name]).detach().clone()
         return None
 
     def begin(self) -> None:
         """Take what was seen since the last call for golden."""
         self.golden, self.seen = self.seen, {}
 
-    def end(self, trial: NDArray[np.int64]) -> None:
+    def end(self, trial: Ints) -> None:
         """Hand the lanes of the two passes to the monitor; *trial* numbers them in their run."""
-        pairs = [(self.golden[name], self.seen[name]) for name in self.monitor.sites]
+        names = [part for name in self.monitor.sites for part in self.parts.get(name, (name,))]
+        # A pass that ended early, in an error that is detected, has changed nothing behind it.
+        pairs = [(self.golden[name], self.seen.get(name, self.golden[name])) for name in names]
         before, after = (torch.stack([_summary(pair[i]) for pair in pairs]) for i in range(2))
         differs = torch.stack([~identical_lanes(a.contiguous(), b.contiguous()) for a, b in pairs])
         self.monitor.add(trial, before, after, differs)

@@ -6,6 +6,7 @@ are known by what they are called and what they offer: no library is imported.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,18 +29,32 @@ def runs_inside(module: nn.Module) -> bool:
     return _recurrent(module) or _is_spikingjelly(module) or _is_norse(module)
 
 
+@dataclass(frozen=True)
+class _Apart:
+    """A function that runs step by step, in the place of the *plain* one."""
+
+    run: Callable[..., Any]
+    plain: Callable[..., Any]
+    mark: MarkState
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(*args, **kwargs)
+
+
 @contextmanager
 def taken_apart(module: nn.Module, mark: MarkState) -> Iterator[None]:
-    """Let *module* run step by step in this scope, and show the states that each step leaves to *mark*."""
-    if _recurrent(module):
-        name, instead = "forward", _recurrent_forward(module, mark)
-    elif _is_spikingjelly(module):
-        name, instead = "multi_step_forward", _spikingjelly_forward(module, mark)
-    else:
-        name, instead = "activation", _norse_activation(module, mark)
-    own = name in module.__dict__
-    before = module.__dict__.get(name)
-    object.__setattr__(module, name, instead)
+    """Let *module* run step by step in this scope, and show the states that each step leaves to *mark*.
+
+    In a scope within another one the outer sees a state first, and the inner what the outer goes on with.
+    """
+    name = "forward" if _recurrent(module) else "multi_step_forward" if _is_spikingjelly(module) else "activation"
+    own, before = name in module.__dict__, module.__dict__.get(name)
+    if isinstance(before, _Apart):
+        earlier, latest = before.mark, mark
+        mark = lambda state, tensor: latest(state, earlier(state, tensor))  # noqa: E731
+    plain = before.plain if isinstance(before, _Apart) else getattr(module, name)
+    make = {"forward": _recurrent_forward, "activation": _norse_activation}.get(name, _spikingjelly_forward)
+    object.__setattr__(module, name, _Apart(make(module, plain, mark), plain, mark))
     try:
         yield
     finally:
@@ -59,8 +74,9 @@ def _is_spikingjelly(module: nn.Module) -> bool:
     return "s" in module.supported_step_mode() and bool(module._memories)  # type: ignore[operator]
 
 
-def _spikingjelly_forward(module: Any, mark: MarkState) -> Callable[..., Any]:
+def _spikingjelly_forward(module: Any, plain: Callable[..., Any], mark: MarkState) -> Callable[..., Any]:
     """Multi-step mode is, by its definition, single-step mode once for every row of the sequence."""
+    del plain
 
     def forward(x_seq: Tensor, *args: Any, **kwargs: Any) -> Any:
         steps = []
@@ -79,9 +95,9 @@ def _is_norse(module: nn.Module) -> bool:
     return _comes_from(module, "norse", "SNN", "SNNRecurrent") and callable(getattr(module, "activation", None))
 
 
-def _norse_activation(module: Any, mark: MarkState) -> Callable[..., Any]:
+def _norse_activation(module: Any, plain: Callable[..., Any], mark: MarkState) -> Callable[..., Any]:
     """Norse's modules over time call their activation once for every step; it returns the state."""
-    plain = module.activation
+    del module
 
     def activation(*args: Any, **kwargs: Any) -> Any:
         output, state = plain(*args, **kwargs)
@@ -103,9 +119,8 @@ def _recurrent(module: nn.Module) -> bool:
     return plain and not module.proj_size and (not module.training or not module.dropout)
 
 
-def _recurrent_forward(module: Any, mark: MarkState) -> Callable[..., Any]:
+def _recurrent_forward(module: Any, whole: Callable[..., Any], mark: MarkState) -> Callable[..., Any]:
     """Return the forward pass of a recurrent layer as in its documentation, one step after the other."""
-    whole = module.forward
 
     def forward(x: Any, hx: Any = None) -> Any:
         if isinstance(x, PackedSequence):
