@@ -1,6 +1,6 @@
 """Importance sampling: bits in closed form against the words, exact weights, estimates that hold for any score."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -255,6 +255,19 @@ def test_what_is_out_of_reach_counts_as_unknown():
     assert estimate.high - estimate.value > 0.5
     assert estimate.value <= 0.5
     assert run(Campaign(Double(), space, sampler=Importance(score), stop=MaxTrials(2000))).estimate().half_width < 0.1
+
+
+def test_each_site_may_hold_all_that_is_out_of_reach():
+    space = SPACE.select(["conv.weight", "conv:input"])
+    scores = {site.name: np.ones((site.elements, len(site.bits))) for site in space.sites}
+    scores["conv.weight"][:3] = 0  # three elements out of 24
+    campaign = Campaign(Double(), space, sampler=Importance(Table(scores), floor=0.0), stop=MaxTrials(2000))
+    with pytest.warns(UserWarning, match="of the faults"):
+        results = run(campaign)
+    reached = {key: value for key, value in results.record.configuration.items() if key != "reach"}
+    known = replace(results, record=replace(results.record, configuration=reached)).table("site")
+    unknown = 3 * len(space.sites[0].bits) / space.sizes
+    np.testing.assert_allclose(results.table("site")["high"], np.minimum(known["high"] + unknown, 1))
 
 
 # Against the truth.

@@ -396,6 +396,40 @@ def test_weighted_mean_is_unbiased_holds_its_value_and_ignores_order(
         assert wider.high >= estimate.high * (1 - 1e-12)
 
 
+def test_a_quotient_of_equal_weights_is_clopper_pearsons_and_of_others_holds_its_value() -> None:
+    for failures, n in ((0, 9), (3, 40), (12, 12)):
+        y, plain = np.arange(n) < failures, proportion(failures, n, method="clopper-pearson")
+        assert weighted_mean(y, np.full(n, 0.3), largest_weight=0.3, ratio=True) == plain
+        nearly = weighted_mean(y, np.where(np.arange(n) % 2, 0.3, 0.3 + 1e-12), ratio=True)
+        np.testing.assert_allclose(bounds(nearly), bounds(plain), atol=1e-9)
+    y, w = np.array([1, 0, 0, 1]), np.array([1.0, 4.0, 4.0, 1.0])
+    one = weighted_mean(y, w, ratio=True)
+    assert one.value == pytest.approx(0.2)
+    assert 0 < one.low < one.value < one.high < 1
+    assert weighted_mean(y, w, ratio=True, largest_weight=40.0).low < one.low
+
+
+def test_a_few_draws_of_small_weight_prove_little_though_all_of_them_fail() -> None:
+    assert weighted_mean(np.ones(5), np.full(5, 0.05), largest_weight=2.0, ratio=True).low < 0.05
+    assert weighted_mean(np.ones(5), np.full(5, 0.05), largest_weight=0.05, ratio=True).low > 0.4
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
+def test_coverage_in_a_part_of_the_space_whose_draws_are_few(share: float) -> None:
+    """Half of all draws from faults that fail by half, a tenth of the space; a *share* of the draws is of the part."""
+    rng, held = np.random.default_rng(8), 0
+    for _ in range(400):
+        n = rng.binomial(300, share)
+        aimed = rng.random(n) < 0.55  # p / q is 0.1 / 0.55 for those aimed at, and 0.9 / 0.45 for the others
+        y = rng.random(n) < np.where(aimed, 0.5, 0.001)
+        if n:
+            one = weighted_mean(y, np.where(aimed, 0.1 / 0.55, 2.0), largest_weight=2.0, ratio=True)
+            held += one.low <= 0.0509 <= one.high
+        else:
+            held += 1
+    assert held / 400 >= 0.94 - 2 * np.sqrt(0.94 * 0.06 / 400)
+
+
 def test_weighted_mean_stays_open_without_failures_as_wide_as_the_heaviest_weight() -> None:
     light, heavy = weighted_mean(np.zeros(100), np.full(100, 0.5)), weighted_mean(np.zeros(100), np.full(100, 2.0))
     assert light.low == heavy.low == 0

@@ -86,7 +86,7 @@ class Results:
         known = known or _estimate(self.columns, everyone, self.record, self.record.population, level, method)
         known = unbiased(known, self.record, self.columns)
         known = self._audited(known, everyone, level)
-        return _beyond(known, self.record.configuration.get("reach", 1.0), metric=self.columns.values is not None)
+        return _beyond(known, self._reach(len(self.space)), metric=self.columns.values is not None)
 
     def audit(self, *, level: float = 0.95) -> Audit | None:
         """Return how well the assumption behind shortcuts held, ``None`` where every trial had a lane of its own.
@@ -133,6 +133,11 @@ class Results:
         if known is None or not isfinite(estimate.value):
             return estimate
         return replace(widened(estimate, self.columns, members, level=level), assumption=known.assumption)
+
+    def _reach(self, faults: int) -> float:
+        """Return the least share of a group of so many *faults* that the sampler can draw: it may hold all others."""
+        out_of_reach = (1 - float(self.record.configuration.get("reach", 1.0))) * len(self.space)
+        return max(1 - out_of_reach / max(faults, 1), 0.0)
 
     def table(self, by: str = "site", *, level: float = 0.95, method: str = "wilson") -> "pd.DataFrame":
         """Return one row per ``model``, ``site``, ``layer`` (module), ``channel``, ``bit``, ``kind`` or time ``step``.
@@ -197,6 +202,7 @@ class Results:
             one = sample.estimate(code, level=level, method=method) if sample else None
             one = one or _estimate(self.columns, members, self.record, everything, level, method, strata=strata)
             one = self._audited(one, members, level)
+            one = _beyond(one, self._reach(int(of.faults[code])), metric=self.columns.values is not None)
             rows.append((one.value, one.low, one.high, _share(self.columns, members)))
         return tuple(np.array(rows, dtype=np.float64).reshape(-1, 4).T)
 
@@ -278,16 +284,12 @@ def _weighted(
     """
     assert columns.weights is not None
     weights = columns.weights[members]
-    whole = len(members) == len(columns)
     heaviest = max(record.configuration.get("largest_weight", 0.0), float(weights.max(initial=0.0)))
-    if not whole and weights.size and weights.sum() > 0:
-        heaviest /= weights.mean()
-        weights = np.ones_like(weights) if np.ptp(weights) == 0 else weights / weights.mean()
     if not weights.size or not isfinite(weights.sum()) or weights.sum() == 0:
         return proportion(0, 0, level=level)
     stratum = columns.strata[members] if strata and columns.strata is not None else None
-    heaviest = max(heaviest, float(weights.max()))  # rounding
-    return weighted_mean(values, weights, stratum=stratum, level=level, largest_weight=heaviest)
+    part = len(members) < len(columns)
+    return weighted_mean(values, weights, stratum=stratum, level=level, largest_weight=heaviest, ratio=part)
 
 
 def _beyond(estimate: Estimate, reach: float, *, metric: bool) -> Estimate:

@@ -9,7 +9,7 @@ from scipy.special import stdtrit
 
 from torchfault.errors import StatisticsError
 from torchfault.statistics.intervals import Floats, check_level, find_interval, variance_left
-from torchfault.statistics.weighted import Strata, beta_bounds
+from torchfault.statistics.weighted import Strata, beta_bounds, ratio_bounds
 
 __all__ = [
     "Estimate",
@@ -121,6 +121,7 @@ def weighted_mean(
     stratum: ArrayLike | None = None,
     level: float = 0.95,
     largest_weight: float | None = None,
+    ratio: bool = False,
 ) -> Estimate:
     """Return the unbiased (Hansen-Hurwitz) estimate of E_p[Y], the mean of w y over draws from q that carry w = p / q.
 
@@ -139,11 +140,17 @@ def weighted_mean(
     knows of weights that were never drawn: bound them by a defensive mixture, q = p / 2 + ..., and pass
     *largest_weight*.
 
+    With *ratio* the sum of w y is divided by that of w (Hajek): for the draws that fell into a part of the space, on
+    which weights average 1 up to a factor that nobody knows. Such a quotient is biased by less and less as draws grow
+    in number. Where the draws are in one stratum the bounds count one draw more, of the largest weight: one that does
+    not fail for the lower bound, since a few draws of small weight may all have failed.
+
     Other values get Student's t interval of w y (method ``student-t``), with the remark made at :func:`mean`.
     Raises :class:`StatisticsError` for lengths that differ, weights that are negative, not finite or all zero, values
     that are not finite, and an impossible level. Sources: Hansen & Hurwitz, Annals of Mathematical Statistics 14,
-    1943, for the value; for the interval Korn & Graubard, Survey Methodology 24, 1998 (Clopper-Pearson at an effective
-    number of draws), and Fay & Feuer, Statistics in Medicine 16, 1997 (the heaviest weight).
+    1943, for the value; Hajek, Foundations of Statistical Inference (ed. Godambe & Sprott), 1971, for *ratio*; for
+    the interval Korn & Graubard, Survey Methodology 24, 1998 (Clopper-Pearson at an effective number of draws), and
+    Fay & Feuer, Statistics in Medicine 16, 1997 (the heaviest weight).
 
     >>> print(weighted_mean([1, 0, 0, 0], [0.5, 1.2, 1.2, 1.1]))
     0.12 [0.00, 0.75]
@@ -164,13 +171,18 @@ def weighted_mean(
             f"largest_weight is finite and bounds all weights, got {heaviest} for weights up to {w.max(initial=0.0)}; "
             "pass the sampler's bound, or none"
         )
+    if ratio and w.size:
+        average = float(w.mean() if np.ptp(w) else w[0])  # all alike, they are 1, not 1 but for rounding
+        heaviest, w = heaviest / average, w / average
     binary = bool(np.all((y == 0) | (y == 1)))
     names, group = np.unique(group, return_inverse=True)
     if len(names) <= 1 and binary and heaviest in (0.0, 1.0) and np.all(w == 1):
         return proportion(float(y.sum()), len(y), method="clopper-pearson", level=level)
     if binary:
         strata = Strata.of_draws(w * y, w, group)
-        low, high = beta_bounds(strata, heaviest=heaviest, level=level)
+        alone = ratio and len(names) == 1
+        bounds = ratio_bounds(y, w, heaviest=heaviest, level=level) if alone else None
+        low, high = bounds or beta_bounds(strata, heaviest=heaviest, level=level)
         return Estimate(strata.mean, low, high, len(y), "weighted-beta", level)
     return _student(w * y, group, level)
 

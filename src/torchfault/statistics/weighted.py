@@ -9,7 +9,7 @@ from scipy.special import betainccinv, betaincinv
 
 from torchfault.statistics.intervals import Floats, quantile
 
-__all__ = ["Strata", "beta_bounds"]
+__all__ = ["Strata", "beta_bounds", "ratio_bounds"]
 
 # A stratum's own variance counts with its draws less one, the largest that weighted 0/1 outcomes can have, w^2 / 4, as
 # this many draws more: two trials that agree are no proof that all would. Of 1, 2 and 3 the first that held its level
@@ -81,6 +81,32 @@ def beta_bounds(strata: Strata, *, heaviest: float, level: float) -> tuple[float
         high = (1 - tail) ** (1 / n)
     # the truth is at most 1, but an interval holds its estimate, and the unbiased estimate may be above 1
     return min(low, mean), max(high, mean)
+
+
+def ratio_bounds(y: Floats, w: Floats, *, heaviest: float, level: float) -> tuple[float, float]:
+    """Return the interval of E[w y] / E[w] for y of 0 and 1, the largest possible weight being *heaviest*.
+
+    Each bound is that of a beta distribution which has the mean and, by linearisation, the variance of sum w y / sum w
+    with one draw more of the heaviest kind: one that fails for the upper bound, and one that does not for the lower.
+    With equal weights it is Clopper & Pearson's.
+
+    >>> low, high = ratio_bounds(np.repeat([1.0, 0.0], [12, 88]), np.ones(100), heaviest=1.0, level=0.95)
+    >>> round(low, 4), round(high, 4)
+    (0.0636, 0.2002)
+    """
+    tail, bounds = (1 - level) / 2, []
+    for more in (0.0, 1.0):
+        outcome, weight = np.append(y, more), np.append(w, heaviest)
+        whole = float(weight.sum())
+        share = float(weight @ outcome) / whole
+        if not 0 < share < 1:
+            bounds.append(share)
+            continue
+        draws = share * (1 - share) * whole**2 / float(np.square(weight) @ np.square(outcome - share))
+        inverse = betainccinv if more else betaincinv
+        bounds.append(float(inverse(share * draws, (1 - share) * draws, tail)))
+    value = float(w @ y) / float(w.sum())
+    return min(bounds[0], value), max(bounds[1], value)
 
 
 def _draws_worth(mean: float, square: float, within: float) -> float:
