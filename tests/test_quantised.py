@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from agreement import collect, random_trials
 from test_hooks import close, draw, outputs
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,6 +14,7 @@ from torchfault.faults import BitFlip, Value
 from torchfault.model.data import Data
 from torchfault.model.memory import homes
 from torchfault.model.sites import find
+from torchfault.model.trace import trace
 from torchfault.space import Fault
 from torchfault.testing.rules import equal
 
@@ -124,6 +126,32 @@ def test_the_sites_of_a_static_network_are_its_stored_words():
         "4:output": ("uint8", "output", (32,)),
     }
     assert list(sites).index("4.weight") < list(sites).index("4:input")
+
+
+@pytest.mark.parametrize("faults", [1, 3, 40])
+@pytest.mark.parametrize("name", ["static", "graph mode"])
+def test_many_lanes_of_packed_layers_are_what_injection_gives_bit_for_bit(name, faults):
+    model = MODELS[name]()
+    engine = Engine(model, DATA)
+    stored = engine.space.select(kinds=["weight", "scale", "zero_point", "bias"])
+    trials = random_trials(stored, len(DATA), 150, faults=faults, seed=faults)
+    mine, found = collect(engine, trials)[0], find(model, DATA)
+    for i, which in enumerate(trials.inputs.tolist()):
+        with torch.no_grad(), inject(model, trials.take(np.array([i])), space=found):
+            assert equal(mine[i : i + 1], model(DATA.inputs[which : which + 1]))
+
+
+def test_output_channels_of_layers_run_alone_where_that_changes_nothing():
+    model = static()
+    rows = trace(model, DATA, find(model, DATA)).rows
+    assert len(rows) == 3
+    layer, program = model[6], trace(model, DATA, find(model, DATA)).program
+    node = next(node.position for node in program.nodes if node.module == "6")
+    weight, bias = layer._weight_bias()
+    zeros = weight.q_per_channel_zero_points() + 3  # which other kernels may compute
+    scales = weight.q_per_channel_scales()
+    layer.set_weight_bias(torch._make_per_channel_quantized_tensor(weight.int_repr(), scales, zeros, 0), bias)
+    assert node not in trace(model, DATA, find(model, DATA)).rows
 
 
 def test_a_packed_layer_keeps_each_word_once():

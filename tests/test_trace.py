@@ -58,10 +58,10 @@ def test_sites_are_those_of_hooks_and_nearly_all_have_places() -> None:
     model, data = OTHERS["blocks"]()
     found = find(model, data)
     assert found.space.names == HooksExecutor(model, data, memory=2**28).space.names
-    _, places = trace(model, data, found)
+    places = trace(model, data, found).places
     assert set(found.space.names) - places.keys() == set()
     model, data = NETWORKS["transformer"]()
-    _, places = trace(model, data, find(model, data))
+    places = trace(model, data, find(model, data)).places
     assert "place" not in places  # no module alone reads it, so that hooks strike it
     assert "head.weight" in places
 

@@ -12,9 +12,9 @@ from torchfault.engine.chunk import ChunkRun
 from torchfault.engine.contract import Lanes, check_trials
 from torchfault.engine.golden import Footprint, Golden, footprint, give_back_memory, golden_pass
 from torchfault.engine.lanes import Schedule, schedule
+from torchfault.engine.modules import Modules
 from torchfault.engine.monitor import Monitor, SweepMonitor
 from torchfault.engine.plan import events_of, strikes_of
-from torchfault.engine.stored import Memory
 from torchfault.engine.strike import Striker
 from torchfault.errors import EngineError, ModelError
 from torchfault.faults import Trials
@@ -38,7 +38,7 @@ __all__ = ["Captured", "GraphExecutor"]
 class Captured:
     """A *program* with its sites and their *places*.
 
-    *stored* tells how parameters are kept, by their nodes; *words* finds what the modules that the operations of
+    *stored* tells how parameters are kept, by their nodes; *modules* finds what the modules that the operations of
     *program* run keep to themselves.
     """
 
@@ -46,7 +46,7 @@ class Captured:
     fold: Fold
     places: dict[str, Place]
     stored: Mapping[int, Stored] = field(default_factory=dict)
-    words: Memory | None = None
+    modules: Modules | None = None
 
 
 class GraphExecutor:
@@ -75,7 +75,7 @@ class GraphExecutor:
         self.strikes = strikes_of(self.program, self.places)
         parts, places = self._fold.parts, self.places
         self.watched = {name: [places[p] for p in parts.get(name, (name,)) if p in places] for name in self.space.names}
-        self.stored, self.words = captured.stored, captured.words
+        self.stored, self.modules = captured.stored, captured.modules
         self._kept: Golden | None = None
         if self.footprint.golden + int(self.footprint.alive.max()) > memory:
             need = (self.footprint.golden + int(self.footprint.alive.max())) / 2**20
@@ -135,7 +135,7 @@ class GraphExecutor:
         events = events_of(trials, self.strikes)
         with torch.inference_mode():
             golden = self._golden(first)
-            striker = Striker(self.program, self.places, trials, self.device, self.stored, self.words)
+            striker = Striker(self.program, self.places, trials, self.device, self.stored, self.modules)
             room = self.memory - self.footprint.golden * golden.lanes
             looking = None if monitor is None else SweepMonitor(monitor, self.watched, golden, numbers)
             found = ChunkRun(trials, events, golden, striker, self.plan, self.footprint, room, looking).lanes()

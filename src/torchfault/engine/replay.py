@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from torchfault.engine.masks import by_sample
 from torchfault.engine.stored import Target, edited
 from torchfault.model.layout import Layout, take
-from torchfault.model.quantised import restore_codes
+from torchfault.model.quantised import code_memory
 from torchfault.model.visit import hands_out
 
 __all__ = ["Part", "replaying"]
@@ -68,9 +68,10 @@ def _hook(path: str, parts: Sequence[Part], layouts: Mapping[str, Layout], store
 
 
 def _joined(whole: Tensor, some: Tensor, layout: Layout, lanes: Tensor) -> Tensor:
-    """Return *whole*, whose *lanes* have become *some*; quantised ones share their scale, so their codes do."""
+    """Return *whole*, whose *lanes* have become *some*; quantised ones share their scale, so that codes will do."""
     if whole.is_quantized:
-        return restore_codes(_joined(whole.int_repr(), some.int_repr(), layout, lanes), whole)
+        _joined(code_memory(whole), code_memory(some), layout, lanes)
+        return whole
     by_sample(whole, layout)[lanes] = by_sample(some, layout)
     return whole
 

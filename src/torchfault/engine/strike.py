@@ -1,7 +1,7 @@
 """Apply the events of a node to the lanes on board: edited words, closed forms, or the one operation run anew."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchfault.engine.alike import alike
 from torchfault.engine.deltas import Patch, Struck, patch_for, row_patch
-from torchfault.engine.stored import Memory, Target, edited
+from torchfault.engine.modules import Group, Modules
+from torchfault.engine.stored import edited
 from torchfault.faults import Trials, rank_in_run
 from torchfault.model.graph_sites import Place, lane_arguments
 from torchfault.model.layout import Layout, join, lanes_first, put, take, take_value, write_back
@@ -25,16 +25,6 @@ _MOST_ROUNDS = 4
 _VMAP_BYTES = 64 << 20
 
 
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Events of one site at one node: the *lanes* (positions in the value) and the rows of the trials."""
-
-    place: Place
-    site: int
-    lanes: Tensor
-    rows: NDArray[np.int64]
-
-
 class Striker:
     """Applies the events of *trials* to values of *program*, whoever holds them."""
 
@@ -45,10 +35,10 @@ class Striker:
         trials: Trials,
         device: torch.device,
         stored: Mapping[int, Stored] | None = None,
-        memory: Memory | None = None,
+        modules: Modules | None = None,
     ) -> None:
         self.program, self.trials, self.device, self.stored = program, trials, device, stored or {}
-        self.memory = memory
+        self.modules = modules
         self.places = [places.get(site.name) for site in trials.sites]
         self.element = torch.from_numpy(trials.element).to(device)
 
@@ -73,8 +63,9 @@ class Striker:
 
     def patch(self, node: Node, group: Group, values: Callable[[int], Value]) -> Patch | None:
         """Return the closed form of *group*, whose lanes are struck in one word each, or ``None``."""
-        if self.memory is not None and group.place.role == "parameter":
-            return None  # the words are inside the module that the node runs
+        if self.modules is not None and group.place.role == "parameter":
+            changed = lambda old: self.edited(old, group.site, group.rows)  # noqa: E731
+            return self.modules.patch(node, group, self.trials, changed, values)
         source, slot = self._slot(node, group.place)
         if slot is None or (isinstance(node.layout, Layout) and node.layout.nested):
             return None
@@ -170,6 +161,8 @@ class Striker:
     def _apply_closed(self, node: Node, value: Tensor, group: Group, values: Callable[[int], Value]) -> bool:
         """Apply *group* by its closed form, one event per lane at a time; return whether there was one."""
         rounds = _rounds(group)
+        if len(rounds) > 1 and group.place.role == "parameter" and self.modules is not None:
+            return False  # two words of one output channel, which each patch would compute with one of them
         if len(rounds) > 1 and group.place.node in self.stored:
             found = self._spread(rounds[0])
             if found is None or found[0].ndim > 1:
@@ -222,8 +215,8 @@ class Striker:
         """Run *node* for every struck lane with its own parameters: by ``vmap`` where it can, else one by one."""
         struck = [g for g in groups if g.place.role == "parameter"]
         inputs = [g for g in groups if g.place.role == "input"]
-        if self.memory is not None:
-            for some, targets in self._by_words(struck, lanes):
+        if self.modules is not None:
+            for some, targets in self.modules.by_words(struck, lanes, self.trials):
                 fresh = [_only(group, some) for group in inputs]
                 with edited(targets):
                     result = self._run_edited(node, fresh, some, self._sub_batch(some, values))
@@ -239,18 +232,6 @@ class Striker:
             fresh = [_only(g, lane) for g in inputs if bool((g.lanes == lane).any())]
             result = self._run_edited(node, fresh, one, lambda p, c=changed, r=read: c[p] if p in c else r(p))  # type: ignore[misc]
             _put_value(value, node.layout, one, result)
-
-    def _by_words(self, groups: list[Group], lanes: Tensor) -> Iterator[tuple[Tensor, list[Target]]]:
-        """Yield lanes in which *groups* change the same words of a module, and these words."""
-        assert self.memory is not None
-        owner = np.concatenate([group.lanes.cpu().numpy() for group in groups])
-        order = np.argsort(owner, kind="stable")
-        rows = np.concatenate([group.rows for group in groups])[order]
-        offsets = np.searchsorted(owner[order], np.append(lanes.cpu().numpy(), np.iinfo(np.int64).max))
-        columns = (self.trials.site, self.trials.element, self.trials.keep, self.trials.toggle)
-        struck = Trials(self.trials.sites, offsets, offsets[:-1], *(column[rows] for column in columns))
-        for same in alike(struck):
-            yield lanes[torch.from_numpy(same).to(lanes.device)], self.memory.targets(struck.take(same[:1]))
 
     def _parameter(self, position: int, groups: Sequence[Group]) -> Tensor:
         """Return a copy of a parameter with all words of *groups* edited (one lane's)."""

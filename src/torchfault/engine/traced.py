@@ -14,6 +14,7 @@ from torch import nn
 from torchfault.engine.contract import Lanes, check_trials
 from torchfault.engine.graph import Captured, GraphExecutor
 from torchfault.engine.hooks import HooksExecutor
+from torchfault.engine.modules import Modules
 from torchfault.engine.monitor import Monitor
 from torchfault.engine.stored import Memory
 from torchfault.faults import Trials
@@ -47,9 +48,9 @@ class TracedExecutor:
     def __init__(self, model: nn.Module, data: Data, *, memory: int, buffers: bool = False) -> None:
         self.model, self.data, self.memory, self.buffers = model, data, memory, buffers
         found = find(model, data, buffers=buffers)
-        program, places = trace(model, data, found)
+        traced = trace(model, data, found)
         assert found.fold is not None
-        captured = Captured(program, found.fold, places, words=Memory(model))
+        captured = Captured(traced.program, found.fold, traced.places, modules=Modules(Memory(model), traced.rows))
         self._graph = GraphExecutor(model, data, memory=memory, captured=captured)
         self._hooks: HooksExecutor | None = None
 

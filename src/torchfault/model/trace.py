@@ -26,16 +26,26 @@ from torchfault.model.layout import Layout
 from torchfault.model.program import Node, Program, Ref, Size, fill
 from torchfault.model.quantised import as_quantised, code_memory
 from torchfault.model.record import PROBES, Record, codes, probe_inputs, varies, watch
+from torchfault.model.rows import Rows, rows_of
 from torchfault.model.sites import Discovery
 from torchfault.model.visit import memory_address, operation_name
 
-__all__ = ["trace"]
+__all__ = ["Traced", "trace"]
 
 _LOOKS = frozenset({"item", "tolist", "numpy"})
 
 
-def trace(model: nn.Module, data: Data, found: Discovery) -> tuple[Program, dict[str, Place]]:
-    """Return *model* as a program whose operations are calls of its modules, and the places of the sites in *found*.
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A model as a *program* of module calls, the *places* of its sites, and layers that run by output channels."""
+
+    program: Program
+    places: dict[str, Place]
+    rows: dict[int, Rows]
+
+
+def trace(model: nn.Module, data: Data, found: Discovery) -> Traced:
+    """Return *model* as a program whose operations are calls of its modules, with the places of the sites in *found*.
 
     Sites without a place cannot be struck in the program: words that several modules read, the scale of what a module
     gives. Raises :class:`ModelError`, with the reason, where the model cannot be followed, changes its own state, lets
@@ -43,9 +53,9 @@ def trace(model: nn.Module, data: Data, found: Discovery) -> tuple[Program, dict
 
     >>> from torchfault.model.sites import find
     >>> model, data = nn.Sequential(nn.Linear(3, 2), nn.ReLU()).eval(), Data(torch.randn(4, 3))
-    >>> program, places = trace(model, data, find(model, data))
-    >>> [node.call for node in program.nodes if node.target], places["0.weight"].role, places["1:output"].role
-    (['0', '1'], 'parameter', 'output')
+    >>> traced = trace(model, data, find(model, data))
+    >>> [node.call for node in traced.program.nodes if node.target], traced.places["0.weight"].role
+    (['0', '1'], 'parameter')
     """
     name = type(model).__name__
     if found.cells or found.mixes or any(varies(module) for module in model.modules()):
@@ -56,12 +66,13 @@ def trace(model: nn.Module, data: Data, found: Discovery) -> tuple[Program, dict
         for node in _followed(model).nodes:
             builder.add(node)
         program = with_layouts(builder.program(), probe)
+        rows = rows_of(program, builder.likes, {position: many for position, (many, _) in builder.values.items()})
         if changed():
             raise ModelError(f"{name} changes its own state while it runs")
     places = builder.places(program, found, watch(model, data, operations=True))
     if not any(site.kind == "weight" and site.name in places for site in found.space.sites):
         raise ModelError("no module alone reads a weight")
-    return program, places
+    return Traced(program, places, rows)
 
 
 class _Tracer(fx.Tracer):
