@@ -108,7 +108,17 @@ def libraries(monkeypatch):
         return nn.Linear(2, options.get("classes", 3))
 
     torchvision, timm, transformers = (ModuleType(name) for name in ("torchvision", "timm", "transformers"))
-    torchvision.models = SimpleNamespace(get_model=make, list_models=lambda: ["resnet18", "vgg11"])
+
+    def build(*, weights=None, weights_backbone="DEFAULT", **kwargs):
+        raise AssertionError(f"built past get_model: {weights}, {weights_backbone}, {kwargs}")
+
+    known = {"resnet18": make, "vgg11": make, "ssd300": build}
+    torchvision.models = SimpleNamespace(
+        get_model=make,
+        get_model_builder=known.__getitem__,
+        detection="detection",
+        list_models=lambda module=None: ["ssd300"] if module == "detection" else [*known],
+    )
     timm.create_model, timm.list_models = make, lambda: ["resnet18", "vit_tiny"]
 
     class Tiny(nn.Linear):
@@ -138,6 +148,13 @@ def test_torchvision_models_have_no_weights_unless_asked_for(libraries):
     load_model("torchvision:resnet18", kwargs={"classes": 7})
     load_model("torchvision:resnet18", pretrained=True)
     assert libraries == [("resnet18", {"weights": None, "classes": 7}), ("resnet18", {"weights": "DEFAULT"})]
+
+
+def test_torchvision_detectors_are_padded_and_download_no_backbone(libraries):
+    model = load_model("torchvision:ssd300")
+    assert libraries == [("ssd300", {"weights": None, "weights_backbone": None})]
+    with pytest.raises(ModelError, match="a list with a dictionary of tensors for each input"):
+        model(torch.ones(1, 2))
 
 
 def test_timm_models_may_carry_a_tag(libraries):

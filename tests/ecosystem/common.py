@@ -16,6 +16,20 @@ for _name in ("nms", "qnms"):
         _SCHEMAS.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
+@torch.library.impl(_SCHEMAS, "nms", "CPU")
+def _suppressed(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    """Return which boxes are kept, the best first: non-maximum suppression as torchvision documents its own."""
+    order, kept = scores.argsort(descending=True, stable=True), []
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    while len(order):
+        first, rest = order[0], order[1:]
+        kept.append(first)
+        low, high = torch.maximum(boxes[first, :2], boxes[rest, :2]), torch.minimum(boxes[first, 2:], boxes[rest, 2:])
+        common = (high - low).clamp(min=0).prod(1)
+        order = rest[~(common / (area[first] + area[rest] - common) > iou_threshold)]
+    return torch.stack(kept) if kept else order
+
+
 def agrees(model: nn.Module, data: Data, *, trials: int = 30, executor: str = "graph") -> Engine:
     """Run trials over all sites of *model* on *executor*, and hold every outcome against in-place edits."""
     engine = Engine(model.eval(), data)

@@ -1,12 +1,16 @@
 """timm's and torchvision's models with random weights, and a model trained by Lightning."""
 
+import numpy as np
 import pytest
 import torch
 from common import agrees, images
 from torch import Tensor, nn
 
 import torchfault as tf
+from torchfault.criteria import BoxChange, judge
+from torchfault.faults import strike
 from torchfault.model.data import Data
+from torchfault.model.load import load_model
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +35,50 @@ def test_torchvision_segmenter() -> None:
     torchvision = pytest.importorskip("torchvision")
     model = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights_backbone=None, num_classes=4)
     agrees(model, Data(images(2, 32)), trials=12)
+
+
+def test_torchvision_detector_by_its_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    extension = pytest.importorskip("torchvision.extension")
+    monkeypatch.setattr(extension, "_has_ops", lambda: True)  # nms is ours, in common
+    sizes = {"num_classes": 4, "topk_candidates": 20, "detections_per_img": 30}
+    model = load_model("torchvision:ssdlite320_mobilenet_v3_large", kwargs=sizes)
+    raw, model.transform.fixed_size = type(model).__mro__[1], (96, 96)  # a tenth of the time of its 320 x 320
+    pictures = images(2, 48).sigmoid()
+    engine = tf.Engine(model, Data(pictures), executor="hooks")
+    assert "backbone.features.0.0.0.weight" in engine.space.names
+    assert "head.classification_head.module_list.5.1:output" in engine.space.names
+    space = engine.space.select(["backbone*.weight", "head*.weight"], bits=[20, 23, 30])
+    rng, count = np.random.default_rng(0), 12
+    where, inputs = space.locate(rng.integers(0, len(space), count)), rng.integers(0, 2, count)
+    trials = strike(space, where, model=tf.BitFlip(), rng=rng, inputs=inputs)
+    criterion = BoxChange(labels="labels", threshold=0.1)
+    changed, expected = np.zeros(count, dtype=bool), []
+    for lanes in engine.run(trials):
+        changed[lanes.trial] = judge(criterion, lanes.golden, lanes.faulty, None).failed
+    for trial, which in enumerate(inputs):
+        given = pictures[which : which + 1]
+        with torch.no_grad():
+            (before,) = raw.forward(model, given)
+            with tf.inject(model, trials.take(np.array([trial]))):
+                (after,) = raw.forward(model, given)
+        expected.append(not paired(before, after) or not paired(after, before))
+    assert changed.tolist() == expected
+    assert 0 < changed.sum() < count
+    campaign = tf.Campaign(engine, space, criterion=criterion, stop=tf.MaxTrials(5))
+    assert tf.run(campaign).table("site").trials.sum() == 5
+
+
+def paired(one: dict[str, Tensor], two: dict[str, Tensor], threshold: float = 0.1) -> bool:
+    """Whether each detection of *one* overlaps one of its class in *two* by half or more."""
+    columns = [[side[name].tolist() for name in ("boxes", "labels", "scores")] for side in (one, two)]
+    found = [[(b, k) for b, k, s in zip(*side, strict=True) if s >= threshold] for side in columns]
+
+    def overlap(a: list[float], b: list[float]) -> float:
+        sides = [max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in range(2)]
+        area = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
+        return 1.0 if a == b else sides[0] * sides[1] / (area - sides[0] * sides[1])
+
+    return all(any(k == kind and overlap(box, b) >= 0.5 for b, k in found[1]) for box, kind in found[0])
 
 
 class Head(nn.Module):

@@ -1,5 +1,6 @@
 """Models by name: a factory of the user's own, or torchvision, timm and Hugging Face where they are installed."""
 
+import inspect
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,7 @@ from torch import nn
 
 from torchfault.errors import ModelError, TorchfaultError, did_you_mean
 from torchfault.model.checkpoint import load_checkpoint
+from torchfault.model.detections import padded_detections
 from torchfault.model.sources import load_data
 
 __all__ = ["import_object", "load_data", "load_model"]
@@ -32,7 +34,8 @@ def load_model(
     """Return the model that *spec* names, on the CPU, with the weights of *checkpoint* if there is one.
 
     *spec* is ``package.module:factory`` (a function, a class or a module that is ready), ``torchvision:NAME``,
-    ``timm:NAME`` or ``hf:NAME`` (a folder, or a name on the hub). *key* and *prefix* are those of
+    ``timm:NAME`` or ``hf:NAME`` (a folder, or a name on the hub). torchvision's detectors come with outputs of a fixed
+    size (:func:`torchfault.model.detections.padded_detections`). *key* and *prefix* are those of
     :func:`torchfault.model.checkpoint.load_checkpoint`. Nothing is downloaded unless *pretrained*. Fresh weights are
     drawn from *seed*. The model comes in evaluation mode unless *training*. Raises :class:`ModelError`.
 
@@ -147,8 +150,12 @@ def _library(name: str, install: str) -> ModuleType:
 def _torchvision(name: str, options: dict[str, Any], pretrained: bool) -> nn.Module:
     models = _library("torchvision", "-c constraints.txt torchvision").models
     _known(name, models.list_models(), "torchvision")
-    weights = {"weights": "DEFAULT"} if pretrained else {"weights": None}
-    return _module(_called(lambda **kw: models.get_model(name, **kw), f"torchvision:{name}", weights | options), name)
+    weights: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
+    if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters and not pretrained:
+        weights["weights_backbone"] = None  # or it would be downloaded
+    model = _called(lambda **kw: models.get_model(name, **kw), f"torchvision:{name}", weights | options)
+    found = _module(model, name)
+    return padded_detections(found) if name in models.list_models(module=models.detection) else found
 
 
 def _timm(name: str, options: dict[str, Any], pretrained: bool) -> nn.Module:

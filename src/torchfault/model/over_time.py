@@ -5,11 +5,12 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from torchfault.errors import ModelError
 from torchfault.model.data import Tree, call, leaves, map_tensors
 from torchfault.model.disturb import reset_states
+from torchfault.model.stand_in import stand_in
 
 __all__ = ["over_time"]
 
@@ -63,15 +64,7 @@ def over_time(
         outputs = _whole(once, sequence, carry=carry) if whole else _by_step(once, sequence, carry=carry)
         return map_tensors(_READ[read], outputs)
 
-    # A subclass over the same contents: a wrapper around the model would rename everything in it. Not so of an FX
-    # graph, as importers of NIR make them: torch.export would interpret it, for one step, and not call `forward`.
-    base = nn.Module if isinstance(model, fx.GraphModule) else plain
-    again = type(
-        plain.__name__, (base,), {"forward": forward, "__module__": plain.__module__, "__doc__": plain.__doc__}
-    )
-    driven: nn.Module = object.__new__(again)
-    driven.__dict__.update(model.__dict__)
-    return driven
+    return stand_in(model, forward)
 
 
 def _in_time(leaf: Tensor, steps: int | None) -> Tensor:

@@ -234,6 +234,12 @@ def _outputs_mix(record: Record, many: Tree, few: Tree) -> bool:
             f"{name} must give tensors, in tuples, lists, dictionaries or registered classes; got {type(many).__name__}"
         )
     count = record.fewer.stop - record.fewer.start
+    tensors = [len(leaves(tree)) for tree in (many, few)]
+    if tensors[0] != tensors[1]:
+        raise ModelError(
+            f"{name} gives {tensors[0]} tensors for {PROBES} inputs and {tensors[1]} for {count}, where one row per "
+            "input is needed; wrap it so that one axis counts the inputs (padded_detections does it for detectors)"
+        )
     pairs = list(zip(leaves(many), leaves(few), strict=True))
     for several, less in pairs:
         grown = [a for a in range(several.ndim) if less.ndim == several.ndim and several.shape[a] != less.shape[a]]
