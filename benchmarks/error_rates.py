@@ -1,4 +1,4 @@
-"""Accuracy against the rate of bit errors, for one network in several representations, on real images.
+"""Accuracy against the rate of bit errors, for networks in several representations, on real images.
 
 At every rate each bit of what is struck is flipped with that probability, drawn for itself, in every repetition anew.
 The result is the mean over the repetitions with a t interval; a repetition in which an index points to nowhere gives no
@@ -133,33 +133,40 @@ def _point(rate: float, values: Sequence[float], lost: int) -> Point:
 
 def lines(curves: Sequence[Curve]) -> Iterator[str]:
     """Yield the table of the curves."""
-    yield f"{'accuracy at rate':28} " + " ".join(f"{rate:>6g}" for rate in RATES) + "  faults/word at -40 points"
+    rates = " | ".join(f"{rate:g}" for rate in RATES)
+    yield f"| accuracy (%) at bit error rate | {rates} | faults per word at -40 points |"
+    yield "|---" * (len(RATES) + 2) + "|"
     for one in curves:
         fallen = f"{one.faults_per_word:.2g}" if one.faults_per_word is not None else "-"
-        means = " ".join(f"{100 * point.mean:6.1f}" for point in one.points)
-        yield f"{one.representation + ' ' + one.target:28} {means}  {fallen}"
+        means = " | ".join(f"{100 * point.mean:.1f}" for point in one.points)
+        yield f"| {one.representation}, {one.target} | {means} | {fallen} |"
 
 
 def plot(curves: Sequence[Curve], path: Path) -> None:
-    """Save accuracy against rate with intervals, one panel per target."""
+    """Save accuracy against rate with intervals in one figure: weights, and what is computed from them."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    targets = list(dict.fromkeys(one.target for one in curves))
-    figure, axes = plt.subplots(1, len(targets), figsize=(4.5 * len(targets), 3.4), sharey=True, squeeze=False)
-    for axis, target in zip(axes[0], targets, strict=True):
+    panels = {"weights": ["weights"], "activations": list(dict.fromkeys(one.target for one in curves))}
+    panels["activations"] = [target for target in panels["activations"] if target != "weights"]
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.8 * len(panels), 3.6), sharey=True)
+    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(one.representation for one in curves))}
+    for axis, (title, targets) in zip(axes, panels.items(), strict=True):
         for one in curves:
-            if one.target != target:
+            if one.target not in targets:
                 continue
             x = [point.rate for point in one.points[1:]]
             mean, low, high = ([100 * getattr(p, part) for p in one.points[1:]] for part in ("mean", "low", "high"))
-            line = axis.plot(x, mean, marker="o", markersize=3, label=one.representation)[0]
-            axis.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-        axis.set(xscale="log", xlabel="probability that a bit is flipped", title=target, ylim=(0, 100))
+            other = one.target != title
+            label = f"{one.representation}, {one.target}" if other else one.representation
+            style = {"color": colours[one.representation], "linestyle": "--" if other else "-"}
+            axis.plot(x, mean, marker="o", markersize=3, label=label, **style)
+            axis.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+        axis.set(xscale="log", xlabel="probability that a bit is flipped", title=title, ylim=(0, 100))
         axis.legend(fontsize=8)
-    axes[0][0].set_ylabel("accuracy, %")
+    axes[0].set_ylabel("accuracy, %")
     figure.tight_layout()
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -11,8 +11,8 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,6 +41,7 @@ from torchfault.model.sites import find
 from torchfault.space import FaultSpace
 
 Choice = Callable[[FaultSpace], FaultSpace]
+STARTED = time.perf_counter()
 
 
 def of_kind(*kinds: str) -> Choice:
@@ -195,6 +196,8 @@ REPRESENTATIONS: dict[str, Representation] = {
     ),
 }
 """The representations of the table; a new one is a row here."""
+COLUMNS = ("representation", "target", "faults", "lanes_per_second", "trials", "disagreements")
+"""What the JSON output tells of each row."""
 
 
 @dataclass(frozen=True)
@@ -235,10 +238,10 @@ def measured(name: str, what: Representation, *, lanes: int, trials: int) -> Ite
         yield Row(name, target, engine.executor, len(space), rate, trials, int(differs.sum()), detected)
 
 
-def overhead_of(name: str, faults: int = 100_000, *, repeats: int) -> float:
+def overhead_of(name: str, faults: int = 100_000, *, batch: int = 64, repeats: int) -> float:
     """Return the cost of a pass under *faults* concurrent faults in the representation *name*, over a golden one's."""
     torch.manual_seed(0)
-    images = torch.randn(64, 3, 32, 32)
+    images = torch.randn(batch, 3, 32, 32)
     build, choose = OVERHEAD[name]
     model = build(images)
     found = find(model, images)
@@ -251,6 +254,7 @@ def overhead_of(name: str, faults: int = 100_000, *, repeats: int) -> float:
 
 
 OVERHEAD: dict[str, tuple[Callable[[Tensor], nn.Module], Choice]] = {
+    "float32": (lambda _: overhead.SmallCNN().eval(), lambda space: space.select("conv*", kinds="output")),
     "int8 torch static": (
         lambda images: quantised(overhead.SmallCNN().eval(), images),
         lambda space: space.select("conv*", kinds="output"),
@@ -268,6 +272,7 @@ def curves(chosen: dict[str, Representation], *, repeats: int) -> Iterator[error
         model, data = what.build()
         for target in what.struck:
             yield error_rates.curve(name, target, model, data, what.targets[target], repeats=repeats)
+            _say(f"bit errors in {name}, {target}")
 
 
 def installed(text: str) -> dict[str, Representation]:
@@ -282,39 +287,58 @@ def installed(text: str) -> dict[str, Representation]:
     return chosen
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--json", action="store_true", help="print rows and overhead as one JSON object")
     parser.add_argument("--lanes", type=int, default=2000, help="lanes per timed run (2000)")
     parser.add_argument("--trials", type=int, default=100, help="trials per row to compare with the reference (100)")
     parser.add_argument("--repeats", type=int, default=20, help="repetitions per rate of bit errors (20); 0: none")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch (2)")
     parser.add_argument("--plot", type=Path, help="draw accuracy against the rate of bit errors, and save it here")
     parser.add_argument("--only", default="", help="representations whose name holds this text")
-    options = parser.parse_args()
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    options = arguments().parse_args(words)
     warnings.filterwarnings("ignore", module="torch")  # what torch.ao says about its future
     torch.set_num_threads(options.threads)
     chosen, table = installed(options.only), []
+    if not options.json:
+        print("| representation | struck | executor | faults | lanes per second | agreement with the reference |")
+        print("|---|---|---|---|---|---|")
     for name, what in chosen.items():
         for row in measured(name, what, lanes=options.lanes, trials=options.trials):
             table.append(row)
             if not options.json:
                 print(_line(row), flush=True)
+        _say(name)
     costs = {name: overhead_of(name, repeats=15) for name in OVERHEAD if name in chosen}
-    drawn = list(curves(chosen, repeats=options.repeats)) if options.repeats else []
-    if options.plot:
-        error_rates.plot(drawn, options.plot)
+    _say("100,000 concurrent faults")
     if options.json:
-        fallen = [asdict(one) | {"faults_per_word": one.faults_per_word} for one in drawn]
-        print(json.dumps({"rows": [asdict(row) for row in table], "overhead": costs, "curves": fallen}))
+        rows_ = [{key: getattr(row, key) for key in COLUMNS} for row in table]
+        print(json.dumps({"rows": rows_, "overhead": costs}))
     else:
-        print(f"100,000 concurrent faults: {costs}", *error_rates.lines(drawn), sep="\n")
+        print(f"\n100,000 concurrent faults: {costs}\n", flush=True)
+    if options.repeats and (options.plot or not options.json):
+        drawn = list(curves(chosen, repeats=options.repeats))
+        if options.plot:
+            error_rates.plot(drawn, options.plot)
+        if not options.json:
+            print(*error_rates.lines(drawn), sep="\n")
+
+
+def _say(part: str) -> None:
+    print(f"{time.perf_counter() - STARTED:6.0f} s  {part}", file=sys.stderr, flush=True)
 
 
 def _line(row: Row) -> str:
+    share = 100 * (row.trials - row.disagreements) / row.trials
+    faults, rate = f"{row.faults:,d}", f"{row.lanes_per_second:,d}"
     return (
-        f"{row.representation:22} {row.target:12} {row.executor:6} {row.faults:>12,d} {row.lanes_per_second:>8,d} /s  "
-        f"{row.trials} trials, {row.disagreements} disagreements, {row.detected} detected"
+        f"| {row.representation} | {row.target} | {row.executor} | {faults} | {rate} "
+        f"| {share:.3g} % of {row.trials}{f', {row.detected} detected' if row.detected else ''} |"
     )
 
 
