@@ -42,6 +42,26 @@ def test_campaigns_on_the_table_are_those_of_the_engine(known):
         assert looked_up.failures > 10
 
 
+def test_lanes_of_many_faults_are_those_of_the_engine(known):
+    rng = np.random.default_rng(2)
+    faults = rng.integers(0, len(known.space), 3000)
+    counts = rng.permutation(np.repeat([1, 2, 3, 8, 16], 100))
+    trials = strike(
+        known.space,
+        known.space.locate(faults),
+        model=BitFlip(),
+        rng=rng,
+        inputs=rng.integers(0, len(known.data), 500),
+        counts=counts,
+    )
+    found = np.zeros((2, 500), dtype=bool)
+    for row, engine in zip(found, (known.table, known.engine), strict=True):
+        for lanes in engine.run(trials):
+            row[lanes.trial] = (lanes.faulty.argmax(1) != lanes.golden.argmax(1)) | ~lanes.faulty.isfinite().all(1)
+    assert found[0].tolist() == found[1].tolist()
+    assert 0.1 < found.mean() < 0.5
+
+
 def test_groups_and_the_truth_of_an_exhaustive_campaign(known):
     results: Results = run(Campaign(known.table, known.space, sampler=Exhaustive()))
     assert results.estimate().value == known.truth()[0]

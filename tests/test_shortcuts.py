@@ -158,7 +158,8 @@ def test_every_lane_is_counted_and_every_mark_told(known):
 def test_wrong_vouchers_move_the_value_and_the_bounds():
     """By hand: 100 trials, 90 vouched for by pools, of 10 audited one fails; of the 80 others a tenth may be wrong."""
     from torchfault.campaign.audit import widened
-    from torchfault.statistics import Estimate, clopper_pearson
+    from torchfault.statistics import Estimate
+    from torchfault.statistics.sequential import upper_at_every_look
 
     failed, marks = np.zeros(100, dtype=bool), np.zeros(100, dtype=np.uint8)
     failed[:5] = True
@@ -169,12 +170,30 @@ def test_wrong_vouchers_move_the_value_and_the_bounds():
     zero = np.zeros(100, dtype=np.int64)
     columns = Columns(zero, zero, failed, np.zeros(100, dtype=bool), marks=marks, lanes=zero + 1)
     one = widened(Estimate(0.06, 0.03, 0.12, 100, "wilson"), columns, np.arange(100), level=0.95)
-    most = float(clopper_pearson(1, 10)[1])
+    most = float(upper_at_every_look(1, 10))
     assert one.value == pytest.approx(0.06 + 0.1 * 0.8)
     assert (one.low, one.high) == pytest.approx((0.03, 0.12 + most * 0.8))
     assert (
         widened(Estimate(0.06, 0.03, 0.12, 100, "wilson"), replace(columns, lanes=None), zero, level=0.95).high == 0.12
     )
+
+
+def test_what_pools_hide_is_in_proportion_to_what_they_may_show():
+    """By hand: 90 of 100 trials vouched for by pools, which showed four failing faults and hid none of them again."""
+    from torchfault.campaign.audit import widened
+    from torchfault.statistics import Estimate
+    from torchfault.statistics.sequential import upper_at_every_look
+
+    failed, marks = np.arange(100) < 4, np.full(100, VOUCHED | POOLED, dtype=np.uint8)
+    marks[:10] = np.where(failed[:10], POOLED | CONTROLLED, 0)
+    marks[10:] |= np.where(np.arange(90) < 60, AUDITED, 0).astype(np.uint8)
+    zero = np.zeros(100, dtype=np.int64)
+    columns = Columns(zero, zero, failed, np.zeros(100, dtype=bool), marks=marks, lanes=zero + 1)
+    missed = float(upper_at_every_look(0, 4))
+    odds, audited = missed / (1 - missed), 0.3 * float(upper_at_every_look(0, 60))
+    for method, shown in (("wilson", 0.09), ("anytime", 0.04)):
+        one = widened(Estimate(0.04, 0.01, 0.09, 100, method), columns, np.arange(100), level=0.95)
+        assert one.high == pytest.approx(0.09 + min(odds * shown, audited))
 
 
 def test_what_failed_so_far_decides_what_is_pooled():

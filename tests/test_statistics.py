@@ -37,7 +37,7 @@ from torchfault.statistics import (
     wilson_trials,
 )
 from torchfault.statistics.intervals import variance_left
-from torchfault.statistics.sequential import after_looks
+from torchfault.statistics.sequential import after_looks, upper_at_every_look
 
 Floats = NDArray[np.float64]
 COUNTS = [
@@ -407,6 +407,23 @@ def test_a_quotient_of_equal_weights_is_clopper_pearsons_and_of_others_holds_its
     assert one.value == pytest.approx(0.2)
     assert 0 < one.low < one.value < one.high < 1
     assert weighted_mean(y, w, ratio=True, largest_weight=40.0).low < one.low
+
+
+@pytest.mark.parametrize("p", [0.002, 0.02, 0.3])
+def test_an_upper_bound_holds_at_every_look(p: float) -> None:
+    looks = np.unique(np.geomspace(1, 5000, 150).astype(int))
+    failures = np.cumsum(np.random.default_rng(3).random((1000, 5000)) < p, axis=1)[:, looks - 1]
+    at_every, at_one = (bound(failures, looks) < p for bound in (upper_at_every_look, lambda k, n: wilson(k, n)[1]))
+    assert at_every.any(axis=1).mean() <= 0.025  # at most; what the looks leave unused is about half
+    assert at_one.any(axis=1).mean() > 0.04
+    assert np.mean(upper_at_every_look(failures, looks)[:, -1]) < 1.7 * p + 0.002
+
+
+def test_an_upper_bound_refuses_what_cannot_be() -> None:
+    assert upper_at_every_look([3, 0], [3, 0]).tolist() == [1.0, 1.0]
+    assert upper_at_every_look(2, 30, level=0.99) > upper_at_every_look(2, 30) > wilson(2, 30)[1]
+    with pytest.raises(StatisticsError, match="0 <= failures <= trials"):
+        upper_at_every_look([3], [2])
 
 
 def test_a_few_draws_of_small_weight_prove_little_though_all_of_them_fail() -> None:

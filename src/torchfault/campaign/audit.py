@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torchfault.campaign.groups import groups
 from torchfault.campaign.shortcuts import assumption
 from torchfault.space import FaultSpace
-from torchfault.statistics import Estimate, clopper_pearson
+from torchfault.statistics import Estimate
+from torchfault.statistics.sequential import upper_at_every_look
 from torchfault.store import Columns, Record
 from torchfault.store.columns import AUDITED, CONTROLLED, HIDDEN, POOLED, VOUCHED, WRONG
 
@@ -27,9 +28,9 @@ class Audit:
 
     Of *trials* outcomes, found by *lanes* lanes, *vouched* rest on the assumption; *audited* of them, drawn at random,
     were run alone, *wrong* of those came out otherwise, so that at most a share *error* of what is vouched for is wrong
-    (Clopper and Pearson's upper bound at the campaign's level). *controlled* faults that fail alone were struck amid
-    masked pools, which hid *hidden*; at most a share *missed* is hidden, if those that were found are like those that
-    were not.
+    (:func:`~torchfault.statistics.sequential.upper_at_every_look`, at the campaign's level). *controlled* faults that
+    fail alone were struck amid masked pools, which hid *hidden*; at most a share *missed* is hidden, if those that were
+    found are like those that were not.
 
     >>> print(Audit("errors of pooled faults do not cancel", 1000, 90, 950, 40, 0, 10, 0, 0.088, 0.31))
     1,000 outcomes from 90 lanes; 950 assume that errors of pooled faults do not cancel; 0 of 40 audited are wrong
@@ -83,12 +84,14 @@ def widened(estimate: Estimate, columns: Columns, members: Ints, *, level: float
     An outcome that an audit found wrong stands for its like: its share of them is added to the value. The bounds
     move by what may be wrong besides: of the outcomes that others vouch for by an audit's upper bound; of those in
     masked pools, where that is less, by the failing faults that pools may hide: up to missed / (1 - missed) times as
-    many as they showed, among *members* or, where that is more, everywhere.
+    many as they showed, among *members* or, where that is more, everywhere. Intervals of one look leave no room for
+    chance to have shown few: there it is as many times the upper bound of what they showed.
     """
     if columns.lanes is None or not len(members):
         return estimate
     value, low, high = estimate.value, estimate.low, estimate.high
-    for kind, likely, most in _left_open(columns, members, np.zeros_like(members), 1, level):
+    above = 0.0 if estimate.method == "anytime" else high - value
+    for kind, likely, most in _left_open(columns, members, np.zeros_like(members), 1, level, above=above):
         value += -likely[0] if kind == _LARGER else likely[0]
         low, high = (low - most[0], high) if kind == _LARGER else (low, high + most[0])
     value = min(max(value, 0.0), 1.0)
@@ -105,9 +108,12 @@ def widening(columns: Columns, space: FaultSpace, by: str, level: float) -> Floa
 
 
 def _left_open(
-    columns: Columns, rows: Ints, group: Ints, count: int, level: float
+    columns: Columns, rows: Ints, group: Ints, count: int, level: float, *, above: float = 0.0
 ) -> Iterator[tuple[int, Floats, Floats]]:
-    """Yield, by who vouches, the share of wrong outcomes of each group that is likely, and the most that may be."""
+    """Yield, by who vouches, the share of wrong outcomes of each group that is likely, and the most that may be.
+
+    *above* is by how much more than pools showed they may show: what they hide is in proportion to it.
+    """
     marks = _marks(columns)
     weight = np.ones(len(columns)) if columns.weights is None else columns.weights
     kinds, shown = _kinds(marks, columns.failed), columns.failed & (marks & POOLED > 0)
@@ -124,7 +130,8 @@ def _left_open(
         open_ = share(of & (marks & AUDITED == 0))
         likely, most = wrong / max(audited, 1) * open_, _upper(wrong, audited, level) * open_
         if kind == _POOLED:
-            hidden = _odds(marks, level) * found if found.any() else most  # pools that showed none tell nothing
+            # pools that showed none tell nothing
+            hidden = _odds(marks, level) * (found + above) if found.any() else most
             most = np.where(open_ > 0, np.maximum(likely, np.minimum(most, hidden)), 0.0)
         yield kind, likely, most
 
@@ -148,4 +155,5 @@ def _marks(columns: Columns) -> NDArray[np.uint8]:
 
 
 def _upper(wrong: int, checked: int, level: float) -> float:
-    return float(clopper_pearson(wrong, checked, level=level)[1])
+    """Return how large a share may be: at every look, since campaigns stop by it."""
+    return float(upper_at_every_look(wrong, checked, level=level))
