@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from torchfault.errors import ModelError
 from torchfault.model.home import Home, overwritten, site_names
+from torchfault.model.packed import packed_homes
 from torchfault.model.quantised import fake_quantised, packed, packs
 from torchfault.storages import Bsr, Coo, Csr, Part, Storage, Stored
 from torchfault.words import WORDS
@@ -40,7 +41,9 @@ def homes(model: nn.Module) -> list[Home]:
     inside = {id(part) for module in model.modules() if packs(module) for part in module.children()}
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
-        if packs(module) and id(module) not in inside:  # a packed layer's words are its own, not also its holder's
+        if others := packed_homes(module, path, prefix):
+            found += others
+        elif packs(module) and id(module) not in inside:  # a packed layer's words are its own, not also its holder's
             found.append(packed(module, path, prefix))
         for name, parameter in module._parameters.items():
             if parameter is None or id(parameter) in seen:

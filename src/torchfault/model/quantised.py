@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchfault.model.home import Home, overwritten, site_names
+from torchfault.model.packed import holds_parts, requantised, unpacked
 from torchfault.storages import Part
 from torchfault.words.emulated import affine
 
@@ -34,7 +35,7 @@ def is_leaf(module: nn.Module) -> bool:
     """
     if hasattr(module, "fake_quant_enabled"):
         return True  # whose child is an observer
-    return all(type(child).__name__ == "LinearPackedParams" for child in module.children())
+    return all(holds_parts(child) for child in module.children())
 
 
 def quantised_word(tensor: Tensor) -> str:
@@ -80,20 +81,7 @@ def packed(module: Any, path: str, prefix: str) -> Home:
     That is a float32 scale and a zero point of the codes' type, also where the Python side shows wider ones.
     """
     weight, bias = module._weight_bias()
-    per_channel = weight.qscheme() == torch.per_channel_affine
-    scale = weight.q_per_channel_scales() if per_channel else torch.tensor(weight.q_scale(), dtype=torch.float64)
-    zero = weight.q_per_channel_zero_points() if per_channel else torch.tensor(weight.q_zero_point())
-    channel = 0 if per_channel else None
-    words: dict[str, Tensor] = {
-        f"{prefix}weight": weight.int_repr(),
-        f"{prefix}weight:scale": scale.float(),
-        f"{prefix}weight:zero_point": zero.to(torch.int8),
-    }
-    parts = {
-        f"{prefix}weight": Part("int8", channel=0),
-        f"{prefix}weight:scale": Part("float32", "scale", channel),
-        f"{prefix}weight:zero_point": Part("int8", "zero_point", channel),
-    }
+    words, parts = unpacked(weight, f"{prefix}weight")
     if bias is not None:
         words[f"{prefix}bias"], parts[f"{prefix}bias"] = bias.detach(), Part("float32", "bias", 0)
     if isinstance(getattr(module, "scale", None), float):
@@ -119,29 +107,8 @@ def _pack(module: Any, prefix: str, changed: Mapping[str, Tensor]) -> Callable[[
         module.zero_point = int(mine["zero_point"])
     if mine.keys() & {"weight", "weight:scale", "weight:zero_point", "bias"}:
         weight, bias = module._weight_bias()
-        module.set_weight_bias(_requantised(weight, mine), mine.get("bias", bias))
+        module.set_weight_bias(requantised(weight, mine, "weight"), mine.get("bias", bias))
     return undo
-
-
-def _requantised(weight: Tensor, changed: Mapping[str, Tensor]) -> Tensor:
-    codes = changed.get("weight", weight.int_repr())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        if weight.qscheme() == torch.per_channel_affine:
-            scale, zero = weight.q_per_channel_scales(), weight.q_per_channel_zero_points()
-            axis = weight.q_per_channel_axis()
-            # A scale that did not change keeps its double precision.
-            fresh = changed.get("weight:scale", scale.float())
-            scale = torch.where(_same_bits(fresh, scale.float()), scale, fresh.double())
-            zero = changed.get("weight:zero_point", zero).to(zero.dtype)
-            return torch._make_per_channel_quantized_tensor(codes, scale, zero, axis)
-        step = float(changed["weight:scale"]) if "weight:scale" in changed else weight.q_scale()
-        offset = int(changed.get("weight:zero_point", torch.tensor(weight.q_zero_point())))
-        return torch._make_per_tensor_quantized_tensor(codes, step, offset)
-
-
-def _same_bits(a: Tensor, b: Tensor) -> Tensor:
-    return a.contiguous().view(torch.int32) == b.contiguous().view(torch.int32)
 
 
 # Weights under fake quantisation.

@@ -13,6 +13,7 @@ from torchfault.model.data import Data, Tree, call, leaves, map_tensors, rows
 from torchfault.model.disturb import reset_states, undisturbed
 from torchfault.model.layout import Layout, find_layout, per_sample
 from torchfault.model.marks import inside, is_mark, kind_of
+from torchfault.model.packed import shares_ranges
 from torchfault.model.quantised import activation_word, is_leaf, quantised_word
 from torchfault.model.visit import Moment, visiting
 from torchfault.space import Site
@@ -202,7 +203,9 @@ def channel_axis(operation: str, shape: Sequence[int], layout: Layout) -> int | 
 def watch(model: nn.Module, data: Data, *, operations: bool) -> Record:
     """Return what *model* showed on a few of the inputs; functional *operations* are looked at if asked for."""
     inputs = map_tensors(lambda leaf: leaf.to(_device(model)), probe_inputs(data))
-    record = Record(model, training=any(module.training for module in model.modules()))
+    # Quantised modules compute in one way only, and are born in training mode.
+    trained = (m for m in model.modules() if not type(m).__module__.startswith("torch.ao.nn.quantized."))
+    record = Record(model, training=any(module.training for module in trained))
     with undisturbed(model):
         record.cells = find_cells(model, inputs)
     paths = [path for path, m in model.named_modules() if path and is_leaf(m)]
@@ -222,7 +225,10 @@ def watch(model: nn.Module, data: Data, *, operations: bool) -> Record:
                 f"{type(model).__name__} must run on batches of {PROBES} and fewer of the inputs, got "
                 f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}; check the inputs"
             ) from error
-    record.mixes = _outputs_mix(record, many, few)
+    ranges = any(map(shares_ranges, model.modules())) or any(
+        seen.moment.operation.endswith("_dynamic") for seen in record.seen.values()
+    )
+    record.mixes = _outputs_mix(record, many, few) or ranges
     return record
 
 

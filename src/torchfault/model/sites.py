@@ -151,9 +151,11 @@ def find(model: nn.Module, data: Data | Tree, *, buffers: bool = False) -> Disco
     kept = homes(model)
     order = dict.fromkeys([*given, *_with_homes(record.order, [*kept, *numbers]), *known])
     folded = fold(known[name] for name in order if name in known)
-    owners = dict(record.owners({home.module for home in kept if not home.parameter}))
+    alone = dict(record.owners({home.module for home in kept if not home.parameter}))
+    whole = {home.parameter or home.module for home in kept}
+    owners = {name: path for name, path in alone.items() if name not in whole}
     for home in kept:
-        if path := owners.pop(home.parameter or home.module, None):
+        if path := alone.get(home.parameter or home.module):
             # The scale of what a module gives belongs to the whole batch: lanes cannot differ in it.
             owners |= {name: path for name in home.words if name not in (f"{path}.scale", f"{path}.zero_point")}
     layouts = record.layouts | dict.fromkeys(given, Layout(0))
