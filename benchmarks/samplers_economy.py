@@ -4,7 +4,8 @@ The widths are half-widths of 95 % intervals: of every layer (site) within 1 poi
 within 0.05. ``layer-wise`` is uniform sampling of each site stopped at the width; ``network-wise`` and the other
 statistical methods are samples that are stopped there likewise. Their lanes follow from vulnerabilities that were
 measured, by formulas (Wilson's, and Neyman's for strata), and their seconds from the measured rate of lanes, since
-they would take hours. ``adaptive``, ``deviation``, ``pooled``, ``monotone`` and ``pooled+monotone`` are run.
+they would take hours. ``adaptive`` (strata of deviation and margin), ``adaptive by bit`` (strata of bits), ``pooled``,
+``monotone`` and ``pooled+monotone`` are run.
 """
 
 import argparse
@@ -21,12 +22,14 @@ from torchfault.campaign import Campaign, Shortcuts, run
 from torchfault.engine import Engine
 from torchfault.model.golden import golden_words
 from torchfault.sampling import Adaptive, Deviation, Sampler, Statistical, WholeWords, bits_from
+from torchfault.sensitivity import margins
 from torchfault.statistics import MaxTrials, wilson_trials
 
 WIDTHS = {"layer_1.0": 0.01, "layer_0.25": 0.0025, "model_0.05": 0.0005}
-RUN = ("adaptive", "deviation", "pooled", "monotone", "pooled+monotone")
+RUN = ("adaptive", "adaptive by bit", "pooled", "monotone", "pooled+monotone")
 COMPUTED = ("layer-wise", "network-wise", "data-unaware", "data-aware")
 _POOL, _RESERVE = 128, 0.06
+_BLOCKS = {"layer_1.0": 1024, "layer_0.25": 2048, "model_0.05": 768}
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def spent(
     model, data = resnet20()
     engine = Engine(model, data)
     space = engine.space.select(kinds="weight", types="Conv2d") | engine.space.select(kinds="input", types="Conv2d")
-    words = golden_words(model, data, space)
+    words, lead = golden_words(model, data, space), margins(engine.golden())
     rate, cells = _measured(Campaign(engine, space, sampler=Statistical("data-unaware", margin=margin), seed=seed))
     found = Economy({}, {}, {}, {}, {})
     for width in widths:
@@ -67,7 +70,7 @@ def spent(
         for method in methods:
             if method == "monotone" and width.startswith("model"):
                 continue  # whole words are drawn for intervals by site
-            sampler, shortcuts = _method(method, width, words, len(data))
+            sampler, shortcuts = _method(method, width, words, lead)
             began = time.perf_counter()
             results = run(Campaign(engine, space, sampler=sampler, shortcuts=shortcuts, seed=seed))
             found.lanes[width][method] = results.lanes
@@ -82,16 +85,16 @@ def spent(
     return found
 
 
-def _method(name: str, width: str, words: Mapping[str, Any], inputs: int) -> tuple[Sampler, Shortcuts | None]:
-    """Return the sampler and the shortcuts of a method for a width."""
+def _method(name: str, width: str, words: Mapping[str, Any], lead: np.ndarray) -> tuple[Sampler, Shortcuts | None]:
+    """Return the sampler and the shortcuts of a method for a width, *lead* being the margins of the inputs."""
     h, of = WIDTHS[width], "model" if width.startswith("model") else "site"
-    if name == "adaptive":
+    if name == "adaptive by bit":
         return Adaptive(**{of: h}), None
-    if name == "deviation":
-        return Deviation(words, block=2048, **{of: h}), None
+    if name == "adaptive":
+        return Deviation(words, block=_BLOCKS[width], margins=lead, **{of: h}), None
     if name == "monotone":
-        return WholeWords(inputs, site=h, block=32 * 38 * 16), Shortcuts(words=words, audit=0.0002)
-    sampler = Deviation(words, block=8192, pool=_POOL, reserve=_RESERVE * h, **{of: h})
+        return WholeWords(len(lead), site=h, block=32 * 38 * 16), Shortcuts(words=words, audit=0.0002)
+    sampler = Deviation(words, block=8192, pool=_POOL, reserve=_RESERVE * h, margins=lead, **{of: h})
     return sampler, Shortcuts(_POOL, words if name == "pooled+monotone" else None, audit=0.003)
 
 

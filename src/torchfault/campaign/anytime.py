@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torchfault.campaign.groups import code_of
 from torchfault.sampling import Adaptive, History
 from torchfault.sampling.adaptive import Tally, tally
-from torchfault.sampling.deviation import Rounds, price_in, rounds
+from torchfault.sampling.deviation import Rounds, price_in, rounds, thoughts
 from torchfault.sampling.whole import word_rounds
 from torchfault.statistics import Estimate, stratified
 from torchfault.statistics.anytime import SETTLED
@@ -136,16 +136,22 @@ def _deviated(record: Record, columns: Columns, by: str, fields: dict[str, Any])
     block, space = int(fields["block"]), record.space
     if by not in ("model", "site") or len(columns) < block or columns.weights is None:
         return None
+    if by == "site" and fields["site"] is None:
+        return None  # sites of a kind share their strata
     stratum = np.zeros(len(columns), dtype=np.int64) if columns.strata is None else columns.strata.astype(np.int64)
     first = stratum[:block]
     drawn = np.bincount(first, minlength=int(stratum.max()) + 1)
     weight, site = np.zeros(len(drawn)), np.zeros(len(drawn), dtype=np.int64)
     weight[first] = columns.weights[:block]
-    site[first] = space.locate(columns.faults[:block]).site
-    sites, edges = space.sizes / len(space), len(fields["edges"])
-    shares = weight * drawn / block / sites[site]
+    sites = space.sizes / len(space)
+    if fields["site"] is None:
+        sites = np.ones(1)
+    else:
+        site[first] = space.locate(columns.faults[:block]).site
+    groups = 1 if fields["margins"] is None else len(fields["unsure"]) + 1
+    shares, thought = weight * drawn / block / sites[site], thoughts(len(fields["edges"]), groups)
     price = price_in(int(fields["pool"]))
-    counts = rounds(stratum, columns.failed, block=block, site=site, shares=shares, edges=edges, price=price)
+    counts = rounds(stratum, columns.failed, block=block, site=site, shares=shares, thought=thought, price=price)
     asked = {of: fields[of] - float(fields["reserve"]) for of in ("model", "site") if fields[of] is not None}
     return Deviated(counts, sites, by == "model", asked, float(fields["level"]))
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from torchfault.campaign.groups import groups
 from torchfault.campaign.shortcuts import assumption
+from torchfault.sampling.deviation import LABELS
 from torchfault.space import FaultSpace
 from torchfault.statistics import Estimate
 from torchfault.statistics.sequential import upper_at_every_look
@@ -116,7 +117,7 @@ def _left_open(
     """
     marks = _marks(columns)
     weight = np.ones(len(columns)) if columns.weights is None else columns.weights
-    kinds, shown = _kinds(marks, columns.failed), columns.failed & (marks & POOLED > 0)
+    kinds, shown, like = _kinds(marks, columns.failed), columns.failed & (marks & POOLED > 0), _likes(columns)
     total = np.bincount(group, weight[rows], count)
 
     def share(of: Bools) -> Floats:
@@ -128,12 +129,25 @@ def _left_open(
         of = kinds == kind
         audited, wrong = (int((of & (marks & flag > 0)).sum()) for flag in (AUDITED, WRONG))
         open_ = share(of & (marks & AUDITED == 0))
-        likely, most = wrong / max(audited, 1) * open_, _upper(wrong, audited, level) * open_
+        most = _upper(wrong, audited, level) * open_
+        likely = np.zeros(count)
+        for one in np.unique(like[of & (marks & WRONG > 0)]):
+            alike = of & (like == one)
+            checked, bad = ((alike & (marks & flag > 0)).sum() for flag in (AUDITED, WRONG))
+            likely += bad / checked * share(alike & (marks & AUDITED == 0))
+        most = np.maximum(likely, most)
         if kind == _POOLED:
             # pools that showed none tell nothing
             hidden = _odds(marks, level) * (found + above) if found.any() else most
             most = np.where(open_ > 0, np.maximum(likely, np.minimum(most, hidden)), 0.0)
         yield kind, likely, most
+
+
+def _likes(columns: Columns) -> Ints:
+    """Return which faults are alike: those of strata alike, where sites are cut alike, or else all of them."""
+    return (
+        np.zeros(len(columns), dtype=np.int64) if columns.strata is None else columns.strata.astype(np.int64) % LABELS
+    )
 
 
 def _odds(marks: NDArray[np.uint8], level: float) -> float:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torchfault.campaign.plan import Campaign, Machine, Plan
 from torchfault.campaign.shortcuts import Shortcuts, resolve
 from torchfault.errors import CampaignError, CriterionError, EngineError
-from torchfault.sampling import stream
+from torchfault.sampling import Deviation, stream
 from torchfault.store import Columns
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def _resolved(campaign: Campaign, shortcuts: Shortcuts, plan: Plan, before: Befo
     def verdicts(trials: "Trials") -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         return _verdicts(campaign, trials, lambda _: seen(0))
 
+    sampler, strata = campaign.sampler, plan.columns.strata
+    apart = sampler.apart(strata) if isinstance(sampler, Deviation) and strata is not None else None
     columns = resolve(
         shortcuts,
         campaign.space,
@@ -90,6 +92,7 @@ def _resolved(campaign: Campaign, shortcuts: Shortcuts, plan: Plan, before: Befo
         verdicts,
         before=earlier or Columns.empty(),
         rng=stream(campaign.seed, _SHORTCUTS, first),
+        apart=apart,
     )
     seen(len(columns))
     return columns

@@ -27,6 +27,7 @@ Verdicts = Callable[["Trials"], tuple[Bools, Bools]]
 
 _PRIOR_TRIALS = 4.0  # what a bit makes one think of a fault counts as so many trials of its kind
 _CLOSER = 10.0  # how many times as often closure is audited as pools: fewer outcomes rest on it
+_FEW = 16  # outcomes of a block that rest on closure are audited at least, or all
 _CALM = 0.5  # what all inputs being alike counts for, in failures of quiet faults
 _TOP, _HIGH, _LOW = 0.5, 0.01, 0.002  # failing shares: exponent's top bit, sign and other exponent bits, mantissa
 
@@ -44,10 +45,10 @@ class Shortcuts:
     of the flips of one word on one input in one direction, a masked one vouches for the smaller ones, and a failing one
     for the larger ones.
 
-    Every outcome that a pool vouches for is run alone with probability *audit*, ten times that where another flip of
-    its word does; what it finds counts. Of the faults found failing a share *control* is struck again amid a masked
-    pool, to see whether a pool can hide them. Estimates widen by what either allows for. Raises :class:`CampaignError`
-    for numbers out of range, or without any shortcut.
+    Every outcome that a pool vouches for is run alone with probability *audit*, ten times that, or 16 in a block, where
+    another flip of its word does; what it finds counts. Of the faults found failing a share *control* is struck again
+    amid a masked pool, to see whether a pool can hide them. Estimates widen by what either allows for. Raises
+    :class:`CampaignError` for numbers out of range, or without any shortcut.
 
     >>> Shortcuts(pool=64).assumption
     'errors of pooled faults do not cancel'
@@ -130,25 +131,29 @@ def resolve(
     *,
     before: Columns,
     rng: np.random.Generator,
+    apart: Bools | None = None,
 ) -> Columns:
-    """Return *columns*, single faults, with their outcomes; *before* are the finished trials ahead of them."""
+    """Return *columns*, single faults, with their outcomes; *before* are the finished trials ahead of them.
+
+    *apart* are faults that their sampler keeps out of pools, ``None`` where it does not tell: top bits are then.
+    """
     n = len(columns)
     where = space.locate(columns.faults)
     key = np.unique(np.stack((where.site.astype(np.int64), where.element)), axis=1, return_inverse=True)[1].reshape(-1)
     zero = np.zeros(n, dtype=np.int64)
     flags = np.zeros(n, dtype=bool)
     block = _Block(trials, verdicts, key, flags, flags.copy(), zero.astype(np.uint8), zero)
-    rates = expected(space, columns, before)
-    loud = (rates > shortcuts.quiet) | top_bits(space, where) | (shortcuts.pool == 0)
+    rates = expected(space, columns, before, most=_TOP if apart is None else _HIGH)
+    loud = (rates > shortcuts.quiet) | (shortcuts.pool == 0) | (top_bits(space, where) if apart is None else apart)
     found = Chains.single(n)
     if shortcuts.words is not None:
         found = chains(space, where, trials.inputs, dict(shortcuts.words))
     seen = np.zeros(n, dtype=bool)
     while len(probes := found.probes()):
         outcome = np.zeros(n, dtype=bool)
-        apart = probes[loud[probes]]
-        outcome[apart] = block.ask([apart[i : i + 1] for i in range(len(apart))])
-        seen[apart] = True
+        single = probes[loud[probes]]
+        outcome[single] = block.ask([single[i : i + 1] for i in range(len(single))])
+        seen[single] = True
         together = probes[~loud[probes]]
         if len(together):
             outcome[together], seen[together] = _pooled(block, together, rates, shortcuts.pool)
@@ -170,7 +175,9 @@ def _pooled(block: _Block, items: Ints, rates: Floats, pool: int) -> tuple[Bools
 
 def _audit(block: _Block, shortcuts: Shortcuts, rng: np.random.Generator) -> None:
     """Run a random part of what others vouch for alone; what comes out counts."""
-    often = np.where(block.marks & POOLED > 0, shortcuts.audit, min(1.0, _CLOSER * shortcuts.audit))
+    by_closure = int(((block.marks & VOUCHED > 0) & (block.marks & POOLED == 0)).sum())
+    closer = min(1.0, max(_CLOSER * shortcuts.audit, _FEW / max(by_closure, 1)))
+    often = np.where(block.marks & POOLED > 0, shortcuts.audit, closer if shortcuts.audit else 0.0)
     chosen = np.flatnonzero((block.marks & VOUCHED > 0) & (rng.random(len(block.marks)) < often))
     if not len(chosen):
         return
@@ -203,8 +210,10 @@ def _control(block: _Block, shortcuts: Shortcuts, rng: np.random.Generator) -> N
     block.marks[np.array(faults, dtype=np.int64)[hidden]] |= HIDDEN
 
 
-def expected(space: FaultSpace, columns: Columns, before: Columns) -> Floats:
+def expected(space: FaultSpace, columns: Columns, before: Columns, *, most: float = _TOP) -> Floats:
     """Return the failing share expected of each trial: of its stratum, or else bit, so far, and by its bit.
+
+    No bit makes one think of more than *most*.
 
     >>> from torchfault.space import Site
     >>> flag, zero = np.zeros(2, dtype=bool), np.zeros(2, dtype=np.int64)
@@ -212,13 +221,13 @@ def expected(space: FaultSpace, columns: Columns, before: Columns) -> Floats:
     array([0.5  , 0.002])
     """
     where = space.locate(columns.faults)
-    thought = _thoughts(space)[where.site, where.bit]
+    thought = np.minimum(_thoughts(space)[where.site, where.bit], most)
     own, earlier = where.bit.astype(np.int64), space.locate(before.faults).bit.astype(np.int64)
     if columns.strata is not None:
         own = columns.strata.astype(np.int64)
         earlier = np.zeros(len(before), dtype=np.int64) if before.strata is None else before.strata.astype(np.int64)
-    most = int(max(own.max(initial=0), earlier.max(initial=0))) + 1
-    trials, failures = np.bincount(earlier, minlength=most), np.bincount(earlier[before.failed], minlength=most)
+    last = int(max(own.max(initial=0), earlier.max(initial=0))) + 1
+    trials, failures = np.bincount(earlier, minlength=last), np.bincount(earlier[before.failed], minlength=last)
     share = (failures[own] + _PRIOR_TRIALS * thought) / (trials[own] + _PRIOR_TRIALS)
     return np.asarray(np.minimum(share * _fragility(space, before, columns.inputs), _TOP))
 

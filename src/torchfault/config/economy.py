@@ -29,7 +29,19 @@ def deviation(settings: Settings, engine: "Engine", space: "FaultSpace") -> "Sam
         reserve=_RESERVE * min(widths) if settings.shortcuts else 0.0,
         block=8192 if pool else 2048,
         pool=pool,
+        margins=_margins(engine),
     )
+
+
+def _margins(engine: "Engine") -> Any:
+    """Return the margin of each input, ``None`` where outputs are no scores of classes."""
+    from torchfault.errors import CriterionError
+    from torchfault.sensitivity import margins
+
+    try:
+        return margins(engine.golden())
+    except CriterionError:
+        return None
 
 
 def _words(engine: "Engine", space: "FaultSpace") -> Any:

@@ -1,6 +1,6 @@
 """Sampling by deviation: strata of how far a flip moves its word, and draws where the outcomes so far ask for them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -19,9 +19,11 @@ __all__ = ["LABELS", "Deviation", "Rounds", "price_in", "rounds", "thoughts"]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-LABELS = 8  # strata of one site: a stratum's number is LABELS times its site's and its label, from 0 up to this
+LABELS = 16  # strata of one site: a stratum's number is LABELS times its site's and its label, from 0 up to this; where
+# only the model's width is asked for, sites of one kind share their strata
 _PRIOR_TRIALS = 2.0  # what is thought of a stratum before it is drawn from counts as so many draws
 _QUIETEST, _LIVELY, _LOUD = 1e-4, 0.02, 0.5  # failing shares thought of: least and most deviation, beyond the last edge
+_SURE, _UNSURE = 0.2, 10.0  # how many times as often faults are thought to fail on inputs of much and least margin
 _ALONE = 0.1  # faults of a larger failing share are not pooled
 _AHEAD = 0.2  # at least this share of the draws that a stratum needs is drawn again while its group is unfinished
 
@@ -49,14 +51,15 @@ class Rounds:
         )
 
 
-def thoughts(edges: int) -> Floats:
-    """Return what is thought of strata by their label before anything is drawn, with *edges* edges between them.
+def thoughts(edges: int, groups: int = 1) -> Floats:
+    """Return what is thought of strata by their label before anything is drawn, by *edges* and *groups* of inputs.
 
-    >>> thoughts(3).round(4).tolist()
-    [0.0001, 0.0014, 0.02, 0.5, 0.5, 0.5, 0.5, 0.5]
+    >>> thoughts(3, groups=2)[:7].round(4).tolist()
+    [0.0, 0.0003, 0.004, 0.001, 0.0141, 0.2, 0.5]
     """
-    lively = np.geomspace(_QUIETEST, _LIVELY, edges)
-    return np.concatenate((lively, np.full(LABELS - edges, _LOUD)))
+    times = np.geomspace(_SURE, _UNSURE, groups) if groups > 1 else np.ones(1)
+    lively = (times[:, None] * np.geomspace(_QUIETEST, _LIVELY, edges)).ravel()
+    return np.concatenate((lively, np.full(LABELS - len(lively), _LOUD)))
 
 
 def price_in(pool: int) -> Price | None:
@@ -82,16 +85,16 @@ def rounds(
     block: int,
     site: Ints,
     shares: Floats,
-    edges: int,
+    thought: Floats,
     price: Price | None = None,
 ) -> Rounds:
-    """Count complete blocks of trials, each in a *stratum*, *failed* or not."""
+    """Count complete blocks of trials, each in a *stratum*, *failed* or not; *thought* goes by label."""
     whole, strata = len(stratum) // block, len(site)
     cell = np.arange(whole * block) // block * strata + stratum[: whole * block]
     n = np.bincount(cell, minlength=whole * strata).astype(np.float64)
     k = np.bincount(cell[failed[: whole * block]], minlength=whole * strata).astype(np.float64)
-    thought = thoughts(edges)[np.arange(strata) % LABELS]
-    return Rounds(k.reshape(whole, strata), n.reshape(whole, strata), site, shares, thought, price)
+    own = thought[np.arange(strata) % LABELS]
+    return Rounds(k.reshape(whole, strata), n.reshape(whole, strata), site, shares, own, price)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +110,9 @@ class Deviation:
     half-width to what shortcuts add to it; the stop goes by what they do add. Each block of *block* draws goes where
     they are needed still (:func:`torchfault.statistics.anytime.needed_draws`). With *pool* draws are priced as struck
     in pools of so many (:class:`torchfault.campaign.Shortcuts`), and what is left of a block goes to the cheapest.
+    *margins*, the golden lead of the best class on each input, shape (inputs,)
+    (:func:`torchfault.sensitivity.margins`), part the inputs: small flips fail on the *unsure* ones, the share of least
+    margin, which get strata of their own. With a width for the *model* alone, sites of a kind share their strata.
 
     An activation is drawn with the input that its word belongs to, a parameter with a random one. Weights are p / q
     within the block. Raises :class:`SamplingError` without a half-width, for edges that do not rise, and words that do
@@ -116,7 +122,7 @@ class Deviation:
     >>> space = FaultSpace((Site("a", (1000,)),))
     >>> values = np.random.default_rng(0).normal(size=(1, 1000)).astype(np.float32)
     >>> sampler = Deviation({"a": values.view(np.uint32)}, site=0.01)
-    >>> sampler.strata(space).shares.round(3)
+    >>> sampler.strata(space).shares[:8].round(3)
     array([0.708, 0.243, 0.014, 0.012, 0.014, 0.009, 0.   , 0.   ])
     """
 
@@ -128,6 +134,8 @@ class Deviation:
     block: int = 8192
     edges: tuple[float, ...] = (0.125, 2.0, 64.0)
     pool: int = 0
+    margins: Floats | None = None
+    unsure: tuple[float, ...] = (0.03,)
     _cut: dict[str, "_Strata"] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -140,14 +148,30 @@ class Deviation:
             )
         if not 0 < len(self.edges) <= LABELS - 3 or sorted(set(self.edges)) != list(self.edges) or self.edges[0] <= 0:
             raise SamplingError(f"edges are 1 to {LABELS - 3} numbers above 0 that rise, got {self.edges}")
+        if sorted({0.0, *self.unsure, 1.0}) != [0.0, *self.unsure, 1.0] or len(self.edges) * self.groups > LABELS - 3:
+            raise SamplingError(
+                f"unsure are shares of the inputs between 0 and 1 that rise, few enough for {LABELS} strata of a site, "
+                f"got {self.unsure}; (0.03,) keeps the 3 % of least margin apart"
+            )
         if self.block < 2 or self.pool < 0:
             raise SamplingError(f"a block has two draws or more, a pool none or more, got {self.block}, {self.pool}")
+
+    @property
+    def groups(self) -> int:
+        """The number of groups that inputs are parted in by their margin."""
+        return 1 if self.margins is None else len(self.unsure) + 1
 
     @property
     def targets(self) -> dict[str, float]:
         """The half-widths that intervals have to reach, less the reserve, by what they are of."""
         given = {"site": self.site, "model": self.model}
         return {name: h - self.reserve for name, h in given.items() if h is not None}
+
+    def apart(self, stratum: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Return which trials to keep out of pools, by their *stratum*: errors so large that they may hide others,
+        and all but the smallest on inputs that tip over at a touch."""
+        label, edges = stratum % LABELS, len(self.edges)
+        return np.asarray((label >= edges * self.groups) | ((label >= edges) & (label % edges > 0)))
 
     def total(self, space: FaultSpace) -> int | None:
         """Return ``None``: draws never run out; outcomes decide when it is enough."""
@@ -185,9 +209,9 @@ class Deviation:
 
     def _counts(self, strata: "_Strata", history: History) -> Rounds:
         stratum = history.stratum.astype(np.int64)
-        shares, edges = strata.shares_of_site, len(self.edges)
-        price, site = price_in(self.pool), strata.site
-        return rounds(stratum, history.failed, block=self.block, site=site, shares=shares, edges=edges, price=price)
+        shares, price, thought = strata.shares_of_site, price_in(self.pool), thoughts(len(self.edges), self.groups)
+        site, block = strata.site, self.block
+        return rounds(stratum, history.failed, block=block, site=site, shares=shares, thought=thought, price=price)
 
     def _unfinished(self, strata: "_Strata", counts: Rounds, history: History) -> dict[str, NDArray[np.bool_]]:
         """Return which sites, and whether the whole (one entry), have too wide an interval, shortcuts included, or a
@@ -242,25 +266,65 @@ def _nothing() -> History:
 
 
 class _Strata:
-    """How a space is cut: *site* and *label* of each stratum that holds faults, numbered site by site."""
+    """How a space is cut: *site* and *label* of each stratum, numbered site by site.
+
+    Where no site has a half-width of its own, *site* counts kinds of sites instead: all parameters of one word format
+    share their strata, and all activations do, which leaves fewer strata to draw from in every block.
+    """
 
     def __init__(self, space: FaultSpace, sampler: Deviation) -> None:
         known = {name: np.asarray(words) for name, words in sampler.words.items()}
         if missing := [name for name in space.names if name not in known]:
             raise SamplingError(f"Deviation needs the words of '{missing[0]}', got none; make them by golden_words")
-        self.inputs = max(len(known[name]) for name in space.names)
-        self.parts = [classify(site, known[site.name], sampler.edges) for site in space.sites]
-        self.site = np.repeat(np.arange(len(self.parts)), LABELS)
-        self.label = np.tile(np.arange(LABELS), len(self.parts))
-        self.sites = space.sizes / len(space)
-        self.thought = thoughts(len(sampler.edges))[self.label]
+        inputs = _by_margin(sampler, max(len(known[name]) for name in space.names))
+        self.inputs = sum(len(some) for some in inputs)
+        self.parts = [classify(site, known[site.name], sampler.edges, inputs) for site in space.sites]
+        alike = list(range(len(self.parts)))
+        if sampler.site is None:
+            kinds = [(site.is_activation, site.word) for site in space.sites]
+            alike = [kinds.index(kind) for kind in kinds]
+        first, of = np.unique(alike, return_inverse=True)
+        self.members = [np.flatnonzero(of == group) for group in range(len(first))]
+        self.site = np.repeat(np.arange(len(first)), LABELS)
+        self.label = np.tile(np.arange(LABELS), len(first))
+        self.sites = np.bincount(of, space.sizes) / len(space)
+        self.thought = thoughts(len(sampler.edges), sampler.groups)[self.label]
+        shares = space.sizes / len(space)
         held = [np.bincount(np.arange(len(part.sizes)), part.sizes, LABELS) / part.sizes.sum() for part in self.parts]
-        self.shares_of_site = np.concatenate(held)
+        of_space = np.stack(held) * shares[:, None]
+        self.of_site = of_space
+        self.shares_of_site = np.concatenate(
+            [of_space[some].sum(axis=0) / size for some, size in zip(self.members, self.sites, strict=True)]
+        )
+
+    def draw(self, stratum: int, n: int, *, rng: np.random.Generator) -> Iterator[tuple[int, Ints, Ints, Ints]]:
+        """Yield the site, elements, bits and inputs of *n* faults of *stratum*, each of them equally likely."""
+        members, label = self.members[stratum // LABELS], stratum % LABELS
+        counts = np.array([n])
+        if len(members) > 1:
+            share = self.of_site[members, label]
+            counts = rng.multinomial(n, share / share.sum())
+        for site, count in zip(members.tolist(), counts.tolist(), strict=True):
+            if count:
+                yield site, *self.parts[site].draw(label, count, rng=rng)
 
     @cached_property
     def shares(self) -> Floats:
         """The share of each stratum in the space."""
         return np.asarray(self.shares_of_site * self.sites[self.site])
+
+
+def _by_margin(sampler: Deviation, inputs: int) -> tuple[Ints, ...]:
+    """Return the inputs parted by their margin: those of least margin last."""
+    if sampler.margins is None:
+        return (np.arange(inputs),)
+    margins = np.asarray(sampler.margins, dtype=np.float64)
+    if inputs == 1 < len(margins):  # parameters alone: their words do not tell how many inputs there are
+        inputs = len(margins)
+    if margins.shape != (inputs,):
+        raise SamplingError(f"margins have shape ({inputs},), one for each input, got {margins.shape}")
+    order = np.argsort(-np.nan_to_num(margins, nan=-np.inf), kind="stable")
+    return tuple(np.split(order, [inputs - int(np.ceil(share * inputs)) for share in reversed(sampler.unsure)]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,11 +352,9 @@ class _Planned:
         strata = self.sampler.strata(space)
         index, given = [], []
         for one in np.flatnonzero(self.draws).tolist():
-            count = int(self.draws[one])
-            part = strata.parts[one // LABELS]
-            element, bit, row = part.draw(one % LABELS, count, rng=rng)
-            index.append(space.number(np.full(count, strata.site[one]), element, bit))
-            given.append(row if part.rows > 1 else rng.integers(0, strata.inputs, size=count))
+            for site, element, bit, row in strata.draw(one, int(self.draws[one]), rng=rng):
+                index.append(space.number(np.full(len(element), site), element, bit))
+                given.append(row)
         order = rng.permutation(int(self.draws.sum()))
         stratum = np.repeat(np.arange(len(self.draws)), self.draws)[order]
         weight = (strata.shares * (self.draws.sum() / np.maximum(self.draws, 1)))[stratum]

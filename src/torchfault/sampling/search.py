@@ -256,5 +256,5 @@ class _Kinds:
 def _leading(known: Classified) -> Ints:
     """Return the class of each element of a site whose words are the same for all inputs."""
     code = np.empty(known.site.elements, dtype=np.int64)
-    code[known.order] = np.repeat(np.arange(len(known.count)), known.count)
+    code[known.order] = np.repeat(np.arange(known.count.shape[1]), known.count[0])
     return code

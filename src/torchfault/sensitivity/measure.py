@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from torchfault.criteria.outputs import score
 from torchfault.errors import ModelError
-from torchfault.model.data import Data, leaves
+from torchfault.model.data import Data, Tree, leaves
 from torchfault.sampling import Effect
 from torchfault.sensitivity.watch import activations, first, gradient, logits, module_of, rows_of, top_margins
 from torchfault.space import FaultSpace, Site
 
-__all__ = ["conductances", "effect", "gradients", "held_values"]
+__all__ = ["conductances", "effect", "gradients", "held_values", "margins"]
 
 Columns = dict[str, NDArray[np.float32]]
 
@@ -173,3 +174,15 @@ def _captum() -> Any:
             "layer conductance needs the package captum, which is not installed; use pip install torchfault[isimdl]"
         ) from None
     return LayerConductance
+
+
+def margins(outputs: Tree) -> NDArray[np.float64]:
+    """Return the lead of the best class over the next in golden *outputs*, shape (inputs,): the least of any position.
+
+    Raises :class:`torchfault.errors.CriterionError` for outputs that are no scores of shape (inputs, classes).
+
+    >>> margins(torch.tensor([[3.0, 1.0, 2.5], [0.0, 4.0, 1.0]]))
+    array([0.5, 3. ])
+    """
+    lead = top_margins(score(outputs, output=None, axis=None).values).amin(dim=1)
+    return np.asarray(lead.double().cpu().numpy())
