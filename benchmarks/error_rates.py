@@ -105,7 +105,7 @@ def curve(
     """Return the curve of *model* on *data*, struck in the sites that *choose* picks."""
     found = find(model, data)
     space = choose(found.space)
-    rows = []
+    rows, unharmed = [], accuracy(model, data)
     for number, rate in enumerate(RATES):
         values, lost = [], 0
         for repeat in range(repeats if rate else 1):
@@ -113,7 +113,7 @@ def curve(
             trial = flips(space, rate, rng)
             try:
                 if not len(trial.element):
-                    values.append(accuracy(model, data))
+                    values.append(unharmed)
                     continue
                 with inject(model, trial, space=found):
                     values.append(accuracy(model, data))
