@@ -98,6 +98,17 @@ def emulated(how: str) -> tuple[nn.Module, Data]:
     return represent(model, how), data
 
 
+def rounding(how: str) -> tuple[nn.Module, Data]:
+    """Return ResNet-20 whose convolutions and linear layer read and give words called *how*."""
+    model, data = resnet20()
+    return represent(model, activations=how, data=data.take(slice(0, 100))), data
+
+
+def codes(space: FaultSpace) -> FaultSpace:
+    """Return what layers give, in the words of the values themselves."""
+    return space.select([site.name for site in ACTIVATIONS(space).sites if not site.name.endswith(".exponent")])
+
+
 def quantised(model: nn.Module, inputs: Tensor) -> nn.Module:
     """Return *model* in torch's own int8, static, by FX graph mode, calibrated on *inputs*."""
     from torch.ao.quantization import get_default_qconfig_mapping, quantize_fx
@@ -161,6 +172,7 @@ BOTH = {"weights": WEIGHTS, "scales": SCALES}
 STORED = {"weights": WEIGHTS, "indices": INDICES}
 STATIC = {"weights": WEIGHTS, "activations": ACTIVATIONS, "scales": of_kind("scale", "zero_point")}
 TORCHAO = {"weights": lambda s: s.select("fc*", kinds="weight"), "scales": SCALES}
+COMPUTED: dict[str, Choice] = {"weights": WEIGHTS, "activations": codes}
 CURVES = ("weights", "activations")
 NEURONS: dict[str, Choice] = {
     "weights": WEIGHTS,
@@ -181,6 +193,13 @@ REPRESENTATIONS: dict[str, Representation] = {
         lambda: emulated("uint8"), {"weights": WEIGHTS, "scales": of_kind("scale", "zero_point")}
     ),
     "int4:32 emulated": Representation(lambda: emulated("int4:32"), BOTH),
+    "activations in q8.8": Representation(lambda: rounding("q8.8"), COMPUTED),
+    "activations in e4m3": Representation(lambda: rounding("e4m3"), COMPUTED),
+    "activations in bfloat16": Representation(lambda: rounding("bfloat16"), COMPUTED),
+    "activations in int8": Representation(lambda: rounding("int8"), COMPUTED),
+    "activations in bfp8:16": Representation(
+        lambda: rounding("bfp8:16"), {**COMPUTED, "scales": lambda s: s.select("*:output.exponent")}
+    ),
     "int8 torch static": Representation(deployed, STATIC, struck=CURVES),
     "int8 torchao": torchao("Int8WeightOnlyConfig"),
     "int8 torchao dynamic": torchao("Int8DynamicActivationInt8WeightConfig"),

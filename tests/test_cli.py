@@ -143,6 +143,12 @@ def test_weights_may_be_stored_in_another_way(capfd):
     flags = (*BASE, "--set", "storage.conv*=int8", "--sampler", "data-aware", "--margin", "0.2", "--bits", "sign")
     _, err = run(capfd, "run", *flags, "--include", "conv*", "--name", "mixed")
     assert "mixed" in err
+    out, _ = run(capfd, "sites", *BASE[:-2], "--activations", "bfp8:16", "--include", "*.exponent")
+    assert "conv1:output.exponent" in out
+    out, _ = run(capfd, "sites", *BASE[:-2], "--set", "activations.conv1:*=int8", "--include", "conv1:*")
+    assert "int8[" in out
+    assert main(["sites", *BASE, "--activations", "csr"]) == 2
+    assert "activations cannot be kept as 'csr'; use a number format" in capfd.readouterr().err
     assert main(["sites", *BASE, "--storage", "int88"]) == 2
     assert "no storage is called 'int88'; use int8" in capfd.readouterr().err
     assert main(["sites", *BASE, "--set", "storage.convl*=int8"]) == 2

@@ -29,6 +29,7 @@ checkpoint:
   key: state_dict
   prefix: module.
 storage: {"conv*": int8, "fc*": csr}
+activations: {"conv*:output": q8.8}
 data:
   path: images.npz
   inputs: images
@@ -86,6 +87,7 @@ def test_every_key_is_read(written, tmp_path):
     assert settings.model.kwargs == {"num_classes": 10}
     assert settings.checkpoint.path == tmp_path / "weights.pt"
     assert settings.storage == {"conv*": "int8", "fc*": "csr"}
+    assert settings.activations == {"conv*:output": "q8.8"}
     assert (settings.data.path, settings.data.std) == (tmp_path / "images.npz", (1.0, 2.0, 3.0))
     assert settings.sites[0].include == ("layer1.*", "re:^fc")
     assert (settings.sites[0].exclude, settings.sites[0].kinds) == (("*.bias",), ("weight",))

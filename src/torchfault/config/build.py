@@ -60,11 +60,11 @@ def build_engine(settings: Settings) -> "Engine":
         training=settings.training,
         seed=settings.seed,
     )
-    if settings.storage is not None:
+    data = _data(settings.data, settings.seed)
+    if settings.storage is not None or settings.activations is not None:
         from torchfault.model.represent import represent
 
-        network = represent(network, settings.storage)
-    data = _data(settings.data, settings.seed)
+        network = represent(network, settings.storage, activations=settings.activations, data=data)
     if not settings.training:  # there, a trial run would move running means
         _try(network, data)
     return Engine(

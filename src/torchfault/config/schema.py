@@ -326,6 +326,12 @@ class Settings(Section):
         description="How weights are kept, in a copy of the model: `int8`, `uint8`, `int4:32`, `bfp8:16`, `q3.12`, "
         "`e4m3`, `coo`, `csr`, `bsr:4x4`, ... for all of them, or a mapping of globs of parameters to these.",
     )
+    activations: str | dict[str, str] | None = Field(
+        default=None,
+        description="How activations are kept, in the same copy: `q8.8`, `e4m3`, `bfloat16`, `bfp8:16`, `int8` (with "
+        "the range that they have on the data), ... for the inputs and outputs of all layers with weights, or a "
+        "mapping of globs such as `conv*:output` to these.",
+    )
     data: DataSource = Field(description="Inputs and labels; a text alone means their `path` or `factory`.")
     sites: Annotated[tuple[Selection, ...], Field(strict=False, min_length=1)] = Field(
         default=(Selection(),),

@@ -23,6 +23,7 @@ from torchfault.model.constants import constant_home, is_constant
 from torchfault.model.data import Data, Tree
 from torchfault.model.memory import homes
 from torchfault.model.record import word_name
+from torchfault.model.rounding import rounded_as
 from torchfault.model.sites import check_inference
 from torchfault.space import FaultSpace
 
@@ -143,11 +144,12 @@ class Engine:
             yield lanes
 
     def digest(self) -> str:
-        """Return a SHA-256 over the model's class, and the names, types, shapes and bytes of its state."""
+        """Return a SHA-256 over the model's class, the names, types, shapes and bytes of state, and its rounding."""
         digest = hashlib.sha256(type(self.model).__qualname__.encode())
         # Not the state dict, which leaves out buffers that are not persistent.
         words = {name: tensor.detach() for name, tensor in self.model.named_parameters() if word_name(tensor)}
         words |= dict(self.model.named_buffers()) | {name: home.words[name] for name, home in self._homes.items()}
+        digest.update("".join(f"{name} {how}\n" for name, how in rounded_as(self.model)).encode())
         for name, tensor in sorted(words.items()):
             plain = tensor.detach().cpu().contiguous()
             digest.update(repr((name, str(plain.dtype), tuple(plain.shape))).encode())

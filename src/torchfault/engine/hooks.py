@@ -17,7 +17,7 @@ from torchfault.engine.masks import masks_by_site
 from torchfault.engine.monitor import HooksMonitor, Monitor
 from torchfault.engine.replay import Part, replaying
 from torchfault.engine.stored import Memory, edited
-from torchfault.engine.strikes import Strike, strike_of, striking
+from torchfault.engine.strikes import Strike, strike_of, striking, together
 from torchfault.errors import ModelError
 from torchfault.faults import Trials
 from torchfault.model.constants import is_constant
@@ -190,7 +190,9 @@ class HooksExecutor:
         targets = self._memory.targets(common)
         with edited(targets):
             try:
-                return self._forward(index, strikes, self._parts(some_rows(trials, ~active & ~shared)), monitor)
+                return self._forward(
+                    index, together(strikes), self._parts(some_rows(trials, ~active & ~shared)), monitor
+                )
             except (ArithmeticError, ValueError, AssertionError):
                 if not any(is_constant(target.name) for target in targets):
                     raise

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from torchfault.engine.masks import Mask, edits_by_site
 from torchfault.engine.stored import Memory, Target, edited
-from torchfault.engine.strikes import Strike, masks_of, strike_of, striking
+from torchfault.engine.strikes import Strike, masks_of, strike_of, striking, together
 from torchfault.errors import FaultError
 from torchfault.faults import Trials, pack
 from torchfault.model.cells import Cell
@@ -106,7 +106,7 @@ def _from_trials(model: nn.Module, trials: Trials, space: FaultSpace | Discovery
             stored.append(memory.target(name, mask))
         else:
             strikes.append(strike_of(model, name, masks=[mask], site=sites[name], layout=layouts.get(name)))
-    return Targets(stored, strikes)
+    return Targets(stored, together(strikes))
 
 
 def _from_faults(
@@ -142,7 +142,7 @@ def _from_faults(
             masks = [] if site is None else masks_of(site, mine, generator)
             layout = layouts.get(name)
             strikes.append(strike_of(model, name, masks=masks, site=site, layout=layout, faults=mine, rng=generator))
-    return Targets(stored, strikes)
+    return Targets(stored, together(strikes))
 
 
 def _with_steps(model: nn.Module, faults: Sequence[Fault], found: Discovery, rng: np.random.Generator) -> Targets:

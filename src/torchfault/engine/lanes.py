@@ -20,7 +20,7 @@ from torchfault.model.program import Node, Program, Ref, Value, run_node
 __all__ = ["Schedule", "Sweep", "schedule"]
 
 _IN_PLACE = {"relu": torch.relu_}
-_OWN_MEMORY = ("conv", "linear", "batch_norm", "add", "layer_norm", "mul")
+_OWN_MEMORY = ("conv", "linear", "batch_norm", "add", "layer_norm", "mul", "round_")
 _CHECKS_PER_LANE = 2
 
 

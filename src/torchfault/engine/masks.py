@@ -12,7 +12,8 @@ from torch import Tensor
 from torchfault.errors import FaultError
 from torchfault.faults import Trials
 from torchfault.model.layout import Layout
-from torchfault.words import WORDS, WordFormat, decode, encode, masks_to_words, word
+from torchfault.storages import BlockEdits
+from torchfault.words import WORDS, WordFormat, decode, encode, held_in, masks_to_words, word
 
 __all__ = ["Edits", "Mask", "Places", "by_sample", "edits_by_site", "infer_layout", "masks_by_site"]
 
@@ -148,24 +149,38 @@ class Mask:
 
     def write(self, tensor: Tensor, layout: Layout | None) -> None:
         """Change the words of *tensor* in place."""
-        if self.fmt.name in WORDS:
+        if self.fmt.name in WORDS and tensor.dtype == self.fmt.dtype:
             self._editor(tensor, layout)(encode(tensor, self.fmt), True)
         else:  # whose words are not the memory of the tensor
             tensor.copy_(self.applied(tensor, layout))
 
     def applied(self, tensor: Tensor, layout: Layout | None) -> Tensor:
         """Return a changed copy of *tensor*, in the same memory format."""
-        words = encode(tensor, self.fmt)
+        fmt = held_in(self.fmt, tensor.dtype)
+        words = encode(tensor, fmt)
         if not self._broadcasts(tensor, layout):
             words = words.clone()  # whose strides may differ from those of a slice or an expanded tensor
-            return decode(self._editor(words, layout)(words, True), self.fmt)
-        return decode(self._editor(tensor, layout)(words, False), self.fmt)
+            return decode(self._editor(words, layout)(words, True), fmt)
+        return decode(self._editor(tensor, layout)(words, False), fmt)
 
     def _broadcasts(self, tensor: Tensor, layout: Layout | None) -> bool:
         """Whether one dense mask for every sample is cheaper than single places."""
         per_sample = tensor.numel() if layout is None else tensor.numel() // max(tensor.shape[layout.axis], 1)
         plain = layout is None or layout.plain
         return self.edits.sample is None and plain and len(self.edits.element) * _DENSE >= per_sample
+
+    def in_blocks(self, part: str, apart: Tensor) -> BlockEdits:
+        """Return the edits for *part* of an activation in blocks, given its values as :func:`by_sample` has them."""
+        lanes, edits = len(apart), self.edits
+        if not part or edits.sample is not None:
+            self._check(apart)
+        keep, toggle = self.masks(apart.device)
+        keep = torch.full_like(toggle, -1 if toggle.dtype.is_signed else 255) if keep is None else keep
+        element = torch.from_numpy(edits.element).to(apart.device)
+        if edits.sample is not None:
+            return BlockEdits(part, torch.from_numpy(edits.sample).to(apart.device), element, keep, toggle)
+        lane = torch.arange(lanes, device=apart.device).repeat_interleave(len(element))
+        return BlockEdits(part, lane, element.repeat(lanes), keep.repeat(lanes), toggle.repeat(lanes))
 
     def _editor(self, tensor: Tensor, layout: Layout | None) -> Editor:
         key = (tensor.shape, tensor.stride(), tensor.device, layout)

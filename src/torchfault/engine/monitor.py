@@ -18,6 +18,7 @@ from torchfault.model.graph_sites import Place
 from torchfault.model.layout import Layout, lanes_first, take
 from torchfault.model.marks import kind_of
 from torchfault.model.program import Node
+from torchfault.model.rounding import part_of
 from torchfault.model.visit import Moment
 from torchfault.space import FaultSpace
 from torchfault.statistics import wilson
@@ -71,7 +72,9 @@ class Monitor:
     _struck: list[Ints] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        listed = [(i, site) for i, site in enumerate(self.space.sites) if site.kind in ("output", "state")]
+        # The exponents of blocks stand for the same values as their codes.
+        shown = (i for i, site in enumerate(self.space.sites) if site.kind in ("output", "state"))
+        listed = [(i, self.space.sites[i]) for i in shown if not part_of(self.space.sites[i].name)[1]]
         self.sites = tuple(site.name for _, site in listed)
         self._positions = np.array([i for i, _ in listed], dtype=np.int64)
         # One row for each time step of a site, or a single one without a step.

@@ -12,6 +12,7 @@ from torchfault.engine.masks import by_sample
 from torchfault.engine.stored import Target, edited
 from torchfault.model.layout import Layout, take
 from torchfault.model.quantised import code_memory
+from torchfault.model.rounding import round_output
 from torchfault.model.visit import hands_out
 
 __all__ = ["Part", "replaying"]
@@ -59,7 +60,7 @@ def _hook(path: str, parts: Sequence[Part], layouts: Mapping[str, Layout], store
                 some[position] = take(inputs[position], layout, part.lanes)
             less, more = pytree.tree_unflatten(some, reads)
             with edited(part.stored):
-                redone = pytree.tree_leaves(module.forward(*less, **more))
+                redone = pytree.tree_leaves(round_output(module, module.forward(*less, **more)))
             for position, layout in wanted.items():
                 results[position] = _joined(results[position], redone[position], layout, part.lanes)
         return pytree.tree_unflatten(results, gives)

@@ -1,6 +1,6 @@
 """Apply the events of a node to the lanes on board: edited words, closed forms, or the one operation run anew."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +16,8 @@ from torchfault.faults import Trials, rank_in_run
 from torchfault.model.graph_sites import Place, lane_arguments
 from torchfault.model.layout import Layout, join, lanes_first, put, take, take_value, write_back
 from torchfault.model.program import Node, Program, Ref, Value, run_node
-from torchfault.storages import Stored
-from torchfault.words import edit, masks_to_words, word
+from torchfault.storages import BlockEdits, Stored, row_length
+from torchfault.words import edit, held_in, masks_to_words, word
 
 __all__ = ["Group", "Striker"]
 
@@ -55,11 +55,21 @@ class Striker:
 
     def edited(self, old: Tensor, site: int, rows: NDArray[np.int64]) -> Tensor:
         """Return the faulty words of *old*, one per row of the trials."""
+        fmt = held_in(word(self.trials.sites[site].word), old.dtype)
+        return edit(old.contiguous(), *self._masks(site, rows), fmt)
+
+    def _masks(self, site: int, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         fmt = word(self.trials.sites[site].word)
         keep, toggle = (
             masks_to_words(column[rows], fmt, device=self.device) for column in (self.trials.keep, self.trials.toggle)
         )
-        return edit(old.contiguous(), keep, toggle, fmt)
+        return keep, toggle
+
+    def _block_edits(self, group: Group) -> BlockEdits:
+        """Return the events of *group* in an activation that is kept in blocks."""
+        return BlockEdits(
+            group.place.part, group.lanes, self.elements(group.rows), *self._masks(group.site, group.rows)
+        )
 
     def patch(self, node: Node, group: Group, values: Callable[[int], Value]) -> Patch | None:
         """Return the closed form of *group*, whose lanes are struck in one word each, or ``None``."""
@@ -72,8 +82,17 @@ class Striker:
         if group.place.role == "parameter" and source in self.stored:
             return self._stored_patch(node, slot, group, values)
         element = self.elements(group.rows)
-        old = self._words(values(source), self.program.nodes[source].layout, group.lanes, element)
-        struck = Struck(group.lanes, element, old, self.edited(old, group.site, group.rows))
+        if group.place.blocks is not None:
+            if group.place.part:
+                return None  # an exponent changes many values
+            layout, row = self.program.nodes[source].layout, row_length(values(source).shape)
+            assert isinstance(layout, Layout)
+            first = lanes_first(values(source), layout)
+            old, new = group.place.blocks.code_alone(first, row, self._block_edits(group))
+        else:
+            old = self._words(values(source), self.program.nodes[source].layout, group.lanes, element)
+            new = self.edited(old, group.site, group.rows)
+        struck = Struck(group.lanes, element, old, new)
         return patch_for(node, slot, struck, value=values, layout=lambda position: self.program.nodes[position].layout)
 
     def _stored_patch(self, node: Node, slot: int, group: Group, values: Callable[[int], Value]) -> Patch | None:
@@ -126,22 +145,21 @@ class Striker:
         operands = [group for group in groups if group.place.role != "output"]
         if operands:
             self._apply_operands(node, value, operands, values)
-        for group in groups:
-            if group.place.role == "output":
-                self._apply_output(node, value, group)
+        for which, mine in _by_tensor(group for group in groups if group.place.role == "output"):
+            tensor = value[which] if isinstance(value, tuple) else value
+            layout = node.layout[which] if isinstance(node.layout, tuple) else node.layout
+            assert isinstance(layout, Layout)
+            self._edit(tensor, layout, mine)
         return value
 
-    def _apply_output(self, node: Node, value: Value, group: Group) -> None:
-        which = group.place.which
-        tensor = value[which] if isinstance(value, tuple) else value
-        layout = node.layout[which] if isinstance(node.layout, tuple) else node.layout
-        assert isinstance(layout, Layout)
-        self._edit(tensor, layout, group)
-
-    def _edit(self, tensor: Tensor, layout: Layout, group: Group) -> None:
-        first = lanes_first(tensor, layout)
-        where = (group.lanes, *torch.unravel_index(self.elements(group.rows), first.shape[1:]))
-        first[where] = self.edited(first[where], group.site, group.rows)
+    def _edit(self, tensor: Tensor, layout: Layout, groups: Sequence[Group]) -> None:
+        """Edit the words of one tensor; those of a block stand for its values together."""
+        first, blocks = lanes_first(tensor, layout), groups[0].place.blocks
+        if blocks is not None:
+            blocks.struck(first, row_length(tensor.shape), [self._block_edits(group) for group in groups])
+        for group in groups if blocks is None else ():
+            where = (group.lanes, *torch.unravel_index(self.elements(group.rows), first.shape[1:]))
+            first[where] = self.edited(first[where], group.site, group.rows)
         write_back(tensor, layout, first)
 
     def _apply_operands(self, node: Node, value: Value, groups: list[Group], values: Callable[[int], Value]) -> None:
@@ -196,12 +214,11 @@ class Striker:
         """Run *node* on the sub-batch *lanes*, with the inputs of *groups* edited; every argument its own copy."""
         arguments = lane_arguments(node, self.program)
         copies: list[Value] = [_clone(read(source)) for source in arguments]
-        for group in groups:
-            source = copies[group.place.which]
-            layout = self.program.nodes[arguments[group.place.which]].layout
+        for which, mine in _by_tensor(groups):
+            layout = self.program.nodes[arguments[which]].layout
             assert isinstance(layout, Layout)
-            local = replace(group, lanes=torch.searchsorted(lanes, group.lanes))
-            self._edit(source, layout, local)
+            local = [replace(group, lanes=torch.searchsorted(lanes, group.lanes)) for group in mine]
+            self._edit(copies[which], layout, local)
         pending = iter(copies)
 
         def swap(position: int) -> Value:
@@ -296,9 +313,8 @@ class Striker:
                 continue
             inside = torch.isin(group.lanes, lanes)
             rows = group.rows[inside.cpu().numpy()]
-            self._edit(
-                stack, Layout(0), Group(group.place, group.site, torch.searchsorted(lanes, group.lanes[inside]), rows)
-            )
+            local = Group(group.place, group.site, torch.searchsorted(lanes, group.lanes[inside]), rows)
+            self._edit(stack, Layout(0), [local])
         return stack
 
     def _vmap(
@@ -352,6 +368,14 @@ def _rounds(group: Group) -> list[Group]:
         Group(group.place, group.site, group.lanes[torch.from_numpy(p).to(group.lanes.device)], group.rows[p])
         for p in parts
     ]
+
+
+def _by_tensor(groups: Iterable[Group]) -> list[tuple[int, list[Group]]]:
+    """Return *groups* of one node and role by which of its inputs or outputs they strike."""
+    found: dict[int, list[Group]] = {}
+    for group in groups:
+        found.setdefault(group.place.which, []).append(group)
+    return list(found.items())
 
 
 def _nested(argument: Any) -> set[int]:

@@ -1,9 +1,9 @@
 """Faults in activations: where each one lands in a running model, and the edit itself."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -13,21 +13,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from torchfault.engine.masks import Edits, Mask, infer_layout
+from torchfault.engine.masks import Edits, Mask, by_sample, infer_layout
 from torchfault.errors import FaultError, SpaceError, did_you_mean
 from torchfault.faults import pack
 from torchfault.model.arguments import argument_names
 from torchfault.model.cells import Cell
 from torchfault.model.layout import Layout
-from torchfault.model.marks import is_mark, split_mark
+from torchfault.model.marks import is_mark, kind_of, split_mark
 from torchfault.model.quantised import activation_word, code_memory, restore_codes
+from torchfault.model.rounding import part_of, rounding, sites_kept
 from torchfault.model.visit import Moment, plain_base, visiting
 from torchfault.space import Fault, FaultSpace, Site
+from torchfault.storages import ActivationStorage, InBlocks, row_length
 from torchfault.words import word, word_of
 
-__all__ = ["Address", "Strike", "address", "masks_of", "striking"]
+__all__ = ["Address", "Strike", "address", "masks_of", "strike_of", "striking", "together"]
 
-_NAME = re.compile(r"(?P<base>[^:]+):(?P<role>input|output|data)(?P<place>\d*)")
+_NAME = re.compile(r"(?P<base>[^:]+):(?P<role>input|output|data)(?P<place>\d*)(\.\w+)?")
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ class Strike:
     """The faults of one activation: *masks* ready to apply, or *faults* to be made ready once its shape is known.
 
     *layout* tells where the batch axis is; with *site* alone it is inferred from the shape. *word* is the format of
-    values that are rounded to codes, empty where it is the tensor's own.
+    values that are rounded to codes, empty where it is the tensor's own; *storage* tells how emulated ones are kept.
+    The words of a block, which stand for its values together, are changed by one strike.
     """
 
     name: str
@@ -120,6 +123,7 @@ class Strike:
     faults: Sequence[Fault] = ()
     rng: np.random.Generator | None = None
     word: str = ""
+    storage: ActivationStorage | None = None
     met: int = 0
 
     def __call__(self, tensor: Tensor, *, owned: bool) -> Tensor:
@@ -139,38 +143,71 @@ class Strike:
             return passed
         if not owned:
             return self._copy(tensor, layout)
+        if isinstance(self.storage, InBlocks):
+            return self._in_blocks(tensor, layout, self.storage)
         for mask in self.masks:
             mask.write(tensor, layout)
         return tensor
 
     def _copy(self, tensor: Tensor, layout: Layout | None) -> Tensor:
+        if isinstance(self.storage, InBlocks):
+            return self._in_blocks(tensor.clone(), layout, self.storage)
         for mask in self.masks:
             tensor = mask.applied(tensor, layout)
         return tensor
 
+    def _in_blocks(self, tensor: Tensor, layout: Layout | None, storage: InBlocks) -> Tensor:
+        apart = by_sample(tensor, layout)
+        edits = [mask.in_blocks(part_of(mask.name)[1], apart) for mask in self.masks]
+        storage.struck(apart, row_length(tensor.shape), edits)
+        return tensor
+
     def _layout(self, tensor: Tensor) -> Layout | None:
-        if self.site is not None:
+        if self.site is not None and not part_of(self.site.name)[1]:
             return infer_layout(tensor.shape, self.site.shape)
         return Layout(0) if tensor.ndim else None
 
     def _make_ready(self, tensor: Tensor) -> None:
-        fmt = word(self.word) if self.word else word_of(tensor)
+        own = word(self.word) if self.word else word_of(tensor)
         if not self.masks:
-            shape = tuple(tensor.shape[1:])
-            site = Site(self.name, shape, word=fmt.name, width=fmt.width, kind=self.where.role)
-            self.masks = masks_of(site, self.faults, self.rng)
-        if self.masks[0].fmt != fmt:
-            raise FaultError(
-                f"'{self.name}' has {self.masks[0].fmt.name} words in the fault space, got {fmt.name}; "
-                "find the sites under the same precision"
-            )
+            plain = Site(part_of(self.name)[0], tuple(tensor.shape[1:]), own.name, own.width, self.where.role)
+            sites = {site.name: site for site in sites_kept(plain, self.storage, tensor.shape, None)}
+            names = dict.fromkeys(fault.site for fault in self.faults)
+            by_name = [(sites[name], [f for f in self.faults if f.site == name]) for name in names if name in sites]
+            self.masks = [mask for site, mine in by_name for mask in masks_of(site, mine, self.rng)]
+        for mask in self.masks:
+            fmt = word(self.storage.words[part_of(mask.name)[1]]) if self.storage else own
+            if mask.fmt != fmt:
+                raise FaultError(
+                    f"'{mask.name}' has {mask.fmt.name} words in the fault space, got {fmt.name}; "
+                    "find the sites under the same precision"
+                )
 
 
 def strike_of(model: nn.Module, name: str, **given: Any) -> Strike:
     """Return the strike of the activation called *name*, in the words in which *model* gives it."""
     where = address(model, name)
-    rounded = activation_word(model.get_submodule(where.path)) if where.role == "output" and not where.operation else ""
-    return Strike(name, where, word=rounded, **given)
+    if where.role == "data" or where.operation:
+        return Strike(name, where, **given)
+    owner, role = model.get_submodule(where.path), kind_of(where.role)
+    storage = rounding(owner, role)
+    if part_of(name)[1] and not (storage and part_of(name)[1] in storage.words):
+        raise SpaceError(f"'{part_of(name)[0]}' is not kept in blocks, so there is no '{name}'")
+    return Strike(name, where, word=activation_word(owner) if role == "output" else "", storage=storage, **given)
+
+
+def together(strikes: Iterable[Strike]) -> list[Strike]:
+    """Return *strikes*, with those in words of the same blocks made one."""
+    found: dict[str, Strike] = {}
+    for strike in strikes:
+        name = part_of(strike.name)[0]
+        if name in found:
+            mine = found[name]
+            masks, faults = [*mine.masks, *strike.masks], [*mine.faults, *strike.faults]
+            found[name] = replace(mine, masks=masks, faults=faults)
+        else:
+            found[name] = strike
+    return list(found.values())
 
 
 def masks_of(site: Site, faults: Sequence[Fault], rng: np.random.Generator | None) -> list[Mask]:

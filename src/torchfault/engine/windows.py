@@ -15,13 +15,15 @@ from torchfault.engine.golden import Golden, identical_lanes
 from torchfault.model.graph_sites import lane_arguments
 from torchfault.model.layout import Layout
 from torchfault.model.program import Node, Program, Ref, Size, run_node
+from torchfault.model.rounding import ROUND_WORDS
 
 __all__ = ["Local", "LocalLanes", "has_windows", "receptive_window"]
 
 _LARGEST_SHARE = 0.45
 _RECTIFIERS = {"relu", "relu6", "leaky_relu", "gelu", "silu", "elu", "mish", "softplus", "clamp", "clamp_min", "abs"}
 _SIGMOIDS = {"sigmoid", "tanh", "hardsigmoid", "hardtanh", "hardswish"}
-_UNARY = frozenset({*_RECTIFIERS, *_SIGMOIDS, "neg", "clone", "dropout", "batch_norm"})
+_FLATTENING = _RECTIFIERS | {ROUND_WORDS}
+_UNARY = frozenset({*_FLATTENING, *_SIGMOIDS, "neg", "clone", "dropout", "batch_norm"})
 _BINARY = frozenset({"add", "sub", "mul"})
 
 
@@ -138,7 +140,7 @@ class LocalLanes:
                 self.values[node.position] = found
             self.at = node.position
             self.values = {p: v for p, v in self.values.items() if self.last_reader[p] > self.at}
-            if reads and node.op in _RECTIFIERS:
+            if reads and node.op in _FLATTENING:
                 self._leave(node)  # only what flattens a difference can make it vanish
             if not self.values or not len(self.index):
                 return

@@ -30,7 +30,7 @@ from torchfault.model.data import Data, leaves, rows
 from torchfault.model.layout import Layout, lanes_first
 from torchfault.model.program import Ref, evaluate
 from torchfault.space import FaultSpace, Site
-from torchfault.words import edit, encode, masks_to_words, word
+from torchfault.words import WordFormat, edit, encode, held_in, masks_to_words, word
 
 __all__ = ["Upsets", "locate_upsets", "sum_slots", "upset_trials"]
 
@@ -255,9 +255,9 @@ class _Struck:
     def _written(self, owner: Ints, element: Ints, change: Tensor) -> Rows:
         """Overwrite outputs with golden + *change*."""
         position = self.space.position(self.work.outputs[0])
-        fmt = word(self.space.sites[position].word)
+        fmt = _format(self.space.sites[position])
         golden = self.golden.read(self.work.node, self.lane[owner], element)
-        words = encode((golden.double() + change).to(golden.dtype), fmt).numpy()
+        words = encode((golden.double() + change).to(golden.dtype), held_in(fmt, golden.dtype)).numpy()
         unsigned = words.view(np.dtype(f"u{words.dtype.itemsize}")).astype(np.uint64)
         return owner, np.full(len(owner), position), element, np.zeros_like(unsigned), unsigned
 
@@ -271,8 +271,15 @@ def _cells(reach: Reach) -> tuple[Ints, Ints, Ints]:
     return owner, reach.row[owner] + row, reach.column[owner] + column
 
 
-def _flipped(values: Tensor, bit: Ints, site: Site) -> Tensor:
+def _format(site: Site) -> WordFormat:
     fmt = word(site.word)
+    if not fmt.dtype.is_floating_point:
+        raise HardwareError(f"'{site.name}' is kept as {site.word} codes; upsets need activations in a number format")
+    return fmt
+
+
+def _flipped(values: Tensor, bit: Ints, site: Site) -> Tensor:
+    fmt = held_in(_format(site), values.dtype)
     toggle = masks_to_words(np.uint64(1) << bit.astype(np.uint64), fmt)
     everything = torch.full_like(toggle, -1) if fmt.integer.is_signed else ~torch.zeros_like(toggle)
     return edit(values, everything, toggle, fmt)

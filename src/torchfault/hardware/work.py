@@ -175,7 +175,10 @@ def measure_work(program: Program, values: dict[int, Any], places: dict[str, Pla
     einsum of two operands, and all steps of LSTM, GRU and plain recurrent layers. Padding counts as work, as in
     ``torch.utils.flop_counter``. Raises :class:`HardwareError` where nothing of the kind is there.
     """
-    sites = {(place.node, place.role, place.which): name for name, place in places.items()}
+    sites = {(place.node, place.role, place.which): name for name, place in places.items() if not place.part}
+    for node in program.nodes:  # what a layer gives may be rounded, and its words are there
+        if node.rounded is not None and node.rounded.role == "output" and (node.position, "output", 0) in sites:
+            sites[node.reads[0], "output", 0] = sites[node.position, "output", 0]
     names = {place.node: name for name, place in places.items() if place.role == "parameter"}
     works = []
     for node in program.nodes:

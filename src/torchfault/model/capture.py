@@ -20,6 +20,8 @@ from torchfault.model.layout import Layout, find_layout
 from torchfault.model.marks import mark_operator, marked, split_mark
 from torchfault.model.program import Node, Program, Ref, Size, Value, evaluate
 from torchfault.model.record import PROBES, probe_inputs
+from torchfault.model.rounding import ROUND_BLOCKS, ROUND_WORDS, Rounded
+from torchfault.storages import InBlocks, activation_storage
 
 __all__ = ["capture", "with_layouts"]
 
@@ -168,12 +170,24 @@ class _Builder:
             self.nodes[position] = replace(self.nodes[position], op=name, call=mark, module=path, view=False)
             self.known[node.name] = Ref(position)
             return
+        if name == "rounded":
+            self.known[node.name] = Ref(self._rounding(node))
+            return
         if name == "view":
             # Operands may come in another memory format than the one that was traced.
             node.target = torch.ops.aten.reshape.default
         args = tuple(self._argument(a) for a in node.args)
         kwargs = {key: self._argument(a) for key, a in node.kwargs.items()}
         self.known[node.name] = Ref(self._append(node.target, args, kwargs, node))  # type: ignore[arg-type]
+
+    def _rounding(self, node: fx.Node) -> int:
+        source, how, role, place = node.args
+        storage = activation_storage(str(how))
+        position = self._append(storage.round, (self._argument(source),), {}, node)
+        name = ROUND_BLOCKS if isinstance(storage, InBlocks) else ROUND_WORDS
+        rounded = Rounded(storage, str(role), int(str(place)))
+        self.nodes[position] = replace(self.nodes[position], op=name, rounded=rounded)
+        return position
 
     def _argument(self, argument: Any) -> Any:
         def swap(part: Any) -> Any:
@@ -270,9 +284,11 @@ def with_layouts(program: Program, probe: Any) -> Program:
     """Return *program* with the layout of every node, read off three lanes of *probe* together and the second alone."""
     reached = _reached(program)
     flat = leaves(probe)
-    many = evaluate(program, flat, PROBES)
+    # Rounding would make whole steps of the last bits in which a batch differs from a lane alone.
+    exact = replace(program, nodes=tuple(replace(n, target=torch.clone) if n.rounded else n for n in program.nodes))
+    many = evaluate(exact, flat, PROBES)
     try:
-        one = evaluate(program, [leaf[1:2] for leaf in flat], 1)
+        one = evaluate(exact, [leaf[1:2] for leaf in flat], 1)
     except (RuntimeError, IndexError, ValueError) as error:
         raise ModelError(
             f"the captured graph is bound to one batch size ({str(error).splitlines()[0][:120]}); "

@@ -11,7 +11,7 @@ from torchfault.errors import ModelError
 from torchfault.model.data import Data, call, rows
 from torchfault.model.visit import Moment, visiting
 from torchfault.space import FaultSpace, Site
-from torchfault.words import encode, word
+from torchfault.words import encode, held_in, word
 
 __all__ = ["golden_words"]
 
@@ -79,5 +79,8 @@ def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 
 
 def _words(values: Tensor, site: Site) -> Words:
-    held = encode(values.contiguous(), word(site.word)).cpu().numpy()
+    fmt = word(site.word)
+    if values.dtype.is_floating_point and not fmt.dtype.is_floating_point:
+        raise ModelError(f"'{site.name}' has {site.word} codes, which are not to be seen by themselves; leave it out")
+    held = encode(values.contiguous(), held_in(fmt, values.dtype)).cpu().numpy()
     return held.view(np.dtype(f"u{held.dtype.itemsize}"))

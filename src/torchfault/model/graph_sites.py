@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,8 +15,10 @@ from torchfault.model.memory import homes
 from torchfault.model.program import Node, Program, Ref
 from torchfault.model.quantised import is_leaf
 from torchfault.model.record import channel_axis
+from torchfault.model.rounding import part_of, rounding, sites_kept, without_blocks
 from torchfault.model.sites import parameter_sites
 from torchfault.space import Site
+from torchfault.storages import ActivationStorage, InBlocks
 from torchfault.words import WORDS
 
 __all__ = ["Place", "lane_arguments", "program_sites"]
@@ -26,13 +28,15 @@ __all__ = ["Place", "lane_arguments", "program_sites"]
 class Place:
     """Where in a program a site is: a parameter's node, or the *which*-th input or output of an operation.
 
-    *part* names the tensor of words in which a stored parameter keeps it.
+    *part* names the tensor of words in which a stored parameter, or an activation in blocks, keeps it; *blocks* are
+    those of an activation.
     """
 
     node: int
     role: str
     which: int = 0
     part: str = ""
+    blocks: InBlocks | None = None
 
 
 def lane_arguments(node: Node, program: Program) -> list[int]:
@@ -70,23 +74,33 @@ def program_sites(
         parameters.setdefault(of.get(site.name, site.name), []).append(site)
     fed = program.fed()
     bases = _bases(model, program, fed, inside(model, cells))
+    alone = {base for position, base in bases.items() if base == program.nodes[position].call}
     sites: dict[str, Site] = {}
     places: dict[str, Place] = {}
     for data, position in zip(given, program.inputs, strict=False):
         if data is not None and position is not None:
             sites[data.name], places[data.name] = data, Place(position, "output")
     read = {source for node in program.nodes for source in node.reads}
+    keeping = _keeping(program, fed, inside(model, cells))
     for node in program.nodes:
         for name, position in _parameters_of(node, program, read):
             for site in parameters.pop(name, ()):
                 part = site.name.partition(":")[2]
                 sites[site.name], places[site.name] = site, Place(position, "parameter", part=part)
         if node.op == "mark" and node.position in bases:
-            for site in _mark(node, golden[node.position], lanes):
+            kept = rounding(model.get_submodule(node.module), kind_of(split_mark(node.call)[1]))
+            for site in _mark(node, golden[node.position], lanes, without_blocks(node.module, kept)):
                 sites[site.name], places[site.name] = site, Place(node.position, "output")
         elif node.position in bases:
             for site, place in _activations(node, bases[node.position], program, golden, lanes, fed):
-                sites[site.name], places[site.name] = site, place
+                found = _kept(site, place, keeping.get(site.name), program, golden, lanes)
+                sites |= {words.name: words for words, _ in found}
+                places |= {words.name: where for words, where in found}
+        elif node.rounded is not None and node.call not in alone and _rounded_name(node) in keeping:
+            site = _rounded_site(node, golden, lanes)
+            found = _kept(site, Place(node.position, "output"), node, program, golden, lanes)
+            sites |= {words.name: words for words, _ in found}
+            places |= {words.name: where for words, where in found}
     return fold(sites.values()), places
 
 
@@ -108,7 +122,7 @@ def _bases(model: nn.Module, program: Program, fed: set[int], closed: frozenset[
     """
     real = [n for n in program.nodes if n.target and not n.view and n.position in fed and not n.constant]
     marks = {node.position: node.call for node in real if node.op == "mark"}
-    real = [node for node in real if node.op != "mark" and node.module not in closed]
+    real = [node for node in real if node.op != "mark" and node.rounded is None and node.module not in closed]
     per_call = Counter(node.call for node in real)
     with_children = {path for path, module in model.named_modules() if not path or not is_leaf(module)}
     used: Counter[str] = Counter()
@@ -121,7 +135,45 @@ def _bases(model: nn.Module, program: Program, fed: set[int], closed: frozenset[
     return names
 
 
-def _mark(node: Node, tensor: Tensor, lanes: int) -> Iterator[Site]:
+def _rounded_name(node: Node) -> str:
+    """Return the name of the activation that a rounding operation gives."""
+    assert node.rounded is not None
+    return f"{node.call}:{node.rounded.role}{node.rounded.place or ''}"
+
+
+def _keeping(program: Program, fed: set[int], closed: frozenset[str]) -> dict[str, Node]:
+    """Return the operation that rounds each emulated activation, by the name of its site; not those inside *closed*."""
+    found = (node for node in program.nodes if node.rounded is not None and node.position in fed)
+    return {_rounded_name(n): n for n in found if isinstance(n.layout, Layout) and n.module not in closed}
+
+
+def _rounded_site(node: Node, golden: dict[int, Any], lanes: int) -> Site:
+    """Return the site of what a rounding operation gives, in float words as yet."""
+    assert isinstance(node.layout, Layout)
+    assert node.rounded is not None
+    shape = per_sample(golden[node.position].shape, node.layout, lanes=lanes)
+    channel = channel_axis(node.module_type, shape, node.layout)
+    kind, module = node.rounded.role, node.module
+    return Site(_rounded_name(node), shape, "float32", 32, kind, module, node.module_type, channel=channel)
+
+
+def _kept(
+    site: Site, place: Place, node: Node | None, program: Program, golden: dict[int, Any], lanes: int
+) -> list[tuple[Site, Place]]:
+    """Return the sites of the words in which the activation *site* is kept, given the *node* that rounds it, if any."""
+    if node is None or node.rounded is None:
+        return [(site, place)]
+    read = place.role == "input" and lane_arguments(program.nodes[place.node], program)[place.which] == node.position
+    storage = node.rounded.storage
+    if not read:  # what the module gives may be a view of what its operation does
+        site, place = _rounded_site(node, golden, lanes), Place(node.position, "output")
+    blocks = storage if isinstance(storage, InBlocks) else None
+    layout = node.layout if isinstance(node.layout, Layout) else None
+    found = sites_kept(site, storage, golden[node.position].shape, layout)
+    return [(words, replace(place, part=part_of(words.name)[1], blocks=blocks)) for words in found]
+
+
+def _mark(node: Node, tensor: Tensor, lanes: int, storage: ActivationStorage | None) -> Iterator[Site]:
     """Yield the site of a mark, if it has words and lanes; its type is that of the module."""
     layout = node.layout
     word = WORDS.get(str(tensor.dtype).removeprefix("torch."))
@@ -130,7 +182,8 @@ def _mark(node: Node, tensor: Tensor, lanes: int) -> Iterator[Site]:
     shape = per_sample(tensor.shape, layout, lanes=lanes)
     kind = kind_of(split_mark(node.call)[1])
     channel = channel_axis(node.module_type, shape, layout)
-    yield Site(node.call, shape, word.name, word.width, kind, node.module, node.module_type, channel=channel)
+    site = Site(node.call, shape, word.name, word.width, kind, node.module, node.module_type, channel=channel)
+    yield from sites_kept(site, storage, tensor.shape, layout)
 
 
 def _activations(

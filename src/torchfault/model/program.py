@@ -8,6 +8,7 @@ from torch import Tensor
 
 from torchfault.model.data import Tree
 from torchfault.model.layout import Layout
+from torchfault.model.rounding import Rounded
 
 __all__ = ["Node", "Program", "Ref", "Size", "evaluate", "fill", "run_node"]
 
@@ -39,6 +40,7 @@ class Node:
     reaches: a parameter, or something computed from parameters alone. *module* is the path of the module it belongs
     to, *call* the same with ``@k`` from the module's second call on, *op* the plain name of the operation.
     A *positional* value depends on the number of lanes and on nothing that they hold, as ``arange(batch)`` does.
+    *rounded* tells of an operation that rounds to emulated words whose activation it gives.
     """
 
     position: int
@@ -53,6 +55,7 @@ class Node:
     op: str = ""
     view: bool = False
     positional: bool = False
+    rounded: Rounded | None = None
 
     @property
     def constant(self) -> bool:

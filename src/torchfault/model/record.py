@@ -15,11 +15,23 @@ from torchfault.model.layout import Layout, find_layout, per_sample
 from torchfault.model.marks import inside, is_mark, kind_of
 from torchfault.model.packed import shares_ranges
 from torchfault.model.quantised import activation_word, is_leaf, quantised_word
+from torchfault.model.rounding import exactly, is_rounding, names_kept, rounding, sites_kept, without_blocks
 from torchfault.model.visit import Moment, visiting
 from torchfault.space import Site
+from torchfault.storages import ActivationStorage
 from torchfault.words import WORDS, word
 
-__all__ = ["PROBES", "Record", "channel_axis", "codes", "probe_inputs", "varies", "watch", "word_name"]
+__all__ = [
+    "PROBES",
+    "Record",
+    "channel_axis",
+    "codes",
+    "computes_nothing",
+    "probe_inputs",
+    "varies",
+    "watch",
+    "word_name",
+]
 
 PROBES = 3
 _CHANNEL_FIRST = ("conv", "batchnorm", "instancenorm", "groupnorm", "pool", "pixel", "upsample", "interpolate")
@@ -72,7 +84,7 @@ class Record:
             self.readers.setdefault(name, set()).add(moment.path)
         for i, tensor in enumerate(moment.tensors):
             name = f"{moment.base}:{moment.role}{i or ''}"
-            self.order.append(name)
+            self.order += names_kept(name, self._storage(moment))
             site = (tensor.dtype.is_floating_point or tensor.is_quantized) and bool(word_name(tensor))
             self.seen[name] = _Seen(moment, codes(tensor.detach()).clone(), moment.view[i], site)
 
@@ -84,7 +96,16 @@ class Record:
                 continue
             layout = self.layout(self.seen[name].many, codes(tensor.detach()))
             if layout is not None:
-                self.layouts[name] = layout
+                self.layouts |= dict.fromkeys(names_kept(name, self._storage(moment)), layout)
+
+    def _storage(self, moment: Moment) -> ActivationStorage | None:
+        """Return how the activations of *moment* are kept, if that is emulated."""
+        found = None if moment.operation else rounding(self._modules[moment.path], kind_of(moment.role))
+        return without_blocks(moment.path, found) if is_mark(moment.role) else found
+
+    @cached_property
+    def _modules(self) -> dict[str, nn.Module]:
+        return dict(self.model.named_modules())
 
     @cached_property
     def fewer(self) -> slice:
@@ -107,15 +128,15 @@ class Record:
     @cached_property
     def _candidates(self) -> dict[str, _Seen]:
         """The tensors, by name and in execution order, that are sites if they have lanes."""
-        modules = dict(self.model.named_modules())
+        modules = self._modules
         taken_apart, views = self._taken_apart(modules), self._views()
         chosen = {}
         for name, seen in self.seen.items():
             moment, owner = seen.moment, modules[seen.moment.path]
             leaf = moment.path != "" and is_leaf(owner)
-            hidden = leaf and (bool(moment.operation) != (moment.call in taken_apart))
+            hidden = leaf and (bool(moment.operation) != (moment.call in taken_apart)) and not self._storage(moment)
             computes = moment.base in self.done and moment.base not in views
-            if seen.site and not hidden and computes and type(owner).__name__.rstrip("123d") not in _NOTHING:
+            if seen.site and not hidden and computes and not computes_nothing(owner):
                 chosen[name] = seen
         return chosen
 
@@ -127,17 +148,17 @@ class Record:
 
     def sites(self) -> Iterator[Site]:
         """Yield the site of each activation, in execution order."""
-        modules = dict(self.model.named_modules())
         for name, seen in self._candidates.items():
             if name in self.layouts:
-                yield _activation_site(name, seen, modules[seen.moment.path], self.layouts[name])
+                site = _activation_site(name, seen, self._modules[seen.moment.path], self.layouts[name])
+                yield from sites_kept(site, self._storage(seen.moment), seen.many.shape, self.layouts[name])
 
     def owners(self, packing: Collection[str] = ()) -> dict[str, str]:
         """Return the modules that alone read a parameter, and whose calls have lanes in all that they read and give.
 
         Modules of *packing*, which alone read what they have packed, stand under their own names.
         """
-        modules = dict(self.model.named_modules())
+        modules = self._modules
         plain = {name: next(iter(paths)) for name, paths in self.readers.items() if len(paths) == 1}
         closed = inside(self.model, self.cells)
         lost = {seen.moment.path for name, seen in self.seen.items() if name not in self.layouts or seen.view}
@@ -166,9 +187,9 @@ class Record:
 
 
 def _repeatable(module: nn.Module) -> bool:
-    """Whether a call of *module* is its ``forward`` and nothing else, also when it happens twice."""
-    hooked = module._forward_hooks or module._forward_pre_hooks
-    return not hooked and is_leaf(module) and not getattr(module, "inplace", False)
+    """Whether a call of *module* is its ``forward``, but for rounding, and the same when it happens twice."""
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return all(map(is_rounding, hooks)) and is_leaf(module) and not getattr(module, "inplace", False)
 
 
 def _activation_site(name: str, seen: _Seen, owner: nn.Module, layout: Layout) -> Site:
@@ -210,7 +231,7 @@ def watch(model: nn.Module, data: Data, *, operations: bool) -> Record:
         record.cells = find_cells(model, inputs)
     paths = [path for path, m in model.named_modules() if path and is_leaf(m)]
     which = None if operations else ()
-    with undisturbed(model):
+    with undisturbed(model), exactly():
         reset_states(model)
         try:
             with visiting(model, record.first, modules=paths, operations=which, cells=record.cells):
@@ -256,6 +277,11 @@ def _outputs_mix(record: Record, many: Tree, few: Tree) -> bool:
             )
         record.axes.append(grown[0])
     return count > 1 or any(find_layout(several, less, lanes=PROBES, lane=1) is None for several, less in pairs)
+
+
+def computes_nothing(module: nn.Module) -> bool:
+    """Whether *module* gives what it reads, in another shape at most."""
+    return type(module).__name__.rstrip("123d") in _NOTHING
 
 
 def varies(module: nn.Module) -> bool:

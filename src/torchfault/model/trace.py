@@ -26,6 +26,7 @@ from torchfault.model.layout import Layout
 from torchfault.model.program import Node, Program, Ref, Size, fill
 from torchfault.model.quantised import as_quantised, code_memory
 from torchfault.model.record import PROBES, Record, codes, probe_inputs, varies, watch
+from torchfault.model.rounding import rounded_as
 from torchfault.model.rows import Rows, rows_of
 from torchfault.model.sites import Discovery
 from torchfault.model.visit import memory_address, operation_name
@@ -60,6 +61,8 @@ def trace(model: nn.Module, data: Data, found: Discovery) -> Traced:
     name = type(model).__name__
     if found.cells or found.mixes or any(varies(module) for module in model.modules()):
         raise ModelError(f"{name} runs over time, by chance, or lets the inputs of a batch mix")
+    if rounds := dict(rounded_as(model)):
+        raise ModelError(f"'{next(iter(rounds))}' is rounded around modules that run as they are; hooks strike it")
     probe = probe_inputs(data)
     with undisturbed(model) as changed:
         builder = _Builder(model, probe)

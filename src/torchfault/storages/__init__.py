@@ -1,8 +1,38 @@
-"""Storages: how a parameter is kept in memory, as named tensors of words, and what value these words stand for."""
+"""Storages: how parameters and activations are kept, as named tensors of words, and what values these stand for."""
 
+from torchfault.storages.activations import (
+    EXPONENT,
+    ActivationStorage,
+    BlockEdits,
+    EachValue,
+    InBlocks,
+    activation_storage,
+    needs_range,
+    row_length,
+)
 from torchfault.storages.base import Part, Storage, Stored, keep
 from torchfault.storages.dense import Affine, BlockFloat, Formatted
 from torchfault.storages.naming import storage
 from torchfault.storages.sparse import Bsr, Coo, Csr
 
-__all__ = ["Affine", "BlockFloat", "Bsr", "Coo", "Csr", "Formatted", "Part", "Storage", "Stored", "keep", "storage"]
+__all__ = [
+    "EXPONENT",
+    "ActivationStorage",
+    "Affine",
+    "BlockEdits",
+    "BlockFloat",
+    "Bsr",
+    "Coo",
+    "Csr",
+    "EachValue",
+    "Formatted",
+    "InBlocks",
+    "Part",
+    "Storage",
+    "Stored",
+    "activation_storage",
+    "keep",
+    "needs_range",
+    "row_length",
+    "storage",
+]

@@ -1,6 +1,5 @@
 """Storages that keep every element: in a number format, as quantised codes with scales, in blocks with an exponent."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from torchfault.errors import StorageError
 from torchfault.storages.base import Part, Words, as_matrix
+from torchfault.storages.blocks import block_of, columns, cut, joined, members
 from torchfault.words import decode, encode, word
 from torchfault.words.emulated import power_of_two
 
@@ -88,7 +88,7 @@ class Affine:
     def _grouped(self, tensor: Tensor) -> Tensor:
         """Return the rows cut into groups, filled up with zeros: (rows, groups, elements)."""
         rows = tensor.reshape(1, -1) if self.group == 0 else as_matrix(tensor)
-        return _blocks(rows, self.group or max(rows.shape[1], 1))
+        return cut(rows, self.group or max(rows.shape[1], 1))
 
     def encode(self, tensor: Tensor) -> dict[str, Tensor]:
         """Return codes, scales and zero points."""
@@ -103,7 +103,7 @@ class Affine:
             scale = _safe((groups.amax(2).clamp(min=0) - least) / high)
             zero = (-least / scale).round().clamp(low, high)
         codes = ((groups / scale.unsqueeze(2)).round() + zero.unsqueeze(2)).clamp(low, high).to(held)
-        words = {"": _unblocked(codes, tensor), "scale": self._per_group(scale)}
+        words = {"": joined(codes, tensor), "scale": self._per_group(scale)}
         return words if self.symmetric else {**words, "zero_point": self._per_group(zero.to(held))}
 
     def _per_group(self, column: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class Affine:
         scale = words["scale"].reshape(groups.shape[:2])
         zero = words["zero_point"].reshape(groups.shape[:2]).to(torch.int32) if "zero_point" in words else None
         whole = groups if zero is None else groups - zero.unsqueeze(2)
-        return _unblocked(whole.float() * scale.unsqueeze(2), words[""].reshape(tuple(shape)))
+        return joined(whole.float() * scale.unsqueeze(2), words[""].reshape(tuple(shape)))
 
     def spread(
         self, words: Words, shape: Sequence[int], part: str, element: Tensor, new: Tensor
@@ -130,7 +130,7 @@ class Affine:
         """Return the element of a code, or all those that a scale or a zero point belongs to."""
         if part and self.group == 0:
             return None
-        place = element if not part else _members(element, shape, self.group)
+        place = element if not part else members(element, columns(shape), self.group)
         group = self._group_of(element, shape) if not part else element
         codes = new if not part else words[""].reshape(-1)[place]
         zero = None if "zero_point" not in words else words["zero_point"].reshape(-1)[group]
@@ -144,7 +144,7 @@ class Affine:
     def _group_of(self, element: Tensor, shape: Sequence[int]) -> Tensor:
         if self.group == 0:
             return torch.zeros_like(element)
-        return _block_of(element, _columns(shape), self.group or max(_columns(shape), 1))
+        return block_of(element, columns(shape), self.group or max(columns(shape), 1))
 
 
 @dataclass(frozen=True)
@@ -170,13 +170,13 @@ class BlockFloat:
 
     def encode(self, tensor: Tensor) -> dict[str, Tensor]:
         """Return codes and exponents."""
-        blocks = _blocks(as_matrix(tensor), self.block).double()
+        blocks = cut(as_matrix(tensor), self.block).double()
         largest = blocks.abs().amax(2)
         top = torch.where(largest == 0, -_BIAS, torch.frexp(largest).exponent.to(torch.int64) - 1)
         exponent = (top + _BIAS).clamp(0, 255)
         bound = (1 << self.width - 1) - 1
         codes = (blocks / self._step(exponent).unsqueeze(2)).round().clamp(-bound, bound)
-        return {"": _unblocked(codes.to(torch.int8), tensor), "exponent": exponent.to(torch.uint8)}
+        return {"": joined(codes.to(torch.int8), tensor), "exponent": exponent.to(torch.uint8)}
 
     def _step(self, exponent: Tensor) -> Tensor:
         return power_of_two(exponent.to(torch.int64) - _BIAS - (self.width - 2))
@@ -192,52 +192,20 @@ class BlockFloat:
     def decode(self, words: Words, shape: Sequence[int]) -> Tensor:
         """Return codes times powers of two."""
         codes = words[""].reshape(tuple(shape))
-        blocks = _blocks(as_matrix(codes), self.block).double()
-        return _unblocked((blocks * self._step(words["exponent"]).unsqueeze(2)).float(), codes)
+        blocks = cut(as_matrix(codes), self.block).double()
+        return joined((blocks * self._step(words["exponent"]).unsqueeze(2)).float(), codes)
 
     def spread(
         self, words: Words, shape: Sequence[int], part: str, element: Tensor, new: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the element of a code, or all those that share an exponent."""
         if part:
-            place = _members(element, shape, self.block)
+            place = members(element, columns(shape), self.block)
             return place, (words[""].reshape(-1)[place].double() * self._step(new).unsqueeze(1)).float()
-        block = _block_of(element, _columns(shape), self.block)
+        block = block_of(element, columns(shape), self.block)
         return element, (new.double() * self._step(words["exponent"].reshape(-1)[block])).float()
 
 
 def _safe(scale: Tensor) -> Tensor:
     # Also for a group of zeros, or of numbers so small that their scale would be 0, codes need a scale to divide by.
     return torch.where(scale > 0, scale, torch.ones_like(scale))
-
-
-def _blocks(rows: Tensor, block: int) -> Tensor:
-    """Return *rows* cut into blocks, the last one filled up with zeros: (rows, blocks, block)."""
-    count = -(-rows.shape[1] // block)
-    filled = torch.nn.functional.pad(rows, (0, count * block - rows.shape[1]))
-    return filled.reshape(rows.shape[0], count, block)
-
-
-def _unblocked(blocks: Tensor, like: Tensor) -> Tensor:
-    """Return blocks in the shape of *like*, without what filled them up."""
-    rows = blocks.reshape(blocks.shape[0], -1)
-    return rows[:, : like.numel() // max(blocks.shape[0], 1)].reshape(like.shape)
-
-
-def _block_of(element: Tensor, columns: int, block: int) -> Tensor:
-    """Return the number of the block that holds each flat element."""
-    row, column = element // columns, element % columns
-    return row * -(-columns // block) + column // block
-
-
-def _columns(shape: Sequence[int]) -> int:
-    return math.prod(shape) if len(shape) < 2 else math.prod(shape[1:])
-
-
-def _members(block: Tensor, shape: Sequence[int], size: int | None) -> Tensor:
-    """Return the flat elements of each block, (n, size); what would be behind the end of a row repeats its last one."""
-    columns = _columns(shape)
-    size = min(size or columns, columns)
-    count = -(-columns // size)
-    column = (block % count * size)[:, None] + torch.arange(size, device=block.device)
-    return (block // count)[:, None] * columns + column.clamp(max=columns - 1)

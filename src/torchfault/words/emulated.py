@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchfault.errors import WordError, did_you_mean
+from torchfault.words.grids import to_affine, to_fixed, to_minifloat
 from torchfault.words.native import WORDS, WordFormat, float_fields, integer_fields
 
 __all__ = ["affine", "fixed_point", "minifloat", "narrow_integer", "power_of_two", "word"]
@@ -65,6 +66,7 @@ def fixed_point(integer: int, fraction: int) -> WordFormat:
         {name: bits for name, bits in fields.items() if bits},
         partial(_to_codes, scale=2.0**-fraction, zero_point=0, width=width, signed=True),
         partial(_from_codes, scale=2.0**-fraction, zero_point=0, width=width, signed=True),
+        partial(to_fixed, fraction=fraction, width=width),
     )
 
 
@@ -93,6 +95,7 @@ def affine(scale: float, zero_point: int, *, width: int = 8, signed: bool = Fals
         integer_fields(width, signed=signed),
         partial(_to_codes, scale=scale, zero_point=zero_point, width=width, signed=signed),
         partial(_from_codes, scale=scale, zero_point=zero_point, width=width, signed=signed),
+        partial(to_affine, scale=scale, zero_point=zero_point, low=low, high=high),
     )
 
 
@@ -147,6 +150,7 @@ def minifloat(exponent: int, mantissa: int, *, finite: bool = False) -> WordForm
         float_fields(exponent, mantissa),
         partial(_to_minifloat, exponent=exponent, mantissa=mantissa, finite=finite),
         partial(_from_minifloat, exponent=exponent, mantissa=mantissa, finite=finite),
+        partial(to_minifloat, exponent=exponent, mantissa=mantissa, finite=finite),
     )
 
 
