@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["deviation", "search", "shortcuts"]
 
+_STRATA = 9  # of a site, by deviation and margin
 _RESERVE = 0.05  # of a half-width, for what an audit adds to intervals
 
 
@@ -27,10 +28,16 @@ def deviation(settings: Settings, engine: "Engine", space: "FaultSpace") -> "Sam
         sampler.whole,
         level=settings.level,
         reserve=_RESERVE * min(widths) if settings.shortcuts else 0.0,
-        block=8192 if pool else 2048,
+        block=_block(len(space.sites) if sampler.site else 1, pool=bool(pool)),
         pool=pool,
         margins=_margins(engine),
     )
+
+
+def _block(sites: int, *, pool: bool) -> int:
+    """Return how many draws are planned together: twice the strata at least, and many where they share lanes."""
+    least = 1 << (2 * _STRATA * sites - 1).bit_length()
+    return max(8192 if pool else 1024, least)
 
 
 def _margins(engine: "Engine") -> Any:

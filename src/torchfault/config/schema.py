@@ -189,8 +189,8 @@ class Sampler(Section):
         "(likewise, fewer where the weights tell that a bit matters less); `adaptive` draws where the outcomes so far "
         "leave most doubt, until every interval asked for is narrow enough; `importance` draws in "
         "proportion to a `score` of the faults, and `learned` corrects the score by the outcomes so far; `deviation` "
-        "like `adaptive`, from strata of how far a flip moves its word; `search` finds as many faults that fail as it "
-        "can.",
+        "like `adaptive`, from strata of how far a flip moves its word and of how sure its input is; `search` finds as "
+        "many faults that fail as it can.",
     )
     faults: int | None = Field(default=None, ge=1, description="With `uniform`: faults struck together per trial (1).")
     rate: float | None = Field(

@@ -25,7 +25,7 @@ _PRIOR_TRIALS = 2.0  # what is thought of a stratum before it is drawn from coun
 _QUIETEST, _LIVELY, _LOUD = 1e-4, 0.02, 0.5  # failing shares thought of: least and most deviation, beyond the last edge
 _SURE, _UNSURE = 0.2, 10.0  # how many times as often faults are thought to fail on inputs of much and least margin
 _ALONE = 0.1  # faults of a larger failing share are not pooled
-_AHEAD = 0.2  # at least this share of the draws that a stratum needs is drawn again while its group is unfinished
+_AHEAD = 0.1  # at least this share of the draws that a stratum needs is drawn again while its group is unfinished
 
 
 @dataclass(frozen=True, eq=False)
