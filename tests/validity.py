@@ -43,7 +43,7 @@ class Case:
 
     *shortcuts* are the campaign's; *estimate* is of the model where it is not the results' own, and leaves sites out;
     *watcher* looks after every block and stops for reasons of its own. *unbiased* is false where no unbiased estimate
-    exists, since faults are out of reach.
+    exists: faults are out of reach, or the outcomes decided the stop in a way that the sampler was not told.
     """
 
     sampler: Sampler
@@ -132,10 +132,11 @@ def _deviation(
     pool: int = 0,
     monotone: bool = False,
     watcher: Watcher | None = None,
+    unbiased: bool = True,
 ) -> Case:
     short = Shortcuts(pool, _words(known) if monotone else None, audit=0.02) if pool or monotone else None
     sampler = Deviation(_words(known), site=site, model=model, reserve=0.003 if short else 0, block=512, pool=pool)
-    return Case(sampler, shortcuts=short, watcher=watcher)
+    return Case(sampler, shortcuts=short, watcher=watcher, unbiased=unbiased)
 
 
 def _uniform(known: Enumerated, *, pool: int = 0, monotone: bool = False) -> Case:
@@ -177,12 +178,16 @@ CASES: dict[str, Callable[[Enumerated], Case]] = {
     "adaptive, sites": lambda _: Case(Adaptive(site=0.03, model=0.02, block=256)),
     "adaptive, stopped early": lambda _: Case(Adaptive(model=0.004, block=256), MaxTrials(1024)),
     "adaptive, at any moment": lambda _: Case(Adaptive(model=0.004, block=256), watcher=_sometime),
-    "adaptive, first look within 1 point": lambda _: Case(Adaptive(model=0.004, block=256), watcher=_until(0.01)),
+    "adaptive, first look within 1 point": lambda _: Case(
+        Adaptive(model=0.004, block=256), watcher=_until(0.01), unbiased=False
+    ),
     "adaptive, hostile": lambda _: Case(Adaptive(model=0.005, block=256), watcher=_hostile),
     "deviation, sites": lambda known: _deviation(known, site=0.06),
     "deviation, model": lambda known: _deviation(known, model=0.005),
     "deviation, both": lambda known: _deviation(known, site=0.06, model=0.008),
-    "deviation, first look within 1 point": lambda known: _deviation(known, model=0.004, watcher=_until(0.01)),
+    "deviation, first look within 1 point": lambda known: _deviation(
+        known, model=0.004, watcher=_until(0.01), unbiased=False
+    ),
     "deviation, hostile": lambda known: _deviation(known, model=0.005, watcher=_hostile),
     "whole words": lambda known: Case(WholeWords(len(known.data), site=0.06, block=32 * 96)),
     "uniform, pooled": lambda known: _uniform(known, pool=16),
