@@ -13,6 +13,7 @@ from torchfault.engine import Engine, inject
 from torchfault.model.data import Data
 from torchfault.model.memory import homes
 from torchfault.model.sites import find
+from torchfault.model.unseen import unseen
 from torchfault.space import Fault
 from torchfault.testing.rules import equal
 
@@ -183,3 +184,53 @@ def test_an_embedding_is_struck_in_its_code(bits: int) -> None:
     torch.testing.assert_close(mine, expected, rtol=1e-6 if bits == 8 else 1e-3, atol=1e-6)  # of four bits: halves
     assert not torch.equal(mine, golden)
     assert torch.equal(model.bag(ids, offsets), golden)
+
+
+class Functional(nn.Module):
+    """A network without modules: its weights are arguments of functions."""
+
+    def __init__(self, *, images: bool) -> None:
+        super().__init__()
+        self.filters, self.weight = nn.Parameter(torch.randn(2, 1, 3, 3)), nn.Parameter(torch.randn(3, 8))
+        self.images = images
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.conv2d(x, self.filters, None, (1, 1), (0, 0), (1, 1), 1).flatten(1) if self.images else x
+        return nn.functional.linear(x, self.weight)
+
+
+def functions(*, images: bool) -> tuple[nn.Module, Data]:
+    from torch.ao.quantization import quantize_fx
+
+    torch.manual_seed(2)
+    x = torch.randn(6, 1, 4, 4) if images else torch.randn(6, 8)
+    observed = quantize_fx.prepare_fx(Functional(images=images).eval(), ao.get_default_qconfig_mapping("x86"), (x,))
+    observed(x)
+    return quantize_fx.convert_fx(observed), Data(x)
+
+
+def test_the_packed_weight_of_a_function_is_struck() -> None:
+    model, data = functions(images=False)
+    (home,) = homes(model)
+    name = next(iter(home.words))
+    assert name.endswith(".weight")
+    assert unseen(model) == {}
+    with torch.no_grad():
+        golden = model(data.inputs)
+        with inject(model, Fault(name, (1, 2), 7)):
+            mine = model(data.inputs)
+        assert torch.equal(model(data.inputs), golden)
+    assert not torch.equal(mine[:, 1], golden[:, 1])
+    assert torch.equal(mine[:, [0, 2]], golden[:, [0, 2]])
+
+
+def test_what_has_no_sites_is_told() -> None:
+    model, data = functions(images=True)
+    with pytest.warns(UserWarning, match=r"no sites, so no fault lands there: '.*': GraphModule holds a packed Conv2d"):
+        engine = Engine(model, data)
+    assert len(engine.unseen) == 1
+    turned = nn.Module()
+    turned.weight = nn.Parameter(torch.eye(4).to_sparse_csc(), requires_grad=False)
+    assert unseen(turned) == {"weight": "torch.float32 (torch.sparse_csc) has no word format"}
+    for known in MODELS:
+        assert unseen(built(known)[0]) == {}

@@ -65,6 +65,20 @@ def aware() -> nn.Module:
     return prepared.eval().apply(ao.disable_observer)
 
 
+def folded() -> nn.Module:
+    """Return a network under quantisation-aware training whose layers have a batch norm in them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        dense = (nn.Flatten(), nn.Linear(4 * 16, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+        layers = (nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), *dense)
+        model = nn.Sequential(ao.QuantStub(), *layers, ao.DeQuantStub()).train()
+        model.qconfig = ao.get_default_qat_qconfig("x86")
+        prepared = ao.prepare_qat(ao.fuse_modules_qat(model, [["1", "2", "3"], ["5", "6"]]))
+        for _ in range(3):  # statistics of its own, and ranges
+            prepared(3 * noise(16, 2, 6, 6) + 1)
+    return prepared.eval().apply(ao.disable_observer)
+
+
 def converted(config) -> nn.Module:
     model = network()
     torchao.quantize_(model, config)
@@ -76,6 +90,7 @@ MODELS = {
     "graph mode": graph_mode,
     "dynamic": dynamic,
     "aware": aware,
+    "folded": folded,
     "torchao int8 weights": lambda: converted(torchao.Int8WeightOnlyConfig()),
     "torchao int8 dynamic": lambda: converted(torchao.Int8DynamicActivationInt8WeightConfig()),
     "torchao int4": lambda: converted(torchao.IntxWeightOnlyConfig(weight_dtype=torch.int4)),
@@ -85,7 +100,11 @@ DATA = Data(noise(6, 2, 6, 6))
 
 
 # What no graph can hold: scales of activations found batch by batch, and weights that are rounded before each use.
-UNDER_HOOKS = {"dynamic": "the inputs of a batch mix", "aware": "no module alone reads a weight"}
+UNDER_HOOKS = {
+    "dynamic": "the inputs of a batch mix",
+    "aware": "no module alone reads a weight",
+    "folded": "torch.fx cannot follow",
+}
 
 
 @pytest.mark.parametrize("executor", ["auto", "hooks"])
@@ -240,6 +259,39 @@ def test_fake_quantisation_is_struck_in_the_integer_code():
     assert torch.allclose(change, torch.full_like(change, 16 * step), rtol=1e-4)
 
 
+@pytest.mark.parametrize(("layer", "element"), [("1", (2, 1, 1, 0)), ("5", (3, 5))])
+def test_a_weight_with_a_batch_norm_is_struck_in_the_code_of_what_both_are_together(layer, element):
+    model = folded()
+    module, seen = model.get_submodule(layer), []
+    fake, before = module.weight_fake_quant, module.weight.clone()
+    site = find(model, DATA).space.site(f"{layer}.weight")
+    assert (site.word, site.shape) == ("int8", tuple(module.weight.shape))
+
+    def edit(quantiser, args, output):  # of torch's own rounding, as it comes out
+        del args
+        seen.append((output / quantiser.scale.view(-1, *[1] * (output.ndim - 1))).round())
+        word = int(seen[-1][element]) & 255 ^ 128
+        struck = output.clone()
+        struck[element] = (word - 256 * (word > 127)) * quantiser.scale[element[0]]  # zero points are 0
+        return struck
+
+    codes = next(home.words[site.name] for home in homes(model) if site.name in home.words)
+    with torch.no_grad():
+        golden = model(DATA.inputs)
+        with inject(model, Fault(site.name, element, bit=7)):
+            mine = model(DATA.inputs)
+        assert module.weight_fake_quant is fake
+        assert torch.equal(module.weight, before)
+        assert torch.equal(model(DATA.inputs), golden)
+        handle = fake.register_forward_hook(edit)
+        theirs = model(DATA.inputs)
+        handle.remove()
+    assert torch.equal(codes.float(), seen[0])
+    assert not torch.equal(seen[0], (before / fake.scale.view(-1, *[1] * (before.ndim - 1))).round())
+    assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(mine, golden)
+
+
 def test_torchao_codes_and_scales_are_struck_where_they_lie():
     model = converted(torchao.Int8WeightOnlyConfig())
     weight = model[3].weight
@@ -269,11 +321,15 @@ class Sparse(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("layout", "parts"),
-    [(torch.sparse_coo, "values indices"), (torch.sparse_csr, "values crow_indices col_indices")],
+    ("layout", "block", "parts"),
+    [
+        (torch.sparse_coo, None, "values indices"),
+        (torch.sparse_csr, None, "values crow_indices col_indices"),
+        (torch.sparse_bsr, (2, 2), "values crow_indices col_indices"),
+    ],
 )
-def test_sparse_parameters_are_struck_in_values_and_indices(layout, parts, rng):
-    model, x = Sparse(layout).eval(), noise(5, 8)
+def test_sparse_parameters_are_struck_in_values_and_indices(layout, block, parts, rng):
+    model, x = Sparse(layout, block).eval(), noise(5, 8)
     engine = Engine(model, Data(x))
     stored = {site.name for site in engine.space.sites if not site.is_activation}
     assert stored == {f"weight:{part}" for part in parts.split()}
@@ -290,3 +346,30 @@ def test_sparse_parameters_are_struck_in_values_and_indices(layout, parts, rng):
     column = "weight:indices" if layout == torch.sparse_coo else "weight:col_indices"
     with pytest.raises(StorageError, match="an error that its reader detects"), inject(model, Fault(column, 0, bit=40)):
         pass
+
+
+def test_a_block_moves_to_where_its_index_points():
+    model, x = Sparse(torch.sparse_bsr, (2, 2)).eval(), noise(5, 8)
+    full = noise(6, 8).abs() + 0.1
+    full[:2, :4] = 0
+    model.weight = nn.Parameter(full.to_sparse_bsr((2, 2)), requires_grad=False)
+    columns, values = model.weight.col_indices(), model.weight.values()
+    assert (columns.tolist(), model.weight.crow_indices().tolist()) == ([2, 3, 0, 1, 2, 3, 0, 1, 2, 3], [0, 2, 6, 10])
+    moved = model.weight.to_dense().clone()
+    moved[0:2, 4:6] = 0
+    moved[0:2, 0:2] = values[0]  # column 2 without its bit 1 is column 0, where nothing was
+    meeting = model.weight.to_dense().clone()
+    meeting[2:4, 2:4] = 0
+    meeting[2:4, 0:2] = values[2] + values[3]  # column 1 without its bit 0 is that of another block
+    with torch.no_grad():
+        for element, bit, dense in ((0, 1, moved), (3, 0, meeting)):
+            with inject(model, Fault("weight:col_indices", element, bit)):
+                assert close(model(x), x @ dense.T).all()
+        with inject(model, Fault("weight:values", (1, 1, 0), bit=31)):
+            mine = model(x)
+        dense = model.weight.to_dense().clone()
+        dense[1, 6] *= -1  # block 1 lies in columns 6 and 7
+        assert close(mine, x @ dense.T).all()
+    for site, element, bit in (("col_indices", 0, 2), ("crow_indices", 1, 63), ("crow_indices", 3, 5)):
+        with pytest.raises(StorageError, match="detects"), inject(model, Fault(f"weight:{site}", element, bit)):
+            pass

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
@@ -25,6 +26,7 @@ from torchfault.model.memory import homes
 from torchfault.model.record import word_name
 from torchfault.model.rounding import rounded_as
 from torchfault.model.sites import check_inference
+from torchfault.model.unseen import unseen
 from torchfault.space import FaultSpace
 
 __all__ = ["Engine", "parse_memory"]
@@ -56,7 +58,8 @@ class Engine:
     *executor* is ``graph`` (``torch.export``, the fast one), ``hooks`` (any module) or ``auto``: graph, and hooks where
     the model cannot be captured; then :attr:`fallback` says why. *memory* bounds the bytes for activations. *device*
     moves the model (in place, as torch does) and the data. *training* admits batch-norm and dropout in training mode,
-    *buffers* makes buffers sites too, and the thresholds and decay constants that neurons keep as plain numbers.
+    *buffers* makes buffers sites too, and the thresholds and decay constants that neurons keep as plain numbers. A
+    warning tells where the model has words that are no sites; :attr:`unseen` lists them with the reasons.
 
     Raises :class:`ModelError` for a model in training mode, or one that ``graph`` was asked for and cannot capture.
 
@@ -89,6 +92,13 @@ class Engine:
         self._executor = self._choose(executor, buffers)
         self._homes = {name: home for home in homes(model) for name in home.words}
         self._homes |= {name: constant_home(model, name) for name in self.space.names if is_constant(name)}
+        self.unseen = unseen(model)
+        if self.unseen:
+            listed = "; ".join(f"'{name}': {why}" for name, why in list(self.unseen.items())[:3])
+            rest = f"; and {len(self.unseen) - 3} more, see Engine.unseen" if len(self.unseen) > 3 else ""
+            warnings.warn(
+                f"some words of the model are no sites, so no fault lands there: {listed}{rest}", stacklevel=2
+            )
 
     def _choose(self, executor: str, buffers: bool) -> Executor:
         if executor != "hooks":

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchfault.model.home import Home, overwritten, site_names
+from torchfault.model.home import Home, site_names
 from torchfault.model.packed import holds_parts, requantised, unpacked
 from torchfault.storages import Part
 from torchfault.words.emulated import affine
@@ -115,10 +115,13 @@ def _pack(module: Any, prefix: str, changed: Mapping[str, Tensor]) -> Callable[[
 
 
 def fake_quantised(module: Any, path: str, full: str, parameter: Tensor) -> Home | None:
-    """Return the home of a weight that its module rounds to codes before each use (quantisation-aware training)."""
+    """Return the home of a weight that its module rounds to codes before each use (quantisation-aware training).
+
+    With a fused batch norm, the codes are those of the weight as scaled by the norm's running statistics.
+    """
     fake: Any = getattr(module, "weight_fake_quant", None)
-    if not isinstance(fake, nn.Module) or not _rounds(fake) or hasattr(module, "bn"):
-        return None  # with a batch norm inside, what is rounded is not the parameter
+    if not isinstance(fake, nn.Module) or not _rounds(fake):
+        return None
     quantiser: Any = fake  # isinstance has made a module of it, which cannot be told what it has
     signed, axis = int(quantiser.quant_min) < 0, int(getattr(quantiser, "ch_axis", -1))
     code, held = ("int8", torch.int8) if signed else ("uint8", torch.uint8)
@@ -131,21 +134,49 @@ def fake_quantised(module: Any, path: str, full: str, parameter: Tensor) -> Home
         return (codes.float() - along(zeros.float())) * along(scales)
 
     with torch.no_grad():
-        codes = (quantiser(parameter.detach()) / along(scale) + along(zero)).round().to(held)
+        codes = (_rounded(quantiser, _folded(module, parameter)) / along(scale) + along(zero)).round().to(held)
     words = site_names(full, {"": codes, "scale": scale, "zero_point": zero.to(held)})
     parts = {"": Part(code, channel=0), "scale": Part("float32", "scale"), "zero_point": Part(code, "zero_point")}
 
     def install(changed: Mapping[str, Tensor]) -> Callable[[], None]:
-        undo = overwritten(parameter, value(*(changed.get(site, held) for site, held in words.items())))
-        module._modules["weight_fake_quant"] = nn.Identity()  # it would round the faulty value back onto its grid
-
-        def back() -> None:
-            module._modules["weight_fake_quant"] = fake
-            undo()
-
-        return back
+        struck = value(*(changed.get(site, held) for site, held in words.items()))
+        module._modules["weight_fake_quant"] = _Given(struck)  # fake would round the faulty value back onto its grid
+        return lambda: module._modules.update(weight_fake_quant=fake)
 
     return Home(words, site_names(full, parts), full, path, install)
+
+
+class _Given(nn.Module):
+    """Gives the same value whatever it reads; gradients pass as if it gave what it reads."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the value."""
+        return self.value + (x - x.detach()) if torch.is_grad_enabled() and x.requires_grad else self.value
+
+
+def _folded(module: Any, parameter: Tensor) -> Tensor:
+    """Return what *module* rounds: its weight, scaled as a batch norm within it would."""
+    norm = getattr(module, "bn", None)
+    if norm is None:
+        return parameter.detach()
+    factor = norm.weight.detach() / torch.sqrt(norm.running_var + norm.eps)
+    scaled: Tensor = parameter.detach() * factor.reshape(-1, *[1] * (parameter.ndim - 1))
+    return scaled
+
+
+def _rounded(quantiser: Any, value: Tensor) -> Tensor:
+    """Return *value* on the grid of *quantiser*, whose observer takes no notice."""
+    observes = quantiser.observer_enabled.clone()
+    quantiser.observer_enabled.zero_()
+    try:
+        found: Tensor = quantiser(value)
+    finally:
+        quantiser.observer_enabled.copy_(observes)
+    return found
 
 
 def _rounds(module: nn.Module) -> bool:
