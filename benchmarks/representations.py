@@ -193,7 +193,7 @@ REPRESENTATIONS: dict[str, Representation] = {
         lambda: emulated("uint8"), {"weights": WEIGHTS, "scales": of_kind("scale", "zero_point")}
     ),
     "int4:32 emulated": Representation(lambda: emulated("int4:32"), BOTH),
-    "activations in q8.8": Representation(lambda: rounding("q8.8"), COMPUTED),
+    "activations in q7.8": Representation(lambda: rounding("q7.8"), COMPUTED),
     "activations in e4m3": Representation(lambda: rounding("e4m3"), COMPUTED),
     "activations in bfloat16": Representation(lambda: rounding("bfloat16"), COMPUTED),
     "activations in int8": Representation(lambda: rounding("int8"), COMPUTED),

@@ -276,7 +276,7 @@ def test_sites_tell_word_shape_and_channel():
     assert found["head:input"] == ("e4m3", 8, (12,), 0)
     assert found["stem:input"] == ("float32", 32, (3, 12, 12), 0)
     with pytest.raises(SpaceError, match="no site matches 'act'"):
-        represent(model, activations={"act": "q8.8"})
+        represent(model, activations={"act": "q7.8"})
 
 
 def test_a_module_of_several_operations_keeps_its_own_words_beside_them():
@@ -308,7 +308,7 @@ def test_what_does_not_fit_is_refused():
     model, data = NETWORKS["digits"]()
     for how, match in (
         ("int8", "'int8' activations need a range; give data to take it from, or 'int8\\[0.02:0\\]'"),
-        ("csr", "activations cannot be kept as 'csr'; use a number format such as q8.8"),
+        ("csr", "activations cannot be kept as 'csr'; use a number format such as q7.8"),
         ("q30.1", "activations cannot be kept as 'q30.1'"),
         ("bfp9:4", "activations cannot be kept as 'bfp9:4'"),
     ):
@@ -317,13 +317,13 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(StorageError, match="in its weights, its activations or both, got neither"):
         represent(model)
     with pytest.raises(SpaceError, match=r"no site matches 'convl:\*'; did you mean"):
-        represent(model, activations={"convl:*": "q8.8"})
+        represent(model, activations={"convl:*": "q7.8"})
     with pytest.raises(SpaceError, match="has no layers with weights; choose modules"):
-        represent(nn.Sequential(nn.ReLU()), activations="q8.8")
+        represent(nn.Sequential(nn.ReLU()), activations="q7.8")
     with pytest.raises(StorageError, match="'conv1:output' needs a finite range on the data, got nan"):
         represent(model, activations={"conv1:output": "int8"}, data=data.inputs * torch.nan)
     with pytest.raises(StorageError, match=r"emulated on float32, got torch\.float64; call model\.float"):
-        represent(model.double(), activations="q8.8")(data.inputs.double())
+        represent(model.double(), activations="q7.8")(data.inputs.double())
     model.float()
     with pytest.raises(SpaceError, match="'conv1:output' is not kept in blocks, so there is no"):
         inject(represent(model, activations="q3.4"), Fault("conv1:output.exponent", 0, 0)).__enter__()
@@ -456,7 +456,7 @@ def samples(fmt):
     "name",
     [
         "q3.4",
-        "q8.8",
+        "q7.8",
         "q0.7",
         "q12.11",
         "q23.0",

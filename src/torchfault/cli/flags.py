@@ -49,7 +49,7 @@ MODEL_FLAGS = (
     Flag("--checkpoint", "checkpoint.path", "FILE"),
     Flag("--checkpoint-key", "checkpoint.key", "KEY"),
     Flag("--storage", "storage", "int8|csr|q3.12|..."),
-    Flag("--activations", "activations", "q8.8|e4m3|bfp8:16|..."),
+    Flag("--activations", "activations", "q7.8|e4m3|bfp8:16|..."),
     Flag("--data", "data.path", "FILE|MODULE:FACTORY"),
     Flag("--shape", "data.shape", "3,32,32"),
     Flag("--inputs", "data.inputs", "ARRAY"),

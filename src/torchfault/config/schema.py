@@ -328,7 +328,7 @@ class Settings(Section):
     )
     activations: str | dict[str, str] | None = Field(
         default=None,
-        description="How activations are kept, in the same copy: `q8.8`, `e4m3`, `bfloat16`, `bfp8:16`, `int8` (with "
+        description="How activations are kept, in the same copy: `q7.8`, `e4m3`, `bfloat16`, `bfp8:16`, `int8` (with "
         "the range that they have on the data), ... for the inputs and outputs of all layers with weights, or a "
         "mapping of globs such as `conv*:output` to these.",
     )

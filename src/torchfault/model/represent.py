@@ -41,7 +41,7 @@ def represent(
     which engines and :func:`torchfault.inject` strike. Masks of ``torch.nn.utils.prune`` are applied for good first, so
     that a sparse storage keeps what is left of the weights.
 
-    *activations* is a storage of activations or its name (``q8.8``, ``e4m3``, ``bfp8:16``, see
+    *activations* is a storage of activations or its name (``q7.8``, ``e4m3``, ``bfp8:16``, see
     :func:`torchfault.storages.activation_storage`), for the inputs and outputs of all layers with weights of two or
     more axes that are not normalisation, or a mapping of globs to storages, of which the first that matches
     ``conv1:input`` or ``conv1:output`` counts, of any module without children. Their values are rounded wherever the
@@ -129,7 +129,7 @@ def _chosen_activations(
         weights = [s for s in parameter_sites(twin) if s.kind == "weight" and len(s.shape) > 1 and ":" not in s.name]
         layers = dict.fromkeys(site.module for site in weights if site.module in _computing(twin))
         if not layers:
-            raise SpaceError(f"{type(twin).__name__} has no layers with weights; choose modules, as in {{'*': 'q8.8'}}")
+            raise SpaceError(f"{type(twin).__name__} has no layers with weights; choose modules, as in {{'*': 'q7.8'}}")
         named |= {f"{path}:{role}": how for path in layers for role in _ROLES}
     ranged = {name for name, storage in named.items() if isinstance(storage, str) and needs_range(storage)}
     if ranged and data is None:

@@ -30,7 +30,7 @@ EXPONENT = "exponent"
 _BIAS = 127
 _RANGED = re.compile(r"(u?)int([2-8])")
 _NOTATION = (
-    "a number format such as q8.8, e4m3, bfloat16 or uint8[0.02:128], blocks such as bfp8:16, "
+    "a number format such as q7.8, e4m3, bfloat16 or uint8[0.02:128], blocks such as bfp8:16, "
     "or int8 or uint8 (2 to 8 bits; with data, from which their range comes)"
 )
 
