@@ -98,7 +98,7 @@ class Reused(nn.Module):
         self.fc = nn.Linear(3, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.fc(x)
+        y = self.fc(x).abs()  # which relu_ overwrites with what it was
         return torch.relu_(y[:, :2]).sum(1, keepdim=True) + y
 
 

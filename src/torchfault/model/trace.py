@@ -20,15 +20,15 @@ from torchfault.errors import ModelError
 from torchfault.model.arguments import argument_names, as_arguments
 from torchfault.model.capture import with_layouts
 from torchfault.model.data import Data, leaves
-from torchfault.model.disturb import undisturbed, unfused
+from torchfault.model.disturb import undisturbed
 from torchfault.model.graph_sites import Place, lane_arguments
 from torchfault.model.layout import Layout
 from torchfault.model.program import Node, Program, Ref, Size, fill
-from torchfault.model.quantised import as_quantised, code_memory
 from torchfault.model.record import PROBES, Record, codes, probe_inputs, varies, watch
 from torchfault.model.rounding import rounded_as
 from torchfault.model.rows import Rows, rows_of
 from torchfault.model.sites import Discovery
+from torchfault.model.steps import Step, alike_scales, like_of, plain
 from torchfault.model.visit import memory_address, operation_name
 
 __all__ = ["Traced", "trace"]
@@ -91,52 +91,6 @@ def _followed(model: nn.Module) -> fx.Graph:
     except Exception as error:  # whatever a forward pass may raise that meets a stand-in for a tensor
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"torch.fx cannot follow {type(model).__name__}: {first[:300]}") from error
-
-
-@dataclass(frozen=True, eq=False)
-class _Step:
-    """An operation on plain tensors that runs *function* on what they stand for.
-
-    *likes* gives, for every leaf of the arguments, the quantised tensor whose scale it shares, ``None`` for others;
-    *copied* are the leaves that *function* overwrites. With *held*, the first argument is not for *function*.
-    """
-
-    function: Callable[..., Any]
-    held: bool
-    likes: tuple[Any, ...]
-    copied: frozenset[int] = frozenset()
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return _plain(self.raw(args, kwargs))
-
-    def raw(self, args: Any, kwargs: Any) -> Any:
-        """Return the result as *function* gives it."""
-        flat, spec = pytree.tree_flatten((args[1:] if self.held else args, kwargs))
-        for i, like in enumerate(self.likes):
-            if i in self.copied:
-                flat[i] = flat[i].clone()
-            if like is not None:
-                flat[i] = as_quantised(flat[i], like)
-        less, more = pytree.tree_unflatten(flat, spec)
-        with unfused():
-            return self.function(*less, **more)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return tuple(_plain(part) for part in value)
-    return code_memory(value) if isinstance(value, Tensor) and value.is_quantized else value
-
-
-def _like(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return tuple(_like(part) for part in value)
-    if not isinstance(value, Tensor) or not value.is_quantized:
-        return None
-    if value.qscheme() != torch.per_tensor_affine:
-        raise ModelError("an activation has a scale for each channel")
-    with torch.no_grad():
-        return value.flatten()[:0].clone()
 
 
 @dataclass(eq=False)
@@ -217,24 +171,24 @@ class _Builder:
         function, name, module = self._function(node)
         args, kwargs = _lists(self._argument(node.args)), _lists(self._argument(node.kwargs))
         flat = pytree.tree_leaves((args, kwargs))
-        step = _Step(function, False, tuple(like for part in flat for like in self._scales(part)))
+        step = Step(function, False, tuple(like for part in flat for like in self._scales(part)))
         step = replace(step, copied=self._overwritten(step, args, kwargs, node))
         raw = [self._run(step, args, kwargs, which, lanes, node) for which, lanes in ((0, PROBES), (1, 1))]
         if not _tensors_only(raw[0]):
             self.known[node] = _in_general(raw[0], raw[1], name)
             return
-        like, held = _like(raw[0]), () if module is None else (self._holder(module),)
+        like, held = like_of(raw[0]), () if module is None else (self._holder(module),)
         path, called = self._where(node)
         position, step = len(self.nodes), replace(step, held=bool(held))
         reads = tuple(dict.fromkeys(part.node for part in (*held, *flat) if isinstance(part, Ref)))
         kind = type(self.model.get_submodule(path)).__name__
         # In brackets, since no rule for an operation of that name may be taken for codes.
         mine = Node(position, step, (*held, *args), kwargs, reads, None, path, called, kind, f"{name}()")
-        if like is not None and not _matches(like, _like(raw[1])):
+        if like is not None and not alike_scales(like, like_of(raw[1])):
             raise ModelError(f"'{name}' quantises by the inputs of a batch together")
         self.bases[position] = self._base(name, module is not None, called, raw[0], flat)
         self.likes[position] = like
-        self.known[node] = self._append(mine, _plain(raw[0]), _plain(raw[1]))
+        self.known[node] = self._append(mine, plain(raw[0]), plain(raw[1]))
 
     def _scales(self, part: Any) -> tuple[Any, ...]:
         """Return what the tensors that an argument stands for are quantised like, ``None`` for each that is not."""
@@ -253,25 +207,30 @@ class _Builder:
         assert callable(node.target)
         return node.target, operation_name(node.target), None
 
-    def _run(self, step: _Step, args: Any, kwargs: Any, which: int, lanes: int, node: fx.Node) -> Any:
+    def _run(self, step: Step, args: Any, kwargs: Any, which: int, lanes: int, node: fx.Node) -> Any:
         values = lambda position: self.values[position][which]  # noqa: E731
-        return self._attempt(step, fill(args, values, lanes), fill(kwargs, values, lanes), node)
+        prepared = step.prepared(fill(args, values, lanes), fill(kwargs, values, lanes))
+        return self._attempt(step, *prepared, node)
 
     @staticmethod
-    def _attempt(step: _Step, args: Any, kwargs: Any, node: fx.Node) -> Any:
+    def _attempt(step: Step, read: list[Any], spec: pytree.TreeSpec, node: fx.Node) -> Any:
         try:
-            return step.raw(args, kwargs)
+            return step.run(read, spec)
         except Exception as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"'{node}' cannot run on its own: {first[:200]}") from error
 
-    def _overwritten(self, step: _Step, args: Any, kwargs: Any, node: fx.Node) -> frozenset[int]:
+    def _overwritten(self, step: Step, args: Any, kwargs: Any, node: fx.Node) -> frozenset[int]:
         """Return the leaves of the arguments that an operation overwrites; nobody else may read them afterwards."""
         flat, spec = pytree.tree_flatten(fill((args, kwargs), lambda position: self.values[position][0], PROBES))
         copies = [leaf.clone() if _plain_memory(leaf) else leaf for leaf in flat]
-        less, more = pytree.tree_unflatten(copies, spec)
-        self._attempt(step, less, more, node)
-        struck = {i for i, (a, b) in enumerate(zip(flat, copies, strict=True)) if a is not b and not _same(a, b)}
+        read, _ = step.prepared(*pytree.tree_unflatten(copies, spec))
+        before = [leaf._version if isinstance(leaf, Tensor) else 0 for leaf in read]
+        self._attempt(step, read, spec, node)
+        # By torch's count of changes, since some change nothing on these inputs; kernels may forget to count.
+        counted = [isinstance(leaf, Tensor) and leaf._version != n for leaf, n in zip(read, before, strict=True)]
+        pairs = enumerate(zip(flat, copies, counted, strict=True))
+        struck = {i for i, (a, b, changed) in pairs if a is not b and (changed or not _same(a, b))}
         touched = {memory_address(flat[i]) for i in struck}
         for source, known in self.known.items() if struck else ():
             held = leaves(self.values[known.node][0]) if isinstance(known, Ref) else ()
@@ -299,7 +258,7 @@ class _Builder:
         if whole:
             return called
         given = {memory_address(v) for part in flat if isinstance(part, Ref) for v in leaves(self.values[part.node][0])}
-        if all(memory_address(leaf) in given for leaf in leaves(_plain(result))):
+        if all(memory_address(leaf) in given for leaf in leaves(plain(result))):
             return ""
         stem = f"{called}.{name}" if called else name
         self.used[stem] += 1
@@ -375,12 +334,6 @@ def _in_general(many: Any, one: Any, name: str) -> Any:
     if name in _LOOKS or isinstance(many, float | bool | Tensor) or many != one:
         raise ModelError(f"'{name}' gives something else than tensors and sizes")
     return many
-
-
-def _matches(a: Any, b: Any) -> bool:
-    if isinstance(a, tuple):
-        return all(_matches(x, y) for x, y in zip(a, b, strict=True))
-    return a is b is None or (a.q_scale(), a.q_zero_point()) == (b.q_scale(), b.q_zero_point())
 
 
 def _plain_memory(value: Any) -> bool:
