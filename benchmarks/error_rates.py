@@ -151,7 +151,7 @@ def plot(curves: Sequence[Curve], path: Path) -> None:
 
     panels = {"weights": ["weights"], "activations": list(dict.fromkeys(one.target for one in curves))}
     panels["activations"] = [target for target in panels["activations"] if target != "weights"]
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.8 * len(panels), 3.6), sharey=True)
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.8 * len(panels), 3.9), sharey=True)
     colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(one.representation for one in curves))}
     for axis, (title, targets) in zip(axes, panels.items(), strict=True):
         for one in curves:
@@ -165,8 +165,9 @@ def plot(curves: Sequence[Curve], path: Path) -> None:
             axis.plot(x, mean, marker="o", markersize=3, label=label, **style)
             axis.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
         axis.set(xscale="log", xlabel="probability that a bit is flipped", title=title, ylim=(0, 100))
-        axis.legend(fontsize=8)
     axes[0].set_ylabel("accuracy, %")
-    figure.tight_layout()
+    named = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.tight_layout(rect=(0, 0.08, 1, 1))  # room below, where no curve is
+    figure.legend(named.values(), named.keys(), loc="lower center", ncols=len(named), fontsize=8, frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
