@@ -38,6 +38,7 @@ from torchfault.space import FaultSpace
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TIE = 1e-4
 BUDGET_MIB = 256
+CONCURRENT = (2, 16, 100)
 
 
 def data_folder() -> Path:
@@ -61,11 +62,12 @@ def resnet20(images: slice = slice(100)) -> tuple[nn.Module, Data]:
     return model, Data(pixels.contiguous(), labels)
 
 
-def random_trials(space: FaultSpace, inputs: int, n: int, *, seed: int) -> Trials:
-    """Return *n* single-bit faults drawn uniformly from *space*, each on a random input."""
+def random_trials(space: FaultSpace, inputs: int, n: int, *, seed: int, faults: int = 1) -> Trials:
+    """Return *n* trials of *faults* bit flips drawn uniformly from *space*, each on a random input."""
     rng = np.random.default_rng(seed)
-    where = space.locate(rng.integers(0, len(space), n))
-    return strike(space, where, model=BitFlip(), rng=rng, inputs=rng.integers(0, inputs, n))
+    where = space.locate(rng.integers(0, len(space), n * faults))
+    counts = np.full(n, faults)
+    return strike(space, where, model=BitFlip(), rng=rng, counts=counts, inputs=rng.integers(0, inputs, n))
 
 
 def targets(space: FaultSpace) -> dict[str, FaultSpace]:
@@ -141,24 +143,31 @@ def tied(faulty: Tensor) -> Tensor:
 
 
 def agreement(*, trials: int) -> dict[str, int]:
-    """Compare both executors with the slow reference, and count the disagreements that a tie explains."""
+    """Compare both executors with the slow reference, and count the disagreements that a tie explains.
+
+    An eighth of the trials each strikes 2, 16 and 100 stored words at once, the rest one word or activation.
+    """
     networks = {"resnet20": resnet20, **{n: NETWORKS[n] for n in ("depthwise", "transformer", "lstm")}}
     total = {"trials": 0, "disagreements": 0, "ties": 0}
     for seed, build in enumerate(networks.values()):
         model, data = build()
         engines = {kind: Engine(model, data, executor=kind) for kind in ("graph", "hooks")}
-        drawn = random_trials(engines["graph"].space, len(data), trials // len(networks), seed=seed)
-        slow = leaves(reference(model, data, drawn))[0]
-        golden = leaves(engines["graph"].golden())[0]
-        expected = outcomes(golden[torch.from_numpy(drawn.inputs)], slow)
-        for engine in engines.values():
-            mine = torch.empty_like(expected)
-            for lanes in engine.run(drawn):
-                mine[torch.from_numpy(lanes.trial)] = outcomes(leaves(lanes.golden)[0], leaves(lanes.faulty)[0])
-            differs = mine != expected
-            total["disagreements"] += int(differs.sum())
-            total["ties"] += int((differs & tied(slow)).sum())
-        total["trials"] += len(drawn)
+        space, golden = engines["graph"].space, leaves(engines["graph"].golden())[0]
+        stored = space.select(kinds=["weight", "bias", "norm"])
+        many = trials // len(networks) // 8
+        parts = [random_trials(space, len(data), trials // len(networks) - len(CONCURRENT) * many, seed=seed)]
+        parts += [random_trials(stored, len(data), many, seed=seed, faults=faults) for faults in CONCURRENT]
+        for drawn in parts:
+            slow = leaves(reference(model, data, drawn))[0]
+            expected = outcomes(golden[torch.from_numpy(drawn.inputs)], slow)
+            for engine in engines.values():
+                mine = torch.empty_like(expected)
+                for lanes in engine.run(drawn):
+                    mine[torch.from_numpy(lanes.trial)] = outcomes(leaves(lanes.golden)[0], leaves(lanes.faulty)[0])
+                differs = mine != expected
+                total["disagreements"] += int(differs.sum())
+                total["ties"] += int((differs & tied(slow)).sum())
+            total["trials"] += len(drawn)
     return total
 
 

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from torchfault.engine.contract import Lanes
 from torchfault.engine.golden import Footprint, Golden, identical_lanes
+from torchfault.engine.groups import Group
 from torchfault.engine.lanes import Schedule, Sweep
 from torchfault.engine.monitor import SweepMonitor
 from torchfault.engine.plan import Events
-from torchfault.engine.strike import Group, Striker
+from torchfault.engine.strike import Striker
 from torchfault.engine.windows import Local, LocalLanes, has_windows, receptive_window
 from torchfault.faults import Trials
 from torchfault.model.graph_sites import lane_arguments
@@ -138,19 +139,19 @@ class ChunkRun:
     def _struck_box(self, lanes: LocalLanes, node: int, group: Group) -> Local:
         """Return the box of one pixel whose struck channel is edited."""
         shape = self.golden.values[node].shape[1:]
-        channel, *place = torch.unravel_index(self.striker.elements(group.rows), shape)
+        channel, *place = torch.unravel_index(self.striker.words.elements(group.rows), shape)
         offset = torch.stack(place, 1)
         data = lanes.box(node, offset, (1,) * len(place))
         pixel = data.view(len(offset), -1)  # a box of one pixel has nothing but channels
         lane = torch.arange(len(offset), device=self.device)
-        pixel[lane, channel] = self.striker.edited(pixel[lane, channel], group.site, group.rows)
+        pixel[lane, channel] = self.striker.words.edited(pixel[lane, channel], group.site, group.rows)
         return Local(offset, data)
 
     def _patched_box(self, lanes: LocalLanes, node: Node, group: Group, source: int) -> Local | None:
         """Return the box of a convolution's output that one changed input reaches, from the closed form."""
         value = self.golden.values[node.position]
         shape = self.golden.values[source].shape[1:]
-        place = torch.stack(torch.unravel_index(self.striker.elements(group.rows), shape)[1:], 1)
+        place = torch.stack(torch.unravel_index(self.striker.words.elements(group.rows), shape)[1:], 1)
         found = receptive_window(node, self.plan.program, place, (1,) * place.shape[1], tuple(value.shape[2:]))
         patch = self.striker.patch(node, group, self.golden.values.__getitem__) if found else None
         if found is None or patch is None:

@@ -6,7 +6,7 @@ once and returns a :class:`Patch`: where in the output, and what to add or to wr
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from torchfault.engine.geometry import Reach, convolution, listed
 from torchfault.model.layout import Layout, lanes_first
 from torchfault.model.program import Node, Ref
 
-__all__ = ["Patch", "Struck", "patch_for", "row_patch"]
+__all__ = ["Patch", "Struck", "batch_norm_patch", "patch_for", "row_patch"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +36,10 @@ class Struck:
     def delta(self) -> Tensor:
         """The change of value."""
         return self.new - self.old
+
+    def where(self, mask: Tensor) -> "Struck":
+        """Return some of them."""
+        return Struck(self.rows[mask], self.element[mask], self.old[mask], self.new[mask])
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +64,15 @@ class Patch:
         view, where = self._at(output, rows)
         return view[where]
 
+    def onto(self, before: Tensor) -> Tensor:
+        """Return what the struck part becomes, given what it was."""
+        if self.add:
+            return before + self.values
+        return self.values if self.mask is None else torch.where(self.mask, self.values, before)
+
     def result(self, output: Tensor, rows: Tensor) -> Tensor:
         """Return what the struck part becomes."""
-        if self.add:
-            return self.read(output, rows) + self.values
-        return self.values if self.mask is None else torch.where(self.mask, self.values, self.read(output, rows))
+        return self.values if not self.add and self.mask is None else self.onto(self.read(output, rows))
 
     def write(self, output: Tensor, rows: Tensor, result: Tensor) -> None:
         """Overwrite the struck part of the lanes *rows* of *output*, in place."""
@@ -110,6 +118,19 @@ def patch_for(
     if form is None or node.kwargs:
         return None
     return form(_Operands(node, value, layout), struck)
+
+
+def batch_norm_patch(
+    node: Node,
+    rows: Tensor,
+    channel: Tensor,
+    changed: Mapping[int, Tensor],
+    *,
+    value: Callable[[int], Any],
+    layout: Callable[[int], Any],
+) -> Patch | None:
+    """Return the patch of one *channel* for each of *rows*, by arguments *changed* of a batch norm (one value each)."""
+    return None if node.kwargs else _channel_of_batch_norm(_Operands(node, value, layout), rows, channel, changed)
 
 
 def row_patch(
@@ -165,12 +186,19 @@ def _wide(column: Tensor, dims: int) -> Tensor:
     return column.view(-1, *[1] * dims)
 
 
-def _gather(x: Tensor, rows: Tensor, channel: Tensor, places: list[Tensor], valid: Tensor) -> Tensor:
-    """Return x[row, channel, *places] with 0 where a place is padding."""
+def _scaled(x: Tensor, struck: Struck, channel: Tensor, places: list[Tensor], valid: list[Tensor]) -> Tensor:
+    """Return x[row, channel, *places] times the change, with 0 where a place is not *valid* (axis by axis)."""
     dims = len(places)
-    clamped = [place.clamp(0, size - 1) for place, size in zip(places, x.shape[2:], strict=True)]
-    picked = x[(_wide(rows, dims), _wide(channel, dims), *clamped)]
-    return torch.where(valid, picked, torch.zeros((), dtype=x.dtype, device=x.device))
+    steps, reach = x.stride(), 1 + sum((size - 1) * step for size, step in zip(x.shape, x.stride(), strict=True))
+    where = _wide(struck.rows * steps[0] + channel * steps[1], dims)
+    for place, size, step in zip(places, x.shape[2:], steps[2:], strict=True):
+        where = where + place.clamp(0, size - 1) * step
+    # By the distance in memory: several times faster than indexing by axes.
+    picked = x.as_strided((reach,), (1,)).index_select(0, where.view(-1)).view(where.shape)
+    for inside in valid[1:]:
+        picked *= inside.to(x.dtype)
+    picked *= _wide(struck.delta, dims) * valid[0]
+    return picked
 
 
 def _conv_weight(operands: _Operands, struck: Struck) -> Patch | None:
@@ -183,14 +211,13 @@ def _conv_weight(operands: _Operands, struck: Struck) -> Patch | None:
     channel = group * weight.shape[1] + within
     sizes = reach.outputs(x.shape[2:])
     dims = len(sizes)
-    places, valid = [], torch.ones((), dtype=torch.bool, device=x.device)
+    places, valid = [], []
     for axis in range(dims):
         offset = _wide(taps[axis] * reach.dilation[axis] - reach.padding[axis], dims)
         place = _line(sizes, axis, x.device) * reach.stride[axis] + offset
-        valid = valid & (place >= 0) & (place < x.shape[2 + axis])
+        valid.append((place >= 0) & (place < x.shape[2 + axis]))
         places.append(place)
-    values = _gather(x, struck.rows, channel, places, valid) * _wide(struck.delta, dims)
-    return Patch(1, (out_channel,), values)
+    return Patch(1, (out_channel,), _scaled(x, struck, channel, places, valid))
 
 
 def _conv_bias(operands: _Operands, struck: Struck) -> Patch | None:
@@ -244,14 +271,13 @@ def _transposed_weight(operands: _Operands, struck: Struck) -> Patch | None:
         (size - 1) * s - 2 * p + d * (k - 1) + e + 1
         for size, k, s, p, d, e in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, extra, strict=True)
     ]
-    places, valid = [], torch.ones((), dtype=torch.bool, device=x.device)
+    places, valid = [], []
     for axis in range(dims):
         shifted = _line(sizes, axis, x.device) + padding[axis] - _wide(taps[axis] * dilation[axis], dims)
         place = shifted.div(stride[axis], rounding_mode="floor")
-        valid = valid & (shifted % stride[axis] == 0) & (place >= 0) & (place < x.shape[2 + axis])
+        valid.append((shifted % stride[axis] == 0) & (place >= 0) & (place < x.shape[2 + axis]))
         places.append(place)
-    values = _gather(x, struck.rows, channel, places, valid) * _wide(struck.delta, dims)
-    return Patch(1, (out_channel,), values)
+    return Patch(1, (out_channel,), _scaled(x, struck, channel, places, valid))
 
 
 def _linear_weight(operands: _Operands, struck: Struck) -> Patch | None:
@@ -268,25 +294,29 @@ def _linear_bias(operands: _Operands, struck: Struck) -> Patch | None:
 
 
 def _batch_norm(slot: int) -> Callable[[_Operands, Struck], Patch | None]:
-    """One channel of a batch norm in inference mode, computed anew in the order of torch's own kernel."""
-
     def form(operands: _Operands, struck: Struck) -> Patch | None:
-        x, training = operands.get(0), operands.get(5)
-        if training or any(operands.get(i) is None for i in (3, 4)):
-            return None
-        channel = struck.element
-        parts: dict[int, Tensor | None] = {}
-        for i in (1, 2, 3, 4):
-            stored = operands.get(i)
-            parts[i] = struck.new if i == slot else None if stored is None else stored[channel]
-        scale = torch.rsqrt(_have(parts[4]) + float(operands.get(7)))
-        scale = scale if parts[1] is None else scale * parts[1]
-        shift = -_have(parts[3]) * scale
-        shift = shift if parts[2] is None else shift + parts[2]
-        dims = x.ndim - 2
-        return Patch(1, (channel,), x[struck.rows, channel] * _wide(scale, dims) + _wide(shift, dims), add=False)
+        return _channel_of_batch_norm(operands, struck.rows, struck.element, {slot: struck.new})
 
     return form
+
+
+def _channel_of_batch_norm(
+    operands: _Operands, rows: Tensor, channel: Tensor, changed: Mapping[int, Tensor]
+) -> Patch | None:
+    """One channel of a batch norm in inference mode, computed anew in the order of torch's own kernel."""
+    x, training = operands.get(0), operands.get(5)
+    if training or any(operands.get(i) is None for i in (3, 4)):
+        return None
+    parts: dict[int, Tensor | None] = {}
+    for i in (1, 2, 3, 4):
+        stored = operands.get(i)
+        parts[i] = changed[i] if i in changed else None if stored is None else stored[channel]
+    scale = torch.rsqrt(_have(parts[4]) + float(operands.get(7)))
+    scale = scale if parts[1] is None else scale * parts[1]
+    shift = -_have(parts[3]) * scale
+    shift = shift if parts[2] is None else shift + parts[2]
+    dims = x.ndim - 2
+    return Patch(1, (channel,), x[rows, channel] * _wide(scale, dims) + _wide(shift, dims), add=False)
 
 
 def _have(value: Tensor | None) -> Tensor:

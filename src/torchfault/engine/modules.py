@@ -5,29 +5,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from torchfault.engine.alike import alike
 from torchfault.engine.deltas import Patch
+from torchfault.engine.groups import Group
 from torchfault.engine.stored import Memory, Target
 from torchfault.faults import Trials
-from torchfault.model.graph_sites import Place
 from torchfault.model.layout import Layout, take
 from torchfault.model.program import Node, Value
 from torchfault.model.rows import Rows
 
-__all__ = ["Group", "Modules"]
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Events of one site at one node: the *lanes* (positions in the value) and the rows of the trials."""
-
-    place: Place
-    site: int
-    lanes: Tensor
-    rows: NDArray[np.int64]
+__all__ = ["Modules"]
 
 
 @dataclass(frozen=True, eq=False)
