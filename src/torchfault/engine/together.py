@@ -31,6 +31,7 @@ def strike_together(node: Node, output: Tensor, struck: Mapping[int, Struck], *,
     The rows of each :class:`Struck` may repeat; no word is struck twice. Returns, sorted, the lanes that were left as
     they are: for which there is no closed form, or for which it would cost or lose more than running *node* anew.
     """
+    lanes: Tensor
     lanes, events = torch.cat([one.rows for one in struck.values()]).unique(return_counts=True)
     if output.ndim < 2:
         return lanes
@@ -56,7 +57,7 @@ def _cheaper(node: Node, events: Tensor, pixels: int, value: Read) -> Tensor:
         weight, Ref
     ):  # which cost a channel or a column at most
         return torch.ones_like(events, dtype=torch.bool)
-    products = pixels * value(weight.node).numel()
+    products = pixels * int(value(weight.node).numel())
     return events * (pixels + _VISITS_PER_WORD) <= products // _PRODUCTS_PER_VISIT + _VISITS_PER_CALL
 
 
