@@ -242,6 +242,18 @@ def test_estimates_are_unbiased_after_a_fixed_number_of_blocks():
     assert (np.abs(np.mean(by_site, axis=0) - BY_SITE) <= 3.5 * np.std(by_site, axis=0) / math.sqrt(300)).all()
 
 
+def test_a_value_that_began_far_off_does_not_keep_the_bounds_apart():
+    """Three rounds that happen to show next to nothing settle a value which the later ones refute."""
+    failures = np.concatenate(([[0, 0], [0, 0], [1, 0], [2, 1], [3, 0], [4, 0]], np.tile([[31, 5]], (30, 1))))
+    trials = np.concatenate(
+        ([[29, 18], [20, 6], [30, 10], [27, 9], [33, 10], [34, 11]], np.tile([[385, 100]], (30, 1)))
+    )
+    sequence = confidence_sequence(failures, trials, [3.0, 1.0], target=0.15)
+    assert sequence.settled[2] == 1
+    assert sequence.high[-1] - sequence.low[-1] < 0.2
+    assert 0.05 < sequence.value[2] < sequence.low[-1] <= sequence.value[-1] <= sequence.high[-1]
+
+
 def test_campaigns_that_stop_themselves_keep_their_level():
     model, sites, bits, values, _ = coverage(Adaptive(model=0.03, site=0.08, block=256), 200)
     assert min(model, sites, bits) >= 0.94

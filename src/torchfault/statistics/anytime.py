@@ -84,10 +84,10 @@ def confidence_sequence(
 
     The value is a sum of the rounds' stratified estimates with weights that are fixed before each round, by its share
     of what the plan needs, until they have summed up to 1; the first round after the interval is narrow gets what is
-    left. From then on it stays as it is, and is unbiased although the outcomes decide when the campaign stops: a mean
-    of all rounds would be too low, by a tenth of the target in short campaigns, since samples with few failures have
-    narrow intervals and stop early. Until then it is that mean, which is unbiased for a number of rounds fixed
-    beforehand.
+    left. From then on it stays as it is, save that it is brought within the bounds where later rounds leave it outside,
+    and is unbiased (so rarely does that happen) although the outcomes decide when the campaign stops: a mean of all
+    rounds would be too low, by a tenth of the target in short campaigns, since samples with few failures have narrow
+    intervals and stop early. Until then it is that mean, which is unbiased for a number of rounds fixed beforehand.
 
     Raises :class:`StatisticsError` for counts that do not fit
     together, a target outside 0 to 1 or an impossible level. Sources: Waudby-Smith & Ramdas, "Estimating means of
@@ -212,6 +212,8 @@ def _bounds(
     with np.errstate(divide="ignore", invalid="ignore"):
         plain = np.cumsum(of_round * full) / np.cumsum(full)
     value = np.where(settled > SETTLED, np.cumsum(weight * of_round), plain)
+    # what has all its weight stays as it is: outside the bounds it would keep them apart for ever
+    value = np.clip(value, np.fmin(low, high), np.fmax(low, high))
     return Sequence(value, np.fmin(low, value), np.fmax(high, value), settled)
 
 
