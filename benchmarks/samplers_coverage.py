@@ -16,13 +16,13 @@ __all__ = ["coverage"]
 
 
 def coverage(quick: bool) -> dict[str, Any]:
-    """Return by case the share of 1,000 campaigns (100 if *quick*) whose interval holds the truth, and what it cost.
+    """Return by case the share of 1,000 campaigns (20 if *quick*) whose interval holds the truth, and what it cost.
 
     Cases run side by side, as many as there are processors: half an hour of two.
     """
     names = list(CASES)
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        found = dict(zip(names, pool.map(partial(_judged, repetitions=100 if quick else 1000), names), strict=True))
+        found = dict(zip(names, pool.map(partial(_judged, repetitions=20 if quick else 1000), names), strict=True))
     columns = {"coverage": "coverage", "sites": "coverage_of_sites", "worst": "coverage_of_the_worst_site"}
     columns |= {name: name for name in ("bias", "price", "trials", "lanes", "astray")}
     return {

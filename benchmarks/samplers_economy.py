@@ -10,6 +10,7 @@ they would take hours. ``adaptive`` (strata of deviation and margin), ``adaptive
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -75,6 +76,7 @@ def spent(
             results = run(Campaign(engine, space, sampler=sampler, shortcuts=shortcuts, seed=seed))
             found.lanes[width][method] = results.lanes
             found.seconds[width][method] = time.perf_counter() - began
+            print(f"{width} {method}: {results.lanes:,} lanes", file=sys.stderr)
             table = results.table("model" if width.startswith("model") else "site")
             found.widest[width][method] = float((table["high"] - table["low"]).max() / 2)
             if shortcuts is not None:
