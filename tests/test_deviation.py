@@ -84,6 +84,20 @@ def test_a_campaign_ends_with_intervals_as_narrow_as_asked_for(small, width):
     assert results.table("site")["value"].notna().all()
 
 
+def test_a_layer_is_known_as_well_as_its_sites(small):
+    engine, _, _, lead = small
+    space = engine.space.select(["0.weight", "0:input", "2:input"])
+    words = golden_words(engine.model, engine.data, space)
+    sampler = Deviation(words, block=512, margins=lead, site=0.1)
+    results = run(Campaign(engine, space, sampler=sampler, seed=3))
+    sites, layers = (results.table(by).set_index("key") for by in ("site", "layer"))
+    assert layers.loc["2", ["value", "low", "high"]].equals(sites.loc["2:input", ["value", "low", "high"]])
+    share = np.array([space.site(name).size for name in ("0.weight", "0:input")])
+    value = share @ sites.loc[["0.weight", "0:input"], "value"] / share.sum()
+    assert layers.loc["0", "value"] == pytest.approx(value)
+    assert layers.loc["0", "high"] - layers.loc["0", "low"] < 2 * 0.13
+
+
 def test_large_errors_and_most_flips_on_unsure_inputs_stay_out_of_pools(small):
     engine, space, words, lead = small
     sampler = Deviation(words, site=0.1, block=512, pool=16, margins=lead, unsure=(0.2,))

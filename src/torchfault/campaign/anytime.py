@@ -16,7 +16,7 @@ from torchfault.statistics import Estimate, stratified
 from torchfault.statistics.anytime import SETTLED
 from torchfault.store import Columns, Record
 
-__all__ = ["Deviated", "Looks", "looks"]
+__all__ = ["Deviated", "Looks", "Together", "looks"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,16 +107,42 @@ class Deviated:
         return float(weight[weight > 0] @ (share @ self._shares(here)))
 
 
-def looks(record: Record, columns: Columns, by: str) -> "Looks | Deviated | None":
+@dataclass(frozen=True, eq=False)
+class Together:
+    """Estimates of layers from those of their sites, *layer* being that of each site; as narrow as these, nearly.
+
+    The bounds of n sites hold together where each holds at 1 - (1 - level) / n (Bonferroni's inequality).
+    """
+
+    sites: Deviated
+    layer: NDArray[np.int64]
+
+    def estimate(self, group: int, *, level: float, method: str) -> Estimate | None:
+        """Return the estimate of a layer, ``None`` where one of its sites has none."""
+        members = np.flatnonzero(self.layer == group)
+        each = 1 - (1 - level) / max(len(members), 1)
+        found = [self.sites.estimate(site, level=each, method=method) for site in members.tolist()]
+        known = [one for one in found if one is not None]
+        if not found or len(known) < len(found):
+            return None
+        share = self.sites.shares[members] / self.sites.shares[members].sum()
+        value, low, high = (share @ np.array([(one.value, one.low, one.high) for one in known])).tolist()
+        return Estimate(value, low, high, sum(one.trials for one in known), "anytime", level)
+
+
+def looks(record: Record, columns: Columns, by: str) -> "Looks | Deviated | Together | None":
     """Return what the intervals of an adaptive campaign are made of, ``None`` for other samplers and for channels.
 
     Where a campaign was stopped within a block, the trials of that block do not count for the estimate.
     """
     described = record.configuration.get("sampler")
-    if isinstance(described, dict) and described.get("class") == "Deviation":
-        return _deviated(record, columns, by, described["fields"])
-    if isinstance(described, dict) and described.get("class") == "WholeWords":
-        return _whole_words(record, columns, by, described["fields"])
+    if isinstance(described, dict) and described.get("class") in ("Deviation", "WholeWords"):
+        rounds_of = _deviated if described["class"] == "Deviation" else _whole_words
+        known = rounds_of(record, columns, "site" if by == "layer" else by, described["fields"])
+        if known is None or by != "layer":
+            return known
+        firsts = np.cumsum(record.space.sizes) - record.space.sizes
+        return Together(known, code_of(record.space, record.space.locate(firsts), "layer"))
     if not isinstance(described, dict) or described.get("class") != "Adaptive" or by == "channel":
         return None
     fields = dict(described["fields"])

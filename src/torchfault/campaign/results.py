@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from torchfault.campaign.anytime import Deviated, Looks, looks
+from torchfault.campaign.anytime import Deviated, Looks, Together, looks
 from torchfault.campaign.audit import Audit, audit_of, widened
 from torchfault.campaign.cells import Cells, cells
 from torchfault.campaign.diagnostics import Diagnostics, diagnose
@@ -191,7 +191,7 @@ class Results:
         return pd.DataFrame(flat(self.space, Batch(0, self.columns, 0.0)))
 
     def _conditional(
-        self, of: Groups, sample: "Deviated | Looks | Cells | None", level: float, method: str
+        self, of: Groups, sample: "Deviated | Looks | Together | Cells | None", level: float, method: str
     ) -> tuple[NDArray[np.float64], ...]:
         """Return value, low, high and share of due for every group, from its own trials."""
         lanes = None if self.record.population is None else self.record.population // len(self.space)

@@ -201,7 +201,7 @@ class Deviation:
         strata = self.strata(space)
         if len(history) < self.block or self._open(strata, history):
             return None
-        reached = ", ".join(f"{name} ±{h:g}" for name, h in self.targets.items())
+        reached = ", ".join(f"{name} ±{h + self.reserve:g}" for name, h in self.targets.items())
         return f"every interval is narrow enough: {reached} ({100 * self.level:g} %, at any time)"
 
     def _open(self, strata: "_Strata", history: History) -> bool:
