@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 
-CHECKS = sorted((Path(__file__).parent / "ecosystem").glob("models_*.py"))
+HERE = Path(__file__).parent
+CHECKS = {path.stem: [str(path)] for path in sorted((HERE / "ecosystem").glob("models_*.py"))}
+# What is skipped where snnTorch, SpikingJelly and Norse are not installed.
+SPIKING = "snntorch or spikingjelly or norse or constants or dead_and_saturated or spiking_network or overwritten"
+FILES = ("test_spiking.py", "test_spiking_nir.py", "test_constants.py", "test_monitor.py")
+CHECKS["spiking"] = ["-m", "not slow", "-k", SPIKING, *(str(HERE / name) for name in FILES)]
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda path: path.stem)
-def test_models_of(check: Path) -> None:
+@pytest.mark.parametrize("check", CHECKS)
+def test_models_of(check: str) -> None:
     folder = Path(os.environ.get("TORCHFAULT_ECOSYSTEM", Path(sys.prefix) / "ecosystem"))
     if not folder.is_dir():
         reason = f"no packages in {folder}; make test installs them: see ecosystem.txt"
@@ -20,7 +25,7 @@ def test_models_of(check: Path) -> None:
         pytest.skip(reason)
     # Behind the environment's own packages, so that none of them is replaced.
     start = f"import sys, pytest; sys.path.append({str(folder)!r}); sys.exit(pytest.main(sys.argv[1:]))"
-    options = ["-q", "-p", "no:cacheprovider", "-W", "ignore", str(check)]
-    done = subprocess.run([sys.executable, "-c", start, *options], capture_output=True, text=True, cwd=check.parents[2])
+    options = ["-q", "-p", "no:cacheprovider", "-W", "ignore", *CHECKS[check]]
+    done = subprocess.run([sys.executable, "-c", start, *options], capture_output=True, text=True, cwd=HERE.parent)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "skipped" not in done.stdout

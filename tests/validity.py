@@ -28,7 +28,7 @@ from torchfault.sampling import (
     WholeWords,
     bit_probabilities,
 )
-from torchfault.sensitivity import corrected, effect, isimdl, rising
+from torchfault.sensitivity import corrected, effect, isimdl, margins, rising
 from torchfault.statistics import Estimate, HalfWidth, MaxTrials
 
 __all__ = ["CASES", "Case", "Validity", "judge"]
@@ -131,11 +131,14 @@ def _deviation(
     model: float | None = None,
     pool: int = 0,
     monotone: bool = False,
+    by_margin: bool = False,
     watcher: Watcher | None = None,
     unbiased: bool = True,
 ) -> Case:
+    lead = margins(known.engine.golden()) if by_margin else None
     short = Shortcuts(pool, _words(known) if monotone else None, audit=0.02) if pool or monotone else None
-    sampler = Deviation(_words(known), site=site, model=model, reserve=0.003 if short else 0, block=512, pool=pool)
+    reserve = 0.003 if short else 0.0
+    sampler = Deviation(_words(known), site, model, reserve=reserve, block=512, pool=pool, margins=lead)
     return Case(sampler, shortcuts=short, watcher=watcher, unbiased=unbiased)
 
 
@@ -188,6 +191,9 @@ CASES: dict[str, Callable[[Enumerated], Case]] = {
     "deviation, first look within 1 point": lambda known: _deviation(
         known, model=0.004, watcher=_until(0.01), unbiased=False
     ),
+    "deviation, margins, sites": lambda known: _deviation(known, site=0.06, by_margin=True),
+    "deviation, margins, model": lambda known: _deviation(known, model=0.005, by_margin=True),
+    "deviation, margins, pooled": lambda known: _deviation(known, site=0.06, pool=16, by_margin=True),
     "deviation, hostile": lambda known: _deviation(known, model=0.005, watcher=_hostile),
     "whole words": lambda known: Case(WholeWords(len(known.data), site=0.06, block=32 * 96)),
     "uniform, pooled": lambda known: _uniform(known, pool=16),
