@@ -21,6 +21,7 @@ __all__ = [
     "VulnerabilityError",
     "WordError",
     "did_you_mean",
+    "first_line",
 ]
 
 
@@ -90,6 +91,16 @@ class StoreError(TorchfaultError):
 
 class ConfigError(TorchfaultError):
     """A configuration file or a flag with a missing, unknown or invalid value."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what *error* says, or its class where it says nothing.
+
+    >>> first_line(ValueError("no such file\\nmore")), first_line(ValueError())
+    ('no such file', 'ValueError')
+    """
+    said = str(error).strip()
+    return said.splitlines()[0] if said else type(error).__name__
 
 
 def did_you_mean(wrong: str, known: Iterable[str], *, most: int = 3) -> str:

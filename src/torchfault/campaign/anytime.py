@@ -13,7 +13,6 @@ from torchfault.sampling.adaptive import Tally, tally
 from torchfault.sampling.deviation import Rounds, price_in, rounds, thoughts
 from torchfault.sampling.whole import word_rounds
 from torchfault.statistics import Estimate, stratified
-from torchfault.statistics.anytime import SETTLED
 from torchfault.store import Columns, Record
 
 __all__ = ["Deviated", "Looks", "Together", "looks"]
@@ -99,7 +98,7 @@ class Deviated:
         """
         drawn = self.counts.trials.sum(axis=1) > 0
         ends = self.counts.sequence(None, self.shares, target=self.asked["model"], level=self.level)
-        if not len(ends.settled) or ends.settled[-1] < SETTLED:
+        if not ends.is_settled:
             return None
         weight = np.diff(ends.settled, prepend=0.0)
         rounds = drawn.nonzero()[0][weight > 0]

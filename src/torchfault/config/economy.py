@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 __all__ = ["deviation", "search", "shortcuts"]
 
-_STRATA = 9  # of a site, by deviation and margin
 _RESERVE = 0.05  # of a half-width, for what an audit adds to intervals
 
 
@@ -36,7 +35,11 @@ def deviation(settings: Settings, engine: "Engine", space: "FaultSpace") -> "Sam
 
 def _block(sites: int, *, pool: bool) -> int:
     """Return how many draws are planned together: twice the strata at least, and many where they share lanes."""
-    least = 1 << (2 * _STRATA * sites - 1).bit_length()
+    from torchfault.sampling import Deviation
+    from torchfault.sampling.deviation import BEYOND
+
+    strata = len(Deviation.edges) * (len(Deviation.unsure) + 1) + BEYOND
+    least = 1 << (2 * strata * sites - 1).bit_length()
     return max(8192 if pool else 1024, least)
 
 

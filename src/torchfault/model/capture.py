@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from torchfault.errors import ModelError
+from torchfault.errors import ModelError, first_line
 from torchfault.model.cells import Cell
 from torchfault.model.data import Data, leaves
 from torchfault.model.disturb import reset_states, undisturbed
@@ -67,8 +67,7 @@ def _export(model: nn.Module, probe: Any, cells: Sequence[Cell]) -> torch.export
             functional: torch.export.ExportedProgram = exported.run_decompositions({})
             return functional
     except Exception as error:  # torch.export raises errors of many unrelated classes
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"torch.export cannot capture {type(model).__name__}: {first[:300]}") from error
+        raise ModelError(f"torch.export cannot capture {type(model).__name__}: {first_line(error)[:300]}") from error
 
 
 def _plain_name(target: Any) -> str:

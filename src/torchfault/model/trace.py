@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from torchfault.errors import ModelError
+from torchfault.errors import ModelError, first_line
 from torchfault.model.arguments import argument_names, as_arguments
 from torchfault.model.capture import with_layouts
 from torchfault.model.data import Data, leaves
@@ -89,8 +89,7 @@ def _followed(model: nn.Module) -> fx.Graph:
     try:
         return _Tracer().trace(model)
     except Exception as error:  # whatever a forward pass may raise that meets a stand-in for a tensor
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"torch.fx cannot follow {type(model).__name__}: {first[:300]}") from error
+        raise ModelError(f"torch.fx cannot follow {type(model).__name__}: {first_line(error)[:300]}") from error
 
 
 @dataclass(eq=False)
@@ -217,8 +216,7 @@ class _Builder:
         try:
             return step.run(read, spec)
         except Exception as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelError(f"'{node}' cannot run on its own: {first[:200]}") from error
+            raise ModelError(f"'{node}' cannot run on its own: {first_line(error)[:200]}") from error
 
     def _overwritten(self, step: Step, args: Any, kwargs: Any, node: fx.Node) -> frozenset[int]:
         """Return the leaves of the arguments that an operation overwrites; nobody else may read them afterwards."""

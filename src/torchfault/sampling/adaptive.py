@@ -11,7 +11,7 @@ from torchfault.errors import SamplingError
 from torchfault.sampling.draws import Draws, History
 from torchfault.sampling.statistical import Strata
 from torchfault.space import FaultSpace, Locations
-from torchfault.statistics.anytime import SETTLED, Sequence, confidence_sequence, guess, needed_draws
+from torchfault.statistics.anytime import Sequence, confidence_sequence, guess, needed_draws
 from torchfault.statistics.intervals import check_level
 
 __all__ = ["Adaptive", "Allocated", "Tally", "tally"]
@@ -177,7 +177,7 @@ class Adaptive:
             counts = tally(strata, code(strata.where), code(located), history, block=self.block)
             for group in np.unique(counts.group).tolist():
                 ends = counts.sequence(group, target=target, level=self.level)
-                if ends.high[-1] - ends.low[-1] > 2 * target or ends.settled[-1] < SETTLED:
+                if not ends.enough(2 * target):
                     yield counts, group, target
 
     def _pilot(self, space: FaultSpace) -> Floats:

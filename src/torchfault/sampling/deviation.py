@@ -11,16 +11,17 @@ from torchfault.errors import SamplingError
 from torchfault.sampling.classes import Words, classify
 from torchfault.sampling.draws import Draws, History
 from torchfault.space import FaultSpace
-from torchfault.statistics.anytime import SETTLED, Price, Sequence, confidence_sequence, needed_draws
+from torchfault.statistics.anytime import Price, Sequence, confidence_sequence, needed_draws
 from torchfault.statistics.intervals import check_level
 
-__all__ = ["LABELS", "Deviation", "Rounds", "price_in", "rounds", "thoughts"]
+__all__ = ["BEYOND", "LABELS", "Deviation", "Rounds", "price_in", "rounds", "thoughts"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 LABELS = 16  # strata of one site: a stratum's number is LABELS times its site's and its label, from 0 up to this; where
 # only the model's width is asked for, sites of one kind share their strata
+BEYOND = 3  # labels of flips beyond the last edge: upwards, downwards, to NaN
 _PRIOR_TRIALS = 2.0  # what is thought of a stratum before it is drawn from counts as so many draws
 _QUIETEST, _LIVELY, _LOUD = 1e-4, 0.02, 0.5  # failing shares thought of: least and most deviation, beyond the last edge
 _SURE, _UNSURE = 0.2, 10.0  # how many times as often faults are thought to fail on inputs of much and least margin
@@ -146,9 +147,10 @@ class Deviation:
                 f"Deviation stops by half-widths of site or model between its reserve and 0.5, got {given or 'none'} "
                 f"with a reserve of {self.reserve}; one percentage point is 0.01"
             )
-        if not 0 < len(self.edges) <= LABELS - 3 or sorted(set(self.edges)) != list(self.edges) or self.edges[0] <= 0:
-            raise SamplingError(f"edges are 1 to {LABELS - 3} numbers above 0 that rise, got {self.edges}")
-        if sorted({0.0, *self.unsure, 1.0}) != [0.0, *self.unsure, 1.0] or len(self.edges) * self.groups > LABELS - 3:
+        most = LABELS - BEYOND
+        if not 0 < len(self.edges) <= most or sorted(set(self.edges)) != list(self.edges) or self.edges[0] <= 0:
+            raise SamplingError(f"edges are 1 to {most} numbers above 0 that rise, got {self.edges}")
+        if sorted({0.0, *self.unsure, 1.0}) != [0.0, *self.unsure, 1.0] or len(self.edges) * self.groups > most:
             raise SamplingError(
                 f"unsure are shares of the inputs between 0 and 1 that rise, few enough for {LABELS} strata of a site, "
                 f"got {self.unsure}; (0.03,) keeps the 3 % of least margin apart"
@@ -225,8 +227,7 @@ class Deviation:
                 most = 2 * (target + self.reserve) - history.widening(name, self.level)
             for group in groups:
                 ends = counts.sequence(group, sites, target=target, level=self.level)
-                settled = len(ends.settled) > 0 and ends.settled[-1] >= SETTLED
-                open_[group or 0] = not settled or ends.high[-1] - ends.low[-1] > most[group or 0]
+                open_[group or 0] = not ends.enough(most[group or 0])
             found[name] = open_
         return found
 
@@ -289,12 +290,10 @@ class _Strata:
         self.label = np.tile(np.arange(LABELS), len(first))
         self.sites = np.bincount(of, space.sizes) / len(space)
         self.thought = thoughts(len(sampler.edges), sampler.groups)[self.label]
-        shares = space.sizes / len(space)
         held = [np.bincount(np.arange(len(part.sizes)), part.sizes, LABELS) / part.sizes.sum() for part in self.parts]
-        of_space = np.stack(held) * shares[:, None]
-        self.of_site = of_space
+        self.of_site = np.stack(held) * (space.sizes / len(space))[:, None]
         self.shares_of_site = np.concatenate(
-            [of_space[some].sum(axis=0) / size for some, size in zip(self.members, self.sites, strict=True)]
+            [self.of_site[some].sum(axis=0) / size for some, size in zip(self.members, self.sites, strict=True)]
         )
 
     def draw(self, stratum: int, n: int, *, rng: np.random.Generator) -> Iterator[tuple[int, Ints, Ints, Ints]]:

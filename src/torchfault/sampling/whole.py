@@ -9,7 +9,6 @@ from torchfault.errors import SamplingError
 from torchfault.sampling.deviation import Rounds
 from torchfault.sampling.draws import Draws, History
 from torchfault.space import FaultSpace
-from torchfault.statistics.anytime import SETTLED
 from torchfault.statistics.intervals import check_level
 
 __all__ = ["WholeWords", "word_rounds"]
@@ -76,8 +75,7 @@ class WholeWords:
         sites, open_ = space.sizes / len(space), []
         for site in np.flatnonzero(space.sizes).tolist():
             ends = counts.sequence(site, sites, target=self.site, level=self.level)
-            settled = len(ends.settled) > 0 and ends.settled[-1] >= SETTLED
-            if not settled or ends.high[-1] - ends.low[-1] > 2 * self.site:
+            if not ends.enough(2 * self.site):
                 open_.append(site)
         return np.array(open_, dtype=np.int64)
 

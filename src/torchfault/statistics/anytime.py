@@ -43,6 +43,20 @@ class Sequence:
     high: Floats
     settled: Floats
 
+    def enough(self, width: float) -> bool:
+        """Whether the last interval is no wider than *width*, and a stop there leaves the value unbiased.
+
+        >>> one = np.ones(1)
+        >>> Sequence(one, one, one, one).enough(0.1), Sequence(one, one, one, 0.9 * one).enough(0.1)
+        (True, False)
+        """
+        return len(self.value) > 0 and bool(self.is_settled and self.high[-1] - self.low[-1] <= width)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the value has all its weight."""
+        return len(self.settled) > 0 and bool(self.settled[-1] >= SETTLED)
+
 
 def guess(failures: Floats, trials: Floats) -> Floats:
     """Return the failure probability that counts suggest, never 0 or 1: (failures + 0.1) / (trials + 1).
