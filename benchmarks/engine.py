@@ -30,9 +30,9 @@ from overhead import overhead
 from reference import reference
 
 from torchfault import zoo
+from torchfault.data import Data, leaves
 from torchfault.engine import Engine
 from torchfault.faults import BitFlip, Trials, strike
-from torchfault.model.data import Data, leaves
 from torchfault.space import FaultSpace
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

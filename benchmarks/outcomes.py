@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
+from torchfault.adapters.load import load_data, load_model
+from torchfault.data import Data
 from torchfault.hardware.enumeration import every_upset
 from torchfault.hardware.striking import EngineTarget
 from torchfault.hardware.upsets import Upsets, locate_upsets
-from torchfault.model.data import Data
-from torchfault.model.load import load_data, load_model
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

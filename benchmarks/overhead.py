@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from torchfault.engine.inject import inject
 from torchfault.faults import BitFlip, Trials, strike
-from torchfault.model.sites import Discovery, find
+from torchfault.model.discover import Discovery, find
 from torchfault.space import FaultSpace
 
 COUNTS = (1, 1_000, 100_000)

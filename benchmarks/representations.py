@@ -32,12 +32,12 @@ import spiking
 from engine import MEAN, STD, data_folder, outcomes, random_trials, resnet20, tied
 from reference import reference as step_by_step
 
+from torchfault.adapters.represent import represent
+from torchfault.data import Data, call, leaves, rows
 from torchfault.engine import Engine, inject
 from torchfault.errors import StorageError
 from torchfault.faults import BitFlip, Trials, strike
-from torchfault.model.data import Data, call, leaves, rows
-from torchfault.model.represent import represent
-from torchfault.model.sites import find
+from torchfault.model.discover import find
 from torchfault.space import FaultSpace
 
 Choice = Callable[[FaultSpace], FaultSpace]

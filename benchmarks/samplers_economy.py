@@ -21,7 +21,7 @@ from engine import resnet20
 
 from torchfault.campaign import Campaign, Shortcuts, run
 from torchfault.engine import Engine
-from torchfault.model.golden import golden_words
+from torchfault.model.golden_words import golden_words
 from torchfault.sampling import Adaptive, Deviation, Sampler, Statistical, WholeWords, bits_from
 from torchfault.sensitivity import margins
 from torchfault.statistics import MaxTrials, wilson_trials

@@ -31,9 +31,9 @@ import torch
 from torch.nn import functional as F
 
 from torchfault import zoo
+from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.faults import BitFlip, strike
-from torchfault.model.data import Data
 from torchfault.sampling import Importance, Sensitivity, stream
 from torchfault.sensitivity import BIT_CODES, CODES, conductances, corrected, effect, gradients, held_values
 from torchfault.space import FaultSpace

@@ -5,8 +5,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from torchfault.model.data import Data
-from torchfault.model.over_time import over_time
+from torchfault.adapters.over_time import over_time
+from torchfault.data import Data
 
 STEPS = 10
 TRAINED, SHOWN = 1400, 100

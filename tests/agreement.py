@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchfault.engine.contract import Executor
+from torchfault.data import leaves
+from torchfault.engine.executor import Executor
 from torchfault.faults import BitFlip, Trials, strike
-from torchfault.model.data import leaves
 from torchfault.space import FaultSpace
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from torchfault.engine.contract import Lanes
+from torchfault.data import Data, rows
+from torchfault.engine.executor import Lanes
 from torchfault.faults import Trials
-from torchfault.model.data import Data, rows
 from torchfault.space import FaultSpace, Site
 
 SPACE = FaultSpace(
@@ -35,7 +35,7 @@ def outcomes(trials: Trials) -> np.ndarray:
 
 
 class Double:
-    """Honours :mod:`torchfault.engine.contract`; *seconds* are spent on every hundred lanes, *model* is its digest."""
+    """Honours :mod:`torchfault.engine.executor`; *seconds* are spent on every hundred lanes, *model* is its digest."""
 
     executor = "double"
 

@@ -19,10 +19,10 @@ from torchfault.campaign import Campaign
 from torchfault.campaign.groups import code_of
 from torchfault.campaign.measure import measure
 from torchfault.campaign.plan import prepare
+from torchfault.data import Data
 from torchfault.engine import Engine
-from torchfault.engine.contract import Lanes
+from torchfault.engine.executor import Lanes
 from torchfault.faults import Trials
-from torchfault.model.data import Data
 from torchfault.sampling import Exhaustive
 from torchfault.space import FaultSpace
 

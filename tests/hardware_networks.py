@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from torchfault.model.data import Data
+from torchfault.data import Data
 
 
 def mnist() -> tuple[nn.Module, Data]:

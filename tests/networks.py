@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchfault import zoo
-from torchfault.model.data import Data
+from torchfault.data import Data
 
 
 class Depthwise(nn.Module):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchfault.model.data import Data
-from torchfault.model.over_time import over_time
+from torchfault.adapters.over_time import over_time
+from torchfault.data import Data
 
 STEPS = 3
 

@@ -12,14 +12,14 @@ from agreement import collect, random_trials
 from networks import NETWORKS
 from torch import nn
 
+from torchfault.adapters.represent import represent
+from torchfault.data import Data, leaves
 from torchfault.engine import Engine, Monitor, inject
 from torchfault.errors import ModelError, SpaceError, StorageError, VulnerabilityError
 from torchfault.faults import BitFlip, RandomWord, strike
 from torchfault.hardware.work import layers_of
-from torchfault.model.data import Data, leaves
-from torchfault.model.golden import golden_words
-from torchfault.model.represent import represent
-from torchfault.model.sites import module_sites
+from torchfault.model.discover import module_sites
+from torchfault.model.golden_words import golden_words
 from torchfault.space import Fault
 from torchfault.storages import InBlocks, activation_storage, keep, storage
 from torchfault.vulnerability.parts import find_parts

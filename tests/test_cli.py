@@ -373,8 +373,8 @@ def test_a_campaign_of_python_is_shown_but_not_resumed(capfd):
 
     from torchfault.campaign import Campaign
     from torchfault.campaign import run as run_campaign
+    from torchfault.data import Data
     from torchfault.engine import Engine
-    from torchfault.model.data import Data
     from torchfault.statistics import MaxTrials
 
     engine = Engine(torch.nn.Linear(4, 3).eval(), Data(torch.ones(2, 4)), executor="hooks")

@@ -233,8 +233,8 @@ def engine():
     """Return an engine for a small model with weights of two word formats and labelled inputs."""
     import torch
 
+    from torchfault.data import Data
     from torchfault.engine import Engine
-    from torchfault.model.data import Data
     from torchfault.zoo import digits_cnn
 
     model = digits_cnn()
@@ -294,8 +294,8 @@ def test_metrics_are_built(built):
 def test_a_mean_iou_knows_its_classes(written):
     import torch
 
+    from torchfault.data import Data
     from torchfault.engine import Engine
-    from torchfault.model.data import Data
 
     model, images = torch.nn.Conv2d(1, 3, 1).eval(), torch.rand(4, 1, 2, 2)
     engine = Engine(model, Data(images, torch.zeros(4, 2, 2, dtype=torch.long)), executor="hooks")

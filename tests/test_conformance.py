@@ -24,8 +24,8 @@ from torchfault.criteria import (
     Top1Change,
     TopK,
 )
-from torchfault.engine.graph import GraphExecutor
-from torchfault.engine.hooks import HooksExecutor
+from torchfault.engine.graph.executor import GraphExecutor
+from torchfault.engine.hooks.executor import HooksExecutor
 from torchfault.faults import BitFlip, Burst, Lasting, RandomWord, StuckAt, Value
 from torchfault.measures import Measure, draw, probability, uniform
 from torchfault.sampling import (

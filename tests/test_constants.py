@@ -11,12 +11,12 @@ from agreement import assert_agree, collect
 from spiking_networks import STEPS, spiking
 from torch import nn
 
+from torchfault.data import Data
 from torchfault.engine import Engine, Monitor, inject
-from torchfault.engine.hooks import HooksExecutor
+from torchfault.engine.hooks.executor import HooksExecutor
 from torchfault.errors import ModelError, SpaceError
 from torchfault.faults import BitFlip, strike
-from torchfault.model.data import Data
-from torchfault.model.sites import find
+from torchfault.model.discover import find
 from torchfault.space import Fault, FaultSpace
 
 JELLY = ("v_threshold", "v_reset", "tau")

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 import torchfault as tf
+from torchfault.adapters.detections import padded_detections
 from torchfault.criteria import BoxChange, judge
 from torchfault.errors import ModelError
 from torchfault.faults import BitFlip, strike
-from torchfault.model.detections import padded_detections
 
 
 class Detector(nn.Module):

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from torchfault.campaign import Campaign, Shortcuts, run
+from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.errors import SamplingError
-from torchfault.model.data import Data
-from torchfault.model.golden import golden_words
+from torchfault.model.golden_words import golden_words
 from torchfault.sampling import Deviation
 from torchfault.sampling.deviation import LABELS
 from torchfault.sensitivity import margins

@@ -8,12 +8,12 @@ from reference import reference
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchfault.data import Data, leaves
 from torchfault.engine.engine import Engine
-from torchfault.engine.graph import GraphExecutor
-from torchfault.engine.hooks import HooksExecutor
+from torchfault.engine.graph.executor import GraphExecutor
+from torchfault.engine.hooks.executor import HooksExecutor
 from torchfault.errors import EngineError, ModelError
 from torchfault.faults import RandomWord, StuckAt
-from torchfault.model.data import Data, leaves
 
 EXECUTORS = {"graph": GraphExecutor, "hooks": HooksExecutor}
 

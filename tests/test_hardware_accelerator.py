@@ -158,7 +158,7 @@ def test_a_weight_that_two_calls_share_gets_the_sum_of_both():
     import torch
     from torch import nn
 
-    from torchfault.model.data import Data
+    from torchfault.data import Data
 
     layer = nn.Linear(8, 8)
     layers = layers_of(nn.Sequential(layer, nn.ReLU(), layer).eval(), Data(torch.randn(3, 8)))
@@ -171,7 +171,7 @@ def test_weights_computed_from_others_are_refused():
     import torch
     from torch import nn
 
-    from torchfault.model.data import Data
+    from torchfault.data import Data
 
     model = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)).eval()
     layers = layers_of(model, Data(torch.randn(3, 4)))

@@ -8,13 +8,13 @@ import torch
 from scipy import stats
 from torch import nn
 
+from torchfault.data import Data
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import FLAT, NVDLA_LIKE, OUTPUT_STATIONARY, WEIGHT_STATIONARY
 from torchfault.hardware.enumeration import every_upset
 from torchfault.hardware.proposals import cells_of
 from torchfault.hardware.upsets import locate_upsets
 from torchfault.hardware.work import layers_of
-from torchfault.model.data import Data
 
 LAYERS = {
     "padded": (nn.Conv2d(2, 3, 3, padding=1), (2, 3, 4)),

@@ -10,6 +10,7 @@ from torch import nn
 
 from torchfault.criteria import Misclassified
 from torchfault.criteria.compose import judge
+from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import FLAT, OUTPUT_STATIONARY, Accelerator, FlipFlops, hardened
@@ -28,7 +29,6 @@ from torchfault.hardware.strata import stratify
 from torchfault.hardware.striking import target_of
 from torchfault.hardware.upsets import upset_trials
 from torchfault.hardware.work import layers_of
-from torchfault.model.data import Data
 
 ARRAY = replace(OUTPUT_STATIONARY, height=2, width=2, utilisation="tile")
 ACCELERATORS = {"array": ARRAY, "flat": FLAT}

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.hardware.accelerator import ACCELERATORS, FLAT
 from torchfault.hardware.patterns import find_pattern
 from torchfault.hardware.upsets import locate_upsets, upset_trials
 from torchfault.hardware.work import layers_of
-from torchfault.model.data import Data
 
 SIZE = 4
 

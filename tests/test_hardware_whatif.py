@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import FLAT, hardened, with_buffer
@@ -17,7 +18,6 @@ from torchfault.hardware.resiliency import resiliency_accuracy
 from torchfault.hardware.striking import target_of
 from torchfault.hardware.whatif import Change, add_ecc, harden, protect, usual_changes, what_if, what_if_table
 from torchfault.hardware.work import layers_of
-from torchfault.model.data import Data
 
 CHIP = with_buffer(FLAT, "cache", holds="weight", share=2000.0)
 

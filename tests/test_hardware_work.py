@@ -8,9 +8,9 @@ from hardware_networks import lenet5, mnist
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from torchfault.data import Data, call
 from torchfault.errors import HardwareError
 from torchfault.hardware.work import layers_of
-from torchfault.model.data import Data, call
 
 # One layer each, so that torch's count of the whole is the layer's.
 COUNTED = {

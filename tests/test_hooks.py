@@ -8,11 +8,11 @@ from reference import reference
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from torchfault.engine import footprint
-from torchfault.engine.hooks import HooksExecutor
+from torchfault.data import Data, concatenate, leaves, rows
+from torchfault.engine import memory
+from torchfault.engine.hooks.executor import HooksExecutor
 from torchfault.errors import EngineError, ModelError, SpaceError
 from torchfault.faults import BitFlip, RandomWord, StuckAt, Trials, strike
-from torchfault.model.data import Data, concatenate, leaves, rows
 from torchfault.space import FaultSpace, Site
 
 MEMORY = 2**28
@@ -76,7 +76,7 @@ def test_lanes_agree_with_the_reference(name, rng):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_lane_alone_is_the_reference_bit_for_bit(name, rng, monkeypatch):
-    monkeypatch.setitem(footprint._MOST, "cpu", 1)
+    monkeypatch.setitem(memory._MOST, "cpu", 1)
     model, data = NETWORKS[name]()
     executor = HooksExecutor(model, data, memory=MEMORY)
     for fault in (BitFlip(), RandomWord()):
@@ -193,7 +193,7 @@ def test_memory_bounds_the_lanes_of_a_pass(rng):
     model, data = NETWORKS["depthwise"]()
     sizes = []
     model.register_forward_pre_hook(lambda _m, args: sizes.append(len(args[0])))
-    one = footprint.peak_bytes(model, data.inputs[:1])
+    one = memory.peak_bytes(model, data.inputs[:1])
     for lanes in (1, 3, 50):
         executor = HooksExecutor(model, data, memory=int(lanes * (1.5 * one + data.inputs[0].numel() * 4)))
         sizes.clear()
@@ -206,7 +206,7 @@ def test_memory_bounds_the_lanes_of_a_pass(rng):
 def test_the_measured_peak_is_that_of_a_known_network():
     model = nn.Sequential(nn.Linear(8, 1000), nn.ReLU(), nn.Linear(1000, 8), nn.ReLU()).eval()
     # At the first ReLU two tensors of 1000 are alive; one more is what a strike may copy.
-    assert footprint.peak_bytes(model, torch.zeros(5, 8)) == 5 * 4 * (1000 + 1000 + 1000)
+    assert memory.peak_bytes(model, torch.zeros(5, 8)) == 5 * 4 * (1000 + 1000 + 1000)
 
 
 # -- models that are not plain functions of a row -----------------------------------------------------------------

@@ -9,12 +9,12 @@ from networks import NETWORKS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchfault.engine.edits import Edits, Mask
 from torchfault.engine.inject import inject
-from torchfault.engine.masks import Edits, Mask
 from torchfault.errors import FaultError, SpaceError
 from torchfault.faults import BitFlip, RandomWord, StuckAt, Value, strike
+from torchfault.model.discover import find, parameter_sites
 from torchfault.model.layout import Layout
-from torchfault.model.sites import find, parameter_sites
 from torchfault.space import Fault, FaultSpace
 from torchfault.words import WORDS, word
 
@@ -81,9 +81,9 @@ def test_weights_come_back_after_exceptions(error):
 def test_an_interrupt_during_the_restoration_waits_for_its_end(monkeypatch):
     model, _ = NETWORKS["digits"]()
     before = state(model)
-    from torchfault.engine import masks
+    from torchfault.engine import edits
 
-    write, calls = masks.Places.write, []
+    write, calls = edits.Places.write, []
 
     def interrupted(self, words, values):
         calls.append(1)
@@ -91,7 +91,7 @@ def test_an_interrupt_during_the_restoration_waits_for_its_end(monkeypatch):
             raise KeyboardInterrupt
         write(self, words, values)
 
-    monkeypatch.setattr(masks.Places, "write", interrupted)
+    monkeypatch.setattr(edits.Places, "write", interrupted)
     with pytest.raises(KeyboardInterrupt), inject(model, [Fault("conv1.weight", 0, TOP), Fault("fc2.bias", 3, TOP)]):
         pass
     assert len(calls) == 6
@@ -101,9 +101,9 @@ def test_an_interrupt_during_the_restoration_waits_for_its_end(monkeypatch):
 def test_an_interrupt_while_entering_leaves_nothing_behind(monkeypatch):
     model, _ = NETWORKS["digits"]()
     before = state(model)
-    from torchfault.engine import masks
+    from torchfault.engine import edits
 
-    write, calls = masks.Places.write, []
+    write, calls = edits.Places.write, []
 
     def interrupted(self, words, values):
         calls.append(1)
@@ -111,7 +111,7 @@ def test_an_interrupt_while_entering_leaves_nothing_behind(monkeypatch):
         if len(calls) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(masks.Places, "write", interrupted)
+    monkeypatch.setattr(edits.Places, "write", interrupted)
     with pytest.raises(KeyboardInterrupt), inject(model, [Fault("conv1.weight", 0, TOP), Fault("fc2.bias", 3, TOP)]):
         raise AssertionError("the scope must not be entered")
     assert state(model) == before

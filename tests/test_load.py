@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from torchfault.adapters.load import load_data, load_model
+from torchfault.data import Data
 from torchfault.errors import DataError, ModelError
-from torchfault.model.data import Data
-from torchfault.model.load import load_data, load_model
 
 ZOO = "torchfault.zoo:digits_cnn"
 

@@ -11,13 +11,13 @@ from reference import reference
 from spiking_networks import STEPS, spiking
 from torch import nn
 
+from torchfault.data import Data, call, leaves, rows
 from torchfault.engine import Engine, Monitor, inject
 from torchfault.errors import EngineError
 from torchfault.faults import BitFlip, strike
-from torchfault.model.data import Data, call, leaves, rows
+from torchfault.model.discover import find
 from torchfault.model.layout import lanes_first
-from torchfault.model.sites import find
-from torchfault.model.visit import Moment, visiting
+from torchfault.model.watch import Moment, visiting
 
 
 class Recorder:

@@ -9,10 +9,10 @@ from agreement import assert_agree, collect
 from test_hooks import draw
 from torch import Tensor, nn
 
+from torchfault.data import Data
 from torchfault.engine import Engine, inject
-from torchfault.model.data import Data
+from torchfault.model.discover import find
 from torchfault.model.memory import homes
-from torchfault.model.sites import find
 from torchfault.model.unseen import unseen
 from torchfault.space import Fault
 from torchfault.testing.rules import equal

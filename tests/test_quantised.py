@@ -8,13 +8,13 @@ from test_hooks import close, draw, outputs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchfault.data import Data
 from torchfault.engine import Engine, inject
 from torchfault.errors import StorageError
 from torchfault.faults import BitFlip, Value
-from torchfault.model.data import Data
+from torchfault.model.discover import find
 from torchfault.model.memory import homes
-from torchfault.model.sites import find
-from torchfault.model.trace import trace
+from torchfault.model.opaque.trace import trace
 from torchfault.space import Fault
 from torchfault.testing.rules import equal
 

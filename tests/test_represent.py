@@ -11,12 +11,12 @@ from test_hooks import close, draw, outputs
 from torch import nn
 from torch.nn.utils import prune
 
+from torchfault.adapters.represent import represent
+from torchfault.data import Data, call, concatenate, leaves, rows
 from torchfault.engine import Engine, inject
 from torchfault.errors import ModelError, SpaceError, StorageError
 from torchfault.faults import BitFlip, Trials, strike
-from torchfault.model.data import Data, call, concatenate, leaves, rows
 from torchfault.model.memory import STORED
-from torchfault.model.represent import represent
 from torchfault.space import Fault
 from torchfault.storages import storage
 from torchfault.words import decode, encode, word

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchfault.model.data import Data
-from torchfault.model.represent import represent
+from torchfault.adapters.represent import represent
+from torchfault.data import Data
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 pytest.importorskip("torch.ao.quantization")

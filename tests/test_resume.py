@@ -419,7 +419,7 @@ import sys
 import torch
 from torchfault.campaign import Campaign, run
 from torchfault.engine import Engine
-from torchfault.model.data import Data
+from torchfault.data import Data
 from torchfault.statistics import MaxTrials
 torch.manual_seed(0)
 torch.set_num_threads(2)
@@ -455,8 +455,8 @@ def test_the_engine_itself_is_killed_at_twenty_random_moments(tmp_path, rng, exe
 
 
 def test_the_engine_runs_a_campaign(tmp_path):
+    from torchfault.data import Data
     from torchfault.engine import Engine
-    from torchfault.model.data import Data
 
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3)).eval()

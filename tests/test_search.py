@@ -7,7 +7,7 @@ import pytest
 
 from torchfault.campaign import Campaign, load, run
 from torchfault.errors import CampaignError, SamplingError
-from torchfault.model.golden import golden_words
+from torchfault.model.golden_words import golden_words
 from torchfault.sampling import Search, Uniform
 from torchfault.space import FaultSpace, Site
 from torchfault.statistics import MaxTrials

@@ -9,9 +9,9 @@ from enumerated import enumerated
 from networks import NETWORKS
 from torch import nn
 
+from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.errors import ModelError, SamplingError
-from torchfault.model.data import Data
 from torchfault.sampling import Importance, score_mean, score_of
 from torchfault.sensitivity import CODES, conductances, corrected, effect, gradients, held_values, isimdl, rising
 from torchfault.sensitivity.watch import activations, logits, top_margins

@@ -14,7 +14,7 @@ from torchfault.campaign.shortcuts import expected
 from torchfault.criteria import accuracy
 from torchfault.errors import CampaignError
 from torchfault.faults import StuckAt
-from torchfault.model.golden import golden_words
+from torchfault.model.golden_words import golden_words
 from torchfault.sampling import Deviation, Uniform, WholeWords
 from torchfault.statistics import HalfWidth, MaxTrials
 from torchfault.store import Columns, Store

@@ -8,12 +8,12 @@ from networks import NETWORKS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchfault.data import Data
 from torchfault.errors import ModelError
-from torchfault.model.capture import capture
-from torchfault.model.data import Data
+from torchfault.model.discover import check_inference, find, module_sites, parameter_sites
 from torchfault.model.disturb import undisturbed
+from torchfault.model.export import capture
 from torchfault.model.layout import Layout
-from torchfault.model.sites import check_inference, find, module_sites, parameter_sites
 from torchfault.zoo import resnet20
 
 
@@ -119,7 +119,7 @@ def test_functional_operations_stand_beside_modules():
 
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_both_ways_of_looking_find_the_same_sites(name):
-    from torchfault.engine.graph import GraphExecutor
+    from torchfault.engine.graph.executor import GraphExecutor
 
     model, data = NETWORKS[name]()
     capture(model, data)

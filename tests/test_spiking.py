@@ -8,15 +8,15 @@ from reference import reference
 from spiking_networks import SPIKING, STEPS, spiking
 from torch import nn
 
-from torchfault.engine.graph import GraphExecutor
-from torchfault.engine.hooks import HooksExecutor
+from torchfault.adapters.over_time import over_time
+from torchfault.data import Data, leaves
+from torchfault.engine.graph.executor import GraphExecutor
+from torchfault.engine.hooks.executor import HooksExecutor
 from torchfault.engine.inject import inject
 from torchfault.errors import FaultError, ModelError
 from torchfault.faults import DEAD, SATURATED, Lasting, StuckAt, pack
-from torchfault.model.cells import find_cells
-from torchfault.model.data import Data, leaves
-from torchfault.model.over_time import over_time
-from torchfault.model.sites import find
+from torchfault.model.discover import find
+from torchfault.model.states import find_cells
 from torchfault.space import Fault
 
 STATES = {

@@ -11,10 +11,10 @@ from reference import reference
 from spiking_networks import library
 from torch import Tensor, fx, nn
 
+from torchfault.adapters.over_time import over_time
+from torchfault.data import Data
 from torchfault.engine import Engine
-from torchfault.engine.graph import GraphExecutor
-from torchfault.model.data import Data
-from torchfault.model.over_time import over_time
+from torchfault.engine.graph.executor import GraphExecutor
 
 STEPS = 4
 

@@ -10,11 +10,11 @@ from reference import reference
 from test_executors import Convolutions
 from torch import Tensor, nn
 
-from torchfault.engine import together
-from torchfault.engine.anew import Anew
-from torchfault.engine.graph import GraphExecutor
+from torchfault.data import Data, leaves
+from torchfault.engine.graph import combined
+from torchfault.engine.graph.executor import GraphExecutor
+from torchfault.engine.graph.recompute import Anew
 from torchfault.faults import BitFlip, Burst, StuckAt, Trials, Value, strike
-from torchfault.model.data import Data, leaves
 
 
 class Normed(nn.Module):
@@ -110,13 +110,13 @@ def test_small_blocks_and_early_reruns_give_the_same(monkeypatch: pytest.MonkeyP
     executor = GraphExecutor(model, data, memory=2**28)
     trials = parameters(executor, 60, 12, bits=[20, 31])
     whole = collect(executor, trials)
-    monkeypatch.setitem(together._MOST_VISITS, "cpu", 40)
+    monkeypatch.setitem(combined._MOST_VISITS, "cpu", 40)
     assert_agree(collect(executor, trials), whole)
     ran = []
     real = Anew.on_parameters
     monkeypatch.setattr(Anew, "on_parameters", lambda *args: (ran.append(args[4]), real(*args))[1])
-    monkeypatch.setattr(together, "_VISITS_PER_CALL", 0)
-    monkeypatch.setattr(together, "_PRODUCTS_PER_VISIT", 10**6)
+    monkeypatch.setattr(combined, "_VISITS_PER_CALL", 0)
+    monkeypatch.setattr(combined, "_PRODUCTS_PER_VISIT", 10**6)
     assert_agree(collect(executor, trials), whole)
     assert ran
 

@@ -9,14 +9,14 @@ from reference import reference
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchfault.data import Data, leaves
 from torchfault.engine.engine import Engine
-from torchfault.engine.hooks import HooksExecutor
+from torchfault.engine.hooks.executor import HooksExecutor
 from torchfault.engine.monitor import Monitor
-from torchfault.engine.traced import TracedExecutor
+from torchfault.engine.opaque import TracedExecutor
 from torchfault.errors import EngineError, ModelError
-from torchfault.model.data import Data, leaves
-from torchfault.model.sites import find
-from torchfault.model.trace import trace
+from torchfault.model.discover import find
+from torchfault.model.opaque.trace import trace
 
 
 def noise(*shape: int) -> Tensor:

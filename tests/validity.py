@@ -15,7 +15,7 @@ from proposal import TopBits
 
 from torchfault.campaign import Campaign, Results, Shortcuts, assisted, run
 from torchfault.campaign.plan import StopRule
-from torchfault.model.golden import golden_words
+from torchfault.model.golden_words import golden_words
 from torchfault.sampling import (
     Adaptive,
     Deviation,

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torchfault.adapters.represent import represent as represent
     from torchfault.campaign import Campaign as Campaign
     from torchfault.campaign import CampaignInterrupted as CampaignInterrupted
     from torchfault.campaign import Results as Results
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torchfault.criteria import OutputError as OutputError
     from torchfault.criteria import Top1Change as Top1Change
     from torchfault.criteria import TopK as TopK
+    from torchfault.data import Data as Data
     from torchfault.engine import Engine as Engine
     from torchfault.engine import Monitor as Monitor
     from torchfault.engine import inject as inject
@@ -43,8 +45,6 @@ if TYPE_CHECKING:
     from torchfault.hardware.resiliency import software_accuracy as software_accuracy
     from torchfault.hardware.whatif import what_if as what_if
     from torchfault.measures import Measure as Measure
-    from torchfault.model.data import Data as Data
-    from torchfault.model.represent import represent as represent
     from torchfault.sampling import Adaptive as Adaptive
     from torchfault.sampling import BitErrorRate as BitErrorRate
     from torchfault.sampling import Draws as Draws
@@ -86,8 +86,8 @@ _PUBLIC = {
     "hardware.resiliency": ("Resiliency", "resiliency_accuracy", "software_accuracy"),
     "hardware.whatif": ("what_if",),
     "measures": ("Measure",),
-    "model.data": ("Data",),
-    "model.represent": ("represent",),
+    "data": ("Data",),
+    "adapters.represent": ("represent",),
     "sampling": ("Adaptive", "BitErrorRate", "Draws", "Exhaustive", "Importance", "Learned", "Statistical", "Uniform"),
     "space": ("Fault", "FaultSpace", "Site"),
     "statistics": ("Estimate", "HalfWidth", "MaxTrials", "TimeBudget"),

@@ -13,7 +13,7 @@ from torchfault.config import Override, Settings, read_settings
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from torchfault.model.data import Data
+    from torchfault.data import Data
 
 __all__ = ["data", "demo_settings", "is_trained", "model", "train"]
 
@@ -44,7 +44,7 @@ def demo_settings(*, trials: int, seed: int) -> Settings:
 
 def data() -> "Data":
     """Return the 297 test images, float32 (297, 1, 8, 8) from 0 to 1, and their labels."""
-    from torchfault.model.data import Data
+    from torchfault.data import Data
 
     images, labels = _digits()
     return Data(images[-_TEST:].clone(), labels[-_TEST:].clone())
@@ -54,8 +54,8 @@ def model() -> "nn.Module":
     """Return the trained CNN: from the user's cache, or else trained, which takes a few seconds."""
     import torch
 
+    from torchfault.adapters.checkpoint import load_checkpoint
     from torchfault.errors import ModelError
-    from torchfault.model.checkpoint import load_checkpoint
     from torchfault.zoo import digits_cnn
 
     file = _cache_file()

@@ -5,9 +5,9 @@ from agreement import assert_agree, collect, random_trials
 from reference import reference
 from torch import nn
 
+from torchfault.data import Data, leaves
 from torchfault.engine.engine import Engine
-from torchfault.model.data import Data, leaves
-from torchfault.model.sites import find
+from torchfault.model.discover import find
 
 # The registry's torchvision is a CUDA build: beside a CPU torch it has no operators, and its import wants their names.
 _SCHEMAS = torch.library.Library("torchvision", "FRAGMENT")

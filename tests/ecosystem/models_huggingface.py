@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import torchfault as tf
 from torchfault.criteria import BoxChange, PerplexityRise, perplexity
-from torchfault.model.data import Data
+from torchfault.data import Data
 
 transformers = pytest.importorskip("transformers")
 

@@ -7,10 +7,10 @@ from common import agrees, images
 from torch import Tensor, nn
 
 import torchfault as tf
+from torchfault.adapters.load import load_model
 from torchfault.criteria import BoxChange, judge
+from torchfault.data import Data
 from torchfault.faults import strike
-from torchfault.model.data import Data
-from torchfault.model.load import load_model
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,9 @@ from torchfault.sampling import Deviation, stream
 from torchfault.store import Columns
 
 if TYPE_CHECKING:
-    from torchfault.engine.contract import Lanes
+    from torchfault.data import Tree
+    from torchfault.engine.executor import Lanes
     from torchfault.faults import Trials
-    from torchfault.model.data import Tree
 
 __all__ = ["Reference", "measure", "reference"]
 
@@ -37,7 +37,7 @@ class Reference:
 
     def batch(self, lanes: int) -> int:
         """Return how many trials make a batch of about *lanes* lanes whose gathered outputs fit into memory."""
-        from torchfault.model.data import leaves
+        from torchfault.data import leaves
 
         outputs = leaves(self.outputs)
         size = sum(leaf.numel() * leaf.element_size() for leaf in outputs)
@@ -102,7 +102,7 @@ def _verdicts(campaign: Campaign, trials: "Trials", seen: Seen) -> tuple[NDArray
     import torch
 
     from torchfault.criteria import judge
-    from torchfault.model.data import rows
+    from torchfault.data import rows
 
     failed, due = np.zeros(len(trials), dtype=np.bool_), np.zeros(len(trials), dtype=np.bool_)
     labels = campaign.engine.data.labels
@@ -132,7 +132,7 @@ def _metrics(
     import torch
 
     from torchfault.criteria import NonFinite, judge
-    from torchfault.model.data import map_tensors, rows
+    from torchfault.data import map_tensors, rows
 
     inputs = campaign.inputs
     metric, due = np.full(len(trials), golden.metric), np.zeros(len(trials), dtype=np.bool_)
@@ -162,7 +162,7 @@ def _metrics(
 def _put(into: "Tree", inputs: NDArray[np.int64], part: "Tree") -> None:
     import torch
 
-    from torchfault.model.data import leaves
+    from torchfault.data import leaves
 
     for target, source in zip(leaves(into), leaves(part), strict=True):
         target[torch.from_numpy(inputs)] = source.to(target.device)

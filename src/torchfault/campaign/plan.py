@@ -27,9 +27,9 @@ from torchfault.store import Columns
 
 if TYPE_CHECKING:
     from torchfault.criteria import Criterion, Metric
-    from torchfault.engine.contract import Lanes
+    from torchfault.data import Data, Tree
+    from torchfault.engine.executor import Lanes
     from torchfault.faults import FaultModel, Trials
-    from torchfault.model.data import Data, Tree
 
 __all__ = ["Campaign", "Machine", "Plan", "StopRule", "check", "population", "prepare", "reach", "rules", "total"]
 
@@ -103,7 +103,7 @@ class Campaign:
 
     >>> from torchfault.campaign import run
     >>> from torchfault.engine import Engine
-    >>> from torchfault.model.data import Data
+    >>> from torchfault.data import Data
     >>> from torchfault.statistics import MaxTrials
     >>> import torch
     >>> model = torch.nn.Linear(4, 3).eval()

@@ -89,7 +89,7 @@ def run(
     :class:`CampaignInterrupted` after Ctrl-C.
 
     >>> from torchfault.engine import Engine
-    >>> from torchfault.model.data import Data
+    >>> from torchfault.data import Data
     >>> import tempfile, torch
     >>> engine = Engine(torch.nn.Linear(4, 3).eval(), Data(torch.ones(2, 4)), executor="hooks")
     >>> campaign = Campaign(engine, engine.space.select("weight"), stop=MaxTrials(100))
@@ -182,7 +182,7 @@ def check_resumable(campaign: Campaign, stored: Record) -> None:
     :func:`run` does so by itself; this is for those who want to know beforehand.
 
     >>> from torchfault.engine import Engine
-    >>> from torchfault.model.data import Data
+    >>> from torchfault.data import Data
     >>> from torchfault.statistics import MaxTrials
     >>> import torch
     >>> engine = Engine(torch.nn.Linear(4, 3).eval(), Data(torch.ones(2, 4)), executor="hooks")

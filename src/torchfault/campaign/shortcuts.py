@@ -41,9 +41,9 @@ class Shortcuts:
     input; a masked pool counts for all of them, a failing one is searched, and every fault is run alone before it is
     said to fail. It assumes that errors do not cancel.
 
-    *words*, the golden words of all sites (:func:`torchfault.model.golden.golden_words`), switch on monotone closure:
-    of the flips of one word on one input in one direction, a masked one vouches for the smaller ones, and a failing one
-    for the larger ones.
+    *words*, the golden words of all sites (:func:`torchfault.model.golden_words.golden_words`), switch on monotone
+    closure: of the flips of one word on one input in one direction, a masked one vouches for the smaller ones, and a
+    failing one for the larger ones.
 
     Every outcome that a pool vouches for is run alone with probability *audit*, ten times that, or 16 in a block, where
     another flip of its word does; what it finds counts. Of the faults found failing a share *control* is struck again

@@ -13,9 +13,9 @@ from torchfault.errors import ConfigError, CriterionError, DataError, FaultError
 if TYPE_CHECKING:
     from torchfault.campaign import Campaign
     from torchfault.criteria import Criterion, Metric
+    from torchfault.data import Data
     from torchfault.engine import Engine
     from torchfault.faults import FaultModel
-    from torchfault.model.data import Data
     from torchfault.sampling import Importance, Sampler
     from torchfault.space import FaultSpace
     from torchfault.statistics import StoppingRule
@@ -43,8 +43,8 @@ def build_engine(settings: Settings) -> "Engine":
     """
     import torch
 
+    from torchfault.adapters.load import load_model
     from torchfault.engine import Engine
-    from torchfault.model.load import load_model
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -62,7 +62,7 @@ def build_engine(settings: Settings) -> "Engine":
     )
     data = _data(settings.data, settings.seed)
     if settings.storage is not None or settings.activations is not None:
-        from torchfault.model.represent import represent
+        from torchfault.adapters.represent import represent
 
         network = represent(network, settings.storage, activations=settings.activations, data=data)
     if not settings.training:  # there, a trial run would move running means
@@ -149,8 +149,8 @@ def _check_device(name: str) -> None:
 
 
 def _data(source: DataSource, seed: int) -> "Data":
-    from torchfault.model.load import import_object, load_data
-    from torchfault.model.sources import random_data
+    from torchfault.adapters.load import import_object, load_data
+    from torchfault.adapters.sources import random_data
 
     if source.shape is not None:
         return random_data(source.shape, inputs=source.limit or _RANDOM_INPUTS, seed=seed)
@@ -176,7 +176,7 @@ def _try(network: Any, data: "Data") -> None:
     """Run the model on one input, so that data which do not fit it are told in one line."""
     import torch
 
-    from torchfault.model.data import call, leaves, rows
+    from torchfault.data import call, leaves, rows
 
     try:
         with torch.no_grad():
@@ -238,7 +238,7 @@ def _fault(settings: Settings) -> "FaultModel":
 
 def _imported(spec: str, method: str, error: type[TorchfaultError]) -> Any:
     """Return the imported value *spec*, made by calling it where it is a class, with the *method* that it needs."""
-    from torchfault.model.load import import_object
+    from torchfault.adapters.load import import_object
 
     found = import_object(spec, error)
     value = found() if isinstance(found, type) else found

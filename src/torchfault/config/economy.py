@@ -55,7 +55,7 @@ def _margins(engine: "Engine") -> Any:
 
 
 def _words(engine: "Engine", space: "FaultSpace") -> Any:
-    from torchfault.model.golden import golden_words
+    from torchfault.model.golden_words import golden_words
 
     return golden_words(engine.model, engine.data, space)
 

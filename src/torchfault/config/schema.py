@@ -99,7 +99,7 @@ class DataSource(Section):
     )
     factory: Annotated[str, AfterValidator(_imported)] | None = Field(
         default=None,
-        description="`package.module:factory` that returns `torchfault.model.data.Data`, a data set of (input, label) "
+        description="`package.module:factory` that returns `torchfault.data.Data`, a data set of (input, label) "
         "pairs, an (inputs, labels) pair, or inputs alone.",
     )
     shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)] | None = Field(

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchfault.criteria.outputs import count, flat, named, newly_bad
+from torchfault.data import Tree
 from torchfault.errors import CriterionError
-from torchfault.model.data import Tree
 
 __all__ = ["AllOf", "AnyOf", "Composable", "Criterion", "Not", "Outcomes", "bad_lanes", "judge", "verdict"]
 

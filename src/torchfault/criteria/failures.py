@@ -8,8 +8,8 @@ from torch import Tensor
 
 from torchfault.criteria.compose import Composable, bad_lanes
 from torchfault.criteria.outputs import flat, newly_bad, pick, score, target
+from torchfault.data import Tree
 from torchfault.errors import CriterionError
-from torchfault.model.data import Tree
 
 __all__ = ["MarginDrop", "Misclassified", "NonFinite", "OutputError", "Top1Change", "TopK"]
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from torchfault.criteria.outputs import Scores, score, target
+from torchfault.data import Tree
 from torchfault.errors import CriterionError
-from torchfault.model.data import Tree
 
 __all__ = ["Metric", "accuracy", "mean_iou", "perplexity", "surprise"]
 

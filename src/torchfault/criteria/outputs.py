@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from torchfault.data import Tree
 from torchfault.errors import CriterionError, did_you_mean
-from torchfault.model.data import Tree
 
 __all__ = ["Scores", "count", "flat", "named", "newly_bad", "pick", "score", "target"]
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from torchfault.criteria.compose import Composable
 from torchfault.criteria.outputs import newly_bad, pick
+from torchfault.data import Tree
 from torchfault.errors import CriterionError
-from torchfault.model.data import Tree
 
 __all__ = ["FirstSpikeChange", "SpikeCountChange"]
 

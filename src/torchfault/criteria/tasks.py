@@ -9,8 +9,8 @@ from torch import Tensor
 from torchfault.criteria.compose import Composable
 from torchfault.criteria.metrics import surprise
 from torchfault.criteria.outputs import newly_bad, pick, score, target
+from torchfault.data import Tree
 from torchfault.errors import CriterionError
-from torchfault.model.data import Tree
 
 __all__ = ["BoxChange", "MaskChange", "PerplexityRise"]
 

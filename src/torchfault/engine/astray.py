@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from torchfault.engine.contract import Lanes
+from torchfault.data import Tree, map_tensors, rows
+from torchfault.engine.executor import Lanes
 from torchfault.faults import Trials
-from torchfault.model.data import Tree, map_tensors, rows
 from torchfault.model.home import Home
 from torchfault.words import edit, masks_to_words
 

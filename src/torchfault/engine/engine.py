@@ -12,20 +12,20 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from torchfault.data import Data, Tree
 from torchfault.engine.astray import astray, detected
-from torchfault.engine.contract import Executor, Lanes, check_trials
-from torchfault.engine.graph import GraphExecutor
-from torchfault.engine.hooks import HooksExecutor
+from torchfault.engine.executor import Executor, Lanes, check_trials
+from torchfault.engine.graph.executor import GraphExecutor
+from torchfault.engine.hooks.executor import HooksExecutor
 from torchfault.engine.monitor import Monitor
-from torchfault.engine.traced import TracedExecutor, hides_words
+from torchfault.engine.opaque import TracedExecutor, hides_words
 from torchfault.errors import EngineError, ModelError
 from torchfault.faults import Trials
 from torchfault.model.constants import constant_home, is_constant
-from torchfault.model.data import Data, Tree
+from torchfault.model.discover import check_inference
 from torchfault.model.memory import homes
-from torchfault.model.record import word_name
+from torchfault.model.observe import word_name
 from torchfault.model.rounding import rounded_as
-from torchfault.model.sites import check_inference
 from torchfault.model.unseen import unseen
 from torchfault.space import FaultSpace
 

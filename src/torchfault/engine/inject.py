@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchfault.engine.masks import Mask, edits_by_site
+from torchfault.engine.edits import Mask, edits_by_site
+from torchfault.engine.hooks.strikes import Strike, masks_of, strike_of, striking, together
 from torchfault.engine.stored import Memory, Target, edited
-from torchfault.engine.strikes import Strike, masks_of, strike_of, striking, together
 from torchfault.errors import FaultError
 from torchfault.faults import Trials, pack
-from torchfault.model.cells import Cell
+from torchfault.model.discover import Discovery
 from torchfault.model.disturb import contents, put_back
-from torchfault.model.sites import Discovery
+from torchfault.model.states import Cell
 from torchfault.space import Fault, FaultSpace, Site
 from torchfault.words import word
 
@@ -34,8 +34,8 @@ def inject(
 
     *faults* is one fault, several, or :class:`Trials` with a single trial. Weights and buffers change in place when the
     scope is entered, activations whenever they are computed, in every element of the batch unless ``fault.sample``
-    names one. An activation's batch axis is that of *space* as found by :func:`torchfault.model.sites.find`, else the
-    first. An ``:input`` strikes only the copy that its own operation reads. *rng* serves fault models that draw.
+    names one. An activation's batch axis is that of *space* as found by :func:`torchfault.model.discover.find`, else
+    the first. An ``:input`` strikes only the copy that its own operation reads. *rng* serves fault models that draw.
 
     Gradients pass straight through a struck activation. For the gradients of a network with struck weights call
     ``backward`` inside the scope: behind it the weights are whole again. Step the optimiser outside.

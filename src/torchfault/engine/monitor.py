@@ -9,17 +9,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchfault.engine.contract import Lanes
-from torchfault.engine.golden import Golden, identical_lanes
-from torchfault.engine.lanes import Sweep
+from torchfault.data import leaves
+from torchfault.engine.executor import Lanes
+from torchfault.engine.graph.golden_pass import Golden, identical_lanes
+from torchfault.engine.graph.sweep import Sweep
 from torchfault.faults import Trials
-from torchfault.model.data import leaves
-from torchfault.model.graph_sites import Place
 from torchfault.model.layout import Layout, lanes_first, take
 from torchfault.model.marks import kind_of
+from torchfault.model.places import Place
 from torchfault.model.program import Node
 from torchfault.model.rounding import part_of
-from torchfault.model.visit import Moment
+from torchfault.model.watch import Moment
 from torchfault.space import FaultSpace
 from torchfault.statistics import wilson
 

@@ -6,8 +6,8 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from torchfault.engine.hooks.strikes import masks_of
 from torchfault.engine.stored import change
-from torchfault.engine.strikes import masks_of
 from torchfault.errors import SpaceError, did_you_mean
 from torchfault.space import Fault, FaultSpace, Site
 from torchfault.words import WORDS, word_of

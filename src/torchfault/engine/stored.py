@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from torchfault.engine.masks import Mask, Places, masks_by_site
+from torchfault.engine.edits import Mask, Places, masks_by_site
 from torchfault.errors import FaultError, SpaceError, did_you_mean
 from torchfault.faults import Trials
 from torchfault.model.constants import constant_home, is_constant

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torchfault.data import Data, leaves, rows
 from torchfault.errors import HardwareError
 from torchfault.faults import Trials
 from torchfault.hardware.accelerator import Accelerator, FlipFlops
@@ -26,7 +27,6 @@ from torchfault.hardware.operands import (
 )
 from torchfault.hardware.patterns import Reach, find_pattern, reach_of
 from torchfault.hardware.work import Layers, Product, Work
-from torchfault.model.data import Data, leaves, rows
 from torchfault.model.layout import Layout, lanes_first
 from torchfault.model.program import Ref, evaluate
 from torchfault.space import FaultSpace, Site

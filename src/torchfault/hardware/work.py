@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchfault.data import Data, leaves
 from torchfault.errors import HardwareError
 from torchfault.hardware.patterns import Grid
-from torchfault.model.capture import capture
-from torchfault.model.data import Data, leaves
-from torchfault.model.graph_sites import Place, lane_arguments, program_sites
+from torchfault.model.export import capture
 from torchfault.model.layout import Layout, per_sample
+from torchfault.model.places import Place, lane_arguments, program_sites
 from torchfault.model.program import Node, Program, Ref, evaluate
 from torchfault.space import FaultSpace
 

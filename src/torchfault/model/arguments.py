@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from torchfault.model.data import Data, Tree
+from torchfault.data import Data, Tree
 from torchfault.model.layout import Layout
-from torchfault.model.record import channel_axis, word_name
+from torchfault.model.observe import channel_axis, word_name
 from torchfault.space import Site
 from torchfault.words import WORDS
 
@@ -17,7 +17,7 @@ __all__ = ["argument_names", "as_arguments", "data_sites"]
 
 
 def as_arguments(inputs: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return *inputs* as the positional and keyword arguments that :func:`torchfault.model.data.call` makes of them.
+    """Return *inputs* as the positional and keyword arguments that :func:`torchfault.data.call` makes of them.
 
     >>> as_arguments({"x": 1}), as_arguments((1, 2)), as_arguments(3)
     (((), {'x': 1}), ((1, 2), {}), ((3,), {}))

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from torchfault.data import Tree, call, leaves
 from torchfault.errors import SpaceError, did_you_mean
-from torchfault.model.cells import Cell, module_slots
-from torchfault.model.data import Tree, call, leaves
 from torchfault.model.disturb import reset_states, undisturbed, unfused
 from torchfault.model.home import Home
-from torchfault.model.visit import memory_address
+from torchfault.model.states import Cell, module_slots
+from torchfault.model.watch import memory_address
 from torchfault.storages import Part
 from torchfault.words import WORDS, encode, word_of
 
@@ -51,7 +51,7 @@ def find_constants(model: nn.Module, cells: Sequence[Cell], inputs: Tree) -> tup
     ...     def forward(self, x):
     ...         self.level = self.decay * self.level + x
     ...         return self.level
-    >>> from torchfault.model.cells import Slot
+    >>> from torchfault.model.states import Slot
     >>> neuron = Leaky()
     >>> model = nn.Sequential(neuron, nn.Linear(3, 3), neuron)
     >>> find_constants(model, [Cell("0", held=(Slot("level"),))], torch.ones(1, 3))

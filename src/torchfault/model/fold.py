@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from torchfault.faults import Trials
 from torchfault.model.marks import is_mark, split_mark
-from torchfault.model.visit import plain_base
+from torchfault.model.watch import plain_base
 from torchfault.space import FaultSpace, Site
 
 __all__ = ["Fold", "fold"]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from torchfault.model.cells import Cell
-from torchfault.model.inner import taken_apart
+from torchfault.model.states import Cell
+from torchfault.model.timesteps import taken_apart
 
 __all__ = ["Mark", "inside", "is_mark", "kind_of", "mark_operator", "marked", "split_mark"]
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from torchfault.errors import ModelError
 from torchfault.model.home import Home, overwritten, site_names
-from torchfault.model.packed import packed_homes
-from torchfault.model.quantised import fake_quantised, packed, packs
+from torchfault.model.torch_ao.packed import packed_homes
+from torchfault.model.torch_ao.quantised import fake_quantised, packed, packs
 from torchfault.storages import Bsr, Coo, Csr, Part, Storage, Stored
 from torchfault.words import WORDS
 
@@ -29,10 +29,10 @@ _SPARSE: Mapping[torch.layout, tuple[str, ...]] = {
 def homes(model: nn.Module) -> list[Home]:
     """Return the homes of all parameters of *model* that are no plain tensors, in the order of the modules.
 
-    These are parameters :func:`torchfault.model.represent.represent` has given a storage, torch's packed weights
+    These are parameters :func:`torchfault.adapters.represent.represent` has given a storage, torch's packed weights
     (``torch.ao.nn.quantized``), tensors made of several (torchao's), sparse ones, and weights under fake quantisation.
 
-    >>> from torchfault.model.represent import represent
+    >>> from torchfault.adapters.represent import represent
     >>> [list(home.words) for home in homes(represent(nn.Linear(3, 2), "int8"))]
     [['weight', 'weight:scale']]
     """

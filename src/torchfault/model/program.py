@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torchfault.model.data import Tree
+from torchfault.data import Tree
 from torchfault.model.layout import Layout
 from torchfault.model.rounding import Rounded
 

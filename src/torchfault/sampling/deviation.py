@@ -102,7 +102,7 @@ def rounds(
 class Deviation:
     """Draw from strata of how far a flip moves its word, until the interval of every *site*, or the *model*, is narrow.
 
-    *words* are the golden words of all sites (:func:`torchfault.model.golden.golden_words`). They tell, without a
+    *words* are the golden words of all sites (:func:`torchfault.model.golden_words.golden_words`). They tell, without a
     single trial, how far each flip would move its word: faults below ``edges[0]`` times the root mean square of the
     site's values hardly ever fail, and those beyond the last edge nearly always or, downwards, nearly never. Within
     such strata little is left to chance, which is why few draws suffice; nothing is assumed: a stratum in which the

@@ -29,7 +29,7 @@ class Search:
     """Find as many faults that fail as possible: a side sample first, then the cells that are likeliest to fail.
 
     A cell is a bit of a site, of one channel, or, with the golden *words* of all sites
-    (:func:`torchfault.model.golden.golden_words`), of the words alike in sign and exponent. Each block of *block*
+    (:func:`torchfault.model.golden_words.golden_words`), of the words alike in sign and exponent. Each block of *block*
     faults goes to the cells that come out best in a draw from what is known of them (Thompson sampling): the outcomes
     of the cell, of its site and bit, and of its bit, each counting the more the fewer trials there are below it. No
     fault is struck twice, so that a long campaign covers the whole space and ends; *known* are numbers of faults left

@@ -7,8 +7,8 @@ from types import MappingProxyType
 from numpy.typing import ArrayLike
 from torch import nn
 
+from torchfault.data import Data
 from torchfault.errors import SamplingError
-from torchfault.model.data import Data
 from torchfault.sampling import Importance, Sensitivity
 from torchfault.sensitivity.measure import conductances, gradients, held_values
 from torchfault.space import FaultSpace

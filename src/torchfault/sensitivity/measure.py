@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from torchfault.criteria.outputs import score
+from torchfault.data import Data, Tree, leaves
 from torchfault.errors import ModelError
-from torchfault.model.data import Data, Tree, leaves
 from torchfault.sampling import Effect
 from torchfault.sensitivity.watch import activations, first, gradient, logits, module_of, rows_of, top_margins
 from torchfault.space import FaultSpace, Site
@@ -30,7 +30,7 @@ def gradients(model: nn.Module, data: Data, space: FaultSpace, *, images: int = 
     which is another one in every image, the mean of their sizes. Raises :class:`ModelError` for other sites. Source:
     ISimDL, arXiv 2303.08035, and the code of its authors.
 
-    >>> from torchfault.model.data import Data
+    >>> from torchfault.data import Data
     >>> model = nn.Sequential(nn.Linear(2, 2, bias=False)).eval()
     >>> space = FaultSpace((Site("0.weight", (2, 2)),))
     >>> gradients(model, Data(torch.tensor([[1.0, -3.0]])), space)["0.weight"]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from torchfault.criteria.outputs import score
+from torchfault.data import Data, Tree, call, leaves
 from torchfault.errors import ModelError
-from torchfault.model.data import Data, Tree, call, leaves
 from torchfault.space import Site
 
 __all__ = ["activations", "logits", "module_of", "top_margins"]

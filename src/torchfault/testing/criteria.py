@@ -8,7 +8,7 @@ from torch import Tensor
 from torchfault.criteria import Criterion
 from torchfault.criteria.compose import verdict
 from torchfault.criteria.outputs import count
-from torchfault.model.data import Tree, leaves, map_tensors, rows
+from torchfault.data import Tree, leaves, map_tensors, rows
 from torchfault.testing.rules import equal, hold, rule
 
 __all__ = ["check_criterion"]

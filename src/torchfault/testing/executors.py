@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchfault.data import Data, Tree, call, leaves, rows
 from torchfault.engine import Executor
 from torchfault.faults import BitFlip, Trials, strike
-from torchfault.model.data import Data, Tree, call, leaves, rows
 from torchfault.testing.rules import equal, hold, rule
 from torchfault.words import WORDS, decode, encode, masks_to_words
 
@@ -22,7 +22,7 @@ def check_executor(executor: Executor, model: nn.Module, data: Data, *, trials: 
     row; a fault in a parameter has the outcome of editing the stored word and running the model; the same trials have
     the same outcome again; and the model is left as it was.
 
-    >>> from torchfault.engine.hooks import HooksExecutor
+    >>> from torchfault.engine.hooks.executor import HooksExecutor
     >>> model, data = nn.Linear(3, 2).eval(), Data(torch.randn(4, 3))
     >>> check_executor(HooksExecutor(model, data), model, data)
     """

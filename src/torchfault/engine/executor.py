@@ -1,0 +1,69 @@
+"""What every executor offers: its sites, the golden outputs, and trials in, faulty outputs out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchfault.data import Tree
+from torchfault.errors import EngineError
+from torchfault.faults import Trials
+from torchfault.space import FaultSpace
+
+if TYPE_CHECKING:
+    from torchfault.engine.monitor import Monitor
+
+__all__ = ["Executor", "Lanes", "check_trials"]
+
+
+@dataclass(frozen=True, eq=False)
+class Lanes:
+    """Finished lanes: row i is trial ``trial[i]`` of those given, on input ``inputs[i]``.
+
+    *golden* and *faulty* are trees of output tensors whose first axis has one row per lane. *masked*, shape (lanes,),
+    tells which lanes are known to be bit-identical to golden (they left early); the others may be as well.
+    """
+
+    trial: NDArray[np.int64]
+    inputs: NDArray[np.int64]
+    golden: Tree
+    faulty: Tree
+    masked: NDArray[np.bool_]
+
+
+class Executor(Protocol):
+    """Runs trials: each on its input, with its faults and no others."""
+
+    @property
+    def name(self) -> str:
+        """The name of the executor: ``graph`` or ``hooks``."""
+        ...
+
+    @property
+    def space(self) -> FaultSpace:
+        """Every site that this executor can strike."""
+        ...
+
+    def golden(self) -> Tree:
+        """Return the outputs of the model without faults, one row per input."""
+        ...
+
+    def run(self, trials: Trials, monitor: "Monitor | None" = None) -> Iterator[Lanes]:
+        """Yield the outcome of every trial exactly once, in any order; *monitor*, if given, looks on."""
+        ...
+
+
+def check_trials(trials: Trials, space: FaultSpace, inputs: int) -> None:
+    """Raise an error where *trials* strike sites that are not in *space* as they are there, or beyond the *inputs*."""
+    for position in np.unique(trials.site):
+        theirs = trials.sites[position]
+        mine = space.site(theirs.name)
+        if not theirs.part_of(mine):
+            raise EngineError(
+                f"'{theirs.name}' has {mine.word} words in shape {mine.shape}, got {theirs.word} in {theirs.shape}; "
+                "draw trials from this engine's space"
+            )
+    if len(trials) and not 0 <= trials.inputs.min() <= trials.inputs.max() < inputs:
+        raise EngineError(f"inputs run from 0 to {inputs - 1}, got {trials.inputs.min()} to {trials.inputs.max()}")

@@ -1,0 +1,314 @@
+"""Windows: a changed pixel of a convolutional network makes a small box differ from golden, and only that is computed.
+
+The box grows by a kernel at every convolution; once it fills a good part of the image, or an operation has no local
+rule, the lane boards the sweep with the box pasted into the golden value.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfault.engine.graph.geometry import Reach, convolution, max_pooling
+from torchfault.engine.graph.golden_pass import Golden, identical_lanes
+from torchfault.model.layout import Layout
+from torchfault.model.places import lane_arguments
+from torchfault.model.program import Node, Program, Ref, Size, run_node
+from torchfault.model.rounding import ROUND_WORDS
+
+__all__ = ["Local", "LocalLanes", "has_windows", "receptive_window"]
+
+_LARGEST_SHARE = 0.45
+_RECTIFIERS = {"relu", "relu6", "leaky_relu", "gelu", "silu", "elu", "mish", "softplus", "clamp", "clamp_min", "abs"}
+_SIGMOIDS = {"sigmoid", "tanh", "hardsigmoid", "hardtanh", "hardswish"}
+_FLATTENING = _RECTIFIERS | {ROUND_WORDS}
+_UNARY = frozenset({*_FLATTENING, *_SIGMOIDS, "neg", "clone", "dropout", "batch_norm"})
+_BINARY = frozenset({"add", "sub", "mul"})
+
+
+@dataclass(frozen=True, eq=False)
+class Local:
+    """A box of a value that differs from golden: *data* (lanes, \\*size, channels) at *offset* (lanes, axes)."""
+
+    offset: Tensor
+    data: Tensor
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """The size of the box along the spatial axes."""
+        return tuple(self.data.shape[1:-1])
+
+    def pick(self, index: Tensor) -> "Local":
+        """Return the boxes of some of the lanes."""
+        return Local(self.offset[index], self.data[index])
+
+    def paste(self, value: Tensor, lanes: Tensor) -> None:
+        """Write the boxes into the rows *lanes* of *value*, shape (rows, channels, \\*image), in place."""
+        places = _grid(self.offset, self.size)
+        rows = lanes.view(-1, *[1] * len(self.size))
+        value.movedim(1, -1)[(rows, *places)] = self.data
+
+
+def has_windows(node: Node, value: Any) -> bool:
+    """Whether the value of *node* has lanes first, channels second, and an image behind."""
+    return node.layout == Layout(0) and isinstance(value, Tensor) and 3 <= value.ndim <= 5
+
+
+def _grid(offset: Tensor, size: tuple[int, ...]) -> list[Tensor]:
+    """Return, per spatial axis, the positions inside each lane's box, to broadcast to (lanes, \\*size)."""
+    places = []
+    for axis, length in enumerate(size):
+        shape = [1] * (len(size) + 1)
+        shape[axis + 1] = length
+        line = torch.arange(length, device=offset.device).view(shape)
+        places.append(offset[:, axis].view(-1, *[1] * len(size)) + line)
+    return places
+
+
+def _reach(node: Node, program: Program) -> Reach | None:
+    """Return the geometry of a convolution or pooling, ``None`` for others and for what has no plain geometry."""
+
+    def argument(i: int, default: Any) -> Any:
+        return node.args[i] if i < len(node.args) else default
+
+    dims = int(node.op[-2]) if node.op[-1:] == "d" and node.op[-2:-1].isdigit() else 0
+    if node.kwargs or not dims:
+        return None
+    if node.op == f"conv{dims}d" and isinstance(node.args[1], Ref) and program.nodes[node.args[1].node].constant:
+        reach = convolution(argument, program.constants[node.args[1].node].shape[2:])
+        return reach if reach.even else None
+    if node.op == f"max_pool{dims}d" and not argument(5, False):
+        return max_pooling(argument, dims)
+    return None
+
+
+def receptive_window(
+    node: Node, program: Program, offset: Tensor, size: tuple[int, ...], image: tuple[int, ...]
+) -> tuple[Tensor, tuple[int, ...]] | None:
+    """Return the box of the output of *node* that a box of its input reaches, inside *image*; ``None`` if unknown."""
+    reach = _reach(node, program)
+    if reach is None:
+        return None
+    offsets, sizes = [], []
+    for axis, whole in enumerate(image):
+        spread = reach.dilation[axis] * (reach.kernel[axis] - 1)
+        length = min(whole, (size[axis] - 1 + spread) // reach.stride[axis] + 1)
+        first = -((-(offset[:, axis] + reach.padding[axis] - spread)).div(reach.stride[axis], rounding_mode="floor"))
+        offsets.append(first.clamp(0, whole - length))
+        sizes.append(length)
+    return torch.stack(offsets, 1), tuple(sizes)
+
+
+@dataclass(eq=False)
+class LocalLanes:
+    """Lanes that are computed in boxes: *rows* are their inputs in the golden chunk, *values* the boxes by node."""
+
+    golden: Golden
+    rows: Tensor
+    last_reader: list[int]
+    values: dict[int, Local] = field(default_factory=dict)
+    index: Tensor = field(init=False)
+    at: int = -1
+
+    def __post_init__(self) -> None:
+        self.index = torch.arange(len(self.rows), device=self.rows.device)
+
+    def begin(self, node: int, local: Local) -> None:
+        """Start at *node*, whose value differs from golden in *local*."""
+        self.at, self.values = node, {node: local}
+
+    def first_step(self, node: Node, source: int, struck: Local) -> Local | None:
+        """Return the box of *node* where only the copy of *source* that it reads is changed, in the box *struck*."""
+        self.values = {source: struck}
+        found = self._step(node)
+        self.values = {}
+        return found
+
+    def run(self) -> None:
+        """Go on until no local rule applies, the boxes are large, or every lane is masked."""
+        program = self.golden.program
+        self._leave(program.nodes[self.at])
+        if not len(self.index):
+            return
+        for node in program.nodes[self.at + 1 :]:
+            reads = [s for s in node.reads if s in self.values]
+            if reads:
+                found = self._step(node)
+                if found is None:
+                    return
+                self.values[node.position] = found
+            self.at = node.position
+            self.values = {p: v for p, v in self.values.items() if self.last_reader[p] > self.at}
+            if reads and node.op in _FLATTENING:
+                self._leave(node)  # only what flattens a difference can make it vanish
+            if not self.values or not len(self.index):
+                return
+
+    def _leave(self, node: Node) -> None:
+        """Drop the lanes whose only live box is bit-identical to golden."""
+        if set(self.values) != {node.position} or not len(self.index):
+            return
+        local = self.values[node.position]
+        same = identical_lanes(local.data, self._golden_box(node.position, local.offset, local.size, 0.0))
+        if same.any():
+            keep = (~same).nonzero().squeeze(1)
+            self.index, self.rows = self.index[keep], self.rows[keep]
+            self.values = {p: v.pick(keep) for p, v in self.values.items()}
+
+    def _step(self, node: Node) -> Local | None:
+        if node.constant or not has_windows(node, self.golden.values[node.position]):
+            return None
+        image = tuple(self.golden.values[node.position].shape[2:])
+        found = self._elementwise(node) if node.op in _UNARY | _BINARY else None
+        found = found or self._sliced(node, image) or self._reaching(node, image)
+        if found is None:
+            return None
+        share = 1.0
+        for part, whole in zip(found.size, image, strict=True):
+            share *= part / max(whole, 1)
+        return found if share <= _LARGEST_SHARE else None
+
+    def _elementwise(self, node: Node) -> Local | None:
+        """Run an operation that works element by element (or channel by channel) on the union of the boxes."""
+        operands = lane_arguments(node, self.golden.program)
+        shape = self.golden.values[node.position].shape
+        positional = any(self.golden.program.nodes[s].positional for s in operands)
+        if positional or any(self.golden.values[s].shape != shape for s in operands):
+            return None
+        # Batch norm's constants belong to channels; others may belong to pixels, of which a box holds only some.
+        if node.op != "batch_norm" and self._reads_constants(node):
+            return None
+        boxes = [self.values[s] for s in operands if s in self.values]
+        offset, size = boxes[0].offset, boxes[0].size
+        for box in boxes[1:]:
+            offset, size = _union(offset, size, box)
+        data = {s: self.box(s, offset, size).movedim(-1, 1) for s in operands}
+        result = run_node(node, lambda p: data[p] if p in data else self.golden.program.constants[p], len(self.rows))
+        return Local(offset, result.movedim(1, -1))
+
+    def _reads_constants(self, node: Node) -> bool:
+        return any(self.golden.program.nodes[source].constant for source in node.reads)
+
+    def _sliced(self, node: Node, image: tuple[int, ...]) -> Local | None:
+        """A strided slice of the image (a shortcut that takes every second pixel), or padding of channels."""
+        if node.op == "slice" and not node.kwargs:
+            given: list[Any] = [None, 0, 0, 2**63 - 1, 1]
+            given[: len(node.args)] = node.args
+            source, dim, start, end, step = given
+            whole = self.golden.values[source.node].shape
+            if start not in (0, None) or isinstance(end, Size) or (end is not None and end < whole[dim]):
+                return None
+            return self._strided(source.node, int(dim), int(step), image)
+        if node.op in ("pad", "constant_pad_nd"):
+            source = node.args[0].node
+            if any(node.args[1][: 2 * len(image)]) or source not in self.values:
+                return None
+            local = self.values[source]
+            result = run_node(node, lambda _: local.data.movedim(-1, 1), len(self.rows))
+            return Local(local.offset, result.movedim(1, -1))
+        return None
+
+    def _strided(self, source: int, dim: int, step: int, image: tuple[int, ...]) -> Local | None:
+        local = self.values[source]
+        axis = dim - 2
+        if step == 1 or axis < 0:
+            return local if step == 1 else None
+        size, offset = list(local.size), local.offset.clone()
+        size[axis] = min(image[axis], (size[axis] - 1) // step + 1)
+        first = -((-offset[:, axis]).div(step, rounding_mode="floor"))
+        offset[:, axis] = first.clamp(0, image[axis] - size[axis])
+        start, length = offset.clone(), list(size)
+        start[:, axis] *= step
+        length[axis] = (size[axis] - 1) * step + 1
+        crop = self.box(source, start, tuple(length))
+        picked = torch.arange(0, length[axis], step, device=crop.device)
+        return Local(offset, crop.index_select(1 + axis, picked))
+
+    def _reaching(self, node: Node, image: tuple[int, ...]) -> Local | None:
+        """Run a convolution or pooling on the part of its input that the box reaches."""
+        program, reach = self.golden.program, _reach(node, self.golden.program)
+        source = node.args[0].node if node.args and isinstance(node.args[0], Ref) else -1
+        if reach is None or source not in self.values:
+            return None
+        local = self.values[source]
+        found = receptive_window(node, program, local.offset, local.size, image)
+        assert found is not None
+        offset, size = found
+        stride = torch.tensor(reach.stride, device=offset.device)
+        start = offset * stride - torch.tensor(reach.padding, device=offset.device)
+        length = tuple(
+            (n - 1) * s + d * (k - 1) + 1
+            for n, s, d, k in zip(size, reach.stride, reach.dilation, reach.kernel, strict=True)
+        )
+        pooled = node.op.startswith("max_pool")
+        crop = self.box(source, start, length, fill=float("-inf") if pooled else 0.0).movedim(-1, 1)
+        args = [
+            self.golden.program.constants[a.node] if isinstance(a, Ref) and a.node != source else a for a in node.args
+        ]
+        args[0] = crop
+        where = 3 if pooled else 4
+        if where < len(args):
+            args[where] = [0] * len(size)
+        # The plain overload: padding may have been given as a word, as in 'same'.
+        run = getattr(torch.ops.aten, node.op).default
+        return Local(offset, run(*args).movedim(1, -1))
+
+    def box(self, node: int, offset: Tensor, size: tuple[int, ...], *, fill: float = 0.0) -> Tensor:
+        """Return a box of the value of *node*: golden, with the lane's own box where they overlap, *fill* outside.
+
+        It is not to be written to: where it is the lane's own box, it is no copy.
+        """
+        local = self.values.get(node)
+        if local is not None and local.size == size and (local.offset is offset or torch.equal(local.offset, offset)):
+            return local.data
+        found = self._golden_box(node, offset, size, fill)
+        if local is not None:
+            relative = _grid(local.offset - offset, local.size)
+            lanes = torch.arange(len(offset), device=offset.device)
+            target, inside = _pixels(lanes, relative, size)
+            pixels = local.data.reshape(-1, local.data.shape[-1])
+            if inside is not None:
+                target, pixels = target[inside], pixels[inside]
+            found.view(-1, found.shape[-1]).index_copy_(0, target, pixels)
+        return found
+
+    def _golden_box(self, node: int, offset: Tensor, size: tuple[int, ...], fill: float) -> Tensor:
+        value = self.golden.values[node].movedim(1, -1)
+        source, inside = _pixels(self.rows, _grid(offset, size), tuple(value.shape[1:-1]))
+        # Whole pixels, all channels of each in one piece of memory: several times faster than indexing by axes.
+        picked: Tensor = value.reshape(-1, value.shape[-1]).index_select(0, source)
+        if inside is not None:
+            picked.index_fill_(0, (~inside).nonzero().squeeze(1), fill)
+        return picked.view(len(offset), *size, value.shape[-1])
+
+
+def _pixels(lanes: Tensor, places: list[Tensor], image: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+    """Return the flat positions of pixels in (lanes, \\*image), and which are inside, ``None`` where all are."""
+    flat = lanes.view(-1, *[1] * len(image))
+    outside = False
+    for place, length in zip(places, image, strict=True):
+        low, high = place.aminmax()
+        if int(low) < 0 or int(high) >= length:
+            outside = True
+        flat = flat * length + place.clamp(0, length - 1)
+    return flat.reshape(-1), _inside(places, image).expand(flat.shape).reshape(-1) if outside else None
+
+
+def _inside(places: list[Tensor], size: tuple[int, ...]) -> Tensor:
+    inside = torch.ones((), dtype=torch.bool, device=places[0].device)
+    for place, length in zip(places, size, strict=True):
+        inside = inside & (place >= 0) & (place < length)
+    return inside
+
+
+def _union(offset: Tensor, size: tuple[int, ...], other: Local) -> tuple[Tensor, tuple[int, ...]]:
+    first = torch.minimum(offset, other.offset)
+    end = torch.maximum(offset + _row(size, offset), other.offset + _row(other.size, offset))
+    lengths = tuple(int(n) for n in (end - first).amax(0))
+    # Boxes of one batch have one size: where a lane needs less, its box moves towards the origin and still covers both.
+    return (end - _row(lengths, offset)).clamp(min=0), lengths
+
+
+def _row(values: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.tensor(values, device=like.device)[None]

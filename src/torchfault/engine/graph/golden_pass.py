@@ -1,0 +1,91 @@
+"""The golden pass: every value of the program for a chunk of inputs, and how much memory lanes will need."""
+
+import ctypes
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torchfault.data import Tree, leaves, rows
+from torchfault.model.layout import take_value
+from torchfault.model.program import Program, Value, evaluate
+from torchfault.words import word_of
+
+__all__ = ["Footprint", "Golden", "footprint", "give_back_memory", "golden_pass", "identical_lanes"]
+
+
+@dataclass(frozen=True, eq=False)
+class Golden:
+    """The values of all nodes for inputs *first* to *first + lanes*."""
+
+    program: Program
+    values: dict[int, Value]
+    first: int
+    lanes: int
+
+    def outputs(self, index: Tensor) -> Tree:
+        """Return the model's output for the inputs *index* of the chunk, lanes first."""
+        nodes = self.program.nodes
+        return self.program.output(lambda node: take_value(self.values[node], nodes[node].layout, index))
+
+
+def golden_pass(program: Program, inputs: Tree, first: int, lanes: int, *, channels_last: bool) -> Golden:
+    """Run *program* without faults on a chunk of *inputs* and keep every value."""
+    chunk = leaves(rows(inputs, slice(first, first + lanes)))
+    if channels_last:
+        chunk = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in chunk]
+    return Golden(program, evaluate(program, chunk, len(chunk[0])), first, len(chunk[0]))
+
+
+@dataclass(frozen=True, eq=False)
+class Footprint:
+    """Bytes for one input: *golden* to keep every value, and for a lane that boards at a node the most that is alive
+    at once (*alive*) and the largest single tensor (*largest*) from there on, both of shape (nodes,)."""
+
+    golden: int
+    alive: NDArray[np.int64]
+    largest: NDArray[np.int64]
+
+
+def _bytes(value: Value) -> int:
+    return sum(leaf.numel() * leaf.element_size() for leaf in leaves(value))
+
+
+def footprint(program: Program, one: Golden, last_reader: list[int]) -> Footprint:
+    """Return the memory that one input or lane needs, from a golden pass over a single input."""
+    count = len(program.nodes)
+    size = np.zeros(count, dtype=np.int64)
+    storages: set[int] = set()
+    golden = 0
+    for node in program.nodes:
+        if node.constant:
+            continue
+        size[node.position] = 0 if node.view else _bytes(one.values[node.position])
+        for leaf in leaves(one.values[node.position]):
+            if leaf.untyped_storage().data_ptr() not in storages:
+                storages.add(leaf.untyped_storage().data_ptr())
+                golden += leaf.untyped_storage().nbytes()
+    alive = np.zeros(count, dtype=np.int64)
+    for node in program.nodes:
+        until = max(last_reader[node.position], node.position)
+        alive[node.position : until + 1] += size[node.position]
+    return Footprint(golden, _from_here_on(alive), _from_here_on(size))
+
+
+def _from_here_on(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.maximum.accumulate(values[::-1])[::-1]
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system where the C library can: it keeps pieces too small for the next tensors."""
+    with suppress(OSError, AttributeError):  # other C libraries than glibc
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def identical_lanes(mine: Tensor, theirs: Tensor) -> Tensor:
+    """Return which lanes of two tensors (lanes first) agree in every bit."""
+    integer = word_of(mine).integer
+    return (mine.view(integer) == theirs.view(integer)).reshape(len(mine), -1).all(1)

@@ -1,0 +1,286 @@
+"""All trials on one chunk of inputs: the silent leave at once, the local go on in boxes, the rest fills sweeps."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torchfault.engine.executor import Lanes
+from torchfault.engine.graph.boxes import Local, LocalLanes, has_windows, receptive_window
+from torchfault.engine.graph.events import Events
+from torchfault.engine.graph.golden_pass import Footprint, Golden, identical_lanes
+from torchfault.engine.graph.groups import Group
+from torchfault.engine.graph.striker import Striker
+from torchfault.engine.graph.sweep import Schedule, Sweep
+from torchfault.engine.monitor import SweepMonitor
+from torchfault.faults import Trials
+from torchfault.model.layout import Layout, lanes_first
+from torchfault.model.places import lane_arguments
+from torchfault.model.program import Node, Ref, Value
+
+__all__ = ["ChunkRun"]
+
+# On a CPU a tensor beyond this leaves the caches, and glibc maps it anew from the system at every allocation.
+_CPU_TENSOR_BYTES = 16 << 20
+_GPU_TENSOR_BYTES = 512 << 20
+_AT_ONCE = 512
+
+Ints = NDArray[np.int64]
+Strike = Callable[[Sweep, Node, Value, int], Value]
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    """Trials that board at one node, with the boxes they have computed already, if any."""
+
+    trials: Ints
+    boxes: Mapping[int, Local] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(box.data.nbytes for box in self.boxes.values())
+
+
+class ChunkRun:
+    """Runs *trials*, all of whose inputs *golden* holds, in at most *memory* bytes besides golden.
+
+    *monitor*, if there is one, looks on.
+    """
+
+    def __init__(
+        self,
+        trials: Trials,
+        events: Events,
+        golden: Golden,
+        striker: Striker,
+        plan: Schedule,
+        footprint: Footprint,
+        memory: int,
+        monitor: SweepMonitor | None = None,
+    ) -> None:
+        self.trials, self.events, self.golden, self.striker = trials, events, golden, striker
+        self.plan, self.footprint, self.memory, self.monitor = plan, footprint, memory, monitor
+        self.device = striker.device
+        self.rows = self._tensor(trials.inputs - golden.first)
+        self.waiting: dict[int, list[_Waiting]] = {}
+
+    def _tensor(self, array: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    def lanes(self) -> Iterator[Lanes]:
+        """Yield the outcome of every trial."""
+        order = np.argsort(self.events.first, kind="stable")
+        for node in np.unique(self.events.first):
+            here = order[self.events.first[order] == node]
+            step = self._at_once(int(node))
+            for begin in range(0, len(here), step):
+                silent = self._prepare(int(node), here[begin : begin + step])
+                if len(silent):
+                    yield self._masked(silent)
+                yield from self._sweep_full()
+        yield from self._sweep_rest()
+
+    def _prepare(self, node: int, trials: Ints) -> Ints:
+        """Let trials that board at *node* wait for a sweep; return those that turned out to change nothing."""
+        offsets = self.events.offsets
+        single = offsets[trials + 1] - offsets[trials] == 1
+        if self.monitor is not None:  # every lane is looked at in the sweep, from where it is struck
+            single[:] = False
+        if not single.all():
+            self._wait(node, trials[~single])
+        if not single.any():
+            return trials[:0]
+        mine, silent = trials[single], []
+        rows = self.events.row[offsets[mine]]
+        operation = self.plan.program.nodes[node]
+        for group in self.striker.groups(torch.arange(len(mine), device=self.device), rows):
+            members = mine[group.lanes.cpu().numpy()]
+            inputs = replace(group, lanes=self.rows[self._tensor(members)])
+            silent.append(self._prepare_group(operation, inputs, members))
+        return np.concatenate(silent)
+
+    def _prepare_group(self, node: Node, group: Group, trials: Ints) -> Ints:
+        """Prepare trials struck once, in one site; *group* has the rows of golden as lanes."""
+        local = self._first_box(node, group)
+        if local is not None:
+            return self._run_boxes(node, local, group.lanes, trials)
+        silent = np.zeros(len(trials), dtype=bool)
+        if group.place.role != "output" and isinstance(node.layout, Layout):
+            patch = self.striker.patch(node, group, self.golden.values.__getitem__)
+            if patch is not None:
+                output = lanes_first(self.golden.values[node.position], node.layout)
+                same = identical_lanes(patch.result(output, group.lanes), patch.read(output, group.lanes))
+                silent = same.cpu().numpy()
+        self._wait(node.position, trials[~silent])
+        return trials[silent]
+
+    def _first_box(self, node: Node, group: Group) -> Local | None:
+        """Return the box in which the value of *node* changes, where that is known to be a small part of it."""
+        golden = self.golden.values
+        if group.place.role == "parameter" or not has_windows(node, golden[node.position]):
+            return None
+        lanes = LocalLanes(self.golden, group.lanes, self.plan.last_reader)
+        if group.place.role == "output":
+            # The values of a block depend on each other.
+            return self._struck_box(lanes, node.position, group) if group.place.blocks is None else None
+        operands = lane_arguments(node, self.plan.program)
+        source = operands[group.place.which]
+        if operands.count(source) > 1 or not has_windows(self.plan.program.nodes[source], golden[source]):
+            return None
+        if node.op.startswith("conv") and node.args[0] == Ref(source):
+            return self._patched_box(lanes, node, group, source)
+        if group.place.blocks is not None:
+            return None
+        return lanes.first_step(node, source, self._struck_box(lanes, source, group))
+
+    def _struck_box(self, lanes: LocalLanes, node: int, group: Group) -> Local:
+        """Return the box of one pixel whose struck channel is edited."""
+        shape = self.golden.values[node].shape[1:]
+        channel, *place = torch.unravel_index(self.striker.words.elements(group.rows), shape)
+        offset = torch.stack(place, 1)
+        data = lanes.box(node, offset, (1,) * len(place))
+        pixel = data.view(len(offset), -1)  # a box of one pixel has nothing but channels
+        lane = torch.arange(len(offset), device=self.device)
+        pixel[lane, channel] = self.striker.words.edited(pixel[lane, channel], group.site, group.rows)
+        return Local(offset, data)
+
+    def _patched_box(self, lanes: LocalLanes, node: Node, group: Group, source: int) -> Local | None:
+        """Return the box of a convolution's output that one changed input reaches, from the closed form."""
+        value = self.golden.values[node.position]
+        shape = self.golden.values[source].shape[1:]
+        place = torch.stack(torch.unravel_index(self.striker.words.elements(group.rows), shape)[1:], 1)
+        found = receptive_window(node, self.plan.program, place, (1,) * place.shape[1], tuple(value.shape[2:]))
+        patch = self.striker.patch(node, group, self.golden.values.__getitem__) if found else None
+        if found is None or patch is None:
+            return None
+        offset, size = found
+        data = lanes.box(node.position, offset, size)
+        channel, *reached = patch.index
+        relative = [p - offset[:, axis].view(-1, 1, 1) for axis, p in enumerate(reached)]
+        lane = torch.arange(len(offset), device=self.device).view(-1, 1, 1)
+        inside = [r.clamp(0, n - 1) for r, n in zip(relative, size, strict=True)]
+        data[(lane, *inside, channel)] = patch.result(value, group.lanes)
+        return Local(offset, data)
+
+    def _run_boxes(self, node: Node, local: Local, rows: Tensor, trials: Ints) -> Ints:
+        lanes = LocalLanes(self.golden, rows, self.plan.last_reader)
+        lanes.begin(node.position, local)
+        lanes.run()
+        kept = lanes.index.cpu().numpy()
+        if len(kept):
+            if not lanes.values:  # nothing that anyone reads has changed
+                return trials
+            self._wait(lanes.at, trials[kept], lanes.values)
+        return np.delete(trials, kept)
+
+    def _wait(self, node: int, trials: Ints, boxes: Mapping[int, Local] | None = None) -> None:
+        if len(trials):
+            self.waiting.setdefault(node, []).append(_Waiting(trials, boxes or {}))
+
+    def _capacity(self, node: int) -> int:
+        """Return how many lanes that board at *node* or later fit into the memory and, on a CPU, into the caches."""
+        largest = _CPU_TENSOR_BYTES if self.device.type == "cpu" else _GPU_TENSOR_BYTES
+        # A sixth: gathering, joining and comparing values hold copies beside what is alive.
+        by_memory = self.memory // 6 // max(int(self.footprint.alive[node]), 1)
+        by_tensor = largest // max(int(self.footprint.largest[node]), 1)
+        return int(max(1, min(by_memory, by_tensor)))
+
+    def _at_once(self, node: int) -> int:
+        """Return how many lanes may be prepared together: their boxes are at most about half of a value each."""
+        return int(max(1, min(_AT_ONCE, self.memory // 16 // max(int(self.footprint.largest[node]) // 2, 1))))
+
+    def _sweep_full(self) -> Iterator[Lanes]:
+        """Run sweeps for nodes at which enough lanes wait, or for all where their boxes take too much memory."""
+        for at in [at for at, queue in self.waiting.items() if sum(len(w.trials) for w in queue) >= self._capacity(at)]:
+            yield from self._sweep_queue([(at, w) for w in self.waiting.pop(at)])
+        if sum(w.nbytes for queue in self.waiting.values() for w in queue) > self.memory // 10:
+            yield from self._sweep_rest()
+
+    def _sweep_rest(self) -> Iterator[Lanes]:
+        queue = [(at, w) for at in sorted(self.waiting) for w in self.waiting[at]]
+        self.waiting = {}
+        yield from self._sweep_queue(queue)
+
+    def _sweep_queue(self, queue: Sequence[tuple[int, _Waiting]]) -> Iterator[Lanes]:
+        """Cut groups that wait, sorted by node, into sweeps that fit."""
+        batch: list[tuple[int, _Waiting]] = []
+        room = 0
+        for at, group in queue:
+            begin = 0
+            while begin < len(group.trials):
+                if not batch:
+                    room = self._capacity(at)
+                part = _part(group, begin, begin + room)
+                batch.append((at, part))
+                begin, room = begin + len(part.trials), room - len(part.trials)
+                if not room:
+                    yield from self._sweep(batch)
+                    batch = []
+        if batch:
+            yield from self._sweep(batch)
+
+    def _sweep(self, batch: Sequence[tuple[int, _Waiting]]) -> Iterator[Lanes]:
+        trials = np.concatenate([group.trials for _, group in batch])
+        boards = np.repeat([at for at, _ in batch], [len(group.trials) for _, group in batch])
+        boxed = np.repeat([bool(group.boxes) for _, group in batch], [len(group.trials) for _, group in batch])
+        boxes: dict[int, list[tuple[Tensor, Mapping[int, Local]]]] = {}
+        begin = 0
+        for at, group in batch:
+            lanes = torch.arange(begin, begin + len(group.trials), device=self.device)
+            begin += len(group.trials)
+            if group.boxes:
+                boxes.setdefault(at, []).append((lanes, group.boxes))
+        strike, struck = self._strikes(trials, ~boxed)
+        settled = self._tensor(np.where(boxed, boards, self.events.last[trials]))
+        inputs = self.rows[self._tensor(trials)]
+        sweep = Sweep(self.plan, self.golden, inputs, boards.tolist(), settled, boxes)
+        if self.monitor is None:
+            sweep.run(strike, struck)
+        else:
+            self.monitor.begin(trials, inputs)
+            sweep.run(strike, struck, self.monitor)
+            self.monitor.end()
+        if sweep.masked:
+            yield self._masked(trials[torch.cat(sweep.masked).cpu().numpy()])
+        if len(sweep.inputs):
+            yield self._finished(sweep, trials[sweep.lane.cpu().numpy()])
+
+    def _strikes(self, trials: Ints, open_lanes: NDArray[np.bool_]) -> tuple[Strike, frozenset[int]]:
+        """Return what applies the events of the *open_lanes*, and the nodes at which it must be called."""
+        events = self.events
+        first, counts = events.offsets[trials], events.offsets[trials + 1] - events.offsets[trials]
+        counts = np.where(open_lanes, counts, 0)
+        index = np.repeat(first - np.concatenate(([0], np.cumsum(counts)[:-1])), counts) + np.arange(counts.sum())
+        lane = np.repeat(np.arange(len(trials)), counts)
+        node_of = events.node[index]
+        order = np.argsort(node_of, kind="stable")
+        nodes, starts = np.unique(node_of[order], return_index=True)
+        by_node = dict(zip(nodes.tolist(), np.split(order, starts[1:]), strict=True)) if len(order) else {}
+
+        def strike(sweep: Sweep, node: Node, value: Value, aboard: int) -> Value:
+            mine = by_node[node.position]
+            where = torch.searchsorted(sweep.lane, self._tensor(lane[mine]))
+            return self.striker.apply(node, value, where, events.row[index[mine]], lambda p: sweep.value(p, aboard))
+
+        return strike, frozenset(by_node)
+
+    def _finished(self, sweep: Sweep, trials: Ints) -> Lanes:
+        faulty = self.plan.program.output(lambda node: sweep.value(node, len(sweep.inputs)))
+        masked = np.zeros(len(trials), dtype=bool)
+        return Lanes(trials, self.trials.inputs[trials], self.golden.outputs(sweep.inputs), faulty, masked)
+
+    def _masked(self, trials: Ints) -> Lanes:
+        outputs = self.golden.outputs(self.rows[self._tensor(trials)])
+        return Lanes(trials, self.trials.inputs[trials], outputs, outputs, np.ones(len(trials), dtype=bool))
+
+
+def _part(group: _Waiting, begin: int, end: int) -> _Waiting:
+    """Return the trials *begin* to *end* of a group that waits, with their boxes."""
+    if begin == 0 and end >= len(group.trials):
+        return group
+    end = min(end, len(group.trials))
+    boxes = {node: Local(box.offset[begin:end], box.data[begin:end]) for node, box in group.boxes.items()}
+    return _Waiting(group.trials[begin:end], boxes)

@@ -1,0 +1,220 @@
+"""The sweep: a batch of lanes that grows where faults strike and shrinks where they turn out to be masked.
+
+Lanes are sorted by the node at which they board. A value is kept for a prefix of the lanes only; behind the prefix it
+is golden and is gathered from the golden cache when somebody asks. So an operation runs for just those lanes
+that a fault has reached, and everything off a fault's cone of influence costs nothing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfault.engine.graph.boxes import Local
+from torchfault.engine.graph.golden_pass import Golden, identical_lanes
+from torchfault.model.layout import Layout, join, lanes_first, take, take_value
+from torchfault.model.program import Node, Program, Ref, Value, run_node
+
+__all__ = ["Schedule", "Sweep", "schedule"]
+
+_IN_PLACE = {"relu": torch.relu_}
+_OWN_MEMORY = ("conv", "linear", "batch_norm", "add", "layer_norm", "mul", "round_")
+_CHECKS_PER_LANE = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """What a sweep needs to know about a program beforehand.
+
+    *last_reader* is the last node that reads each value; *narrow* are the nodes after which no other value is alive, so
+    that one comparison with golden decides whether a lane is masked; *in_place* are those that may reuse the memory of
+    their operand.
+    """
+
+    program: Program
+    last_reader: list[int]
+    dying: list[list[int]]
+    narrow: frozenset[int]
+    in_place: frozenset[int]
+
+
+def schedule(program: Program) -> Schedule:
+    """Return the schedule of *program*."""
+    count = len(program.nodes)
+    last = [max(readers, default=-1) for readers in program.readers()]
+    for output in program.outputs:
+        if isinstance(output, Ref):
+            last[output.node] = count
+    dying: list[list[int]] = [[] for _ in range(count + 1)]
+    for position, reader in enumerate(last):
+        if not program.nodes[position].constant:
+            dying[max(reader, position)].append(position)  # what nobody reads dies where it is struck
+    roots = _roots(program)
+    open_roots: set[int] = set()
+    last_of_root: dict[int, int] = {}
+    for position, root in enumerate(roots):
+        last_of_root[root] = max(last_of_root.get(root, -1), last[position])
+    narrow, in_place = set(), set()
+    for node in program.nodes:
+        position = node.position
+        if node.constant or node.positional or isinstance(node.layout, tuple):
+            continue
+        open_roots = {r for r in {*open_roots, roots[position]} if last_of_root[r] > position}
+        if open_roots == {roots[position]} and not node.view:
+            narrow.add(position)
+        if node.op in _IN_PLACE and _may_overwrite(node, program, last_of_root):
+            in_place.add(position)
+    return Schedule(program, last, dying, frozenset(narrow), frozenset(in_place))
+
+
+def _roots(program: Program) -> list[int]:
+    """Return the node whose memory each value may live in: its own, or that of the operand it is a view of."""
+    roots = list(range(len(program.nodes)))
+    for node in program.nodes:
+        lanes = [source for source in node.reads if not program.nodes[source].constant]
+        if node.view and lanes:
+            roots[node.position] = roots[lanes[0]]
+    return roots
+
+
+def _may_overwrite(node: Node, program: Program, last_of_root: dict[int, int]) -> bool:
+    operand = program.nodes[node.reads[0]]
+    alone = last_of_root.get(operand.position) == node.position
+    return alone and not operand.view and any(part in operand.op for part in _OWN_MEMORY)
+
+
+class Sweep:
+    """One batch of lanes on its way through a program.
+
+    *inputs* gives the row of the golden chunk that each lane stands on, *boards* the node at which it boards (sorted),
+    *settled* the last node at which something happens to it. *strike* is called with this sweep, a node, its value and
+    the lanes on board after every node in *struck*, and applies their events in place. *boxes* maps nodes to groups of
+    lanes that board there with parts already computed: the lanes, and the boxes to paste into the live values.
+    """
+
+    def __init__(
+        self,
+        plan: Schedule,
+        golden: Golden,
+        inputs: Tensor,
+        boards: Sequence[int],
+        settled: Tensor,
+        boxes: Mapping[int, Sequence[tuple[Tensor, Mapping[int, Local]]]],
+    ) -> None:
+        self.plan, self.golden, self.inputs = plan, golden, inputs
+        self.lane = torch.arange(len(inputs), device=inputs.device)
+        self.boards, self.settled, self.boxes = list(boards), settled, boxes
+        self.aboard = 0
+        self.values: dict[int, tuple[Value, int]] = {}
+        self.checks = torch.zeros(len(inputs), dtype=torch.int8, device=inputs.device)
+        self.masked: list[Tensor] = []
+
+    def run(
+        self,
+        strike: Callable[["Sweep", Node, Value, int], Value],
+        struck: frozenset[int],
+        observe: Callable[["Sweep", Node], None] | None = None,
+    ) -> None:
+        """Execute the program from the first boarding to the end, or until every lane has left.
+
+        *observe* is called after every node, while its value is still what it was computed to be.
+        """
+        program = self.plan.program
+        for node in program.nodes[self.boards[0] :]:
+            self._execute(node, strike if node.position in struck else None)
+            if observe is not None:
+                observe(self, node)
+            for position in self.plan.dying[node.position]:
+                self.values.pop(position, None)
+            if node.position in self.plan.narrow and self.aboard:
+                self._let_masked_leave(node)
+            if not len(self.inputs):
+                return
+
+    def value(self, position: int, lanes: int) -> Value:
+        """Return the value of a node for the first *lanes* lanes, gathering from golden what is not computed."""
+        node = self.plan.program.nodes[position]
+        if node.constant:
+            return self.plan.program.constants[position]
+        if node.positional:
+            return run_node(node, lambda source: self.value(source, lanes), lanes)
+        have, count = self.values.get(position, (None, 0))
+        if count < lanes:
+            have = self._extend(have, count, lanes, position, node.layout)
+            self.values[position] = (have, lanes)
+        return have
+
+    def _extend(self, have: Value, count: int, lanes: int, position: int, layout: Any) -> Value:
+        index = self.inputs[count:lanes]
+        golden = self.golden.values[position]
+
+        def longer(mine: Tensor | None, theirs: Tensor, where: Layout | None) -> Any:
+            if where is None:
+                return theirs
+            added = take(theirs, where, index)
+            return added if mine is None or not count else join([mine, added], where)
+
+        if isinstance(layout, tuple):
+            parts = have if count else [None] * len(layout)
+            return tuple(longer(m, g, w) for m, g, w in zip(parts, golden, layout, strict=True))
+        return longer(have, golden, layout)
+
+    def reached(self, node: Node) -> int:
+        """Return how many lanes hold something else than golden in an operand of *node*."""
+        return max((self.values[s][1] for s in node.reads if s in self.values), default=0)
+
+    def _execute(self, node: Node, strike: Callable[["Sweep", Node, Value, int], Value] | None) -> None:
+        reached = self.reached(node) if node.target and not node.constant else 0
+        if reached:
+            self.values[node.position] = (self._compute(node, reached, spare=strike is None), reached)
+        while self.aboard < len(self.boards) and self.boards[self.aboard] == node.position:
+            self.aboard += 1
+        for lanes, boxes in self.boxes.get(node.position, ()):
+            rows = torch.searchsorted(self.lane, lanes)
+            for position, box in boxes.items():
+                box.paste(self.value(position, self.aboard), rows)
+        if strike is not None and self.aboard:
+            value = strike(self, node, self.value(node.position, self.aboard), self.aboard)
+            self.values[node.position] = (value, self.aboard)
+
+    def _compute(self, node: Node, lanes: int, *, spare: bool) -> Value:
+        # A struck operation is run again on its operand, which must then still be what it was.
+        if spare and node.position in self.plan.in_place:
+            return _IN_PLACE[node.op](self.value(node.reads[0], lanes))
+        return run_node(node, lambda position: self.value(position, lanes), lanes)
+
+    def _let_masked_leave(self, node: Node) -> None:
+        """Drop the lanes that have become bit-identical to golden and to which nothing more will happen."""
+        value, count = self.values.get(node.position, (None, 0))
+        if count < self.aboard:
+            # Lanes behind the prefix are golden here; only those on board count.
+            value, count = self.value(node.position, self.aboard), self.aboard
+        due = (self.checks[:count] < _CHECKS_PER_LANE) & (self.settled[:count] <= node.position)
+        index = due.nonzero().squeeze(1)
+        if not len(index):
+            return
+        self.checks[index] += 1
+        layout = node.layout
+        assert isinstance(layout, Layout)
+        mine = lanes_first(value if len(index) == count else take(value, layout, index), layout)
+        theirs = lanes_first(take(self.golden.values[node.position], layout, self.inputs[index]), layout)
+        same = identical_lanes(mine, theirs)
+        if same.any():
+            keep = torch.ones(len(self.inputs), dtype=torch.bool, device=same.device)
+            keep[index[same]] = False
+            self._keep(keep)
+
+    def _keep(self, keep: Tensor) -> None:
+        self.masked.append(self.lane[~keep])
+        kept = keep.nonzero().squeeze(1)
+        for position, (value, count) in list(self.values.items()):
+            index = kept[: int(keep[:count].sum())]
+            layout = self.plan.program.nodes[position].layout
+            self.values[position] = (take_value(value, layout, index), len(index))
+        self.aboard = int(keep[: self.aboard].sum())
+        flags = keep.tolist()
+        self.boards = [board for board, stays in zip(self.boards, flags, strict=True) if stays]
+        self.inputs, self.lane = self.inputs[kept], self.lane[kept]
+        self.checks, self.settled = self.checks[kept], self.settled[kept]

@@ -1,0 +1,1 @@
+"""The hooks executor: full forward passes of any module, in which every lane has its own faults."""

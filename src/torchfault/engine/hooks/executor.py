@@ -1,0 +1,257 @@
+"""The executor for any module: full forward passes, in which every lane still has its own faults."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from torchfault.data import Data, Tree, call, concatenate, leaves, map_tensors, rows
+from torchfault.engine.alike import alike, some_rows
+from torchfault.engine.astray import nothing
+from torchfault.engine.edits import masks_by_site
+from torchfault.engine.executor import Lanes, check_trials
+from torchfault.engine.hooks.replay import Part, replaying
+from torchfault.engine.hooks.strikes import Strike, strike_of, striking, together
+from torchfault.engine.memory import lanes_within
+from torchfault.engine.monitor import HooksMonitor, Monitor
+from torchfault.engine.stored import Memory, edited
+from torchfault.errors import ModelError
+from torchfault.faults import Trials
+from torchfault.model.constants import is_constant
+from torchfault.model.decisions import Decisions
+from torchfault.model.discover import find
+from torchfault.model.disturb import reset_states, undisturbed, unfused
+from torchfault.model.observe import varies
+from torchfault.model.torch_ao.quantised import is_leaf
+from torchfault.model.watch import plain_base, visiting
+from torchfault.space import FaultSpace, Site
+
+__all__ = ["HooksExecutor"]
+
+_SEED = 0
+_MONITORED = 8
+
+
+class HooksExecutor:
+    """Runs trials by plain forward passes of *model* under hooks.
+
+    Lanes share a pass, each with its own faults in activations. So do lanes with faults in the weights of a module that
+    alone reads them: for them that module runs once more. Faults in other weights and buffers change the model in
+    place, for a pass that only lanes with equal ones share. *memory* bounds the bytes of activations. A model
+    that lets chance or the rest of the batch have a part, or that decides by values what to compute, runs lane by lane,
+    from the same random state each time.
+
+    Raises :class:`ModelError` for a model that does not give one row of output per input.
+
+    >>> from torchfault.faults import BitFlip, strike
+    >>> engine = HooksExecutor(nn.Linear(3, 2).eval(), Data(torch.randn(4, 3)), memory=2**20)
+    >>> signs = engine.space.locate([31, 6 * 32 + 31])
+    >>> trials = strike(engine.space, signs, model=BitFlip(), rng=np.random.default_rng(0))
+    >>> [lanes.trial.tolist() for lanes in engine.run(trials)]
+    [[0, 1]]
+    """
+
+    name = "hooks"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        *,
+        memory: int = 2**30,
+        device: torch.device | str | None = None,
+        buffers: bool = False,
+    ) -> None:
+        self.model, self.data = model, data
+        tensors = [*model.parameters(), *model.buffers()]
+        home = tensors[0].device if tensors else torch.device("cpu")
+        self.device = torch.device(device) if device is not None else home
+        if self.device.type != home.type:
+            raise ModelError(
+                f"the model is on {home} and the lanes on {self.device}; move it with model.to('{self.device}')"
+            )
+        found = find(model, data, buffers=buffers)
+        self._layouts, self._memory = found.layouts, Memory(model)
+        assert found.fold is not None
+        self._fold, self._cells, self._axes = found.fold, found.cells, found.axes
+        self._careful = found.mixes or any(varies(module) for module in model.modules()) or self._decides()
+        self._known: tuple[tuple[Site, ...], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] | None = None
+        self._batch = 1
+        self._golden: Tree | None = None
+        few = rows(data.inputs, slice(0, 2))
+        with undisturbed(model) as changed, unfused():
+            batch = lanes_within(model, self._here(few), memory=memory)
+            self._stateful = changed()
+        # A module that changes its state must not run twice.
+        self._owners = {} if self._careful or self._stateful else dict(found.owners)
+        self._paths = {path: i for i, path in enumerate(dict.fromkeys(self._owners.values()))}
+        self._batch = 1 if self._careful else batch
+        if self._careful:
+            self._check_alone()
+
+    @property
+    def space(self) -> FaultSpace:
+        """Every site of the model, in execution order."""
+        return self._fold.space
+
+    def golden(self) -> Tree:
+        """Return the outputs without faults, one row per input, computed once."""
+        if self._golden is None:
+            starts = range(0, len(self.data), self._batch)
+            parts = [self._forward(torch.arange(i, min(i + self._batch, len(self.data)))) for i in starts]
+            self._golden = concatenate(parts)
+        return self._golden
+
+    def run(self, trials: Trials, monitor: Monitor | None = None) -> Iterator[Lanes]:
+        """Yield the outcome of every trial exactly once, in any order."""
+        check_trials(trials, self._fold.space, len(self.data))
+        self.golden()
+        seen = None if monitor is None else HooksMonitor(monitor, self._layouts, self._fold.parts)
+        return self._run(self._fold.unfold(trials), seen)
+
+    def _decides(self) -> bool:
+        """Whether the model looks at values: then one lane's fault could change the path of all lanes in its pass."""
+        with undisturbed(self.model), Decisions() as decisions:
+            call(self.model, self._here(rows(self.data.inputs, slice(0, 1))))
+        return bool(decisions.seen)
+
+    def _check_alone(self) -> None:
+        try:
+            self._forward(torch.zeros(1, dtype=torch.int64))
+        except Exception as error:
+            raise ModelError(
+                f"{type(self.model).__name__} lets chance or the rest of the batch decide, so it must run on one input "
+                f"alone; got {type(error).__name__}: {error}; call model.eval()"
+            ) from error
+
+    def _run(self, trials: Trials, monitor: HooksMonitor | None) -> Iterator[Lanes]:
+        done: list[tuple[NDArray[np.int64], Tree]] = []
+        lanes = 0
+        # A monitor holds all activations of a batch twice over.
+        batch = self._batch if monitor is None else max(1, self._batch // _MONITORED)
+        for group in alike(some_rows(trials, self._shared(trials))):
+            for start in range(0, len(group), batch):
+                chunk = group[start : start + batch]
+                done.append((chunk, self._struck(trials.take(chunk), monitor)))
+                if monitor is not None:
+                    monitor.end(chunk)
+                lanes += len(chunk)
+                if lanes >= self._batch:
+                    yield self._lanes(trials, done)
+                    done, lanes = [], 0
+        if done:
+            yield self._lanes(trials, done)
+
+    def _lanes(self, trials: Trials, done: Sequence[tuple[NDArray[np.int64], Tree]]) -> Lanes:
+        order = np.concatenate([chunk for chunk, _ in done])
+        inputs = trials.inputs[order]
+        golden = rows(self.golden(), torch.from_numpy(inputs).to(self.device))
+        faulty = concatenate([outputs for _, outputs in done])
+        return Lanes(order, inputs, golden, faulty, _identical(golden, faulty))
+
+    def _shared(self, trials: Trials) -> NDArray[np.bool_]:
+        """Return which rows change the model for all lanes of a pass: those in stored words that no module owns alone.
+
+        A trial that also strikes an operation inside the owner cannot have that module run again.
+        """
+        path, inside, active = (column[trials.site] for column in self._kinds(trials.sites))
+        width = len(self._paths) + 1
+        both = np.intersect1d((trials.owner * width + path)[path >= 0], (trials.owner * width + inside)[inside >= 0])
+        return ~active & ((path < 0) | np.isin(trials.owner, both // width))
+
+    def _kinds(self, sites: tuple[Site, ...]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return by site the module that owns it, the one it is an operation in (-1: none), and if it is active."""
+        if self._known is None or self._known[0] is not sites:
+            owner = [self._paths.get(self._owners.get(site.name, ""), -1) for site in sites]
+            computed = [s.name.partition(":")[0] if s.kind in ("input", "output") else "" for s in sites]
+            parent = [plain_base(base).rpartition(".")[0] for base in computed]
+            inside = [self._paths.get(path, -1) for path in parent]
+            columns = (np.array(owner), np.array(inside), np.array([site.is_activation for site in sites]))
+            self._known = (sites, columns)
+        return self._known[1]
+
+    def _struck(self, trials: Trials, monitor: HooksMonitor | None) -> Tree:
+        """Return the outputs of *trials*, whose shared faults are all the same, as one batch."""
+        shared = self._shared(trials)
+        active = self._kinds(trials.sites)[2][trials.site]
+        common = some_rows(trials, shared).take(np.zeros(1, dtype=np.int64))
+        strikes = [
+            strike_of(self.model, name, masks=[mask], site=self._fold.apart.site(name), layout=self._layouts[name])
+            for name, mask in masks_by_site(some_rows(trials, active), lanes=True).items()
+        ]
+        index = torch.from_numpy(trials.inputs)
+        if monitor is not None:
+            self._forward(index, monitor=monitor)
+            monitor.begin()
+        targets = self._memory.targets(common)
+        with edited(targets):
+            try:
+                return self._forward(
+                    index, together(strikes), self._parts(some_rows(trials, ~active & ~shared)), monitor
+                )
+            except (ArithmeticError, ValueError, AssertionError):
+                if not any(is_constant(target.name) for target in targets):
+                    raise
+                # Python refuses to divide by the number, or the module to work with it: whoever runs it notices.
+                return nothing(rows(self.golden(), index.to(self.device)))
+
+    def _parts(self, trials: Trials) -> dict[str, list[Part]]:
+        """Return what each module must run again, for lanes struck in the words that it alone reads."""
+        path = self._kinds(trials.sites)[0][trials.site]
+        names = list(self._paths)
+        parts: dict[str, list[Part]] = {}
+        for number in np.unique(path):
+            mine = some_rows(trials, path == number)
+            for lanes in alike(mine):
+                if mine.offsets[lanes[0] + 1] > mine.offsets[lanes[0]]:
+                    stored = self._memory.targets(mine.take(lanes[:1]))
+                    parts.setdefault(names[number], []).append(Part(torch.from_numpy(lanes).to(self.device), stored))
+        return parts
+
+    def _forward(
+        self,
+        index: Tensor,
+        strikes: Sequence[Strike] = (),
+        parts: Mapping[str, Sequence[Part]] | None = None,
+        monitor: HooksMonitor | None = None,
+    ) -> Tree:
+        inputs = self._here(rows(self.data.inputs, index))
+        with ExitStack() as scopes:
+            scopes.enter_context(torch.no_grad())
+            scopes.enter_context(unfused())
+            if self._careful or self._stateful:
+                scopes.enter_context(undisturbed(self.model))
+                reset_states(self.model)
+            if self._careful:
+                torch.manual_seed(_SEED)
+            scopes.enter_context(replaying(self.model, parts or {}, self._layouts))
+            # Behind, so that it sees what a replay gives.
+            scopes.enter_context(striking(self.model, strikes, self._cells))
+            if monitor is not None:
+                leaf = [path for path, module in self.model.named_modules() if path and is_leaf(module)]
+                watch = visiting(self.model, monitor, modules=leaf, operations=None, read=(), cells=self._cells)
+                scopes.enter_context(watch)
+            axes = iter(self._axes)
+            return map_tensors(lambda leaf: leaf.movedim(next(axes), 0), call(self.model, inputs))
+
+    def _here(self, tree: Tree) -> Tree:
+        return map_tensors(lambda leaf: leaf.to(self.device), tree)
+
+
+def _identical(golden: Tree, faulty: Tree) -> NDArray[np.bool_]:
+    """Return which rows agree bit for bit in every output."""
+    same = [
+        (_plain_words(a) == _plain_words(b)).flatten(1).all(1)
+        for a, b in zip(leaves(golden), leaves(faulty), strict=True)
+    ]
+    return np.asarray(torch.stack(same).all(0).cpu().numpy())
+
+
+def _plain_words(tensor: Tensor) -> Tensor:
+    """Return the bits of *tensor* as integers, so that a NaN equals itself and 0 differs from -0."""
+    plain = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return plain.unsqueeze(-1).view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[plain.itemsize])

@@ -1,0 +1,293 @@
+"""Faults in activations: where each one lands in a running model, and the edit itself."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+
+from torchfault.engine.edits import Edits, Mask, by_sample, infer_layout
+from torchfault.errors import FaultError, SpaceError, did_you_mean
+from torchfault.faults import pack
+from torchfault.model.arguments import argument_names
+from torchfault.model.layout import Layout
+from torchfault.model.marks import is_mark, kind_of, split_mark
+from torchfault.model.rounding import part_of, rounding, sites_kept
+from torchfault.model.states import Cell
+from torchfault.model.torch_ao.quantised import activation_word, code_memory, restore_codes
+from torchfault.model.watch import Moment, plain_base, visiting
+from torchfault.space import Fault, FaultSpace, Site
+from torchfault.storages import ActivationStorage, InBlocks, row_length
+from torchfault.words import word, word_of
+
+__all__ = ["Address", "Strike", "address", "masks_of", "strike_of", "striking", "together"]
+
+_NAME = re.compile(r"(?P<base>[^:]+):(?P<role>input|output|data)(?P<place>\d*)(\.\w+)?")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where an activation is: *base* as the running model will call it, and the *place* among inputs or outputs.
+
+    *path* is the module to watch; *operation* the functional operation in it, empty for the module's own call. An input
+    of the model has the role ``data``, and the name of the argument as its base.
+    """
+
+    base: str
+    role: str
+    place: int
+    path: str
+    operation: str = ""
+
+
+def address(model: nn.Module, name: str) -> Address:
+    """Return where the activation called *name* is in *model*.
+
+    Raises :class:`SpaceError`, with a suggestion, where no module or operation can have that name.
+
+    >>> address(nn.Sequential(nn.ReLU()), "0@1:output")
+    Address(base='0@1', role='output', place=0, path='0', operation='')
+    """
+    if is_mark(name):
+        path, role, step = split_mark(name)
+        return Address(path, f"{role}#{step}", 0, path)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    first = {id(module): path for path, module in reversed(modules.items())}
+    found = _NAME.fullmatch(name)
+    if not found:
+        raise SpaceError(f"an activation is called '<module>:input' or '<module>:output', got '{name}'")
+    if found["role"] == "data":
+        return Address(found["base"], "data", 0, "")
+    base, place = found["base"], int(found["place"] or 0)
+    plain = plain_base(base)
+    if plain in modules:
+        path = first[id(modules[plain])]
+        return Address(path + base[len(base.partition("@")[0]) :] if "@" in base else path, found["role"], place, path)
+    parent, _, operation = base.rpartition(".")
+    inside = plain_base(parent) if parent else ""
+    if inside not in modules or not _exists(plain.rpartition(".")[2]):
+        near = did_you_mean(plain, [path for path in modules if path])
+        raise SpaceError(f"no module or operation is called '{plain}' in '{name}'{near}")
+    path = first[id(modules[inside])]
+    call = path + parent[len(parent.partition("@")[0]) :] if "@" in parent else path
+    return Address(f"{call}.{operation}" if call else operation, found["role"], place, path, plain.rpartition(".")[2])
+
+
+def _exists(operation: str) -> bool:
+    return any(hasattr(home, operation) for home in (torch.ops.aten, torch, F, Tensor, torch.ops.quantized))
+
+
+class _StraightThrough(torch.autograd.Function):
+    """An edit of words under autograd: the gradient passes as if nothing had happened, also at NaN and infinity."""
+
+    @staticmethod
+    def forward(tensor: Tensor, edit: Callable[[Tensor], Tensor]) -> Tensor:
+        return edit(tensor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        del ctx, inputs, output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        del ctx
+        return gradient, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        del ctx
+        return tangent.view_as(tangent)
+
+
+@dataclass(eq=False)
+class Strike:
+    """The faults of one activation: *masks* ready to apply, or *faults* to be made ready once its shape is known.
+
+    *layout* tells where the batch axis is; with *site* alone it is inferred from the shape. *word* is the format of
+    values that are rounded to codes, empty where it is the tensor's own; *storage* tells how emulated ones are kept.
+    The words of a block, which stand for its values together, are changed by one strike.
+    """
+
+    name: str
+    where: Address
+    masks: Sequence[Mask] = ()
+    site: Site | None = None
+    layout: Layout | None = None
+    faults: Sequence[Fault] = ()
+    rng: np.random.Generator | None = None
+    word: str = ""
+    storage: ActivationStorage | None = None
+    met: int = 0
+
+    def __call__(self, tensor: Tensor, *, owned: bool) -> Tensor:
+        """Return *tensor* with its faults; changed in place if nobody else holds it and no gradient needs it."""
+        if tensor.is_quantized:
+            if not owned:
+                return restore_codes(self(tensor.int_repr(), owned=True), tensor)
+            self(code_memory(tensor), owned=True)
+            return tensor
+        self._make_ready(tensor)
+        self.met += 1
+        layout = self.layout or self._layout(tensor)
+        if torch.is_grad_enabled() and tensor.requires_grad:
+            passed: Tensor = _StraightThrough.apply(  # type: ignore[no-untyped-call]
+                tensor, lambda value: self._copy(value, layout)
+            )
+            return passed
+        if not owned:
+            return self._copy(tensor, layout)
+        if isinstance(self.storage, InBlocks):
+            return self._in_blocks(tensor, layout, self.storage)
+        for mask in self.masks:
+            mask.write(tensor, layout)
+        return tensor
+
+    def _copy(self, tensor: Tensor, layout: Layout | None) -> Tensor:
+        if isinstance(self.storage, InBlocks):
+            return self._in_blocks(tensor.clone(), layout, self.storage)
+        for mask in self.masks:
+            tensor = mask.applied(tensor, layout)
+        return tensor
+
+    def _in_blocks(self, tensor: Tensor, layout: Layout | None, storage: InBlocks) -> Tensor:
+        apart = by_sample(tensor, layout)
+        edits = [mask.in_blocks(part_of(mask.name)[1], apart) for mask in self.masks]
+        storage.struck(apart, row_length(tensor.shape), edits)
+        return tensor
+
+    def _layout(self, tensor: Tensor) -> Layout | None:
+        if self.site is not None and not part_of(self.site.name)[1]:
+            return infer_layout(tensor.shape, self.site.shape)
+        return Layout(0) if tensor.ndim else None
+
+    def _make_ready(self, tensor: Tensor) -> None:
+        own = word(self.word) if self.word else word_of(tensor)
+        if not self.masks:
+            plain = Site(part_of(self.name)[0], tuple(tensor.shape[1:]), own.name, own.width, self.where.role)
+            sites = {site.name: site for site in sites_kept(plain, self.storage, tensor.shape, None)}
+            names = dict.fromkeys(fault.site for fault in self.faults)
+            by_name = [(sites[name], [f for f in self.faults if f.site == name]) for name in names if name in sites]
+            self.masks = [mask for site, mine in by_name for mask in masks_of(site, mine, self.rng)]
+        for mask in self.masks:
+            fmt = word(self.storage.words[part_of(mask.name)[1]]) if self.storage else own
+            if mask.fmt != fmt:
+                raise FaultError(
+                    f"'{mask.name}' has {mask.fmt.name} words in the fault space, got {fmt.name}; "
+                    "find the sites under the same precision"
+                )
+
+
+def strike_of(model: nn.Module, name: str, **given: Any) -> Strike:
+    """Return the strike of the activation called *name*, in the words in which *model* gives it."""
+    where = address(model, name)
+    if where.role == "data" or where.operation:
+        return Strike(name, where, **given)
+    owner, role = model.get_submodule(where.path), kind_of(where.role)
+    storage = rounding(owner, role)
+    if part_of(name)[1] and not (storage and part_of(name)[1] in storage.words):
+        raise SpaceError(f"'{part_of(name)[0]}' is not kept in blocks, so there is no '{name}'")
+    return Strike(name, where, word=activation_word(owner) if role == "output" else "", storage=storage, **given)
+
+
+def together(strikes: Iterable[Strike]) -> list[Strike]:
+    """Return *strikes*, with those in words of the same blocks made one."""
+    found: dict[str, Strike] = {}
+    for strike in strikes:
+        name = part_of(strike.name)[0]
+        if name in found:
+            mine = found[name]
+            masks, faults = [*mine.masks, *strike.masks], [*mine.faults, *strike.faults]
+            found[name] = replace(mine, masks=masks, faults=faults)
+        else:
+            found[name] = strike
+    return list(found.values())
+
+
+def masks_of(site: Site, faults: Sequence[Fault], rng: np.random.Generator | None) -> list[Mask]:
+    """Return the masks of several faults in one site, one for each run of faults on the same sample."""
+    space = FaultSpace((site,))
+    masks = []
+    for sample, run in groupby(faults, key=lambda fault: fault.sample):
+        if sample is not None and (sample < 0 or not site.is_activation):
+            raise FaultError(
+                f"a sample counts from 0 in the batch of an activation, got {sample} for '{site.name}'; leave it out"
+            )
+        trial = pack(space, list(run), rng=rng)
+        where = None if sample is None else np.full(len(trial.element), sample, dtype=np.int64)
+        masks.append(Mask(site.name, word(site.word), Edits(trial.element, trial.keep, trial.toggle, where)))
+    return masks
+
+
+@dataclass(eq=False)
+class _Striker:
+    """The visitor that applies strikes, and remembers what it has seen for the sake of suggestions."""
+
+    strikes: Mapping[tuple[str, str], Sequence[Strike]]
+    seen: set[str] = field(default_factory=set)
+
+    def __call__(self, moment: Moment) -> Sequence[Tensor] | None:
+        here = self.strikes.get((moment.base, moment.role), ())
+        tensors, struck = list(moment.tensors), False
+        for strike in here:
+            place = strike.where.place
+            valued = place < len(tensors) and (tensors[place].dtype.is_floating_point or tensors[place].is_quantized)
+            if valued or (place < len(tensors) and strike.masks):
+                tensors[place], struck = strike(tensors[place], owned=moment.owned[place]), True
+        if not struck:
+            self.seen |= {f"{moment.base}:{moment.role}{i or ''}" for i in range(len(tensors))}
+        return tensors if struck else None
+
+
+@contextmanager
+def striking(model: nn.Module, strikes: Sequence[Strike], cells: Sequence[Cell] = ()) -> Iterator[None]:
+    """Apply *strikes* whenever *model* computes their activations, in this scope; *cells* are its modules with states.
+
+    Raises :class:`FaultError` at its end for one that never struck, unless another exception is on its way.
+    """
+    if not strikes:
+        yield
+        return
+    by_moment: dict[tuple[str, str], list[Strike]] = {}
+    for strike in strikes:
+        by_moment.setdefault((strike.where.base, strike.where.role), []).append(strike)
+    given = {strike.where.base: strike for strike in strikes if strike.where.role == "data"}
+    plain = [strike for strike in strikes if not is_mark(strike.name) and strike.where.role != "data"]
+    cells = cells if len(plain) + len(given) < len(strikes) or any(s.where.operation for s in plain) else ()
+    modules = {strike.where.path for strike in plain if not strike.where.operation}
+    operations = {strike.where.operation for strike in strikes} - {""}
+    read = {strike.where.path for strike in plain if strike.where.role == "input" and not strike.where.operation}
+    striker = _Striker(by_moment)
+    watch = visiting(model, striker, modules=modules, operations=operations, read=read, cells=cells)
+    with watch, _striking_data(model, given):
+        yield
+    missed = [strike.name for strike in strikes if not strike.met]
+    if missed:
+        listed = ", ".join(f"'{name}'" for name in missed[:3]) + (" ..." if len(missed) > 3 else "")
+        remedy = did_you_mean(missed[0], striker.seen) or "; run the model in the scope, and choose sites that it uses"
+        raise FaultError(f"every fault must strike, but the model never computed {listed}{remedy}")
+
+
+@contextmanager
+def _striking_data(model: nn.Module, strikes: Mapping[str, Strike]) -> Iterator[None]:
+    """Apply *strikes*, by the name of the argument, to what *model* is called with in this scope."""
+
+    def strike(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        flat, spec = pytree.tree_flatten((args, kwargs))
+        for i, name in enumerate(argument_names(model, args, kwargs)):
+            if name in strikes:
+                flat[i] = strikes[name](flat[i], owned=False)
+        return pytree.tree_unflatten(flat, spec)
+
+    handle = model.register_forward_pre_hook(strike, with_kwargs=True, prepend=True) if strikes else None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()

@@ -1,0 +1,91 @@
+"""How much memory a forward pass needs for each input, measured."""
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from torchfault.data import Tree, call, leaves
+from torchfault.errors import EngineError
+
+__all__ = ["lanes_within", "peak_bytes"]
+
+# Kernels take working memory that no tensor shows.
+_MARGIN = 1.5
+# Larger batches no longer gain on a CPU, and spoil its caches.
+_MOST = {"cpu": 128}
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
+
+
+class _Peak(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive, and remembers the most there ever were."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = self.largest = 0
+        self.holders: dict[int, int] = {}
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        given = {_address(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for leaf in pytree.tree_leaves(result):
+            if isinstance(leaf, Tensor) and id(leaf) not in self.known:
+                address = _address(leaf)
+                if address in self.holders or address not in given:  # else a view of a parameter or an input
+                    self._hold(leaf, address, leaf.untyped_storage().nbytes() if address else 0)
+        return result
+
+    def _hold(self, tensor: Tensor, address: int, size: int) -> None:
+        self.known.add(id(tensor))
+        weakref.finalize(tensor, self._release, id(tensor), address, size).atexit = False
+        self.holders[address] = self.holders.get(address, 0) + 1
+        if self.holders[address] == 1:
+            self.now += size
+            self.peak, self.largest = max(self.peak, self.now), max(self.largest, size)
+
+    def _release(self, tensor: int, address: int, size: int) -> None:
+        self.known.discard(tensor)
+        self.holders[address] -= 1
+        if not self.holders[address]:
+            del self.holders[address]
+            self.now -= size
+
+
+@torch.no_grad()
+def peak_bytes(model: nn.Module, inputs: Tree) -> int:
+    """Return the most bytes of activations alive at once while *model* runs on *inputs*, and one copy of the largest.
+
+    The copy is what a strike may make. Parameters and the inputs themselves do not count.
+
+    >>> peak_bytes(nn.Sequential(nn.Linear(4, 100), nn.ReLU(), nn.Linear(100, 1)), torch.zeros(1, 4))
+    1200
+    """
+    with _Peak() as watch:
+        call(model, inputs)
+    return int(watch.peak + watch.largest)
+
+
+def lanes_within(model: nn.Module, inputs: Tree, *, memory: int) -> int:
+    """Return how many lanes may run together within *memory* bytes, given a few *inputs*.
+
+    Raises :class:`EngineError` where not even one fits.
+
+    >>> lanes_within(nn.Linear(4, 100), torch.zeros(2, 4), memory=100_000)
+    82
+    """
+    count = int(leaves(inputs)[0].shape[0])
+    held = sum(leaf.numel() * leaf.element_size() for leaf in leaves(inputs))
+    one = (held + _MARGIN * peak_bytes(model, inputs)) / count
+    if one > memory:
+        raise EngineError(
+            f"one lane of {type(model).__name__} needs {one / 2**20:.1f} MiB, got {memory / 2**20:.1f}; raise memory"
+        )
+    return int(min(memory // max(one, 1), _MOST.get(leaves(inputs)[0].device.type, 512)))

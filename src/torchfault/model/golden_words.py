@@ -1,0 +1,86 @@
+"""The words that faults will strike: what every site holds without faults, for every input."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from torchfault.data import Data, call, rows
+from torchfault.errors import ModelError
+from torchfault.model.watch import Moment, visiting
+from torchfault.space import FaultSpace, Site
+from torchfault.words import encode, held_in, word
+
+__all__ = ["golden_words"]
+
+Words = NDArray[np.unsignedinteger]
+
+
+def golden_words(model: nn.Module, data: Data, space: FaultSpace, *, batch: int = 64) -> Mapping[str, Words]:
+    """Return the words of every site of *space* as unsigned integers, by name, without faults.
+
+    Parameters and buffers have shape (1, elements), activations (inputs, elements): 4 bytes for each float32 activation
+    of each input, all of them held at once. *batch* inputs run at a time. Raises :class:`ModelError` for an activation
+    that the model, run as it is, does not show, or does not show input by input.
+
+    >>> from torchfault.engine import Engine
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU()).eval()
+    >>> engine = Engine(model, Data(torch.ones(5, 2)))
+    >>> words = golden_words(model, engine.data, engine.space.select(["0.weight", "1:input"]))
+    >>> {name: (held.shape, held.dtype.name) for name, held in words.items()}
+    {'0.weight': ((1, 6), 'uint32'), '1:input': ((5, 3), 'uint32')}
+    """
+    stored = dict(model.named_buffers()) | dict(model.named_parameters())
+    found: dict[str, list[Words]] = {}
+    activations = {site.name: site for site in space.sites if site.is_activation}
+    for site in space.sites:
+        if site.name in stored:
+            found[site.name] = [_words(stored[site.name].detach().reshape(1, -1), site)]
+    if activations:
+        _watch(model, data, activations, found, batch)
+    if missing := [site.name for site in space.sites if site.name not in found]:
+        raise ModelError(f"the words of '{missing[0]}' are not to be seen when the model runs; leave this site out")
+    return {site.name: np.concatenate(found[site.name]) for site in space.sites}
+
+
+def _watch(
+    model: nn.Module, data: Data, activations: Mapping[str, Site], found: dict[str, list[Words]], batch: int
+) -> None:
+    """Run the model on all inputs and keep the words of *activations*."""
+    lanes = 0
+
+    def look(moment: Moment) -> Sequence[Tensor] | None:
+        for position, tensor in enumerate(moment.tensors):
+            site = activations.get(f"{moment.base}:{moment.role}{position or ''}")
+            if site is not None:
+                found.setdefault(site.name, []).append(_words(_rows(tensor, site, lanes), site))
+        return None
+
+    modules = [name for name, _ in model.named_modules() if name]
+    with torch.no_grad(), visiting(model, look, modules=modules, operations=None):
+        for first in range(0, len(data), batch):
+            lanes = min(batch, len(data) - first)
+            call(model, rows(data.inputs, slice(first, first + lanes)))
+
+
+def _rows(tensor: Tensor, site: Site, lanes: int) -> Tensor:
+    """Return *tensor* with one row per input."""
+    shape = tuple(tensor.shape)
+    fits = [axis for axis in range(len(shape)) if shape[axis] == lanes and _without(shape, axis) == site.shape]
+    if not fits:
+        raise ModelError(f"'{site.name}' holds {site.shape} for each input, got {shape} for {lanes}; leave it out")
+    return tensor.detach().movedim(fits[0], 0).reshape(lanes, -1)
+
+
+def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def _words(values: Tensor, site: Site) -> Words:
+    fmt = word(site.word)
+    if values.dtype.is_floating_point and not fmt.dtype.is_floating_point:
+        raise ModelError(f"'{site.name}' has {site.word} codes, which are not to be seen by themselves; leave it out")
+    held = encode(values.contiguous(), held_in(fmt, values.dtype)).cpu().numpy()
+    return held.view(np.dtype(f"u{held.dtype.itemsize}"))

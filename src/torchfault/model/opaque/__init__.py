@@ -1,0 +1,1 @@
+"""Models whose modules keep their words to themselves, captured by tracing."""
