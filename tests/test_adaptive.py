@@ -8,168 +8,13 @@ import pytest
 from doubles import SPACE, Double, outcomes
 
 from torchfault.campaign import Campaign, Results, load, run
-from torchfault.errors import CampaignError, SamplingError, StatisticsError
+from torchfault.errors import CampaignError, SamplingError
 from torchfault.faults import BitFlip, strike
 from torchfault.sampling import Adaptive, AdaptiveSampler, History, Uniform, stream
 from torchfault.space import FaultSpace, Site
-from torchfault.statistics import HalfWidth, MaxTrials, confidence_sequence, proportion
-from torchfault.statistics.anytime import _plan, needed_draws
+from torchfault.statistics import HalfWidth, MaxTrials, proportion
 from torchfault.store import Columns, Record, Store
 from torchfault.testing import check_sampler
-
-# The confidence sequence.
-
-
-def test_the_sequence_is_ville_s_bound_by_hand():
-    """One stratum, two rounds, with the guesses, stakes and capital written out."""
-    sequence = confidence_sequence([[1], [3]], [[20], [40]], [1.0], target=0.05)
-    threshold, upper, lower, stakes, stakes_on = math.log(40), 0.0, 0.0, 0.0, 0.0
-    weight = 0.0
-    for k, n, g in ((1, 20, 0.1), (3, 40, 1.1 / 21)):
-        plan = _plan(np.ones(1), np.array([g]), target=0.05, threshold=threshold)
-        informs = (plan.lower * 0.05) ** 2 / (2 * threshold) * n / (g * (1 - g))
-        stake = min(informs * plan.stake * threshold / 0.05, 0.9 * n)
-        stake_on = min(plan.lower * 0.05 * n / (g * (1 - g)), 3 * n, 0.75 * n / g)
-        share = min(1.15 * min(informs, n / plan.draws.sum()), 1 - weight)
-        weight += share
-        r = stake / n
-        u = r / (1 + g * r)
-        upper += -math.log(1 - u) * k + n * (math.log(1 - g * u) + u * g / (1 - g * u))
-        r = stake_on / n
-        v = r / (1 - g * r)
-        lower += math.log(1 + v) * k - n * (math.log(1 + g * v) - v * g / (1 + g * v))
-        stakes += stake
-        stakes_on += stake_on
-    assert sequence.high[1] == pytest.approx((upper + threshold) / stakes)
-    assert sequence.low[1] == pytest.approx(max((lower - threshold) / stakes_on, 0))
-    assert 0.1 < weight < 1
-    assert sequence.settled[1] == pytest.approx(weight)
-    assert sequence.value.tolist() == pytest.approx([0.05, (0.05 + 0.075) / 2])  # not settled: the plain mean
-
-
-@pytest.mark.parametrize("target", [0.002, 0.01, 0.05])
-@pytest.mark.parametrize("p", [(1e-6, 1e-6), (1e-4, 0.5), (0.1, 0.02), (0.5, 0.5)])
-def test_no_plan_with_the_same_width_is_much_cheaper(p, target):
-    """Rounds of the planned draws with the expected failures reach the target, and with a tenth fewer they do not."""
-    shares, p = np.array([0.97, 0.03]), np.array(p)
-    draws = needed_draws(shares, p, target=target)
-
-    def width(scale):
-        trials = np.tile(draws * scale / 20, (20, 1))
-        ends = confidence_sequence(trials * p, trials, shares, target=target)
-        return ends.high[-1] - ends.low[-1]
-
-    assert width(1.3) < 2 * target
-    if p.max() > 0.01:
-        assert width(0.9) > 2 * target
-
-
-def test_a_price_moves_draws_to_where_they_are_cheap():
-    shares, p, target = np.array([0.97, 0.03]), np.array([1e-3, 0.5]), 0.0025
-
-    def price(p):
-        return np.where(p < 0.1, 0.02, 1.0)
-
-    equal, priced = needed_draws(shares, p, target=target), needed_draws(shares, p, target=target, price=price)
-    assert priced[1] < 0.9 * equal[1]
-    assert priced @ price(p) < 0.9 * equal @ price(p)
-    trials = np.tile(1.2 * priced / 20, (20, 1))
-    ends = confidence_sequence(trials * p, trials, shares, target=target, thought=p, price=price)
-    assert ends.high[-1] - ends.low[-1] < 2 * target
-    same = needed_draws(shares, p, target=target, price=np.ones_like)
-    assert 0.95 * equal.sum() < same.sum() <= equal.sum() * (1 + 1e-9)  # with more stakes to choose from
-
-
-def test_the_capital_is_never_expected_to_grow():
-    """Whatever the truth, guess and stake: the mean of each round's factor is at most 1, summed over all outcomes."""
-    for p in (0.0, 1e-4, 0.05, 0.5, 0.93, 1.0):
-        for g in (0.001, 0.1, 0.5, 0.99):
-            for r in (0.01, 0.3, 0.9):
-                upper = math.log((1 + g * r) / (1 - (1 - g) * r))
-                grown = p * math.exp(-upper) + (1 - p)
-                assert grown * math.exp(math.log1p(g * r) - r * g + r * p) <= 1 + 1e-12
-            for r in (0.01, min(0.75 / g, 1), min(0.75 / g, 3)):
-                lower = math.log((1 + (1 - g) * r) / (1 - g * r))
-                grown = p * math.exp(lower) + (1 - p)
-                assert grown * math.exp(-(-math.log1p(-g * r) + r * (p - g))) <= 1 + 1e-12
-
-
-def test_strata_without_failures_are_bounded_by_what_their_trials_prove():
-    sequence = confidence_sequence(np.zeros((50, 2)), np.full((50, 2), 40.0), [0.5, 0.5], target=0.001)
-    assert sequence.low[-1] == 0
-    assert sequence.value[-1] == 0
-    bound = sequence.high * np.arange(1, 51) * 80
-    assert (bound > math.log(40)).all()  # the least that any such bound can be is log(1 / 0.025)
-    assert bound[-1] < 1.1 * math.log(40) / 0.9
-
-
-def test_a_round_without_some_stratum_counts_for_nothing():
-    k, n = np.array([[2.0, 1.0], [5.0, 0.0], [1.0, 1.0]]), np.array([[30.0, 30.0], [60.0, 0.0], [30.0, 30.0]])
-    sequence = confidence_sequence(k, n, [0.5, 0.5], target=0.05)
-    assert sequence.high[1] == sequence.high[0]
-    assert sequence.value[1] == sequence.value[0]
-    empty = confidence_sequence(k[1:2], n[1:2], [0.5, 0.5], target=0.05)
-    assert (empty.low[0], empty.high[0]) == (0, 1)
-    assert math.isnan(empty.value[0])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (([1], [2], [1.0]), r"got \(1,\), \(1,\) and \(1,\)"),
-        (([[1, 2]], [[2, 2]], [1.0]), "strata"),
-        (([[3]], [[2]], [1.0]), "0 <= failures <= trials"),
-        (([[1]], [[2]], [-1.0]), "shares from 0 up"),
-    ],
-)
-def test_impossible_counts_are_refused(arguments, message):
-    with pytest.raises(StatisticsError, match=message):
-        confidence_sequence(*arguments, target=0.1)
-    with pytest.raises(StatisticsError, match="target=0"):
-        confidence_sequence([[1]], [[2]], [1.0], target=0.0)
-
-
-def simulate(p, shares, target, repetitions, rounds):
-    """Return the share of repetitions in which some round's interval misses; trials follow the outcomes."""
-    rng, missed = np.random.default_rng(5), 0
-    truth = float(shares @ p)
-    for _ in range(repetitions):
-        k, n = [], []
-        for _ in range(rounds):
-            seen = np.sum(k, axis=0) if k else np.zeros(len(p))
-            trials = 2 + rng.multinomial(60, (seen + 0.5) / (seen + 0.5).sum())  # chases failures
-            n.append(trials)
-            k.append(rng.binomial(trials, p))
-        sequence = confidence_sequence(k, n, shares, target=target)
-        missed += bool(((sequence.low > truth) | (sequence.high < truth)).any())
-    return missed / repetitions
-
-
-POPULATIONS = {
-    "rare": ([1e-4, 0.001, 0.3], [0.9, 0.08, 0.02]),
-    "alike": ([0.2, 0.2, 0.2], [0.3, 0.3, 0.4]),
-    "often": ([0.99, 0.5, 0.9], [0.2, 0.4, 0.4]),
-    "none": ([0.0, 0.0], [0.5, 0.5]),
-}
-
-
-@pytest.mark.parametrize("name", POPULATIONS)
-def test_no_look_spoils_the_sequence(name):
-    p, shares = map(np.array, POPULATIONS[name])
-    assert simulate(p, shares, 0.03, 200, 40) <= 0.06
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", [0.003, 0.02, 0.1])
-@pytest.mark.parametrize("name", POPULATIONS)
-def test_no_look_spoils_the_sequence_in_a_thousand_repetitions(name, target):
-    p, shares = map(np.array, POPULATIONS[name])
-    missed = simulate(p, shares, target, 1000, 60)
-    print(f"{name} {target}: {missed:.3f} missed at any of 60 looks")
-    assert missed <= 0.06
-
-
-# The sampler.
 
 INPUTS = 10
 
@@ -240,18 +85,6 @@ def test_estimates_are_unbiased_after_a_fixed_number_of_blocks():
         by_site.append(results.table("site")["value"].to_numpy())
     assert abs(np.mean(values) - TRUTH.mean()) < 3.5 * np.std(values) / math.sqrt(300)
     assert (np.abs(np.mean(by_site, axis=0) - BY_SITE) <= 3.5 * np.std(by_site, axis=0) / math.sqrt(300)).all()
-
-
-def test_a_value_that_began_far_off_does_not_keep_the_bounds_apart():
-    """Three rounds that happen to show next to nothing settle a value which the later ones refute."""
-    failures = np.concatenate(([[0, 0], [0, 0], [1, 0], [2, 1], [3, 0], [4, 0]], np.tile([[31, 5]], (30, 1))))
-    trials = np.concatenate(
-        ([[29, 18], [20, 6], [30, 10], [27, 9], [33, 10], [34, 11]], np.tile([[385, 100]], (30, 1)))
-    )
-    sequence = confidence_sequence(failures, trials, [3.0, 1.0], target=0.15)
-    assert sequence.settled[2] == 1
-    assert sequence.high[-1] - sequence.low[-1] < 0.2
-    assert 0.05 < sequence.value[2] < sequence.low[-1] <= sequence.value[-1] <= sequence.high[-1]
 
 
 def test_campaigns_that_stop_themselves_keep_their_level():

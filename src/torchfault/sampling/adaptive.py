@@ -11,8 +11,9 @@ from torchfault.errors import SamplingError
 from torchfault.sampling.draws import Draws, History
 from torchfault.sampling.statistical import Strata
 from torchfault.space import FaultSpace, Locations
-from torchfault.statistics.anytime import Sequence, confidence_sequence, guess, needed_draws
+from torchfault.statistics.allocation import guess, needed_draws
 from torchfault.statistics.intervals import check_level
+from torchfault.statistics.sequences import Sequence, confidence_sequence
 
 __all__ = ["Adaptive", "Allocated", "Tally", "tally"]
 

@@ -11,8 +11,9 @@ from torchfault.errors import SamplingError
 from torchfault.sampling.classes import Words, classify
 from torchfault.sampling.draws import Draws, History
 from torchfault.space import FaultSpace
-from torchfault.statistics.anytime import Price, Sequence, confidence_sequence, needed_draws
+from torchfault.statistics.allocation import Price, needed_draws
 from torchfault.statistics.intervals import check_level
+from torchfault.statistics.sequences import Sequence, confidence_sequence
 
 __all__ = ["BEYOND", "LABELS", "Deviation", "Rounds", "price_in", "rounds", "thoughts"]
 
@@ -48,7 +49,7 @@ class Rounds:
         k, n = self.failures[:, here], self.trials[:, here]
         drawn = n.sum(axis=1) > 0  # sites that are narrow enough are left out of later rounds
         return confidence_sequence(
-            k[drawn], n[drawn], shares, target=target, level=level, thought=self.thought[here], price=self.price
+            k[drawn], n[drawn], shares, target=target, level=level, prior=self.thought[here], price=self.price
         )
 
 
@@ -109,8 +110,8 @@ class Deviation:
     words mislead costs draws, not truth. *site* and *model* are half-widths at *level*; their intervals hold at every
     look (:func:`torchfault.statistics.confidence_sequence`). *reserve* is what draws are planned to leave of each
     half-width to what shortcuts add to it; the stop goes by what they do add. Each block of *block* draws goes where
-    they are needed still (:func:`torchfault.statistics.anytime.needed_draws`). With *pool* draws are priced as struck
-    in pools of so many (:class:`torchfault.campaign.Shortcuts`), and what is left of a block goes to the cheapest.
+    they are needed still (:func:`torchfault.statistics.allocation.needed_draws`). With *pool* draws are priced as
+    struck in pools of so many (:class:`torchfault.campaign.Shortcuts`); what is left of a block goes to the cheapest.
     *margins*, the golden lead of the best class on each input, shape (inputs,)
     (:func:`torchfault.sensitivity.margins`), part the inputs: small flips fail on the *unsure* ones, the share of least
     margin, which get strata of their own. With a width for the *model* alone, sites of a kind share their strata.

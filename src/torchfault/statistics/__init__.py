@@ -1,6 +1,5 @@
 """Estimates that carry their uncertainty: intervals, sample sizes, weighted and stratified means, stopping rules."""
 
-from torchfault.statistics.anytime import Sequence, confidence_sequence
 from torchfault.statistics.assisted import assisted_mean
 from torchfault.statistics.estimators import (
     Estimate,
@@ -13,6 +12,7 @@ from torchfault.statistics.estimators import (
 )
 from torchfault.statistics.intervals import INTERVALS, IntervalFunction, clopper_pearson, jeffreys, wilson
 from torchfault.statistics.samples import leveugle_sample_size, wilson_trials
+from torchfault.statistics.sequences import Sequence, Sequences, confidence_sequence
 from torchfault.statistics.stopping import AllOf, AnyOf, HalfWidth, MaxTrials, Progress, StoppingRule, TimeBudget
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "MaxTrials",
     "Progress",
     "Sequence",
+    "Sequences",
     "StoppingRule",
     "TimeBudget",
     "assisted_mean",
