@@ -27,11 +27,11 @@ from outcomes import Recorded, digits, enumerated, resnet, sampled
 
 from torchfault.engine import Engine
 from torchfault.hardware.accelerator import ACCELERATORS, OUTPUT_STATIONARY
+from torchfault.hardware.layers import layers_of
 from torchfault.hardware.measure import layer_table
 from torchfault.hardware.proposals import ESTIMATORS
 from torchfault.hardware.resiliency import Resiliency, resiliency_of, software_accuracy
 from torchfault.hardware.striking import target_of
-from torchfault.hardware.work import layers_of
 from torchfault.statistics import Estimate
 
 NEAR = 0.003  # of the truth: 0.3 percentage points

@@ -17,7 +17,7 @@ from torchfault.data import Data, leaves
 from torchfault.engine import Engine, Monitor, inject
 from torchfault.errors import ModelError, SpaceError, StorageError, VulnerabilityError
 from torchfault.faults import BitFlip, RandomWord, strike
-from torchfault.hardware.work import layers_of
+from torchfault.hardware.layers import layers_of
 from torchfault.model.discover import module_sites
 from torchfault.model.golden_words import golden_words
 from torchfault.space import Fault

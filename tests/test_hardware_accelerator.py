@@ -26,9 +26,9 @@ from torchfault.hardware.accelerator import (
     read_accelerator,
     with_buffer,
 )
+from torchfault.hardware.layers import layers_of
 from torchfault.hardware.measure import hardware_measure, layer_table, utilisation
 from torchfault.hardware.patterns import Grid, Pattern, Reach, along_row, one_output
-from torchfault.hardware.work import layers_of
 from torchfault.measures import draw
 from torchfault.testing import check_accelerator
 

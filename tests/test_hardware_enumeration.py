@@ -12,9 +12,9 @@ from torchfault.data import Data
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import FLAT, NVDLA_LIKE, OUTPUT_STATIONARY, WEIGHT_STATIONARY
 from torchfault.hardware.enumeration import every_upset
+from torchfault.hardware.layers import layers_of
 from torchfault.hardware.proposals import cells_of
 from torchfault.hardware.upsets import locate_upsets
-from torchfault.hardware.work import layers_of
 
 LAYERS = {
     "padded": (nn.Conv2d(2, 3, 3, padding=1), (2, 3, 4)),

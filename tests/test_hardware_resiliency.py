@@ -16,6 +16,7 @@ from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import FLAT, OUTPUT_STATIONARY, Accelerator, FlipFlops, hardened
 from torchfault.hardware.enumeration import every_upset
 from torchfault.hardware.fit import fit_summary
+from torchfault.hardware.layers import layers_of
 from torchfault.hardware.proposals import ESTIMATORS, Profile, cells_of, proposal
 from torchfault.hardware.resiliency import (
     _pilot,
@@ -28,7 +29,6 @@ from torchfault.hardware.resiliency import (
 from torchfault.hardware.strata import stratify
 from torchfault.hardware.striking import target_of
 from torchfault.hardware.upsets import upset_trials
-from torchfault.hardware.work import layers_of
 
 ARRAY = replace(OUTPUT_STATIONARY, height=2, width=2, utilisation="tile")
 ACCELERATORS = {"array": ARRAY, "flat": FLAT}

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.hardware.accelerator import ACCELERATORS, FLAT
+from torchfault.hardware.layers import layers_of
 from torchfault.hardware.patterns import find_pattern
 from torchfault.hardware.upsets import locate_upsets, upset_trials
-from torchfault.hardware.work import layers_of
 
 SIZE = 4
 

@@ -13,11 +13,11 @@ from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import FLAT, hardened, with_buffer
 from torchfault.hardware.enumeration import every_upset
 from torchfault.hardware.fit import fit_summary
+from torchfault.hardware.layers import layers_of
 from torchfault.hardware.objective import resiliency_objective
 from torchfault.hardware.resiliency import resiliency_accuracy
 from torchfault.hardware.striking import target_of
 from torchfault.hardware.whatif import Change, add_ecc, harden, protect, usual_changes, what_if, what_if_table
-from torchfault.hardware.work import layers_of
 
 CHIP = with_buffer(FLAT, "cache", holds="weight", share=2000.0)
 

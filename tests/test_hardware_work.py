@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from torchfault.data import Data, call
 from torchfault.errors import HardwareError
-from torchfault.hardware.work import layers_of
+from torchfault.hardware.layers import layers_of
 
 # One layer each, so that torch's count of the whole is the layer's.
 COUNTED = {

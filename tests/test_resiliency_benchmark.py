@@ -12,9 +12,9 @@ from torch import nn
 from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.hardware.accelerator import FLAT
+from torchfault.hardware.layers import layers_of
 from torchfault.hardware.resiliency import resiliency_of
 from torchfault.hardware.striking import target_of
-from torchfault.hardware.work import layers_of
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 

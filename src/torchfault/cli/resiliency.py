@@ -40,9 +40,9 @@ def show_resiliency(
 ) -> None:
     """Print Resiliency Accuracy, what it is made of, failures in time, and what changes of the chip would do."""
     from torchfault.hardware.fit import fit_summary
+    from torchfault.hardware.layers import layers_of
     from torchfault.hardware.proposals import check_estimator
     from torchfault.hardware.resiliency import resiliency_accuracy, software_accuracy
-    from torchfault.hardware.work import layers_of
 
     showing.check_format(form)
     check_estimator(estimator)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 
 from torchfault.errors import HardwareError, did_you_mean
-from torchfault.hardware.patterns import Pattern, find_pattern
+from torchfault.hardware.patterns import Pattern, find_pattern, plain_pattern, read_pattern
 
 __all__ = [
     "ACCELERATORS",
@@ -18,8 +18,10 @@ __all__ = [
     "WEIGHT_STATIONARY",
     "Accelerator",
     "FlipFlops",
+    "accelerator_of",
     "find_accelerator",
     "hardened",
+    "plain_accelerator",
     "read_accelerator",
     "with_buffer",
 ]
@@ -181,10 +183,27 @@ def read_accelerator(source: str | Path) -> Accelerator:
         held = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise HardwareError(f"cannot read an accelerator from '{source}': {str(error).splitlines()[0]}") from error
-    return _accelerator(held, str(source))
+    return accelerator_of(held, str(source))
 
 
-def _accelerator(held: Any, where: str) -> Accelerator:
+def plain_accelerator(accelerator: Accelerator) -> dict[str, Any]:
+    """Return *accelerator* as JSON can hold it; :func:`accelerator_of` is the way back.
+
+    >>> accelerator_of(plain_accelerator(FLAT), "a store") == FLAT
+    True
+    """
+    held = {field.name: getattr(accelerator, field.name) for field in fields(Accelerator)}
+    height, width, given = accelerator.height, accelerator.width, accelerator.utilisation
+    held["types"] = [
+        {field.name: getattr(one, field.name) for field in fields(FlipFlops)}
+        | {"pattern": plain_pattern(one.pattern, height=height, width=width)}
+        for one in accelerator.types
+    ]
+    return held | {"utilisation": dict(given) if isinstance(given, tuple) else given}
+
+
+def accelerator_of(held: Any, where: str) -> Accelerator:
+    """Return the accelerator of the fields *held*, as a file or a store has them; *where* is named in errors."""
     known = {field.name for field in fields(Accelerator)}
     entries = _entries(held, known, {"name", "types"}, where)
     if not isinstance(entries["types"], list):
@@ -197,6 +216,7 @@ def _accelerator(held: Any, where: str) -> Accelerator:
         if ("count" in one) == ("share" in one):
             raise HardwareError(f"{where}: type '{one['name']}' has either a count or a share; give one of them")
         one["share"] = one.pop("count", one.get("share"))
+        one["pattern"] = read_pattern(one["pattern"])
     return Accelerator(**{**entries, "types": tuple(FlipFlops(**one) for one in types)})
 
 

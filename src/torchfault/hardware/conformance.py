@@ -7,13 +7,11 @@ import numpy as np
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import Accelerator
 from torchfault.hardware.measure import hardware_measure, layer_table, utilisation
-from torchfault.hardware.patterns import Grid, find_pattern, reach_of
+from torchfault.hardware.patterns import SIZES, Grid, find_pattern, reach_of
 from torchfault.hardware.work import Product, Work
 from torchfault.space import FaultSpace, Site
 
 __all__ = ["check_accelerator"]
-
-_SIZES = (1, 2, 15, 16, 17, 70)
 
 
 def _site(name: str, *shape: int) -> Site:
@@ -53,7 +51,7 @@ def check_accelerator(accelerator: Accelerator) -> None:
         _hold(accelerator, 0 <= used <= 1, "utilisation lies between 0 and 1", f"'{one.name}' has {used}")
     _check_probabilities(accelerator)
     for one in accelerator.types:
-        for rows, columns in itertools.product(_SIZES, _SIZES):
+        for rows, columns in itertools.product(SIZES, SIZES):
             grid = Grid(rows, 3, columns, accelerator.height, accelerator.width)
             _check_reach(accelerator, one.name, grid)
 

@@ -5,11 +5,12 @@ from numpy.typing import NDArray
 
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import Accelerator, FlipFlops
+from torchfault.hardware.layers import Layers
 from torchfault.hardware.operands import input_element, output_element, weight_element
 from torchfault.hardware.patterns import find_pattern
 from torchfault.hardware.proposals import cells_of
 from torchfault.hardware.upsets import Upsets, sum_slots
-from torchfault.hardware.work import Layers, Product, Work
+from torchfault.hardware.work import Product, Work
 
 __all__ = ["every_upset"]
 

@@ -1,19 +1,21 @@
-"""How likely an upset of an accelerator strikes each bit of each variable of a model: a product measure; NumPy only.
+"""How likely an upset of an accelerator strikes each bit of each variable of a model; NumPy only.
 
 p(j, bit) = LP(L) w_T / (V_{T,L} B), with LP the layer's share of all multiply-accumulates, w_T the type's share of all
 upsets, V the number of variables and B of bits (Tyagi et al., arXiv 2212.02649, in closed form).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import Accelerator, FlipFlops
+from torchfault.hardware.operands import input_uses, offset_of_use, use_of_input
 from torchfault.hardware.patterns import find_pattern
+from torchfault.hardware.upset_space import UpsetSpace, sum_slots, use_shape
 from torchfault.hardware.work import Work
 from torchfault.measures import Measure, probability
 from torchfault.space import FaultSpace
@@ -23,14 +25,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HardwareMeasure",
+    "Known",
+    "UpsetMeasure",
     "hardware_measure",
     "hardware_space",
+    "known",
     "layer_shares",
     "layer_table",
     "utilisation",
 ]
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +141,117 @@ def utilisation(accelerator: Accelerator, work: Work, one: FlipFlops) -> float:
 
 def _fill(size: int, tile: int) -> float:
     return size / (-(-size // tile) * tile)
+
+
+@dataclass(frozen=True)
+class UpsetMeasure:
+    """How likely each upset of a space is; with *in_use*, given that it strikes data while a flip-flop holds some.
+
+    A cell has LP w / B, shared alike by all variables of the kind, and by all uses of one. What is left out with
+    *in_use* needs no trial: :func:`known` tells its mass.
+
+    >>> from torchfault.hardware.accelerator import FLAT
+    >>> space = UpsetSpace(FLAT, (Work("rnn", "gru", 40, (), (), (), (4, 8, 5)),), ((32, 32, 32),))
+    >>> float(UpsetMeasure().mass(space)[:32].sum().round(4)), float(UpsetMeasure(in_use=True).mass(space)[-1])
+    (0.2766, 0.0)
+    """
+
+    in_use: bool = False
+
+    def mass(self, space: UpsetSpace) -> Floats:
+        """Return the probability of each cell, shape (cells,); they sum to 1.
+
+        Raises :class:`HardwareError` where no data are ever in use.
+        """
+        p, used = _cell_shares(space)
+        if not self.in_use:
+            return p
+        if not (p * used).sum() > 0:
+            raise HardwareError("upsets need a type that holds data and is in use, got none; see utilisation")
+        return np.asarray(p * used / (p * used).sum())
+
+    def within(self, space: UpsetSpace, cell: ArrayLike, place: ArrayLike) -> Floats:
+        """Return the probability of each *place* given its *cell*, shape (n,)."""
+        cells, places = (np.asarray(part, dtype=np.int64).reshape(-1) for part in (cell, place))
+        p = 1 / space.cells.sizes[cells]
+        for work, one, here in _served(space, cells):
+            product, shape = work.product, use_shape(work, one)
+            assert product is not None
+            element, *use = np.unravel_index(places[here], shape)
+            if one.holds == "input":
+                uses, used = input_uses(product, element), use_of_input(product, element, use[0])[1] >= 0
+                idle = (uses == 0) & (use[0] == 0) & (use[1] == 0)  # where an element without a use is counted
+                p[here] = np.where(used, 1 / np.maximum(uses, 1) / product.columns, idle) / shape[0]
+            elif one.holds == "output":
+                slots = sum_slots(space.accelerator, product, one)
+                p[here] = np.bincount(slots)[use[0]] / len(slots) / shape[0]
+        return np.asarray(p)
+
+    def draw_places(self, space: UpsetSpace, cell: ArrayLike, *, rng: np.random.Generator) -> Ints:
+        """Return a random place for each given *cell*, by its probability within it, shape (n,)."""
+        cells = np.asarray(cell, dtype=np.int64).reshape(-1)
+        places = rng.integers(0, space.cells.sizes[cells])
+        for work, one, here in _served(space, cells):
+            product, shape = work.product, use_shape(work, one)
+            assert product is not None
+            element, *use = np.unravel_index(places[here], shape)
+            if one.holds == "input":
+                uses = input_uses(product, element)
+                offset = offset_of_use(product, element, rng.integers(0, np.maximum(uses, 1)))
+                places[here] = np.ravel_multi_index((element, offset, np.where(uses > 0, use[1], 0)), shape)
+            elif one.holds == "output":
+                slots = sum_slots(space.accelerator, product, one)
+                step = slots[rng.integers(0, len(slots), size=len(here))]
+                places[here] = np.ravel_multi_index((element, step), shape)
+        return np.asarray(places)
+
+
+def _served(space: UpsetSpace, cells: Ints) -> Iterator[tuple[Work, FlipFlops, Ints]]:
+    """Yield layer and type of those *cells* whose upsets serve a product, with their positions."""
+    for at, which, here in space.by_pair(cells):
+        work, one = space.works[at], space.accelerator.types[which]
+        if len(use_shape(work, one)) > 1:
+            yield work, one, here
+
+
+class Known(NamedTuple):
+    """What needs no trial: upsets of *control* are crashes, *idle* flip-flops change nothing; *in_use* is the rest.
+
+    RA = SA - control SA - in_use E[SA - A], the mean being that under ``UpsetMeasure(in_use=True)``.
+    """
+
+    control: float
+    idle: float
+    in_use: float
+
+
+def known(space: UpsetSpace) -> Known:
+    """Return the probabilities that an upset strikes control, flip-flops without data, and data in use.
+
+    >>> from torchfault.hardware.accelerator import FLAT
+    >>> space = UpsetSpace(FLAT, (Work("rnn", "gru", 40, (), (), (), (4, 8, 5)),), ((32, 32, 32),))
+    >>> [round(part, 4) for part in known(space)]
+    [0.1702, 0.0, 0.8298]
+    """
+    p, used = _cell_shares(space)
+    control = np.array([one.holds == "control" for one in space.accelerator.types])[space.type]
+    return Known(float(p[control].sum()), float((p * (1 - used))[~control].sum()), float((p * used).sum()))
+
+
+def _cell_shares(space: UpsetSpace) -> tuple[Floats, Floats]:
+    """Return LP w / B of each cell, and the share of the time in which it holds data, 0 for control."""
+    chip = space.accelerator
+    shares, bits = layer_shares(space.works), np.zeros((len(space.works), len(chip.types)))
+    np.add.at(bits, (space.layer, space.type), 1.0)
+    weights = np.array([chip.weight_of(one.name) for one in chip.types])
+    used = np.array(
+        [
+            [utilisation(chip, work, one) if one.holds != "control" else 0.0 for one in chip.types]
+            for work in space.works
+        ]
+    )
+    at = (space.layer, space.type)
+    return (shares[:, None] * weights / bits)[at], used[at]
 
 
 def layer_table(accelerator: Accelerator, works: Sequence[Work]) -> "pd.DataFrame":

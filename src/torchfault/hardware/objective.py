@@ -6,9 +6,9 @@ from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import OUTPUT_STATIONARY, Accelerator
+from torchfault.hardware.layers import layers_of
 from torchfault.hardware.resiliency import resiliency_of
 from torchfault.hardware.striking import target_of
-from torchfault.hardware.work import layers_of
 from torchfault.statistics import Estimate
 
 __all__ = ["resiliency_objective"]

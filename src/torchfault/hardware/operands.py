@@ -7,7 +7,18 @@ from numpy.typing import NDArray
 
 from torchfault.hardware.work import Convolution, Product
 
-__all__ = ["input_element", "output_element", "random_use", "use_of_output", "use_of_weight", "weight_element"]
+__all__ = [
+    "input_element",
+    "input_offsets",
+    "input_uses",
+    "offset_of_use",
+    "output_element",
+    "random_use",
+    "use_of_input",
+    "use_of_output",
+    "use_of_weight",
+    "weight_element",
+]
 
 Ints = NDArray[np.int64]
 
@@ -81,6 +92,69 @@ def use_of_weight(product: Product, element: Ints) -> tuple[Ints, Ints, Ints]:
     return rest // product.depth, rest % product.depth, column
 
 
+def input_offsets(product: Product) -> int:
+    """Return by how many kernel offsets an input may be used: those of a convolution, 1 for any other product."""
+    return 1 if product.convolution is None else math.prod(product.convolution.kernel)
+
+
+def use_of_input(product: Product, element: Ints, offset: Ints) -> tuple[Ints, Ints, Ints]:
+    """Return group, row and step of the use of each input element by the kernel *offset*; row -1 where it has none.
+
+    >>> one = Convolution(1, (3,), (1,), (1,), (3,), (0,), (1,))
+    >>> use_of_input(Product(1, 1, 1, 1, one), np.array([0, 1]), np.array([0, 0]))[1]
+    array([ 0, -1])
+    """
+    if product.convolution is None:
+        rest, step = np.divmod(element, product.depth)
+        return rest // product.rows, rest % product.rows, step
+    place = product.convolution
+    channel, pixel = np.divmod(element, math.prod(place.size))
+    group, inner = np.divmod(channel, place.channels // product.groups)
+    at, offsets = np.unravel_index(pixel, place.size), np.unravel_index(offset, place.kernel)
+    row, used = np.zeros_like(element), np.ones(element.shape, dtype=bool)
+    for axis, size in enumerate(place.out):
+        out = _outputs(place, axis)[at[axis], offsets[axis]]
+        used &= out >= 0
+        row = row * size + out
+    return group, np.where(used, row, -1), inner * math.prod(place.kernel) + offset
+
+
+def input_uses(product: Product, element: Ints) -> Ints:
+    """Return by how many kernel offsets each input element is used; a strided convolution may skip some altogether.
+
+    >>> one = Convolution(1, (3,), (1,), (1,), (3,), (0,), (1,))
+    >>> input_uses(Product(1, 1, 1, 1, one), np.array([0, 1]))
+    array([1, 0])
+    """
+    if product.convolution is None:
+        return np.ones_like(element)
+    place = product.convolution
+    at = np.unravel_index(element % math.prod(place.size), place.size)
+    counts = [(_outputs(place, axis) >= 0).sum(1)[at[axis]] for axis in range(len(at))]
+    return np.asarray(np.prod(counts, axis=0, dtype=np.int64))
+
+
+def offset_of_use(product: Product, element: Ints, number: Ints) -> Ints:
+    """Return the kernel offset of the use *number* of each input element, in rising order; 0 where it has no use.
+
+    >>> one = Convolution(1, (3,), (3,), (3,), (1,), (1,), (1,))
+    >>> offset_of_use(Product(1, 3, 3, 1, one), np.array([0, 0, 1]), np.array([0, 1, 2]))
+    array([0, 1, 2])
+    """
+    if product.convolution is None:
+        return np.zeros_like(element)
+    place = product.convolution
+    at = np.unravel_index(element % math.prod(place.size), place.size)
+    offset, rest, scale, alive = np.zeros_like(element), number, 1, np.ones(element.shape, dtype=bool)
+    for axis in reversed(range(len(at))):  # axes are used independently: digits of a number, the last axis first
+        used = _outputs(place, axis) >= 0
+        count = used.sum(1)[at[axis]]
+        rest, digit = np.divmod(rest, np.maximum(count, 1))
+        offset = offset + scale * np.argsort(~used, axis=1, kind="stable")[at[axis], digit]
+        scale, alive = scale * place.kernel[axis], alive & (count > 0)
+    return np.where(alive, offset, 0)
+
+
 def random_use(product: Product, element: Ints, *, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
     """Return group, row and step of a random use of each input element, every use equally likely; row -1 for no use.
 
@@ -90,28 +164,12 @@ def random_use(product: Product, element: Ints, *, rng: np.random.Generator) -> 
     >>> random_use(Product(1, 1, 1, 1, one), np.array([0, 1]), rng=np.random.default_rng(0))[1]
     array([ 0, -1])
     """
-    if product.convolution is None:
-        rest, step = np.divmod(element, product.depth)
-        return rest // product.rows, rest % product.rows, step
-    place = product.convolution
-    channel, pixel = np.divmod(element, math.prod(place.size))
-    group, inner = np.divmod(channel, place.channels // product.groups)
-    rows, used = _rows_using(place, pixel)
-    # The largest of random keys picks one use uniformly; keys of offsets that do not use the input lose.
-    offset = np.where(used, rng.random(used.shape), -1.0).argmax(1)
-    row = np.where(used.any(1), rows[np.arange(len(element)), offset], -1)
-    return group, row, inner * math.prod(place.kernel) + offset
+    number = rng.integers(0, np.maximum(input_uses(product, element), 1))
+    return use_of_input(product, element, offset_of_use(product, element, number))
 
 
-def _rows_using(place: Convolution, pixel: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-    """Return the output row that each kernel offset brings each pixel to, and whether there is one, (n, offsets)."""
-    at = np.unravel_index(pixel, place.size)
-    offset = np.unravel_index(np.arange(math.prod(place.kernel)), place.kernel)
-    rows = np.zeros((len(pixel), len(offset[0])), dtype=np.int64)
-    used = np.ones(rows.shape, dtype=bool)
-    for axis, size in enumerate(place.out):
-        reach = at[axis][:, None] + place.before[axis] - offset[axis] * place.dilation[axis]
-        out, rest = np.divmod(reach, place.stride[axis])
-        used &= (rest == 0) & (out >= 0) & (out < size)
-        rows = rows * size + out
-    return rows, used
+def _outputs(place: Convolution, axis: int) -> Ints:
+    """Return the output position to which each kernel offset brings each position, -1 for none, (size, kernel)."""
+    position, offset = np.arange(place.size[axis])[:, None], np.arange(place.kernel[axis])
+    out, rest = np.divmod(position + place.before[axis] - offset * place.dilation[axis], place.stride[axis])
+    return np.where((rest == 0) & (out >= 0) & (out < place.out[axis]), out, -1)

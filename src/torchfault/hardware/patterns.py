@@ -5,16 +5,18 @@ For a convolution, rows are output pixels and columns output channels. A flip-fl
 product it serves when it is struck: (row, step along the depth, column). Every pattern is then a rectangle of outputs.
 """
 
+import hashlib
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from torchfault.errors import HardwareError, did_you_mean
 
-__all__ = ["PATTERNS", "Grid", "Pattern", "Reach", "find_pattern", "reach_of"]
+__all__ = ["PATTERNS", "SIZES", "Grid", "Pattern", "Reach", "find_pattern", "plain_pattern", "reach_of", "read_pattern"]
 
 Ints = NDArray[np.int64]
 Effect = Literal["operand", "partial", "tile-partial", "word", "random", "everywhere", "crash"]
@@ -145,6 +147,9 @@ def all_outputs(row: Ints, column: Ints, grid: Grid) -> Reach:
     )
 
 
+SIZES = (1, 2, 15, 16, 17, 70)
+"""Numbers of rows and of columns on which patterns are tried: smaller and larger than arrays, and at their edges."""
+
 _HELD = 16  # pixels for which an NVDLA-like MAC cell holds a weight (He et al. 2020)
 
 PATTERNS: dict[str, Pattern] = {
@@ -199,3 +204,53 @@ def reach_of(pattern: str | Pattern, row: ArrayLike, column: ArrayLike, grid: Gr
 
 def _inside(values: Ints, end: int) -> bool:
     return bool(((values >= 0) & (values < end)).all())
+
+
+@dataclass(frozen=True)
+class _Absent:
+    """In place of a function that is not at hand: its *name*, and a *digest* of what it did."""
+
+    name: str
+    digest: str
+
+    def __call__(self, row: Ints, column: Ints, grid: Grid) -> Reach:
+        del row, column, grid
+        raise HardwareError(f"the pattern '{self.name}' is not stored, only its name; pass the accelerator that has it")
+
+
+def plain_pattern(pattern: str | Pattern, *, height: int, width: int) -> str | dict[str, str]:
+    """Return *pattern* as JSON can hold it: a name; of a function, its name and a digest of what it reaches.
+
+    >>> plain_pattern(Pattern("operand", along_row), height=4, width=4)
+    'systolic input'
+    """
+    found = find_pattern(pattern)
+    for name, known in PATTERNS.items():
+        if found == known:
+            return name
+    if isinstance(found.reach, _Absent):
+        return {"effect": found.effect, "name": found.reach.name, "digest": found.reach.digest}
+    seen = hashlib.sha256()
+    for rows, columns in itertools.product(SIZES, SIZES):
+        grid = Grid(rows, 3, columns, height, width)
+        row, column = np.indices((rows, columns))
+        for part in reach_of(found, row, column, grid):
+            seen.update(np.asarray(part, dtype=np.int64).tobytes())
+    name = f"{found.reach.__module__}.{getattr(found.reach, '__qualname__', type(found.reach).__qualname__)}"
+    return {"effect": found.effect, "name": name, "digest": seen.hexdigest()}
+
+
+def read_pattern(plain: Any) -> str | Pattern:
+    """Return the pattern that :func:`plain_pattern` wrote; one that was a function can be shown, and refuses to run.
+
+    Raises :class:`HardwareError` for what is no pattern.
+
+    >>> read_pattern("one output")
+    'one output'
+    """
+    if isinstance(plain, str | Pattern):
+        return plain
+    match plain:
+        case {"effect": str(effect), "name": str(name), "digest": str(digest)} if effect in get_args(Effect):
+            return Pattern(effect, _Absent(name, digest))  # type: ignore[arg-type]
+    raise HardwareError(f"a pattern is one of {', '.join(PATTERNS)}, got {plain!r}")

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from torchfault.errors import HardwareError, did_you_mean
 from torchfault.hardware.accelerator import Accelerator
+from torchfault.hardware.layers import Layers
 from torchfault.hardware.measure import layer_shares, utilisation
 from torchfault.hardware.patterns import find_pattern
-from torchfault.hardware.work import Layers
 
 __all__ = ["ESTIMATORS", "Cells", "Estimator", "Profile", "cells_of", "check_estimator", "proposal"]
 

@@ -15,12 +15,12 @@ from torchfault.engine import Engine
 from torchfault.errors import HardwareError
 from torchfault.faults import BitFlip, strike
 from torchfault.hardware.accelerator import Accelerator
+from torchfault.hardware.layers import Layers, layers_of
 from torchfault.hardware.measure import hardware_space
 from torchfault.hardware.proposals import Cells, Profile, check_estimator, proposal
 from torchfault.hardware.sample import Sample, negative, shifted
 from torchfault.hardware.strata import Allocation, stratify
 from torchfault.hardware.striking import Target, judged, target_of
-from torchfault.hardware.work import Layers, layers_of
 from torchfault.measures import draw, uniform
 from torchfault.sampling import stream
 from torchfault.statistics import Estimate, proportion

@@ -13,9 +13,10 @@ from torchfault.data import rows
 from torchfault.engine import Engine
 from torchfault.faults import Trials
 from torchfault.hardware.accelerator import Accelerator
+from torchfault.hardware.layers import Layers
 from torchfault.hardware.proposals import Cells, cells_of
 from torchfault.hardware.upsets import Upsets, locate_upsets, upset_trials
-from torchfault.hardware.work import Layers, Work
+from torchfault.hardware.work import Work
 
 __all__ = ["EngineTarget", "Fates", "Target", "judged", "target_of"]
 

@@ -17,6 +17,7 @@ from torchfault.data import Data, leaves, rows
 from torchfault.errors import HardwareError
 from torchfault.faults import Trials
 from torchfault.hardware.accelerator import Accelerator, FlipFlops
+from torchfault.hardware.layers import Layers
 from torchfault.hardware.operands import (
     input_element,
     output_element,
@@ -26,7 +27,7 @@ from torchfault.hardware.operands import (
     weight_element,
 )
 from torchfault.hardware.patterns import Reach, find_pattern, reach_of
-from torchfault.hardware.work import Layers, Product, Work
+from torchfault.hardware.work import Product, Work
 from torchfault.model.layout import Layout, lanes_first
 from torchfault.model.program import Ref, evaluate
 from torchfault.space import FaultSpace, Site
