@@ -29,8 +29,8 @@ LAYERS = (
     {"data"},
     {"words", "faults", "storages"},
     {"space", "measures", "store"},
-    {"site", "patterns"},
-    {"errors", "zoo"},
+    {"site", "patterns", "imports"},
+    {"errors", "files", "text", "zoo"},
 )
 ROW = {unit: row for row, units in enumerate(LAYERS) for unit in units}
 

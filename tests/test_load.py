@@ -198,7 +198,7 @@ def test_a_library_that_breaks_beside_this_torch_is_told(tmp_path, monkeypatch):
         ((4, 8, 8, 3), np.uint8, (4, 3, 8, 8)),
         ((4, 3, 8, 8), np.uint8, (4, 3, 8, 8)),
         ((4, 8, 8), np.uint8, (4, 1, 8, 8)),
-        ((4, 8, 8, 1), np.float32, (4, 1, 8, 8)),
+        ((4, 8, 8, 1), np.float32, (4, 8, 8, 1)),
         ((4, 5), np.float64, (4, 5)),
         ((4, 6), np.int64, (4, 6)),
     ],

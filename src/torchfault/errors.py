@@ -20,6 +20,7 @@ __all__ = [
     "TorchfaultError",
     "VulnerabilityError",
     "WordError",
+    "brief",
     "did_you_mean",
     "first_line",
 ]
@@ -93,14 +94,31 @@ class ConfigError(TorchfaultError):
     """A configuration file or a flag with a missing, unknown or invalid value."""
 
 
+_LONGEST = 400
+
+
 def first_line(error: BaseException) -> str:
-    """Return the first line of what *error* says, or its class where it says nothing.
+    """Return the first line of what *error* says, at most 400 characters, or its class where it says nothing.
 
     >>> first_line(ValueError("no such file\\nmore")), first_line(ValueError())
     ('no such file', 'ValueError')
     """
-    said = str(error).strip()
-    return said.splitlines()[0] if said else type(error).__name__
+    try:
+        said = str(error).strip()
+    except Exception:  # an error of another library that cannot even tell
+        said = ""
+    line = said.splitlines()[0] if said else type(error).__name__
+    return line if len(line) <= _LONGEST else line[:_LONGEST] + "..."
+
+
+def brief(error: BaseException) -> str:
+    """Return the class of *error* and the first line of what it says.
+
+    >>> brief(ValueError("no such file\\nmore")), brief(ValueError())
+    ('ValueError: no such file', 'ValueError')
+    """
+    kind, line = type(error).__name__, first_line(error)
+    return kind if line == kind else f"{kind}: {line}"
 
 
 def did_you_mean(wrong: str, known: Iterable[str], *, most: int = 3) -> str:

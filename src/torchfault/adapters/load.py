@@ -1,8 +1,6 @@
 """Models by name: a factory of the user's own, or torchvision, timm and Hugging Face where they are installed."""
 
 import inspect
-import os
-import sys
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +13,8 @@ from torch import nn
 from torchfault.adapters.checkpoint import load_checkpoint
 from torchfault.adapters.detections import padded_detections
 from torchfault.adapters.sources import load_data
-from torchfault.errors import ModelError, TorchfaultError, did_you_mean
+from torchfault.errors import ModelError, TorchfaultError, brief, did_you_mean
+from torchfault.imports import import_object
 
 __all__ = ["import_object", "load_data", "load_model"]
 
@@ -60,43 +59,6 @@ def load_model(
     return model.train(training)
 
 
-def import_object(spec: str, error: type[TorchfaultError] = ModelError) -> Any:
-    """Return what ``package.module:name`` stands for; modules in the working directory are found too.
-
-    Raises *error* where the module or the name is missing, or the module fails while it is imported.
-
-    >>> import_object("math:tau")
-    6.283185307179586
-    """
-    module_name, _, path = spec.partition(":")
-    if module_name.endswith(".py") or os.sep in module_name:
-        module = Path(module_name).stem
-        raise error(f"expected the name of a module, got the file '{module_name}'; write '{module}:{path}'")
-    found: Any = _import_module(module_name, spec, error)
-    for part in path.split("."):
-        if not hasattr(found, part):
-            known = [name for name in dir(found) if not name.startswith("_")]
-            raise error(f"'{module_name}' has no '{part}'{did_you_mean(part, known)} (from '{spec}')")
-        found = getattr(found, part)
-    return found
-
-
-def _import_module(name: str, spec: str, error: type[TorchfaultError]) -> ModuleType:
-    # As `python -m` does: a user's own `net.py` lies in the working directory.
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as missing:
-        if missing.name and (name == missing.name or name.startswith(f"{missing.name}.")):
-            raise error(
-                f"there is no module '{missing.name}' (from '{spec}'); install it, or run where it can be imported"
-            ) from None
-        raise error(f"'{name}' needs the module '{missing.name}', which is not installed") from None
-    except Exception as failed:
-        raise error(f"importing '{name}' failed: {_brief(failed)}") from failed
-
-
 def _own(spec: str, options: dict[str, Any]) -> nn.Module:
     """Build a model by the user's factory; a module that is ready is taken as it is."""
     found = import_object(spec)
@@ -116,19 +78,13 @@ def _called(factory: Any, spec: str, options: dict[str, Any]) -> Any:
         raise
     except Exception as failed:
         given = f" with {options}" if options else ""
-        raise ModelError(f"'{spec}' failed{given}: {_brief(failed)}") from failed
+        raise ModelError(f"'{spec}' failed{given}: {brief(failed)}") from failed
 
 
 def _module(model: Any, spec: str) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ModelError(f"'{spec}' should return a torch.nn.Module, got an object of type {type(model).__name__}")
     return model
-
-
-def _brief(error: BaseException) -> str:
-    """Return the type and the first line of an exception."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
 def _library(name: str, install: str) -> ModuleType:
@@ -142,7 +98,7 @@ def _library(name: str, install: str) -> ModuleType:
     except Exception as failed:
         # The registry's torchvision is a CUDA build, whose import fails beside a CPU torch; so do its dependants' then.
         raise ModelError(
-            f"{name} does not work beside the installed torch {torch.__version__} ({_brief(failed)}); install torch "
+            f"{name} does not work beside the installed torch {torch.__version__} ({brief(failed)}); install torch "
             f"and torchvision together from one index: see https://pytorch.org/get-started"
         ) from failed
 
@@ -177,7 +133,7 @@ def _hugging_face(name: str, options: dict[str, Any], pretrained: bool) -> nn.Mo
         config = transformers.AutoConfig.from_pretrained(name, local_files_only=not pretrained, **options)
     except Exception as failed:
         hint = "" if pretrained else "; it is not on this machine: set pretrained: true to download it"
-        raise ModelError(f"Hugging Face gives no configuration for '{name}' ({_brief(failed)}){hint}") from failed
+        raise ModelError(f"Hugging Face gives no configuration for '{name}' ({brief(failed)}){hint}") from failed
     architectures = getattr(config, "architectures", None) or []
     model_class = getattr(transformers, architectures[0], None) if architectures else transformers.AutoModel
     if model_class is None:
