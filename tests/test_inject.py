@@ -14,7 +14,7 @@ from torchfault.engine.inject import inject
 from torchfault.errors import FaultError, SpaceError
 from torchfault.faults import BitFlip, RandomWord, StuckAt, Value, strike
 from torchfault.model.discover import find, parameter_sites
-from torchfault.model.layout import Layout
+from torchfault.model.lane_axis import LaneAxis
 from torchfault.space import Fault, FaultSpace
 from torchfault.words import WORDS, word
 
@@ -332,7 +332,7 @@ def test_masks_equal_a_plain_loop_in_any_layout(data):
     toggle = rng.integers(0, top, len(rows), dtype=np.uint64, endpoint=True)
     sample = rng.integers(0, lanes, len(rows)) if data.draw(st.booleans()) else None
     mask = Mask("t", fmt, Edits(np.array(rows), keep, toggle, sample))
-    layout = Layout(axis, outer, tail)
+    layout = LaneAxis(axis, outer, tail)
     before = bits(tensor)
     result = mask.applied(tensor, layout)
     assert bits(tensor) == before

@@ -16,7 +16,7 @@ from torchfault.engine import Engine, Monitor, inject
 from torchfault.errors import EngineError
 from torchfault.faults import BitFlip, strike
 from torchfault.model.discover import find
-from torchfault.model.layout import lanes_first
+from torchfault.model.lane_axis import lanes_first
 from torchfault.model.watch import Moment, visiting
 
 

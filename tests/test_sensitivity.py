@@ -80,6 +80,7 @@ def test_watching_leaves_no_trace_and_changes_nothing(known, outputs):
 
 def test_a_module_that_writes_into_its_input_is_watched_as_it_read_it():
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace=True), nn.Linear(3, 2)).eval()
+    nn.init.constant_(model[0].bias, -5.0)
     data = Data(torch.randn(4, 3, generator=torch.Generator().manual_seed(1)))
     space = Engine(model, data, executor="hooks").space.select(["0:output", "1:input"])
     values = held_values(model, data, space)

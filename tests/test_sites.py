@@ -13,7 +13,7 @@ from torchfault.errors import ModelError
 from torchfault.model.discover import check_inference, find, module_sites, parameter_sites
 from torchfault.model.disturb import undisturbed
 from torchfault.model.export import capture
-from torchfault.model.layout import Layout
+from torchfault.model.lane_axis import LaneAxis
 from torchfault.zoo import resnet20
 
 
@@ -83,8 +83,8 @@ def test_modules_come_in_the_order_of_their_calls_with_numbers_for_more():
         ("head:output", (3,), 0),
     ]
     layouts = find(model, data).layouts
-    assert layouts["conv:output"] == Layout(0, inner=4)
-    assert layouts["head:output"] == Layout(0)
+    assert layouts["conv:output"] == LaneAxis(0, inner=4)
+    assert layouts["head:output"] == LaneAxis(0)
 
 
 def test_several_inputs_and_outputs_and_a_batch_axis_in_the_middle():

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from torchfault.errors import SpaceError, did_you_mean
-from torchfault.patterns import listed, matching
+from torchfault.names import listed, matching
 from torchfault.site import ACTIVATION_KINDS, Fault, Site
 
 if TYPE_CHECKING:

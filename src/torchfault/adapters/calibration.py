@@ -11,6 +11,7 @@ from torchfault.data import Data, Tree, call, map_tensors, rows
 from torchfault.errors import StorageError
 from torchfault.model.disturb import reset_states, undisturbed, unfused
 from torchfault.model.rounding import activations_in
+from torchfault.names import site_name
 
 __all__ = ["ranges_of"]
 
@@ -38,8 +39,8 @@ def ranges_of(model: nn.Module, names: Collection[str], data: Data | Tree) -> di
 
     with undisturbed(model), unfused(), ExitStack() as hooks:
         for name in names:
-            module = model.get_submodule(name.rpartition(":")[0])
-            if name.endswith(":input"):
+            module = model.get_submodule(site_name(name).base)
+            if site_name(name).role == "input":
                 before = lambda m, args, kwargs, n=name: look(n, m, (args, kwargs))  # noqa: E731
                 hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
             else:

@@ -15,6 +15,7 @@ from torchfault.model.memory import STORED
 from torchfault.model.observe import computes_nothing
 from torchfault.model.rounding import set_rounding
 from torchfault.model.torch_ao.quantised import is_leaf
+from torchfault.names import site_name
 from torchfault.space import FaultSpace, Site
 from torchfault.storages import ActivationStorage, Storage, activation_storage, keep, needs_range, storage
 
@@ -72,7 +73,7 @@ def represent(
 def _keep_weights(twin: nn.Module, chosen: Mapping[str, Storage]) -> None:
     modules = dict(twin.named_modules())
     for name, kept_by in chosen.items():
-        path, _, last = name.rpartition(".")
+        path, last = site_name(name).owner, site_name(name).last
         parameter = modules[path]._parameters[last]
         assert parameter is not None
         try:
@@ -136,7 +137,7 @@ def _chosen_activations(
         activation_storage(str(named[min(ranged)]))  # which says what is needed
     ranges = ranges_of(twin, ranged, data) if ranged else {}
     return {
-        (name.rpartition(":")[0], name.rpartition(":")[2]): (
+        (site_name(name).base, site_name(name).role): (
             activation_storage(storage, *ranges.get(name, ())) if isinstance(storage, str) else storage
         )
         for name, storage in named.items()

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from torchfault.errors import FaultError
 from torchfault.faults import Trials
-from torchfault.model.layout import Layout
+from torchfault.model.lane_axis import LaneAxis
 from torchfault.storages import BlockEdits
 from torchfault.words import WORDS, WordFormat, decode, encode, held_in, masks_to_words, word
 
-__all__ = ["Edits", "Mask", "Places", "by_sample", "edits_by_site", "infer_layout", "masks_by_site"]
+__all__ = ["Edits", "Mask", "Places", "by_sample", "edits_by_site", "masks_by_site"]
 
 # One pass over every word costs as much as visiting about this fraction of them singly (measured on a CPU).
 _DENSE = 32
@@ -56,30 +56,7 @@ def edits_by_site(trials: Trials, *, lanes: bool = False) -> dict[str, Edits]:
     }
 
 
-def infer_layout(shape: torch.Size, expected: tuple[int, ...]) -> Layout | None:
-    """Return where the batch axis is in *shape*, given the per-sample shape, preferring the first axis.
-
-    ``None`` means that there is no batch axis. Raises :class:`FaultError` where the two shapes cannot be reconciled.
-
-    >>> infer_layout(torch.Size((7, 2, 5)), (7, 5))
-    Layout(axis=1, outer=1, inner=1)
-    """
-    for axis in range(len(shape)):
-        if (*shape[:axis], *shape[axis + 1 :]) == expected:
-            return Layout(axis)
-    if tuple(shape) == expected:
-        return None
-    if len(shape) == len(expected):
-        apart = [axis for axis in range(len(shape)) if shape[axis] != expected[axis]]
-        if len(apart) == 1 and shape[apart[0]] % max(expected[apart[0]], 1) == 0:
-            return Layout(apart[0], inner=expected[apart[0]])
-    raise FaultError(
-        f"a tensor of shape {tuple(shape)} came where the fault space has {expected} per sample; "
-        "find the sites with inputs of the same size"
-    )
-
-
-def by_sample(tensor: Tensor, layout: Layout | None) -> Tensor:
+def by_sample(tensor: Tensor, layout: LaneAxis | None) -> Tensor:
     """Return a view of *tensor* with the batch axis first; merged axes come apart, their flat order stays."""
     if layout is None:
         return tensor.unsqueeze(0)
@@ -137,7 +114,7 @@ class Mask:
 
     >>> from torchfault.words import word
     >>> row = Edits(np.array([1]), np.array([2**32 - 1], dtype=np.uint64), np.array([2**31], dtype=np.uint64))
-    >>> Mask("fc:output", word("float32"), row).applied(torch.ones(2, 3), Layout(0))
+    >>> Mask("fc:output", word("float32"), row).applied(torch.ones(2, 3), LaneAxis(0))
     tensor([[ 1., -1.,  1.],
             [ 1., -1.,  1.]])
     """
@@ -147,14 +124,14 @@ class Mask:
     edits: Edits
     _ready: dict[Any, Editor] = field(default_factory=dict)
 
-    def write(self, tensor: Tensor, layout: Layout | None) -> None:
+    def write(self, tensor: Tensor, layout: LaneAxis | None) -> None:
         """Change the words of *tensor* in place."""
         if self.fmt.name in WORDS and tensor.dtype == self.fmt.dtype:
             self._editor(tensor, layout)(encode(tensor, self.fmt), True)
         else:  # whose words are not the memory of the tensor
             tensor.copy_(self.applied(tensor, layout))
 
-    def applied(self, tensor: Tensor, layout: Layout | None) -> Tensor:
+    def applied(self, tensor: Tensor, layout: LaneAxis | None) -> Tensor:
         """Return a changed copy of *tensor*, in the same memory format."""
         fmt = held_in(self.fmt, tensor.dtype)
         words = encode(tensor, fmt)
@@ -163,7 +140,7 @@ class Mask:
             return decode(self._editor(words, layout)(words, True), fmt)
         return decode(self._editor(tensor, layout)(words, False), fmt)
 
-    def _broadcasts(self, tensor: Tensor, layout: Layout | None) -> bool:
+    def _broadcasts(self, tensor: Tensor, layout: LaneAxis | None) -> bool:
         """Whether one dense mask for every sample is cheaper than single places."""
         per_sample = tensor.numel() if layout is None else tensor.numel() // max(tensor.shape[layout.axis], 1)
         plain = layout is None or layout.plain
@@ -182,13 +159,13 @@ class Mask:
         lane = torch.arange(lanes, device=apart.device).repeat_interleave(len(element))
         return BlockEdits(part, lane, element.repeat(lanes), keep.repeat(lanes), toggle.repeat(lanes))
 
-    def _editor(self, tensor: Tensor, layout: Layout | None) -> Editor:
+    def _editor(self, tensor: Tensor, layout: LaneAxis | None) -> Editor:
         key = (tensor.shape, tensor.stride(), tensor.device, layout)
         if key not in self._ready:
             self._ready[key] = self._prepare(tensor, layout)
         return self._ready[key]
 
-    def _prepare(self, tensor: Tensor, layout: Layout | None) -> Editor:
+    def _prepare(self, tensor: Tensor, layout: LaneAxis | None) -> Editor:
         if not tensor.numel():
             return lambda words, _: words
         apart, edits = by_sample(tensor, layout), self.edits
@@ -218,7 +195,7 @@ class Mask:
 
 
 def _dense(
-    tensor: Tensor, layout: Layout | None, element: NDArray[np.int64], keep: Tensor | None, toggle: Tensor
+    tensor: Tensor, layout: LaneAxis | None, element: NDArray[np.int64], keep: Tensor | None, toggle: Tensor
 ) -> Editor:
     """Spread the masks over one sample, laid out in memory as the samples of *tensor* are, to broadcast over all."""
     one = tensor if layout is None else tensor.narrow(layout.axis, 0, 1)

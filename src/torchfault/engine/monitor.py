@@ -14,12 +14,11 @@ from torchfault.engine.executor import Lanes
 from torchfault.engine.graph.golden_pass import Golden, identical_lanes
 from torchfault.engine.graph.sweep import Sweep
 from torchfault.faults import Trials
-from torchfault.model.layout import Layout, lanes_first, take
-from torchfault.model.marks import kind_of
+from torchfault.model.lane_axis import LaneAxis, lanes_first, take
 from torchfault.model.places import Place
 from torchfault.model.program import Node
-from torchfault.model.rounding import part_of
 from torchfault.model.watch import Moment
+from torchfault.names import site_name
 from torchfault.space import FaultSpace
 from torchfault.statistics import wilson
 
@@ -74,7 +73,7 @@ class Monitor:
     def __post_init__(self) -> None:
         # The exponents of blocks stand for the same values as their codes.
         shown = (i for i, site in enumerate(self.space.sites) if site.kind in ("output", "state"))
-        listed = [(i, self.space.sites[i]) for i in shown if not part_of(self.space.sites[i].name)[1]]
+        listed = [(i, self.space.sites[i]) for i in shown if not site_name(self.space.sites[i].name).block]
         self.sites = tuple(site.name for _, site in listed)
         self._positions = np.array([i for i, _ in listed], dtype=np.int64)
         # One row for each time step of a site, or a single one without a step.
@@ -269,7 +268,7 @@ class SweepMonitor:
         part = value[which] if isinstance(value, tuple | list) else value
         layout = node.layout[which] if isinstance(node.layout, tuple) else node.layout
         assert isinstance(part, Tensor)
-        assert isinstance(layout, Layout)
+        assert isinstance(layout, LaneAxis)
         return lanes_first(part if index is None else take(part, layout, index), layout)
 
 
@@ -281,16 +280,16 @@ class HooksMonitor:
     """
 
     monitor: Monitor
-    layouts: Mapping[str, Layout]
+    layouts: Mapping[str, LaneAxis]
     parts: Mapping[str, Sequence[str]]
     golden: dict[str, Tensor] = field(default_factory=dict)
     seen: dict[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, moment: Moment) -> Sequence[Tensor] | None:
         """Keep what the call gives, or the state that it leaves."""
-        if kind_of(moment.role) in ("output", "state"):
+        if moment.kind in ("output", "state"):
             for i, tensor in enumerate(moment.tensors):
-                name = f"{moment.base}:{moment.role}{i or ''}"
+                name = moment.name(i)
                 if name in self.layouts:
                     plain = tensor.dequantize() if tensor.is_quantized else tensor
                     self.seen[name] = lanes_first(plain, self.layouts[name]).detach().clone()

@@ -13,6 +13,7 @@ from torchfault.faults import Trials
 from torchfault.model.constants import constant_home, is_constant
 from torchfault.model.home import Home
 from torchfault.model.memory import homes
+from torchfault.names import site_name
 from torchfault.words import WordFormat, encode, word_of
 
 __all__ = ["Memory", "Target", "change", "edited"]
@@ -40,7 +41,7 @@ class Memory:
         self.homes = {name: home for home in homes(model) for name in home.words}
 
     def __contains__(self, name: str) -> bool:
-        return ":" not in name or name in self.homes or is_constant(name)
+        return not site_name(name).role or name in self.homes or is_constant(name)
 
     def home(self, name: str) -> Home | None:
         """Return the home of the words called *name*, if they are no plain parameter or buffer."""
@@ -53,9 +54,11 @@ class Memory:
         home = self.home(name)
         if home is not None:
             return home.words[name]
-        path, _, last = name.rpartition(".")
-        owner = dict(self.model.named_modules(remove_duplicate=False)).get(path)
-        found: Tensor | None = None if owner is None else owner._parameters.get(last, owner._buffers.get(last))
+        parts = site_name(name)
+        owner = dict(self.model.named_modules(remove_duplicate=False)).get(parts.owner)
+        found: Tensor | None = (
+            None if owner is None else owner._parameters.get(parts.last, owner._buffers.get(parts.last))
+        )
         if found is None or any(home.parameter == name for home in self.homes.values()):
             named = (*self.model.named_parameters(remove_duplicate=False), *self.model.named_buffers())
             near = did_you_mean(name, [*self.homes, *(known for known, _ in named)])

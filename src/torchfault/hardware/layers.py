@@ -12,7 +12,7 @@ from torchfault.data import Data, leaves
 from torchfault.errors import HardwareError
 from torchfault.hardware.work import Convolution, Product, Shape, Work
 from torchfault.model.export import capture
-from torchfault.model.layout import Layout, per_sample
+from torchfault.model.lane_axis import LaneAxis, per_sample
 from torchfault.model.places import Place, lane_arguments, program_sites
 from torchfault.model.program import Node, Program, Ref, evaluate
 from torchfault.space import FaultSpace
@@ -67,7 +67,7 @@ class _Seen:
         value, layout = self.values[position], self.program.nodes[position].layout
         if isinstance(value, tuple | list):
             value, layout = value[which], layout[which] if isinstance(layout, tuple) else layout
-        if isinstance(layout, Layout):
+        if isinstance(layout, LaneAxis):
             return per_sample(value.shape, layout, lanes=1)
         return tuple(value.shape)
 

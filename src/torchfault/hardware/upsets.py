@@ -28,7 +28,7 @@ from torchfault.hardware.operands import (
 )
 from torchfault.hardware.patterns import Reach, find_pattern, reach_of
 from torchfault.hardware.work import Product, Work
-from torchfault.model.layout import Layout, lanes_first
+from torchfault.model.lane_axis import LaneAxis, lanes_first
 from torchfault.model.program import Ref, evaluate
 from torchfault.space import FaultSpace, Site
 from torchfault.words import WordFormat, edit, encode, held_in, masks_to_words, word
@@ -154,7 +154,7 @@ class _Golden:
     def __call__(self, node: int) -> tuple[Tensor, bool]:
         """Return the value of *node*, flat per input, and whether it differs between inputs."""
         value, layout = self.values[node], self.layers.program.nodes[node].layout
-        if isinstance(layout, Layout):
+        if isinstance(layout, LaneAxis):
             first = lanes_first(value, layout)
             return first.reshape(first.shape[0], -1), True
         return value.reshape(1, -1), False

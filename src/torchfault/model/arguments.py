@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from torchfault.data import Data, Tree
-from torchfault.model.layout import Layout
+from torchfault.model.lane_axis import LaneAxis
 from torchfault.model.observe import channel_axis, word_name
 from torchfault.space import Site
 from torchfault.words import WORDS
@@ -62,5 +62,5 @@ def _site(name: str, tensor: Tensor) -> Site | None:
     if not tensor.dtype.is_floating_point or not word_name(tensor):
         return None
     word, shape = WORDS[word_name(tensor)], tuple(tensor.shape[1:])
-    channel = channel_axis("", shape, Layout(0))
+    channel = channel_axis("", shape, LaneAxis(0))
     return Site(f"{name}:data", shape, word=word.name, width=word.width, kind="data", channel=channel)

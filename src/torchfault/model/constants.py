@@ -17,12 +17,12 @@ from torchfault.model.disturb import reset_states, undisturbed, unfused
 from torchfault.model.home import Home
 from torchfault.model.states import Cell, module_slots
 from torchfault.model.watch import memory_address
+from torchfault.names import CONSTANT, SiteName, site_name
 from torchfault.storages import Part
 from torchfault.words import WORDS, encode, word_of
 
-__all__ = ["KIND", "constant_home", "find_constants", "is_constant"]
+__all__ = ["constant_home", "find_constants", "is_constant"]
 
-KIND = "constant"
 _DEPTH = 3
 _SCALES = (1.0, 1e3, -1e3)
 
@@ -33,7 +33,7 @@ def is_constant(name: str) -> bool:
     >>> is_constant("lif1:constant.v_threshold"), is_constant("lif1:state.v")
     (True, False)
     """
-    return name.partition(":")[2].startswith(f"{KIND}.")
+    return site_name(name).role == CONSTANT
 
 
 def find_constants(model: nn.Module, cells: Sequence[Cell], inputs: Tree) -> tuple[str, ...]:
@@ -88,11 +88,11 @@ def constant_home(model: nn.Module, name: str) -> Home:
     >>> home.words, changed, cell.tau
     ({'0:constant.tau': tensor(2.)}, 3.0, 2.0)
     """
-    path, _, role = name.partition(":")
+    path = site_name(name).base
     modules = dict(model.named_modules(remove_duplicate=False))
     known = {place.name: place for place in _places(modules[path], path)} if path in modules else {}
     if name not in known:
-        raise SpaceError(f"no number is called '{role}' in '{path}'{did_you_mean(name, known)}")
+        raise SpaceError(f"no number is called '{name}'{did_you_mean(name, known)}")
     place, module = known[name], modules[path]
     before = place.read(module)
     words = torch.tensor(before, dtype=torch.float32) if isinstance(before, float) else before.detach()
@@ -104,7 +104,7 @@ def constant_home(model: nn.Module, name: str) -> Home:
             return lambda: None
         return place.write(module, float(new) if isinstance(before, float) else new)
 
-    part = Part(fmt.name, KIND, 0 if words.ndim else None)
+    part = Part(fmt.name, CONSTANT, 0 if words.ndim else None)
     return Home({name: words}, {name: part}, "", path, install)
 
 
@@ -117,7 +117,7 @@ class _Place:
 
     @property
     def name(self) -> str:
-        return f"{self.path}:{KIND}.{'.'.join(map(str, self.keys))}"
+        return str(SiteName(self.path, CONSTANT, part=".".join(map(str, self.keys))))
 
     def read(self, module: nn.Module) -> Any:
         value = _attributes(module)[self.keys[0]]  # type: ignore[index]

@@ -12,10 +12,11 @@ from torchfault.model.arguments import data_sites
 from torchfault.model.constants import constant_home, find_constants
 from torchfault.model.fold import Fold, fold
 from torchfault.model.home import Home
-from torchfault.model.layout import Layout
+from torchfault.model.lane_axis import LaneAxis
 from torchfault.model.memory import homes
 from torchfault.model.observe import probe_inputs, varies, watch, word_name
 from torchfault.model.states import Cell
+from torchfault.names import site_name
 from torchfault.space import FaultSpace, Site
 from torchfault.words import WORDS
 
@@ -34,7 +35,7 @@ class Discovery:
     """
 
     space: FaultSpace
-    layouts: Mapping[str, Layout]
+    layouts: Mapping[str, LaneAxis]
     left_out: Mapping[str, str] = field(default_factory=dict)
     mixes: bool = False
     owners: Mapping[str, str] = field(default_factory=dict)
@@ -60,12 +61,12 @@ def parameter_sites(model: nn.Module, *, buffers: bool = False) -> list[Site]:
         if name in replaced:
             sites += home_sites(replaced[name], modules)
         elif isinstance(parameter, UninitializedParameter) or word_name(parameter):
-            sites.append(_stored_site(name, parameter, modules[name.rpartition(".")[0]], buffer=False))
+            sites.append(_stored_site(name, parameter, modules[site_name(name).owner], buffer=False))
     for home in kept:
         sites += [] if home.parameter else home_sites(home, modules)
     for name, tensor in model.named_buffers() if buffers else ():
         if isinstance(tensor, UninitializedBuffer) or word_name(tensor):
-            sites.append(_stored_site(name, tensor, modules[name.rpartition(".")[0]], buffer=True))
+            sites.append(_stored_site(name, tensor, modules[site_name(name).owner], buffer=True))
     return sites
 
 
@@ -89,7 +90,7 @@ def home_sites(home: Home, modules: Mapping[str, nn.Module]) -> list[Site]:
 
 
 def _role(name: str, kind: str) -> str:
-    last = name.rpartition(".")[2]
+    last = site_name(name).last
     role = "bias" if last.startswith("bias") or last.endswith("_bias") else "weight"
     return "norm" if "norm" in kind.lower() else role
 
@@ -108,7 +109,7 @@ def _stored_site(name: str, tensor: Tensor, owner: nn.Module, *, buffer: bool) -
         word=word.name,
         width=word.width,
         kind="buffer" if buffer else _role(name, kind),
-        module=name.rpartition(".")[0],
+        module=site_name(name).owner,
         module_type=kind,
         channel=channel,
     )
@@ -158,7 +159,7 @@ def find(model: nn.Module, data: Data | Tree, *, buffers: bool = False) -> Disco
         if path := alone.get(home.parameter or home.module):
             # The scale of what a module gives belongs to the whole batch: lanes cannot differ in it.
             owners |= {name: path for name in home.words if name not in (f"{path}.scale", f"{path}.zero_point")}
-    layouts = record.layouts | dict.fromkeys(given, Layout(0))
+    layouts = record.layouts | dict.fromkeys(given, LaneAxis(0))
     layouts |= {name: layouts[steps[0]] for name, steps in folded.parts.items() if steps[0] in layouts}
     return Discovery(
         folded.space, layouts, record.left_out, record.mixes, owners, record.cells, folded, tuple(record.axes)
@@ -173,7 +174,7 @@ def _with_homes(order: Iterable[str], kept: Sequence[Home]) -> Iterator[str]:
         if not home.parameter:
             by_module.setdefault(home.module, []).append(home)
     for name in order:
-        for home in by_module.get(name.partition(":")[0], [by_parameter[name]] if name in by_parameter else []):
+        for home in by_module.get(site_name(name).base, [by_parameter[name]] if name in by_parameter else []):
             yield from home.words
         yield name
 

@@ -15,12 +15,13 @@ from torch.utils import _pytree as pytree
 from torchfault.data import Data, leaves
 from torchfault.errors import ModelError, first_line
 from torchfault.model.disturb import reset_states, undisturbed
-from torchfault.model.layout import Layout, find_layout
-from torchfault.model.marks import mark_operator, marked, split_mark
+from torchfault.model.lane_axis import LaneAxis, axis_by_shapes, find_axis
+from torchfault.model.marks import mark_operator, marked
 from torchfault.model.observe import PROBES, probe_inputs
 from torchfault.model.program import Node, Program, Ref, Size, Value, evaluate
 from torchfault.model.rounding import ROUND_BLOCKS, ROUND_WORDS, Rounded
 from torchfault.model.states import Cell
+from torchfault.names import site_name
 from torchfault.storages import InBlocks, activation_storage
 
 __all__ = ["capture", "with_layouts"]
@@ -165,7 +166,7 @@ class _Builder:
         if name == "mark":
             node.target, node.args, mark = torch.ops.aten.clone.default, node.args[:1], str(node.args[1])
             position = self._append(node.target, (self._argument(node.args[0]),), {}, node)
-            path = split_mark(mark)[0]
+            path = site_name(mark).base
             self.nodes[position] = replace(self.nodes[position], op=name, call=mark, module=path, view=False)
             self.known[node.name] = Ref(position)
             return
@@ -229,7 +230,7 @@ class _Builder:
         if not stack or not isinstance(stack[-1][1], tuple):
             return "", "", type(self.model).__name__
         key, (path, _) = stack[-1]
-        module = self.model.get_submodule(path.split("@")[0])
+        module = self.model.get_submodule(path.partition("@")[0])
         path = self.paths[id(module)]  # a module under several names goes by its first
         calls = self.calls.setdefault(path, [])
         if key not in calls:
@@ -301,9 +302,9 @@ def with_layouts(program: Program, probe: Any) -> Program:
             nodes.append(node)
             continue
         mine, alone = many[node.position], one[node.position]
-        axis = None if node.position in fed else _scaled_axis(mine, alone)
-        layout = _layout(node, mine, alone, required=axis is None)
-        nodes.append(replace(node, layout=layout or Layout(axis or 0), positional=layout is None))
+        scaled = None if node.position in fed else _scaled(mine, alone)
+        layout = _layout(node, mine, alone, required=scaled is None)
+        nodes.append(replace(node, layout=layout or scaled, positional=layout is None))
     _check_outputs(program, nodes)
     return replace(program, nodes=tuple(nodes), constants={**program.constants, **folded})
 
@@ -319,23 +320,21 @@ def _reached(program: Program) -> set[int]:
     return reached
 
 
-def _scaled_axis(many: Value, one: Value) -> int | None:
+def _scaled(many: Value, one: Value) -> LaneAxis | None:
     """Return the axis that counts the lanes, by the shapes alone, or ``None`` where none does."""
-    if not isinstance(many, Tensor) or many.ndim != one.ndim:
-        return None
-    grown = [i for i in range(many.ndim) if many.shape[i] != one.shape[i]]
-    return grown[0] if len(grown) == 1 and many.shape[grown[0]] == PROBES * one.shape[grown[0]] else None
+    found = axis_by_shapes(many.shape, one.shape, lanes=PROBES, fewer=1) if isinstance(many, Tensor) else None
+    return None if found is None else LaneAxis(found.axis)
 
 
-def _layout(node: Node, many: Value, one: Value, *, required: bool) -> Layout | tuple[Layout | None, ...] | None:
+def _layout(node: Node, many: Value, one: Value, *, required: bool) -> LaneAxis | tuple[LaneAxis | None, ...] | None:
     if isinstance(many, tuple | list):
         return tuple(
-            find_layout(a, b, lanes=PROBES, lane=1) if isinstance(a, Tensor) else None
+            find_axis(a, b, lanes=PROBES, lane=1) if isinstance(a, Tensor) else None
             for a, b in zip(many, one, strict=True)
         )
     if not isinstance(many, Tensor):
         raise ModelError(f"operation '{node.op}' of '{node.module}' gives a {type(many).__name__}, not a tensor")
-    found = find_layout(many, one, lanes=PROBES, lane=1)
+    found = find_axis(many, one, lanes=PROBES, lane=1)
     if found is None and required:
         raise ModelError(
             f"operation '{node.op}' of '{node.module or 'the model'}' mixes the inputs of a batch, or hides them"
@@ -345,5 +344,5 @@ def _layout(node: Node, many: Value, one: Value, *, required: bool) -> Layout | 
 
 def _check_outputs(program: Program, nodes: list[Node]) -> None:
     for output in program.outputs:
-        if isinstance(output, Ref) and not isinstance(nodes[output.node].layout, Layout):
+        if isinstance(output, Ref) and not isinstance(nodes[output.node].layout, LaneAxis):
             raise ModelError("an output of the model does not depend on its input, or has no batch axis")

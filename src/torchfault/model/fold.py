@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.faults import Trials
-from torchfault.model.marks import is_mark, split_mark
-from torchfault.model.watch import plain_base
+from torchfault.names import site_name
 from torchfault.space import FaultSpace, Site
 
 __all__ = ["Fold", "fold"]
@@ -66,32 +65,27 @@ def fold(sites: Iterable[Site]) -> Fold:
     apart = tuple(sites)
     groups: dict[str, list[Site]] = {}
     for site in apart:
-        groups.setdefault(_together(site.name), []).append(site)
-    steps = {len(group) for group in groups.values() if is_mark(group[0].name) and len(group) > 1}
+        groups.setdefault(str(site_name(site.name).over_time), []).append(site)
+    steps = {len(group) for group in groups.values() if _step(group[0]) is not None and len(group) > 1}
     folded: dict[str, Site] = {}
     parts: dict[str, tuple[str, ...]] = {}
     for site in apart:
-        name = _together(site.name)
+        name, step = str(site_name(site.name).over_time), _step(site)
         group = groups[name]
         alike = len({(one.shape, one.word, one.bits) for one in group}) == 1
-        often = len(group) > 1 and alike and (is_mark(site.name) or len(group) in steps)
+        often = len(group) > 1 and alike and (step is not None or len(group) in steps)
         if site is group[0] and often:
             # A value that no input reaches yet, as at the first step, is no site there.
-            first = split_mark(site.name)[2] if is_mark(site.name) else 0
+            first = step or 0
             span, channel = (first, first + len(group)), None if site.channel is None else site.channel + 1
             folded[name] = replace(site, name=name, shape=(len(group), *site.shape), steps=span, channel=channel)
             parts[name] = tuple(one.name for one in group)
-        elif len(group) == 1 and is_mark(site.name):
+        elif len(group) == 1 and step is not None:
             folded[name], parts[name] = replace(site, name=name), (site.name,)
         elif not often:
             folded[site.name] = site
     return Fold(FaultSpace(tuple(folded.values())), FaultSpace(apart), parts)
 
 
-def _together(name: str) -> str:
-    """Return the name that the site *name* shares with the same tensor at other steps."""
-    if is_mark(name):
-        path, role, _ = split_mark(name)
-        return f"{path}:{role}"
-    base, colon, role = name.partition(":")
-    return plain_base(base) + colon + role if colon else name
+def _step(site: Site) -> int | None:
+    return site_name(site.name).step

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torchfault.data import Data, call, rows
 from torchfault.errors import ModelError
+from torchfault.model.lane_axis import axis_within, lanes_first
 from torchfault.model.watch import Moment, visiting
 from torchfault.space import FaultSpace, Site
 from torchfault.words import encode, held_in, word
@@ -53,7 +54,7 @@ def _watch(
 
     def look(moment: Moment) -> Sequence[Tensor] | None:
         for position, tensor in enumerate(moment.tensors):
-            site = activations.get(f"{moment.base}:{moment.role}{position or ''}")
+            site = activations.get(moment.name(position))
             if site is not None:
                 found.setdefault(site.name, []).append(_words(_rows(tensor, site, lanes), site))
         return None
@@ -67,15 +68,12 @@ def _watch(
 
 def _rows(tensor: Tensor, site: Site, lanes: int) -> Tensor:
     """Return *tensor* with one row per input."""
-    shape = tuple(tensor.shape)
-    fits = [axis for axis in range(len(shape)) if shape[axis] == lanes and _without(shape, axis) == site.shape]
-    if not fits:
+    axis = axis_within(tensor.shape, site.shape)
+    held = tensor.detach() if axis is None else lanes_first(tensor.detach(), axis)
+    if axis is None or len(held) != lanes:
+        shape = tuple(tensor.shape)
         raise ModelError(f"'{site.name}' holds {site.shape} for each input, got {shape} for {lanes}; leave it out")
-    return tensor.detach().movedim(fits[0], 0).reshape(lanes, -1)
-
-
-def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return shape[:axis] + shape[axis + 1 :]
+    return held.reshape(lanes, -1)
 
 
 def _words(values: Tensor, site: Site) -> Words:

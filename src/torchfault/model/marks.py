@@ -12,30 +12,10 @@ from torch.utils import _pytree as pytree
 from torchfault.model.states import Cell
 from torchfault.model.timesteps import taken_apart
 
-__all__ = ["Mark", "inside", "is_mark", "kind_of", "mark_operator", "marked", "split_mark"]
+__all__ = ["Mark", "inside", "mark_operator", "marked"]
 
 Mark = Callable[[str, Tensor], Tensor]
 """Sees the tensor of one site at one time step, such as ``lif1:state.mem#3``; returns what to go on with."""
-
-
-def is_mark(name: str) -> bool:
-    """Whether *name* is that of a cell's site at one time step.
-
-    >>> is_mark("lif1:state.mem#3"), is_mark("conv1@3:output")
-    (True, False)
-    """
-    return "#" in name
-
-
-def split_mark(name: str) -> tuple[str, str, int]:
-    """Return the cell, the role and the time step of a mark's name.
-
-    >>> split_mark("lif1:state.mem#3")
-    ('lif1', 'state.mem', 3)
-    """
-    site, _, step = name.rpartition("#")
-    path, _, role = site.partition(":")
-    return path, role, int(step)
 
 
 def inside(model: nn.Module, cells: Sequence[Cell]) -> frozenset[str]:
@@ -121,15 +101,6 @@ def _hooks(
         return pytree.tree_unflatten(flat, spec)
 
     return before, after
-
-
-def kind_of(role: str) -> str:
-    """Return the kind of site that a role is: input, output or state.
-
-    >>> kind_of("output1"), kind_of("state.mem")
-    ('output', 'state')
-    """
-    return role.partition("#")[0].partition(".")[0].rstrip("0123456789")
 
 
 @torch.library.custom_op("torchfault::mark", mutates_args=())

@@ -10,6 +10,7 @@ from torchfault.errors import ModelError
 from torchfault.model.home import Home, overwritten, site_names
 from torchfault.model.torch_ao.packed import packed_homes
 from torchfault.model.torch_ao.quantised import fake_quantised, packed, packs
+from torchfault.names import site_name
 from torchfault.storages import Bsr, Coo, Csr, Part, Storage, Stored
 from torchfault.words import WORDS
 
@@ -119,7 +120,7 @@ def _sparse(module: nn.Module, path: str, full: str, parameter: nn.Parameter) ->
     """Return the home of a sparse matrix of torch's own."""
     if parameter.ndim != 2 or not parameter.is_floating_point():
         return None
-    name = full.rpartition(".")[2]
+    name = site_name(full).last
     plain = parameter.detach()
     hidden = "_" if plain.layout == torch.sparse_coo else ""  # the plain ones need coalesced tensors
     words: dict[str, Tensor] = {part: getattr(plain, hidden + part)() for part in _SPARSE[plain.layout]}

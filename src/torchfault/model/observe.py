@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torchfault.data import Data, Tree, call, leaves, map_tensors, rows
 from torchfault.errors import ModelError
 from torchfault.model.disturb import reset_states, undisturbed
-from torchfault.model.layout import Layout, find_layout, per_sample
-from torchfault.model.marks import inside, is_mark, kind_of
+from torchfault.model.lane_axis import LaneAxis, axis_by_shapes, find_axis, per_sample
+from torchfault.model.marks import inside
 from torchfault.model.rounding import exactly, is_rounding, names_kept, rounding, sites_kept, without_blocks
 from torchfault.model.states import Cell, find_cells
 from torchfault.model.torch_ao.packed import shares_ranges
 from torchfault.model.torch_ao.quantised import activation_word, is_leaf, quantised_word
 from torchfault.model.watch import Moment, visiting
+from torchfault.names import site_name
 from torchfault.space import Site
 from torchfault.storages import ActivationStorage
 from torchfault.words import WORDS, word
@@ -70,20 +71,20 @@ class Record:
     seen: dict[str, _Seen] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
     readers: dict[str, set[str]] = field(default_factory=dict)
-    layouts: dict[str, Layout] = field(default_factory=dict)
+    layouts: dict[str, LaneAxis] = field(default_factory=dict)
     mixes: bool = False
     axes: list[int] = field(default_factory=list)
     done: set[str] = field(default_factory=set)
 
     def first(self, moment: Moment) -> None:
         """Keep what several inputs together give."""
-        if moment.role == "output" or is_mark(moment.role):
+        if moment.role == "output" or moment.marked:
             self.done.add(moment.base)
         self.order += moment.stored
         for name in moment.stored:
             self.readers.setdefault(name, set()).add(moment.path)
         for i, tensor in enumerate(moment.tensors):
-            name = f"{moment.base}:{moment.role}{i or ''}"
+            name = moment.name(i)
             self.order += names_kept(name, self._storage(moment))
             site = (tensor.dtype.is_floating_point or tensor.is_quantized) and bool(word_name(tensor))
             self.seen[name] = _Seen(moment, codes(tensor.detach()).clone(), moment.view[i], site)
@@ -91,7 +92,7 @@ class Record:
     def second(self, moment: Moment) -> None:
         """Compare it with what one of the inputs gives alone."""
         for i, tensor in enumerate(moment.tensors):
-            name = f"{moment.base}:{moment.role}{i or ''}"
+            name = moment.name(i)
             if name not in self.seen:
                 continue
             layout = self.layout(self.seen[name].many, codes(tensor.detach()))
@@ -100,8 +101,8 @@ class Record:
 
     def _storage(self, moment: Moment) -> ActivationStorage | None:
         """Return how the activations of *moment* are kept, if that is emulated."""
-        found = None if moment.operation else rounding(self._modules[moment.path], kind_of(moment.role))
-        return without_blocks(moment.path, found) if is_mark(moment.role) else found
+        found = None if moment.operation else rounding(self._modules[moment.path], moment.kind)
+        return without_blocks(moment.path, found) if moment.marked else found
 
     @cached_property
     def _modules(self) -> dict[str, nn.Module]:
@@ -113,17 +114,14 @@ class Record:
         norms = any(m.training and isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules())
         return slice(1, 3) if norms else slice(1, 2)
 
-    def layout(self, many: Tensor, few: Tensor) -> Layout | None:
+    def layout(self, many: Tensor, few: Tensor) -> LaneAxis | None:
         """Return where the lanes are, given a tensor as computed for all inputs and for the fewer of the second run."""
         count = self.fewer.stop - self.fewer.start
-        found = find_layout(many, few, lanes=PROBES, lane=1) if count == 1 else None
-        if found is not None or not self.training or many.ndim != few.ndim:
+        found = find_axis(many, few, lanes=PROBES, lane=1) if count == 1 else None
+        if found is not None or not self.training:
             return found
         # In training mode values differ by chance or by the batch, so that the shapes alone must do.
-        grown = [axis for axis in range(many.ndim) if many.shape[axis] != few.shape[axis]]
-        if len(grown) != 1 or count * many.shape[grown[0]] != PROBES * few.shape[grown[0]]:
-            return None
-        return Layout(grown[0], inner=few.shape[grown[0]] // count)
+        return axis_by_shapes(many.shape, few.shape, lanes=PROBES, fewer=count)
 
     @cached_property
     def _candidates(self) -> dict[str, _Seen]:
@@ -163,7 +161,7 @@ class Record:
         closed = inside(self.model, self.cells)
         lost = {seen.moment.path for name, seen in self.seen.items() if name not in self.layouts or seen.view}
         called = {seen.moment.path for seen in self.seen.values()}
-        alone = {name: path for name, path in plain.items() if path and name.rpartition(".")[0] == path}
+        alone = {name: path for name, path in plain.items() if path and site_name(name).owner == path}
         alone |= {path: path for path in packing if path in called}
         return {name: path for name, path in alone.items() if path not in lost | closed and _repeatable(modules[path])}
 
@@ -192,7 +190,7 @@ def _repeatable(module: nn.Module) -> bool:
     return all(map(is_rounding, hooks)) and is_leaf(module) and not getattr(module, "inplace", False)
 
 
-def _activation_site(name: str, seen: _Seen, owner: nn.Module, layout: Layout) -> Site:
+def _activation_site(name: str, seen: _Seen, owner: nn.Module, layout: LaneAxis) -> Site:
     shape, kind = per_sample(seen.many.shape, layout, lanes=PROBES), type(owner).__name__
     rounded = activation_word(owner) if seen.moment.role == "output" and not seen.moment.operation else ""
     fmt = word(rounded or word_name(seen.many))
@@ -201,14 +199,14 @@ def _activation_site(name: str, seen: _Seen, owner: nn.Module, layout: Layout) -
         shape,
         word=fmt.name,
         width=fmt.width,
-        kind=kind_of(seen.moment.role),
+        kind=seen.moment.kind,
         module=seen.moment.path,
         module_type=kind,
         channel=channel_axis(seen.moment.operation or kind, shape, layout),
     )
 
 
-def channel_axis(operation: str, shape: Sequence[int], layout: Layout) -> int | None:
+def channel_axis(operation: str, shape: Sequence[int], layout: LaneAxis) -> int | None:
     """Return the axis of channels: by the operation where it decides, else the first of images, the last of tokens."""
     if not shape:
         return None
@@ -269,14 +267,14 @@ def _outputs_mix(record: Record, many: Tree, few: Tree) -> bool:
         )
     pairs = list(zip(leaves(many), leaves(few), strict=True))
     for several, less in pairs:
-        grown = [a for a in range(several.ndim) if less.ndim == several.ndim and several.shape[a] != less.shape[a]]
-        if len(grown) != 1 or count * several.shape[grown[0]] != PROBES * less.shape[grown[0]]:
+        grown = axis_by_shapes(several.shape, less.shape, lanes=PROBES, fewer=count)
+        if grown is None:
             raise ModelError(
                 f"the outputs of {name} need one row per input, got shape {tuple(several.shape)} for {PROBES} inputs; "
                 "wrap the model so that one axis counts the inputs"
             )
-        record.axes.append(grown[0])
-    return count > 1 or any(find_layout(several, less, lanes=PROBES, lane=1) is None for several, less in pairs)
+        record.axes.append(grown.axis)
+    return count > 1 or any(find_axis(several, less, lanes=PROBES, lane=1) is None for several, less in pairs)
 
 
 def computes_nothing(module: nn.Module) -> bool:

@@ -9,14 +9,15 @@ from torch import Tensor, nn
 
 from torchfault.model.discover import parameter_sites
 from torchfault.model.fold import Fold, fold
-from torchfault.model.layout import Layout, per_sample
-from torchfault.model.marks import inside, kind_of, split_mark
+from torchfault.model.lane_axis import LaneAxis, per_sample
+from torchfault.model.marks import inside
 from torchfault.model.memory import homes
 from torchfault.model.observe import channel_axis
 from torchfault.model.program import Node, Program, Ref
-from torchfault.model.rounding import part_of, rounding, sites_kept, without_blocks
+from torchfault.model.rounding import rounding, sites_kept, without_blocks
 from torchfault.model.states import Cell
 from torchfault.model.torch_ao.quantised import is_leaf
+from torchfault.names import site_name
 from torchfault.space import Site
 from torchfault.storages import ActivationStorage, InBlocks
 from torchfault.words import WORDS
@@ -85,10 +86,10 @@ def program_sites(
     for node in program.nodes:
         for name, position in _parameters_of(node, program, read):
             for site in parameters.pop(name, ()):
-                part = site.name.partition(":")[2]
+                part = site_name(site.name).role
                 sites[site.name], places[site.name] = site, Place(position, "parameter", part=part)
         if node.op == "mark" and node.position in bases:
-            kept = rounding(model.get_submodule(node.module), kind_of(split_mark(node.call)[1]))
+            kept = rounding(model.get_submodule(node.module), site_name(node.call).role)
             for site in _mark(node, golden[node.position], lanes, without_blocks(node.module, kept)):
                 sites[site.name], places[site.name] = site, Place(node.position, "output")
         elif node.position in bases:
@@ -144,12 +145,12 @@ def _rounded_name(node: Node) -> str:
 def _keeping(program: Program, fed: set[int], closed: frozenset[str]) -> dict[str, Node]:
     """Return the operation that rounds each emulated activation, by the name of its site; not those inside *closed*."""
     found = (node for node in program.nodes if node.rounded is not None and node.position in fed)
-    return {_rounded_name(n): n for n in found if isinstance(n.layout, Layout) and n.module not in closed}
+    return {_rounded_name(n): n for n in found if isinstance(n.layout, LaneAxis) and n.module not in closed}
 
 
 def _rounded_site(node: Node, golden: dict[int, Any], lanes: int) -> Site:
     """Return the site of what a rounding operation gives, in float words as yet."""
-    assert isinstance(node.layout, Layout)
+    assert isinstance(node.layout, LaneAxis)
     assert node.rounded is not None
     shape = per_sample(golden[node.position].shape, node.layout, lanes=lanes)
     channel = channel_axis(node.module_type, shape, node.layout)
@@ -168,19 +169,19 @@ def _kept(
     if not read:  # what the module gives may be a view of what its operation does
         site, place = _rounded_site(node, golden, lanes), Place(node.position, "output")
     blocks = storage if isinstance(storage, InBlocks) else None
-    layout = node.layout if isinstance(node.layout, Layout) else None
+    layout = node.layout if isinstance(node.layout, LaneAxis) else None
     found = sites_kept(site, storage, golden[node.position].shape, layout)
-    return [(words, replace(place, part=part_of(words.name)[1], blocks=blocks)) for words in found]
+    return [(words, replace(place, part=site_name(words.name).block, blocks=blocks)) for words in found]
 
 
 def _mark(node: Node, tensor: Tensor, lanes: int, storage: ActivationStorage | None) -> Iterator[Site]:
     """Yield the site of a mark, if it has words and lanes; its type is that of the module."""
     layout = node.layout
     word = WORDS.get(str(tensor.dtype).removeprefix("torch."))
-    if word is None or not isinstance(layout, Layout) or not tensor.dtype.is_floating_point:
+    if word is None or not isinstance(layout, LaneAxis) or not tensor.dtype.is_floating_point:
         return
     shape = per_sample(tensor.shape, layout, lanes=lanes)
-    kind = kind_of(split_mark(node.call)[1])
+    kind = site_name(node.call).role
     channel = channel_axis(node.module_type, shape, layout)
     site = Site(node.call, shape, word.name, word.width, kind, node.module, node.module_type, channel=channel)
     yield from sites_kept(site, storage, tensor.shape, layout)
@@ -209,7 +210,7 @@ def _activations(
     for role, which, tensor, layout in ends:
         number = counted[role]
         counted[role] += 1
-        if not isinstance(tensor, Tensor) or not isinstance(layout, Layout) or not tensor.dtype.is_floating_point:
+        if not isinstance(tensor, Tensor) or not isinstance(layout, LaneAxis) or not tensor.dtype.is_floating_point:
             continue
         word = WORDS.get(str(tensor.dtype).removeprefix("torch."))
         if word is None:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from torchfault.data import Tree
-from torchfault.model.layout import Layout
+from torchfault.model.lane_axis import LaneAxis
 from torchfault.model.rounding import Rounded
 
 __all__ = ["Node", "Program", "Ref", "Size", "evaluate", "fill", "run_node"]
@@ -48,7 +48,7 @@ class Node:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     reads: tuple[int, ...]
-    layout: Layout | tuple[Layout | None, ...] | None
+    layout: LaneAxis | tuple[LaneAxis | None, ...] | None
     module: str = ""
     call: str = ""
     module_type: str = ""
@@ -85,7 +85,7 @@ class Program:
         for part in self.outputs:
             if isinstance(part, Ref):
                 layout = self.nodes[part.node].layout
-                assert isinstance(layout, Layout)
+                assert isinstance(layout, LaneAxis)
                 flat.append(value(part.node).movedim(layout.axis, 0))
             else:
                 flat.append(part)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from torchfault.errors import ModelError, StorageError
-from torchfault.model.layout import Layout
+from torchfault.model.lane_axis import LaneAxis
 from torchfault.space import Site
 from torchfault.storages import ActivationStorage, InBlocks, activation_storage, row_length
 from torchfault.words import word
@@ -24,7 +24,6 @@ __all__ = [
     "exactly",
     "is_rounding",
     "names_kept",
-    "part_of",
     "round_operator",
     "round_output",
     "rounded_as",
@@ -164,7 +163,7 @@ def rounded_as(model: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def sites_kept(
-    site: Site, storage: ActivationStorage | None, shape: Sequence[int], layout: Layout | None
+    site: Site, storage: ActivationStorage | None, shape: Sequence[int], layout: LaneAxis | None
 ) -> Iterator[Site]:
     """Yield the sites of the words in which *storage* keeps the activation *site*, computed in *shape* for a batch.
 
@@ -197,16 +196,3 @@ def without_blocks(path: str, storage: ActivationStorage | None) -> ActivationSt
 def names_kept(name: str, storage: ActivationStorage | None) -> list[str]:
     """Return the names of the sites in which *storage* keeps the activation called *name*."""
     return [f"{name}.{part}" if part else name for part in (storage.words if storage else ("",))]
-
-
-def part_of(name: str) -> tuple[str, str]:
-    """Return the name of the activation that a site belongs to, and the part of it that the site is, if any.
-
-    >>> part_of("conv1:output.exponent"), part_of("conv1:output"), part_of("lif1:state.mem")
-    (('conv1:output', 'exponent'), ('conv1:output', ''), ('lif1:state.mem', ''))
-    """
-    base, colon, role = name.partition(":")
-    if not role.startswith(("input", "output")):
-        return name, ""
-    plain, _, part = role.partition(".")
-    return base + colon + plain, part

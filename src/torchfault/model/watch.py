@@ -13,11 +13,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from torchfault.model.disturb import unfused
-from torchfault.model.marks import inside, marked, split_mark
+from torchfault.model.marks import inside, marked
 from torchfault.model.states import Cell
 from torchfault.model.torch_ao.quantised import is_leaf
+from torchfault.names import site_name
 
-__all__ = ["Moment", "Visitor", "hands_out", "memory_address", "operation_name", "plain_base", "visiting"]
+__all__ = ["Moment", "Visitor", "hands_out", "memory_address", "operation_name", "visiting"]
 
 # Operations that compute nothing, as in graph capture; their outputs are no sites.
 _VIEWS = frozenset(
@@ -49,6 +50,7 @@ _COMPOSITES = frozenset({F.multi_head_attention_forward, F.normalize})
 class Moment(NamedTuple):
     """What a call reads (*role* ``input``) or gives (``output``): the tensors that faults and discovery work on.
 
+    For a module with states it is one tensor at one time step, and the role as in ``lif1:state.mem#3``.
     *base* is the call's name, such as ``conv1``, ``relu@1`` or ``layer1.0.add``; *path* the module it belongs to,
     *call* the same with ``@k`` from the module's second call on, and *operation* the plain name of a functional
     operation, empty for a module. Parameters and buffers among the arguments are left out; *stored* names those that
@@ -66,6 +68,20 @@ class Moment(NamedTuple):
     view: Sequence[bool]
     stored: Sequence[str] = ()
 
+    def name(self, place: int = 0) -> str:
+        """Return the name of the site that the tensor at *place* is."""
+        return f"{self.base}:{self.role}{place or ''}"
+
+    @property
+    def kind(self) -> str:
+        """The role alone: ``input``, ``output`` or ``state``."""
+        return site_name(self.name()).role
+
+    @property
+    def marked(self) -> bool:
+        """Whether a module with states shows the tensor at one time step."""
+        return site_name(self.name()).step is not None
+
 
 Visitor = Callable[[Moment], Sequence[Tensor] | None]
 """Looks at a moment; returns tensors to go on with instead, or ``None`` to change nothing."""
@@ -81,15 +97,6 @@ def operation_name(function: Any) -> str:
     raw = str(getattr(function, "__name__", ""))
     name = raw.strip("_") if raw.startswith("__") else raw.rstrip("_")
     return _ALIASES.get(name, name)
-
-
-def plain_base(base: str) -> str:
-    """Return *base* without the numbers of repeated calls.
-
-    >>> plain_base("layer@1.add@2")
-    'layer.add'
-    """
-    return ".".join(part.partition("@")[0] for part in base.split("."))
 
 
 def memory_address(tensor: Tensor) -> int:
@@ -233,11 +240,11 @@ def _show_marks(watch: _Watch, model: nn.Module, cells: Sequence[Cell]) -> Abstr
     reads = {path: [watch.names[id(t)] for t in tensors if id(t) in watch.names] for path, tensors in own.items()}
 
     def show(name: str, tensor: Tensor) -> Tensor:
-        path, role, step = split_mark(name)
+        path, role = name.split(":")
         nobody, stored = (False,), reads.pop(path, ())
         before, watch.paused = watch.paused, True
         try:
-            fresh = watch.visitor(Moment(path, f"{role}#{step}", path, path, "", (tensor,), nobody, nobody, stored))
+            fresh = watch.visitor(Moment(path, role, path, path, "", (tensor,), nobody, nobody, stored))
         finally:
             watch.paused = before
         return tensor if fresh is None else fresh[0]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchfault.criteria.outputs import score
 from torchfault.data import Data, Tree, call, leaves
 from torchfault.errors import ModelError
+from torchfault.names import site_name
 from torchfault.space import Site
 
 __all__ = ["activations", "logits", "module_of", "top_margins"]
@@ -39,13 +40,13 @@ def module_of(model: nn.Module, site: Site) -> tuple[nn.Module, str]:
 
     Raises :class:`ModelError` for a site that is not of a module's first call.
     """
-    path, _, end = site.name.rpartition(":")
-    found = dict(model.named_modules()).get(path)
-    if found is None or end not in ("input", "output"):
+    name = site_name(site.name)
+    found = dict(model.named_modules()).get(name.base)
+    if found is None or str(name) != f"{name.base}:{name.role}" or name.role not in ("input", "output"):
         raise ModelError(
             f"sensitivity is known at a module's first call, got '{site.name}'; choose modules, such as --types Conv2d"
         )
-    return found, end
+    return found, name.role
 
 
 @contextmanager

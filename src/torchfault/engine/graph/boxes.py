@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchfault.engine.graph.geometry import Reach, convolution, max_pooling
 from torchfault.engine.graph.golden_pass import Golden, identical_lanes
-from torchfault.model.layout import Layout
+from torchfault.model.lane_axis import LaneAxis
 from torchfault.model.places import lane_arguments
 from torchfault.model.program import Node, Program, Ref, Size, run_node
 from torchfault.model.rounding import ROUND_WORDS
@@ -52,7 +52,7 @@ class Local:
 
 def has_windows(node: Node, value: Any) -> bool:
     """Whether the value of *node* has lanes first, channels second, and an image behind."""
-    return node.layout == Layout(0) and isinstance(value, Tensor) and 3 <= value.ndim <= 5
+    return node.layout == LaneAxis(0) and isinstance(value, Tensor) and 3 <= value.ndim <= 5
 
 
 def _grid(offset: Tensor, size: tuple[int, ...]) -> list[Tensor]:

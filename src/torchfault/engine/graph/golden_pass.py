@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchfault.data import Tree, leaves, rows
-from torchfault.model.layout import take_value
+from torchfault.model.lane_axis import take_value
 from torchfault.model.program import Program, Value, evaluate
 from torchfault.words import word_of
 

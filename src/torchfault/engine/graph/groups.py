@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchfault.faults import Trials, rank_in_run
-from torchfault.model.layout import Layout, lanes_first, write_back
+from torchfault.model.lane_axis import LaneAxis, lanes_first, write_back
 from torchfault.model.places import Place
 from torchfault.storages import BlockEdits, row_length
 from torchfault.words import edit, held_in, masks_to_words, word
@@ -98,7 +98,7 @@ class Words:
             group.place.part, group.lanes, self.elements(group.rows), *self._masks(group.site, group.rows)
         )
 
-    def edit(self, tensor: Tensor, layout: Layout, groups: Sequence[Group]) -> None:
+    def edit(self, tensor: Tensor, layout: LaneAxis, groups: Sequence[Group]) -> None:
         """Change the words of *groups* in one *tensor*, in place; those of a block stand for its values together."""
         first, blocks = lanes_first(tensor, layout), groups[0].place.blocks
         if blocks is not None:

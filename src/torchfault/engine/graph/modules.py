@@ -12,7 +12,7 @@ from torchfault.engine.graph.groups import Group
 from torchfault.engine.graph.patches import Patch
 from torchfault.engine.stored import Memory, Target
 from torchfault.faults import Trials
-from torchfault.model.layout import Layout, take
+from torchfault.model.lane_axis import LaneAxis, take
 from torchfault.model.program import Node, Value
 from torchfault.model.torch_ao.channels import Rows
 
@@ -49,7 +49,7 @@ class Modules:
         if rows is None or channel is None:
             return None
         fresh = changed(rows.words(part).reshape(-1)[element])
-        x = take(values(node.args[1].node), Layout(0), group.lanes)
+        x = take(values(node.args[1].node), LaneAxis(0), group.lanes)
         return Patch(rows.axis, (channel,), rows.changed(x, part, element, fresh), add=False)
 
     def by_words(

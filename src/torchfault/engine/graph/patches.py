@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from torchfault.engine.graph.geometry import Reach, convolution, listed
-from torchfault.model.layout import Layout, lanes_first
+from torchfault.model.lane_axis import LaneAxis, lanes_first
 from torchfault.model.program import Node, Ref
 
 __all__ = ["Patch", "Struck", "batch_norm_patch", "patch_for", "row_patch"]
@@ -96,7 +96,7 @@ class _Operands:
             return argument
         value = self.value(argument.node)
         layout = self.layout(argument.node)
-        return lanes_first(value, layout) if isinstance(layout, Layout) else value
+        return lanes_first(value, layout) if isinstance(layout, LaneAxis) else value
 
 
 def patch_for(

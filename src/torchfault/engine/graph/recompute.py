@@ -10,7 +10,7 @@ from torch import Tensor
 from torchfault.engine.graph.groups import Group, Words, among, by_tensor
 from torchfault.engine.graph.modules import Modules
 from torchfault.engine.stored import edited
-from torchfault.model.layout import Layout, join, lanes_first, put, take, take_value
+from torchfault.model.lane_axis import LaneAxis, join, lanes_first, put, take, take_value
 from torchfault.model.places import lane_arguments
 from torchfault.model.program import Node, Program, Value, run_node
 from torchfault.storages import Stored
@@ -43,7 +43,7 @@ class Anew:
         copies: list[Value] = [_clone(read(source)) for source in arguments]
         for which, mine in by_tensor(groups):
             layout = self.program.nodes[arguments[which]].layout
-            assert isinstance(layout, Layout)
+            assert isinstance(layout, LaneAxis)
             local = [replace(group, lanes=torch.searchsorted(lanes, group.lanes)) for group in mine]
             self.words.edit(copies[which], layout, local)
         pending = iter(copies)
@@ -124,7 +124,7 @@ class Anew:
         return changed
 
     def _on_many(self, node: Node, value: Value, groups: Sequence[Group], lanes: Tensor, values: Read) -> bool:
-        if len(lanes) < 2 or not isinstance(node.layout, Layout):
+        if len(lanes) < 2 or not isinstance(node.layout, LaneAxis):
             return False
         positions = sorted({g.place.node for g in groups})
         bytes_each = sum(self.program.constants[p].nbytes for p in positions)
@@ -146,13 +146,13 @@ class Anew:
         constant: Tensor = self.program.constants[position]
         stack = constant.expand(len(lanes), *constant.shape).clone()
         for group in mine:
-            self.words.edit(stack, Layout(0), [replace(group, lanes=torch.searchsorted(lanes, group.lanes))])
+            self.words.edit(stack, LaneAxis(0), [replace(group, lanes=torch.searchsorted(lanes, group.lanes))])
         return stack
 
     def _vmap(self, node: Node, positions: list[int], stacks: list[Tensor], lanes: Tensor, values: Read) -> Tensor:
         sources = list(dict.fromkeys(lane_arguments(node, self.program)))
         layouts = [self.program.nodes[s].layout for s in sources]
-        if not all(isinstance(w, Layout) for w in layouts) or any(self.program.nodes[s].positional for s in sources):
+        if not all(isinstance(w, LaneAxis) for w in layouts) or any(self.program.nodes[s].positional for s in sources):
             raise ValueError("an operand has several results, or depends on the place of a lane in the batch")
         operands = [lanes_first(take(values(s), w, lanes), w) for s, w in zip(sources, layouts, strict=True)]  # type: ignore[arg-type]
         shapes = [_one_lane_shape(values(s), w) for s, w in zip(sources, layouts, strict=True)]
@@ -166,12 +166,12 @@ class Anew:
 
         stacked = torch.func.vmap(one)(stacks, operands)
         layout = node.layout
-        assert isinstance(layout, Layout)
+        assert isinstance(layout, LaneAxis)
         parts = [stacked[i] for i in range(len(lanes))]
         return join(parts, layout)
 
 
-def _finite(value: Tensor, layout: Layout) -> Tensor:
+def _finite(value: Tensor, layout: LaneAxis) -> Tensor:
     """Return which lanes have nothing but finite values."""
     first = lanes_first(value, layout)
     return first.reshape(len(first), -1).isfinite().all(1)

@@ -17,7 +17,7 @@ from torchfault.engine.graph.striker import Striker
 from torchfault.engine.graph.sweep import Schedule, Sweep
 from torchfault.engine.monitor import SweepMonitor
 from torchfault.faults import Trials
-from torchfault.model.layout import Layout, lanes_first
+from torchfault.model.lane_axis import LaneAxis, lanes_first
 from torchfault.model.places import lane_arguments
 from torchfault.model.program import Node, Ref, Value
 
@@ -108,7 +108,7 @@ class ChunkRun:
         if local is not None:
             return self._run_boxes(node, local, group.lanes, trials)
         silent = np.zeros(len(trials), dtype=bool)
-        if group.place.role != "output" and isinstance(node.layout, Layout):
+        if group.place.role != "output" and isinstance(node.layout, LaneAxis):
             patch = self.striker.patch(node, group, self.golden.values.__getitem__)
             if patch is not None:
                 output = lanes_first(self.golden.values[node.position], node.layout)

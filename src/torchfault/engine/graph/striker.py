@@ -15,7 +15,7 @@ from torchfault.engine.graph.modules import Modules
 from torchfault.engine.graph.patches import Patch, Struck, patch_for, row_patch
 from torchfault.engine.graph.recompute import Anew, put_value
 from torchfault.faults import Trials
-from torchfault.model.layout import Layout, lanes_first
+from torchfault.model.lane_axis import LaneAxis, lanes_first
 from torchfault.model.places import Place, lane_arguments
 from torchfault.model.program import Node, Program, Ref, Value
 from torchfault.storages import Stored, row_length
@@ -73,7 +73,7 @@ class Striker:
     def _struck(self, node: Node, group: Group, values: Read) -> tuple[int, Struck] | None:
         """Return the argument of *node* that *group* strikes, and its values there, ``None`` if not so plain."""
         source, slot = self._slot(node, group.place)
-        if slot is None or (isinstance(node.layout, Layout) and node.layout.nested):
+        if slot is None or (isinstance(node.layout, LaneAxis) and node.layout.nested):
             return None
         if group.place.role == "parameter" and source in self.stored:
             spread = self._spread(group)
@@ -86,7 +86,7 @@ class Striker:
             if group.place.part:
                 return None  # an exponent changes many values
             layout = self._layout(source)
-            assert isinstance(layout, Layout)
+            assert isinstance(layout, LaneAxis)
             first, row = lanes_first(values(source), layout), row_length(values(source).shape)
             return slot, Struck(
                 group.lanes, element, *group.place.blocks.code_alone(first, row, self.words.in_blocks(group))
@@ -134,7 +134,7 @@ class Striker:
         for which, mine in by_tensor(by_role["output"]):
             tensor = value[which] if isinstance(value, tuple) else value
             layout = node.layout[which] if isinstance(node.layout, tuple) else node.layout
-            assert isinstance(layout, Layout)
+            assert isinstance(layout, LaneAxis)
             self.words.edit(tensor, layout, mine)
         return value
 
@@ -171,7 +171,7 @@ class Striker:
     def _apply_inputs(self, node: Node, value: Value, groups: list[Group], values: Read) -> None:
         times = torch.cat([group.lanes for group in groups]).unique(return_counts=True)[1]
         most = _MOST_ROUNDS if len(groups) == 1 else 1
-        if int(times.max()) <= most and isinstance(node.layout, Layout):
+        if int(times.max()) <= most and isinstance(node.layout, LaneAxis):
             groups = [group for group in groups if not self._apply_closed(node, value, group, values)]
         if groups:
             lanes = torch.cat([group.lanes for group in groups]).unique()
@@ -183,7 +183,7 @@ class Striker:
             patch = self.patch(node, part, values)
             if patch is None:
                 return False
-            assert isinstance(node.layout, Layout)
+            assert isinstance(node.layout, LaneAxis)
             output = lanes_first(value, node.layout)
             patch.write(output, part.lanes, patch.result(output, part.lanes))
         return True
@@ -195,7 +195,7 @@ class Striker:
 
     def _apply_together(self, node: Node, value: Value, groups: list[Group], values: Read) -> Tensor:
         """Apply what has a closed form; return, sorted, the lanes that must run anew."""
-        if not isinstance(node.layout, Layout):
+        if not isinstance(node.layout, LaneAxis):
             return torch.cat([group.lanes for group in groups]).unique()  # type: ignore[no-any-return]
         plain: dict[int, Struck] = {}
         others: list[Group] = []

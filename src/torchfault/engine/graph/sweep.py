@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchfault.engine.graph.boxes import Local
 from torchfault.engine.graph.golden_pass import Golden, identical_lanes
-from torchfault.model.layout import Layout, join, lanes_first, take, take_value
+from torchfault.model.lane_axis import LaneAxis, join, lanes_first, take, take_value
 from torchfault.model.program import Node, Program, Ref, Value, run_node
 
 __all__ = ["Schedule", "Sweep", "schedule"]
@@ -150,7 +150,7 @@ class Sweep:
         index = self.inputs[count:lanes]
         golden = self.golden.values[position]
 
-        def longer(mine: Tensor | None, theirs: Tensor, where: Layout | None) -> Any:
+        def longer(mine: Tensor | None, theirs: Tensor, where: LaneAxis | None) -> Any:
             if where is None:
                 return theirs
             added = take(theirs, where, index)
@@ -197,7 +197,7 @@ class Sweep:
             return
         self.checks[index] += 1
         layout = node.layout
-        assert isinstance(layout, Layout)
+        assert isinstance(layout, LaneAxis)
         mine = lanes_first(value if len(index) == count else take(value, layout, index), layout)
         theirs = lanes_first(take(self.golden.values[node.position], layout, self.inputs[index]), layout)
         same = identical_lanes(mine, theirs)

@@ -27,7 +27,8 @@ from torchfault.model.discover import find
 from torchfault.model.disturb import reset_states, undisturbed, unfused
 from torchfault.model.observe import varies
 from torchfault.model.torch_ao.quantised import is_leaf
-from torchfault.model.watch import plain_base, visiting
+from torchfault.model.watch import visiting
+from torchfault.names import site_name
 from torchfault.space import FaultSpace, Site
 
 __all__ = ["HooksExecutor"]
@@ -167,8 +168,7 @@ class HooksExecutor:
         """Return by site the module that owns it, the one it is an operation in (-1: none), and if it is active."""
         if self._known is None or self._known[0] is not sites:
             owner = [self._paths.get(self._owners.get(site.name, ""), -1) for site in sites]
-            computed = [s.name.partition(":")[0] if s.kind in ("input", "output") else "" for s in sites]
-            parent = [plain_base(base).rpartition(".")[0] for base in computed]
+            parent = [site_name(s.name).owner if s.kind in ("input", "output") else "" for s in sites]
             inside = [self._paths.get(path, -1) for path in parent]
             columns = (np.array(owner), np.array(inside), np.array([site.is_activation for site in sites]))
             self._known = (sites, columns)

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from torchfault.engine.edits import by_sample
 from torchfault.engine.stored import Target, edited
-from torchfault.model.layout import Layout, take
+from torchfault.model.lane_axis import LaneAxis, take
 from torchfault.model.rounding import round_output
 from torchfault.model.torch_ao.quantised import code_memory
 from torchfault.model.watch import hands_out
@@ -27,7 +27,7 @@ class Part:
 
 
 @contextmanager
-def replaying(model: nn.Module, parts: Mapping[str, Sequence[Part]], layouts: Mapping[str, Layout]) -> Iterator[None]:
+def replaying(model: nn.Module, parts: Mapping[str, Sequence[Part]], layouts: Mapping[str, LaneAxis]) -> Iterator[None]:
     """Repeat every call of the named modules on the lanes of each part, with its words, in this scope.
 
     *layouts* tells, by the names of activations, where the lanes are in what the modules read and give. A replayed lane
@@ -41,7 +41,7 @@ def replaying(model: nn.Module, parts: Mapping[str, Sequence[Part]], layouts: Ma
         yield
 
 
-def _hook(path: str, parts: Sequence[Part], layouts: Mapping[str, Layout], stored: set[int]) -> Callable[..., Any]:
+def _hook(path: str, parts: Sequence[Part], layouts: Mapping[str, LaneAxis], stored: set[int]) -> Callable[..., Any]:
     calls = 0
 
     def again(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
@@ -68,7 +68,7 @@ def _hook(path: str, parts: Sequence[Part], layouts: Mapping[str, Layout], store
     return again
 
 
-def _joined(whole: Tensor, some: Tensor, layout: Layout, lanes: Tensor) -> Tensor:
+def _joined(whole: Tensor, some: Tensor, layout: LaneAxis, lanes: Tensor) -> Tensor:
     """Return *whole*, whose *lanes* have become *some*; quantised ones share their scale, so that codes will do."""
     if whole.is_quantized:
         _joined(code_memory(whole), code_memory(some), layout, lanes)
@@ -77,7 +77,7 @@ def _joined(whole: Tensor, some: Tensor, layout: Layout, lanes: Tensor) -> Tenso
     return whole
 
 
-def _lanes(flat: Sequence[Any], name: str, layouts: Mapping[str, Layout], stored: set[int]) -> dict[int, Layout]:
+def _lanes(flat: Sequence[Any], name: str, layouts: Mapping[str, LaneAxis], stored: set[int]) -> dict[int, LaneAxis]:
     """Return the layouts of the tensors of *flat* by their positions, counted as the names of activations count."""
     tensors = [i for i, leaf in enumerate(flat) if isinstance(leaf, Tensor) and id(leaf) not in stored]
     return {position: layouts[f"{name}{i or ''}"] for i, position in enumerate(tensors)}

@@ -1,6 +1,5 @@
 """Faults in activations: where each one lands in a running model, and the edit itself."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,23 +12,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from torchfault.engine.edits import Edits, Mask, by_sample, infer_layout
+from torchfault.engine.edits import Edits, Mask, by_sample
 from torchfault.errors import FaultError, SpaceError, did_you_mean
 from torchfault.faults import pack
 from torchfault.model.arguments import argument_names
-from torchfault.model.layout import Layout
-from torchfault.model.marks import is_mark, kind_of, split_mark
-from torchfault.model.rounding import part_of, rounding, sites_kept
+from torchfault.model.lane_axis import LaneAxis, axis_within
+from torchfault.model.rounding import rounding, sites_kept
 from torchfault.model.states import Cell
 from torchfault.model.torch_ao.quantised import activation_word, code_memory, restore_codes
-from torchfault.model.watch import Moment, plain_base, visiting
+from torchfault.model.watch import Moment, visiting
+from torchfault.names import site_name
 from torchfault.space import Fault, FaultSpace, Site
 from torchfault.storages import ActivationStorage, InBlocks, row_length
 from torchfault.words import word, word_of
 
 __all__ = ["Address", "Strike", "address", "masks_of", "strike_of", "striking", "together"]
-
-_NAME = re.compile(r"(?P<base>[^:]+):(?P<role>input|output|data)(?P<place>\d*)(\.\w+)?")
 
 
 @dataclass(frozen=True)
@@ -55,29 +52,29 @@ def address(model: nn.Module, name: str) -> Address:
     >>> address(nn.Sequential(nn.ReLU()), "0@1:output")
     Address(base='0@1', role='output', place=0, path='0', operation='')
     """
-    if is_mark(name):
-        path, role, step = split_mark(name)
-        return Address(path, f"{role}#{step}", 0, path)
+    parts = site_name(name)
+    if parts.step is not None:
+        return Address(parts.base, name.partition(":")[2], 0, parts.base)
     modules = dict(model.named_modules(remove_duplicate=False))
     first = {id(module): path for path, module in reversed(modules.items())}
-    found = _NAME.fullmatch(name)
-    if not found:
+    if parts.role not in ("input", "output", "data") or not parts.base:
         raise SpaceError(f"an activation is called '<module>:input' or '<module>:output', got '{name}'")
-    if found["role"] == "data":
-        return Address(found["base"], "data", 0, "")
-    base, place = found["base"], int(found["place"] or 0)
-    plain = plain_base(base)
-    if plain in modules:
-        path = first[id(modules[plain])]
-        return Address(path + base[len(base.partition("@")[0]) :] if "@" in base else path, found["role"], place, path)
-    parent, _, operation = base.rpartition(".")
-    inside = plain_base(parent) if parent else ""
-    if inside not in modules or not _exists(plain.rpartition(".")[2]):
-        near = did_you_mean(plain, [path for path in modules if path])
-        raise SpaceError(f"no module or operation is called '{plain}' in '{name}'{near}")
-    path = first[id(modules[inside])]
-    call = path + parent[len(parent.partition("@")[0]) :] if "@" in parent else path
-    return Address(f"{call}.{operation}" if call else operation, found["role"], place, path, plain.rpartition(".")[2])
+    if parts.role == "data":
+        return Address(parts.base, "data", 0, "")
+    if parts.path in modules:
+        path = first[id(modules[parts.path])]
+        return Address(_called(path, parts.base), parts.role, parts.place, path)
+    if parts.owner not in modules or not _exists(parts.last):
+        near = did_you_mean(parts.path, [path for path in modules if path])
+        raise SpaceError(f"no module or operation is called '{parts.path}' in '{name}'{near}")
+    path = first[id(modules[parts.owner])]
+    call, operation = _called(path, parts.caller), parts.base.removeprefix(f"{parts.caller}.")
+    return Address(f"{call}.{operation}" if call else operation, parts.role, parts.place, path, parts.last)
+
+
+def _called(path: str, call: str) -> str:
+    """Return the first name *path* of a module with the number that *call* has."""
+    return path + call[len(call.partition("@")[0]) :]
 
 
 def _exists(operation: str) -> bool:
@@ -119,7 +116,7 @@ class Strike:
     where: Address
     masks: Sequence[Mask] = ()
     site: Site | None = None
-    layout: Layout | None = None
+    layout: LaneAxis | None = None
     faults: Sequence[Fault] = ()
     rng: np.random.Generator | None = None
     word: str = ""
@@ -149,34 +146,34 @@ class Strike:
             mask.write(tensor, layout)
         return tensor
 
-    def _copy(self, tensor: Tensor, layout: Layout | None) -> Tensor:
+    def _copy(self, tensor: Tensor, layout: LaneAxis | None) -> Tensor:
         if isinstance(self.storage, InBlocks):
             return self._in_blocks(tensor.clone(), layout, self.storage)
         for mask in self.masks:
             tensor = mask.applied(tensor, layout)
         return tensor
 
-    def _in_blocks(self, tensor: Tensor, layout: Layout | None, storage: InBlocks) -> Tensor:
+    def _in_blocks(self, tensor: Tensor, layout: LaneAxis | None, storage: InBlocks) -> Tensor:
         apart = by_sample(tensor, layout)
-        edits = [mask.in_blocks(part_of(mask.name)[1], apart) for mask in self.masks]
+        edits = [mask.in_blocks(site_name(mask.name).block, apart) for mask in self.masks]
         storage.struck(apart, row_length(tensor.shape), edits)
         return tensor
 
-    def _layout(self, tensor: Tensor) -> Layout | None:
-        if self.site is not None and not part_of(self.site.name)[1]:
-            return infer_layout(tensor.shape, self.site.shape)
-        return Layout(0) if tensor.ndim else None
+    def _layout(self, tensor: Tensor) -> LaneAxis | None:
+        if self.site is not None and not site_name(self.site.name).block:
+            return axis_within(tensor.shape, self.site.shape)
+        return LaneAxis(0) if tensor.ndim else None
 
     def _make_ready(self, tensor: Tensor) -> None:
         own = word(self.word) if self.word else word_of(tensor)
         if not self.masks:
-            plain = Site(part_of(self.name)[0], tuple(tensor.shape[1:]), own.name, own.width, self.where.role)
+            plain = Site(str(site_name(self.name).whole), tuple(tensor.shape[1:]), own.name, own.width, self.where.role)
             sites = {site.name: site for site in sites_kept(plain, self.storage, tensor.shape, None)}
             names = dict.fromkeys(fault.site for fault in self.faults)
             by_name = [(sites[name], [f for f in self.faults if f.site == name]) for name in names if name in sites]
             self.masks = [mask for site, mine in by_name for mask in masks_of(site, mine, self.rng)]
         for mask in self.masks:
-            fmt = word(self.storage.words[part_of(mask.name)[1]]) if self.storage else own
+            fmt = word(self.storage.words[site_name(mask.name).block]) if self.storage else own
             if mask.fmt != fmt:
                 raise FaultError(
                     f"'{mask.name}' has {mask.fmt.name} words in the fault space, got {fmt.name}; "
@@ -189,18 +186,18 @@ def strike_of(model: nn.Module, name: str, **given: Any) -> Strike:
     where = address(model, name)
     if where.role == "data" or where.operation:
         return Strike(name, where, **given)
-    owner, role = model.get_submodule(where.path), kind_of(where.role)
-    storage = rounding(owner, role)
-    if part_of(name)[1] and not (storage and part_of(name)[1] in storage.words):
-        raise SpaceError(f"'{part_of(name)[0]}' is not kept in blocks, so there is no '{name}'")
-    return Strike(name, where, word=activation_word(owner) if role == "output" else "", storage=storage, **given)
+    owner, parts = model.get_submodule(where.path), site_name(name)
+    storage = rounding(owner, parts.role)
+    if parts.block and not (storage and parts.block in storage.words):
+        raise SpaceError(f"'{parts.whole}' is not kept in blocks, so there is no '{name}'")
+    return Strike(name, where, word=activation_word(owner) if parts.role == "output" else "", storage=storage, **given)
 
 
 def together(strikes: Iterable[Strike]) -> list[Strike]:
     """Return *strikes*, with those in words of the same blocks made one."""
     found: dict[str, Strike] = {}
     for strike in strikes:
-        name = part_of(strike.name)[0]
+        name = str(site_name(strike.name).whole)
         if name in found:
             mine = found[name]
             masks, faults = [*mine.masks, *strike.masks], [*mine.faults, *strike.faults]
@@ -241,7 +238,7 @@ class _Striker:
             if valued or (place < len(tensors) and strike.masks):
                 tensors[place], struck = strike(tensors[place], owned=moment.owned[place]), True
         if not struck:
-            self.seen |= {f"{moment.base}:{moment.role}{i or ''}" for i in range(len(tensors))}
+            self.seen |= {moment.name(i) for i in range(len(tensors))}
         return tensors if struck else None
 
 
@@ -258,7 +255,7 @@ def striking(model: nn.Module, strikes: Sequence[Strike], cells: Sequence[Cell] 
     for strike in strikes:
         by_moment.setdefault((strike.where.base, strike.where.role), []).append(strike)
     given = {strike.where.base: strike for strike in strikes if strike.where.role == "data"}
-    plain = [strike for strike in strikes if not is_mark(strike.name) and strike.where.role != "data"]
+    plain = [strike for strike in strikes if site_name(strike.name).step is None and strike.where.role != "data"]
     cells = cells if len(plain) + len(given) < len(strikes) or any(s.where.operation for s in plain) else ()
     modules = {strike.where.path for strike in plain if not strike.where.operation}
     operations = {strike.where.operation for strike in strikes} - {""}

@@ -22,7 +22,7 @@ from torchfault.model.arguments import argument_names, as_arguments
 from torchfault.model.discover import Discovery
 from torchfault.model.disturb import undisturbed
 from torchfault.model.export import with_layouts
-from torchfault.model.layout import Layout
+from torchfault.model.lane_axis import LaneAxis
 from torchfault.model.observe import PROBES, Record, codes, probe_inputs, varies, watch
 from torchfault.model.places import Place, lane_arguments
 from torchfault.model.program import Node, Program, Ref, Size, fill
@@ -248,8 +248,7 @@ class _Builder:
             return "", ""
         key, (path, _) = stack[-1]
         first = self.paths[id(self.model.get_submodule(path))]
-        _, repeated, number = str(key).partition("@")
-        return first, first + repeated + number
+        return first, first + str(key)[len(str(key).partition("@")[0]) :]
 
     def _base(self, name: str, whole: bool, called: str, result: Any, flat: Sequence[Any]) -> str:
         """Return what the sites of an operation are called, empty where it gives its arguments under another name."""
@@ -295,13 +294,13 @@ class _Builder:
         found = [
             (f"{base}:input{i or ''}", Place(node.position, "input", lanes.index(source)), self.values[source][0])
             for i, source in enumerate(read)
-            if source in lanes and isinstance(program.nodes[source].layout, Layout)
+            if source in lanes and isinstance(program.nodes[source].layout, LaneAxis)
         ]
         given = self.values[node.position][0]
         results = given if isinstance(given, tuple) else (given,)
         layouts = node.layout if isinstance(node.layout, tuple) else (node.layout,)
         for i, (result, layout) in enumerate(zip(results, layouts, strict=True)):
-            if isinstance(layout, Layout):
+            if isinstance(layout, LaneAxis):
                 found.append((f"{base}:output{i or ''}", Place(node.position, "output", i), result))
         return found
 

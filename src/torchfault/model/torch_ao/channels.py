@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchfault.model.layout import Layout
+from torchfault.model.lane_axis import LaneAxis
 from torchfault.model.program import Program, Ref
 from torchfault.model.torch_ao.quantised import as_quantised, code_memory, packs
 
@@ -106,10 +106,10 @@ def rows_of(program: Program, likes: Mapping[int, Any], values: Mapping[int, Any
     found = {}
     for node in program.nodes:
         layer = program.constants.get(node.args[0].node) if node.args and isinstance(node.args[0], Ref) else None
-        plain = len(node.args) == 2 and not node.kwargs and isinstance(node.args[1], Ref) and node.layout == Layout(0)
+        plain = len(node.args) == 2 and not node.kwargs and isinstance(node.args[1], Ref) and node.layout == LaneAxis(0)
         if plain and isinstance(layer, nn.Module) and packs(layer):
             source = node.args[1].node
-            rows = _rows(layer, likes.get(source)) if program.nodes[source].layout == Layout(0) else None
+            rows = _rows(layer, likes.get(source)) if program.nodes[source].layout == LaneAxis(0) else None
             if rows is not None and _agrees(rows, values[source], values[node.position]):
                 found[node.position] = rows
     return found

@@ -1,4 +1,4 @@
-"""Where the batch axis of a tensor is, also when an operation has merged it with others."""
+"""The axis of a tensor that counts the lanes, also when an operation has merged it with others, and how it is found."""
 
 import math
 from collections.abc import Sequence
@@ -8,17 +8,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "find_layout", "join", "lanes_first", "per_sample", "put", "take", "take_value", "write_back"]
+from torchfault.errors import FaultError
+
+__all__ = [
+    "LaneAxis",
+    "axis_by_shapes",
+    "axis_within",
+    "find_axis",
+    "join",
+    "lanes_first",
+    "per_sample",
+    "put",
+    "take",
+    "take_value",
+    "write_back",
+]
 
 
 @dataclass(frozen=True)
-class Layout:
+class LaneAxis:
     """The axis that counts the lanes: its size is ``outer * lanes * inner``, in this order of significance.
 
     ``outer`` and ``inner`` are 1 but for tensors in which a view merged the batch axis with a neighbour, as attention
     does with heads and time steps.
 
-    >>> per_sample((12, 8), Layout(0, outer=4), lanes=3)
+    >>> per_sample((12, 8), LaneAxis(0, outer=4), lanes=3)
     (4, 8)
     """
 
@@ -37,13 +51,13 @@ class Layout:
         return self.outer > 1 and self.inner > 1
 
 
-def per_sample(shape: Sequence[int], layout: Layout, *, lanes: int) -> tuple[int, ...]:
+def per_sample(shape: Sequence[int], layout: LaneAxis, *, lanes: int) -> tuple[int, ...]:
     """Return *shape* without its batch axis; axes merged with it stay, as one."""
     rest = shape[layout.axis] // lanes
     return (*shape[: layout.axis], *((rest,) if rest != 1 else ()), *shape[layout.axis + 1 :])
 
 
-def _split(value: Tensor, layout: Layout) -> tuple[Tensor, int]:
+def _split(value: Tensor, layout: LaneAxis) -> tuple[Tensor, int]:
     """Return a view of *value* with the lanes on an axis of their own, and that axis."""
     if layout.plain:
         return value, layout.axis
@@ -52,7 +66,7 @@ def _split(value: Tensor, layout: Layout) -> tuple[Tensor, int]:
     return value.unflatten(layout.axis, sizes), layout.axis + 1
 
 
-def _merge(value: Tensor, layout: Layout) -> Tensor:
+def _merge(value: Tensor, layout: LaneAxis) -> Tensor:
     return value if layout.plain else value.flatten(layout.axis, layout.axis + 2)
 
 
@@ -60,21 +74,21 @@ def _channels_last(value: Tensor) -> bool:
     return value.ndim == 4 and not value.is_contiguous() and value.is_contiguous(memory_format=torch.channels_last)
 
 
-def take(value: Tensor, layout: Layout, index: Tensor) -> Tensor:
+def take(value: Tensor, layout: LaneAxis, index: Tensor) -> Tensor:
     """Return a copy of the lanes *index* of *value*; the memory format stays.
 
-    >>> take(torch.arange(6).view(2, 3), Layout(1), torch.tensor([2, 2]))
+    >>> take(torch.arange(6).view(2, 3), LaneAxis(1), torch.tensor([2, 2]))
     tensor([[2, 2],
             [5, 5]])
     """
-    if layout == Layout(0) and _channels_last(value):
+    if layout == LaneAxis(0) and _channels_last(value):
         # index_select would return the default format, and the next convolution would convert it back.
         return value.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
     apart, axis = _split(value, layout)
     return _merge(apart.index_select(axis, index), layout)
 
 
-def take_value(value: Any, layout: "Layout | tuple[Layout | None, ...] | None", index: Tensor) -> Any:
+def take_value(value: Any, layout: "LaneAxis | tuple[LaneAxis | None, ...] | None", index: Tensor) -> Any:
     """Return :func:`take` of a value, or of each of several results; what has no lanes stays as it is."""
     if layout is None:
         return value
@@ -83,10 +97,10 @@ def take_value(value: Any, layout: "Layout | tuple[Layout | None, ...] | None", 
     return take(value, layout, index)
 
 
-def join(parts: Sequence[Tensor], layout: Layout) -> Tensor:
+def join(parts: Sequence[Tensor], layout: LaneAxis) -> Tensor:
     """Return the lanes of several tensors, one after the other.
 
-    >>> join([torch.zeros(1, 2), torch.ones(1, 2)], Layout(0))
+    >>> join([torch.zeros(1, 2), torch.ones(1, 2)], LaneAxis(0))
     tensor([[0., 0.],
             [1., 1.]])
     """
@@ -96,11 +110,11 @@ def join(parts: Sequence[Tensor], layout: Layout) -> Tensor:
     return _merge(torch.cat([part for part, _ in apart], dim=apart[0][1]), layout)
 
 
-def put(value: Tensor, layout: Layout, index: Tensor, lanes: Tensor) -> None:
+def put(value: Tensor, layout: LaneAxis, index: Tensor, lanes: Tensor) -> None:
     """Overwrite the lanes *index* of *value* with *lanes*, in place.
 
     >>> value = torch.zeros(2, 2)
-    >>> put(value, Layout(0), torch.tensor([1]), torch.ones(1, 2))
+    >>> put(value, LaneAxis(0), torch.tensor([1]), torch.ones(1, 2))
     >>> value
     tensor([[0., 0.],
             [1., 1.]])
@@ -109,13 +123,13 @@ def put(value: Tensor, layout: Layout, index: Tensor, lanes: Tensor) -> None:
     mine.movedim(axis, 0)[index] = theirs.movedim(axis, 0)
 
 
-def lanes_first(value: Tensor, layout: Layout) -> Tensor:
-    """Return *value* with shape (lanes, \\*per-sample shape): a view but where the layout is :attr:`Layout.nested`.
+def lanes_first(value: Tensor, layout: LaneAxis) -> Tensor:
+    """Return *value* with shape (lanes, \\*per-sample shape): a view but where the layout is :attr:`LaneAxis.nested`.
 
-    >>> lanes_first(torch.zeros(12, 8), Layout(0, outer=4)).shape
+    >>> lanes_first(torch.zeros(12, 8), LaneAxis(0, outer=4)).shape
     torch.Size([3, 4, 8])
     """
-    if layout == Layout(0):
+    if layout == LaneAxis(0):
         return value
     apart, axis = _split(value, layout)
     if layout.plain:
@@ -128,10 +142,10 @@ def lanes_first(value: Tensor, layout: Layout) -> Tensor:
     return first.flatten(layout.axis + 1, layout.axis + 2)
 
 
-def write_back(value: Tensor, layout: Layout, first: Tensor) -> None:
+def write_back(value: Tensor, layout: LaneAxis, first: Tensor) -> None:
     """Store an edited :func:`lanes_first` of *value* in *value*, where it was no view of it.
 
-    >>> value, layout = torch.zeros(8, 1), Layout(0, outer=2, inner=2)
+    >>> value, layout = torch.zeros(8, 1), LaneAxis(0, outer=2, inner=2)
     >>> first = lanes_first(value, layout)
     >>> first[1] = 7
     >>> write_back(value, layout, first)
@@ -144,25 +158,59 @@ def write_back(value: Tensor, layout: Layout, first: Tensor) -> None:
         moved.copy_(first.reshape(moved.shape))
 
 
-def find_layout(many: Tensor, one: Tensor, *, lanes: int, lane: int) -> Layout | None:
+def find_axis(many: Tensor, one: Tensor, *, lanes: int, lane: int) -> LaneAxis | None:
     """Return how *many*, computed for several lanes, holds what *one* is for one lane alone, or ``None``.
 
     *many* comes from *lanes* inputs and *one* from the input at position *lane*. ``None`` means that there is no batch
     axis, or that lanes influence each other.
     """
-    if many.ndim != one.ndim or many.dtype != one.dtype:
+    scaled = axis_by_shapes(many.shape, one.shape, lanes=lanes, fewer=1)
+    if scaled is None or many.dtype != one.dtype:
         return None
-    scaled = [axis for axis in range(many.ndim) if many.shape[axis] != one.shape[axis]]
-    if len(scaled) != 1 or many.shape[scaled[0]] != lanes * one.shape[scaled[0]]:
-        return None
-    axis, merged = scaled[0], one.shape[scaled[0]]
-    for outer in [n for n in range(1, merged + 1) if merged % n == 0]:
-        layout = Layout(axis, outer, merged // outer)
+    for outer in [n for n in range(1, scaled.inner + 1) if scaled.inner % n == 0]:
+        layout = LaneAxis(scaled.axis, outer, scaled.inner // outer)
         apart, position = _split(many, layout)
         mine = apart.select(position, lane).reshape(one.shape)
         if _same(mine, one):
             return layout
     return None
+
+
+def axis_within(shape: Sequence[int], expected: tuple[int, ...]) -> LaneAxis | None:
+    """Return where the batch axis is in *shape*, given the per-sample shape, preferring the first axis.
+
+    ``None`` means that there is no batch axis. Raises :class:`FaultError` where the two shapes cannot be reconciled.
+
+    >>> axis_within((7, 2, 5), (7, 5))
+    LaneAxis(axis=1, outer=1, inner=1)
+    """
+    for axis in range(len(shape)):
+        if (*shape[:axis], *shape[axis + 1 :]) == expected:
+            return LaneAxis(axis)
+    if tuple(shape) == expected:
+        return None
+    if len(shape) == len(expected):
+        apart = [axis for axis in range(len(shape)) if shape[axis] != expected[axis]]
+        if len(apart) == 1 and shape[apart[0]] % max(expected[apart[0]], 1) == 0:
+            return LaneAxis(apart[0], inner=expected[apart[0]])
+    raise FaultError(
+        f"a tensor of shape {tuple(shape)} came where the fault space has {expected} per sample; "
+        "find the sites with inputs of the same size"
+    )
+
+
+def axis_by_shapes(many: Sequence[int], few: Sequence[int], *, lanes: int, fewer: int) -> LaneAxis | None:
+    """Return the axis that has grown from the shape *few*, for *fewer* lanes, to *many*, for *lanes*, or ``None``.
+
+    Without values nothing tells on which side of the lanes a merged axis is: it is taken to be the inner one.
+
+    >>> axis_by_shapes((5, 12), (5, 4), lanes=3, fewer=1)
+    LaneAxis(axis=1, outer=1, inner=4)
+    """
+    grown = [axis for axis in range(len(many)) if len(many) == len(few) and many[axis] != few[axis]]
+    if len(grown) != 1 or fewer * many[grown[0]] != lanes * few[grown[0]]:
+        return None
+    return LaneAxis(grown[0], inner=few[grown[0]] // fewer)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchfault.model.layout import Layout, find_layout, join, lanes_first, per_sample, put, take, write_back
+from torchfault.model.lane_axis import LaneAxis, find_axis, join, lanes_first, per_sample, put, take, write_back
 
-LAYOUTS = [Layout(a, o, i) for a in (0, 1) for o in (1, 2) for i in (1, 3)]
+LAYOUTS = [LaneAxis(a, o, i) for a in (0, 1) for o in (1, 2) for i in (1, 3)]
 
 
-def build(layout: Layout, lanes: int) -> tuple[Tensor, Tensor]:
+def build(layout: LaneAxis, lanes: int) -> tuple[Tensor, Tensor]:
     """Return a tensor in *layout*, and the same numbers lanes first, made by plain transposition."""
     outer = torch.arange(lanes * layout.outer * layout.inner * 20.0).view(lanes, 4, layout.outer, layout.inner, 5)
     if layout.axis:
@@ -23,7 +23,7 @@ def build(layout: Layout, lanes: int) -> tuple[Tensor, Tensor]:
 def test_lanes_are_where_the_layout_says(layout):
     value, first = build(layout, 3)
     assert torch.equal(lanes_first(value, layout), first)
-    assert find_layout(value, take(value, layout, torch.tensor([1])), lanes=3, lane=1) == layout
+    assert find_axis(value, take(value, layout, torch.tensor([1])), lanes=3, lane=1) == layout
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=repr)
@@ -52,11 +52,11 @@ def test_put_and_write_back_reach_the_memory(layout):
 
 def test_channels_last_survives_taking():
     image = torch.randn(3, 4, 5, 6).contiguous(memory_format=torch.channels_last)
-    picked = take(image, Layout(0), torch.tensor([2, 1]))
+    picked = take(image, LaneAxis(0), torch.tensor([2, 1]))
     assert picked.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(picked, image[[2, 1]])
 
 
 def test_lanes_that_mix_have_no_layout():
     x = torch.randn(3, 4)
-    assert find_layout(x - x.mean(0), x[1:2] - x[1:2].mean(0), lanes=3, lane=1) is None
+    assert find_axis(x - x.mean(0), x[1:2] - x[1:2].mean(0), lanes=3, lane=1) is None
