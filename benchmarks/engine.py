@@ -32,8 +32,9 @@ from reference import reference
 from torchfault import zoo
 from torchfault.data import Data, leaves
 from torchfault.engine import Engine
-from torchfault.faults import BitFlip, Trials, strike
+from torchfault.faults import BitFlip
 from torchfault.space import FaultSpace
+from torchfault.trials import Trials, strike
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TIE = 1e-4

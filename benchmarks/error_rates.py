@@ -19,9 +19,9 @@ from torch import nn
 from torchfault.data import Data
 from torchfault.engine import inject
 from torchfault.errors import StorageError
-from torchfault.faults import Trials
 from torchfault.model.discover import find
 from torchfault.space import FaultSpace
+from torchfault.trials import Trials
 
 RATES = (0.0, 1e-7, 1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1, 1.0)
 FALL = 0.40

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchfault.engine.inject import inject
-from torchfault.faults import BitFlip, Trials, strike
+from torchfault.faults import BitFlip
 from torchfault.model.discover import Discovery, find
 from torchfault.space import FaultSpace
+from torchfault.trials import Trials, strike
 
 COUNTS = (1, 1_000, 100_000)
 

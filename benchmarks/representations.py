@@ -36,9 +36,10 @@ from torchfault.adapters.represent import represent
 from torchfault.data import Data, call, leaves, rows
 from torchfault.engine import Engine, inject
 from torchfault.errors import StorageError
-from torchfault.faults import BitFlip, Trials, strike
+from torchfault.faults import BitFlip
 from torchfault.model.discover import find
 from torchfault.space import FaultSpace
+from torchfault.trials import Trials, strike
 
 Choice = Callable[[FaultSpace], FaultSpace]
 STARTED = time.perf_counter()

@@ -33,11 +33,12 @@ from torch.nn import functional as F
 from torchfault import zoo
 from torchfault.data import Data
 from torchfault.engine import Engine
-from torchfault.faults import BitFlip, strike
+from torchfault.faults import BitFlip
 from torchfault.sampling import Importance, Sensitivity, stream
 from torchfault.sensitivity import BIT_CODES, CODES, conductances, corrected, effect, gradients, held_values
 from torchfault.space import FaultSpace
 from torchfault.statistics import Estimate, proportion, stratified
+from torchfault.trials import strike
 
 FOLDER = Path(os.environ.get("TORCHFAULT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from torchfault.data import leaves
 from torchfault.engine.executor import Executor
-from torchfault.faults import BitFlip, Trials, strike
+from torchfault.faults import BitFlip
 from torchfault.space import FaultSpace
+from torchfault.trials import Trials, strike
 
 
 def random_trials(space: FaultSpace, inputs: int, n: int, *, faults: int = 1, seed: int = 0, model=None) -> Trials:

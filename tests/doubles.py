@@ -8,16 +8,16 @@ import torch
 
 from torchfault.data import Data, rows
 from torchfault.engine.executor import Lanes
-from torchfault.faults import Trials
 from torchfault.space import FaultSpace, Site
+from torchfault.trials import Trials
 
 SPACE = FaultSpace(
     (
-        Site("conv.weight", (4, 2, 3), word="int8", width=8, module="conv", module_type="Conv1d", channel=0),
+        Site("conv.weight", (4, 2, 3), word="int8", module="conv", module_type="Conv1d", channel=0),
         Site("conv:input", (2, 6), kind="input", module="conv", module_type="Conv1d", channel=0),
         Site("norm.weight", (4,), kind="norm", module="norm", module_type="BatchNorm1d", channel=0),
         Site("add:output", (8,), kind="output", bits=(28, 29, 30, 31)),
-        Site("fc.bias", (3,), word="int8", width=8, kind="bias", module="fc", module_type="Linear"),
+        Site("fc.bias", (3,), word="int8", kind="bias", module="fc", module_type="Linear"),
     )
 )
 

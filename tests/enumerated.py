@@ -22,9 +22,9 @@ from torchfault.campaign.plan import prepare
 from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.engine.executor import Lanes
-from torchfault.faults import Trials
 from torchfault.sampling import Exhaustive
 from torchfault.space import FaultSpace
+from torchfault.trials import Trials
 
 __all__ = ["INPUTS", "Enumerated", "Table", "enumerated"]
 

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from torchfault.data import Data, Tree, call, concatenate, rows
-from torchfault.faults import Trials
+from torchfault.trials import Trials
 
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 MIRROR = {torch.bfloat16: torch.int16}  # what NumPy has no type for

@@ -16,12 +16,13 @@ from torchfault.adapters.represent import represent
 from torchfault.data import Data, leaves
 from torchfault.engine import Engine, Monitor, inject
 from torchfault.errors import ModelError, SpaceError, StorageError, VulnerabilityError
-from torchfault.faults import BitFlip, RandomWord, strike
+from torchfault.faults import BitFlip, RandomWord
 from torchfault.hardware.layers import layers_of
 from torchfault.model.discover import module_sites
 from torchfault.model.golden_words import golden_words
 from torchfault.space import Fault
 from torchfault.storages import InBlocks, activation_storage, keep, storage
+from torchfault.trials import strike
 from torchfault.vulnerability.parts import find_parts
 from torchfault.words import decode, encode, held_in, rounded, word
 

@@ -9,12 +9,13 @@ from doubles import SPACE, Double, outcomes
 
 from torchfault.campaign import Campaign, Results, load, run
 from torchfault.errors import CampaignError, SamplingError
-from torchfault.faults import BitFlip, strike
+from torchfault.faults import BitFlip
 from torchfault.sampling import Adaptive, AdaptiveSampler, History, Uniform, stream
 from torchfault.space import FaultSpace, Site
 from torchfault.statistics import HalfWidth, MaxTrials, proportion
 from torchfault.store import Columns, Record, Store
 from torchfault.testing import check_sampler
+from torchfault.trials import strike
 
 INPUTS = 10
 
@@ -125,7 +126,7 @@ def test_blocks_go_where_they_are_needed():
 
 def test_strata_are_sites_by_groups_of_bits():
     sampler = Adaptive(site=0.01, groups=(1, 2))
-    space = FaultSpace((Site("a", (3,), word="int8", width=8), Site("none", (0,)), Site("b", (2,), bits=(3, 30, 31))))
+    space = FaultSpace((Site("a", (3,), word="int8"), Site("none", (0,)), Site("b", (2,), bits=(3, 30, 31))))
     assert sampler.strata(space).sizes.tolist() == [3, 6, 15, 2, 2, 2]
     draws = sampler.draw(space, 500, rng=stream(2))
     site, _, bit = space.locate(draws.index)
@@ -135,7 +136,7 @@ def test_strata_are_sites_by_groups_of_bits():
 
 
 def test_blocks_planned_from_outcomes_are_samplers_with_the_right_weights():
-    space = FaultSpace((Site("a", (4, 2, 3)), Site("b", (30,), word="int8", width=8), Site("c", (9,), bits=(3, 30))))
+    space = FaultSpace((Site("a", (4, 2, 3)), Site("b", (30,), word="int8"), Site("c", (9,), bits=(3, 30))))
     sampler = Adaptive(site=0.02, model=0.01, block=400)
     pilot = sampler.draw(space, 400, rng=stream(1))
     site, _, bit = space.locate(pilot.index)

@@ -27,14 +27,14 @@ LAYERS = (
     {"adapters"},
     {"model", "criteria"},
     {"data"},
-    {"words", "faults", "storages"},
+    {"trials", "words", "faults", "storages"},
     {"space", "measures", "store"},
-    {"site", "names", "imports"},
+    {"site", "names", "imports", "word_names"},
     {"errors", "files", "text", "zoo"},
 )
 ROW = {unit: row for row, units in enumerate(LAYERS) for unit in units}
 
-NUMPY_HALF = ("space", "site", "names", "measures", "statistics", "sampling", "store", "report")
+NUMPY_HALF = ("space", "site", "names", "word_names", "measures", "statistics", "sampling", "store", "report")
 HEAVY = {"torch", "pandas", "sklearn", "matplotlib", "transformers", "timm", "torchvision"}
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60

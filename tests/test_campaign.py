@@ -18,11 +18,12 @@ from torchfault.campaign.identity import describe, differences, show
 from torchfault.campaign.plan import prepare
 from torchfault.criteria import NonFinite, Top1Change, accuracy
 from torchfault.errors import CampaignError, CriterionError, EngineError, SamplingError, SpaceError, StatisticsError
-from torchfault.faults import BitFlip, RandomWord, StuckAt, strike
+from torchfault.faults import BitFlip, RandomWord, StuckAt
 from torchfault.sampling import BitErrorRate, Draws, Exhaustive, Uniform
 from torchfault.space import FaultSpace, Site
 from torchfault.statistics import HalfWidth, MaxTrials, TimeBudget, proportion, weighted_mean, wilson
 from torchfault.store import Columns, Record, Store
+from torchfault.trials import strike
 
 FAULTS = len(SPACE)
 
@@ -486,7 +487,7 @@ def test_campaigns_that_cannot_run_say_why():
         run(Campaign(engine, SPACE))
     with pytest.raises(SpaceError, match=r"no site is called 'conv.wieght'; did you mean 'conv.weight'"):
         run(Campaign(engine, FaultSpace((Site("conv.wieght", (4,)),)), stop=MaxTrials(10)))
-    other = FaultSpace((Site("fc.bias", (4,), word="int8", width=8, kind="bias"),))
+    other = FaultSpace((Site("fc.bias", (4,), word="int8", kind="bias"),))
     with pytest.raises(CampaignError, match=r"holds 'fc.bias' as int8 \(4,\), the model as int8 \(3,\); take"):
         run(Campaign(engine, other, stop=MaxTrials(10)))
     with pytest.raises(CampaignError, match="HalfWidth is about a share of failures, not a metric"):

@@ -385,9 +385,7 @@ def test_a_broken_sampler_is_told_its_rule(rule, broken):
         check_sampler(broken, None if not isinstance(broken, Skewed) else SKEWED_SPACE)
 
 
-SKEWED_SPACE = FaultSpace(
-    (Site("a", (9, 4)), Site("b", (40,)), Site("c", (10, 8), word="int8", width=8), Site("d", (3,)))
-)
+SKEWED_SPACE = FaultSpace((Site("a", (9, 4)), Site("b", (40,)), Site("c", (10, 8), word="int8"), Site("d", (3,))))
 
 
 def test_a_weighted_sampler_passes():
@@ -428,9 +426,24 @@ def test_suites_refuse_what_is_no_implementation_at_all():
 # Word formats.
 
 
-def spoilt(name, **changes):
+@dataclass(frozen=True)
+class SpoiltCoding:
+    """A coding with other conversions."""
+
+    coding: object
+    to_words: object
+    to_values: object
+
+    def round(self, values):
+        """Return what the coding gives."""
+        return self.coding.round(values)
+
+
+def spoilt(name, *, to_words=None, to_values=None, **changes):
     """Return the built-in format *name* with changed parts."""
-    return replace(WORDS[name], **changes)
+    coding = WORDS[name].coding
+    changed = SpoiltCoding(coding, to_words or coding.to_words, to_values or coding.to_values)
+    return replace(WORDS[name], coding=changed, **changes)
 
 
 def quiet_nan(words, dtype):

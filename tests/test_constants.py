@@ -15,9 +15,10 @@ from torchfault.data import Data
 from torchfault.engine import Engine, Monitor, inject
 from torchfault.engine.hooks.executor import HooksExecutor
 from torchfault.errors import ModelError, SpaceError
-from torchfault.faults import BitFlip, strike
+from torchfault.faults import BitFlip
 from torchfault.model.discover import find
 from torchfault.space import Fault, FaultSpace
+from torchfault.trials import strike
 
 JELLY = ("v_threshold", "v_reset", "tau")
 NORSE = ("p.tau_syn_inv", "p.tau_mem_inv", "p.v_leak", "p.v_th", "p.v_reset", "dt")

@@ -9,7 +9,8 @@ import torchfault as tf
 from torchfault.adapters.detections import padded_detections
 from torchfault.criteria import BoxChange, judge
 from torchfault.errors import ModelError
-from torchfault.faults import BitFlip, strike
+from torchfault.faults import BitFlip
+from torchfault.trials import strike
 
 
 class Detector(nn.Module):

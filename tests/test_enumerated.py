@@ -7,9 +7,10 @@ import torch
 from reference import reference
 
 from torchfault.campaign import Campaign, Results, run
-from torchfault.faults import BitFlip, strike
+from torchfault.faults import BitFlip
 from torchfault.sampling import Exhaustive, Uniform
 from torchfault.statistics import MaxTrials
+from torchfault.trials import strike
 
 
 def test_the_table_is_what_injection_one_by_one_says(known):

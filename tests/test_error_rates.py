@@ -12,7 +12,7 @@ from error_rates import Curve, Point, flips
 
 from torchfault.space import FaultSpace, Site
 
-SITES = (Site("a", (3000,), word="int8", width=8), Site("b", (500, 2)), Site("c", (40,), word="int4", width=4))
+SITES = (Site("a", (3000,), word="int8", width=8), Site("b", (500, 2)), Site("c", (40,), word="int4"))
 SPACE = FaultSpace(SITES)
 
 

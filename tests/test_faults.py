@@ -1,6 +1,8 @@
 """Fault models against a pure-Python reference of bits, and trials against faults applied one after the other."""
 
+import copy
 import math
+import pickle
 import re
 from dataclasses import dataclass, replace
 
@@ -10,10 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchfault.errors import FaultError, SpaceError
-from torchfault.faults import BitFlip, Burst, Lasting, RandomWord, StuckAt, Trials, Value, pack, strike
+from torchfault.errors import FaultError, SpaceError, first_line
+from torchfault.faults import BitFlip, Burst, Lasting, RandomWord, StuckAt, Value
 from torchfault.space import Fault, FaultSpace, Locations, Site
-from torchfault.words import WORDS, decode, edit, masks_to_words, word
+from torchfault.trials import Trials, pack, strike
+from torchfault.words import WORDS, decode, edit, held_in, masks_to_words, word
+from torchfault.words.emulated import affine, fixed_point, minifloat, narrow_integer
 
 INF, NAN = math.inf, math.nan
 
@@ -152,9 +156,9 @@ def test_a_model_that_makes_no_sense_is_refused(attempt, message):
 SPACE = FaultSpace(
     (
         Site("a", (2, 2)),
-        Site("b", (3,), word="int8", width=8),
-        Site("c", (2,), kind="output", word="float64", width=64),
-        Site("d", (2,), word="bool", width=1),
+        Site("b", (3,), word="int8"),
+        Site("c", (2,), kind="output", word="float64"),
+        Site("d", (2,), word="bool"),
     )
 )
 
@@ -395,3 +399,74 @@ def test_a_lasting_fault_strikes_every_later_step_also_beyond_the_steps_it_was_d
     for wrong in (lambda: Lasting(Lasting(BitFlip())), lambda: Lasting(BitFlip(), steps=0)):
         with pytest.raises(FaultError, match="a lasting fault has a model"):
             wrong()
+
+
+# Values.
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: fixed_point(3, 4),
+        lambda: minifloat(3, 2, finite=True),
+        lambda: affine(0.02, 128),
+        lambda: narrow_integer(4, signed=True),
+        lambda: held_in(word("bfloat16"), torch.float32),
+        lambda: word("float8_e5m2"),
+    ],
+)
+def test_equal_formats_are_equal_values(make):
+    word.cache_clear()
+    one, other = make(), make()
+    assert one == other
+    assert hash(one) == hash(other)
+    assert pickle.loads(pickle.dumps(one)) == copy.deepcopy(one) == one
+    assert Site("a", (1,), word=one.name).width == one.width
+
+
+def test_formats_that_convert_otherwise_are_not_equal():
+    assert fixed_point(3, 4) != fixed_point(4, 3)
+    assert affine(0.02, 128) != affine(0.02, 127)
+    assert held_in(word("bfloat16"), torch.float32) != word("bfloat16")
+    assert replace(word("int8"), coding=word("bool").coding) != word("int8")
+
+
+@pytest.mark.parametrize("name", [*WORDS, "q3.4", "e3m2fn", "int4", "uint8[0.02:128]"])
+def test_a_site_is_as_wide_as_its_words(name):
+    assert Site("a", (3,), word=name).width == word(name).width
+    assert Site("a", (3,), word=name).size == 3 * word(name).width
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("one\ntwo"), "one"),
+        (ValueError(), "ValueError"),
+        (ValueError("  \n"), "ValueError"),
+        (KeyError(""), "''"),
+        (RuntimeError("\n\nlast"), "last"),
+    ],
+)
+def test_an_error_is_told_in_one_line(error, said):
+    assert first_line(error) == said
+
+
+def test_two_faults_on_one_bit_are_composed_in_their_order():
+    space = FaultSpace((Site("a", (2,), word="int8"),))
+    flip, stuck = Fault("a", 1, 3), Fault("a", 1, 3, StuckAt(1))
+    for faults, (keep, toggle) in [
+        ([flip, flip], (255, 0)),
+        ([flip, flip, flip], (255, 8)),
+        ([flip, stuck], (247, 8)),
+        ([stuck, flip], (247, 0)),
+    ]:
+        trial = pack(space, faults)
+        assert (trial.keep.tolist(), trial.toggle.tolist()) == ([keep], [toggle])
+
+
+def test_scripts_find_trials_where_they_were():
+    from torchfault import faults, trials
+
+    assert (faults.strike, faults.pack, faults.Trials) == (trials.strike, trials.pack, trials.Trials)
+    with pytest.raises(AttributeError, match="no attribute 'merged'"):
+        _ = faults.merged

@@ -12,8 +12,9 @@ from torchfault.data import Data, concatenate, leaves, rows
 from torchfault.engine import memory
 from torchfault.engine.hooks.executor import HooksExecutor
 from torchfault.errors import EngineError, ModelError, SpaceError
-from torchfault.faults import BitFlip, RandomWord, StuckAt, Trials, strike
+from torchfault.faults import BitFlip, RandomWord, StuckAt
 from torchfault.space import FaultSpace, Site
+from torchfault.trials import Trials, strike
 
 MEMORY = 2**28
 

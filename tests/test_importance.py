@@ -103,7 +103,7 @@ def test_unknown_rules_are_refused():
 
 # Scores and draws.
 
-A, B = Site("a", (40,), bits=(23, 28, 29, 30, 31)), Site("b", (6, 2), word="int8", width=8)
+A, B = Site("a", (40,), bits=(23, 28, 29, 30, 31)), Site("b", (6, 2), word="int8")
 SMALL = FaultSpace((A, B))
 VALUES = {"a": np.linspace(-2, 2, 40), "b": np.arange(12.0)}
 SLOPES = {"a": np.arange(40.0), "b": np.tile([0.0, 1.0], 6)}

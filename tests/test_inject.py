@@ -3,20 +3,19 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import NETWORKS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchfault.engine.edits import Edits, Mask
 from torchfault.engine.inject import inject
 from torchfault.errors import FaultError, SpaceError
-from torchfault.faults import BitFlip, RandomWord, StuckAt, Value, strike
+from torchfault.faults import BitFlip, RandomWord, StuckAt, Value
 from torchfault.model.discover import find, parameter_sites
-from torchfault.model.lane_axis import LaneAxis
 from torchfault.space import Fault, FaultSpace
-from torchfault.words import WORDS, word
+from torchfault.trials import strike
+from torchfault.words import WORDS, Edits, word
 
 SIGN, TOP = 31, 30
 
@@ -81,17 +80,15 @@ def test_weights_come_back_after_exceptions(error):
 def test_an_interrupt_during_the_restoration_waits_for_its_end(monkeypatch):
     model, _ = NETWORKS["digits"]()
     before = state(model)
-    from torchfault.engine import edits
+    put, calls = Edits.put, []
 
-    write, calls = edits.Places.write, []
-
-    def interrupted(self, words, values):
+    def interrupted(self, first, values):
         calls.append(1)
         if len(calls) in (3, 5):  # two faults written, then the first and the second restoration
             raise KeyboardInterrupt
-        write(self, words, values)
+        put(self, first, values)
 
-    monkeypatch.setattr(edits.Places, "write", interrupted)
+    monkeypatch.setattr(Edits, "put", interrupted)
     with pytest.raises(KeyboardInterrupt), inject(model, [Fault("conv1.weight", 0, TOP), Fault("fc2.bias", 3, TOP)]):
         pass
     assert len(calls) == 6
@@ -101,17 +98,15 @@ def test_an_interrupt_during_the_restoration_waits_for_its_end(monkeypatch):
 def test_an_interrupt_while_entering_leaves_nothing_behind(monkeypatch):
     model, _ = NETWORKS["digits"]()
     before = state(model)
-    from torchfault.engine import edits
+    put, calls = Edits.put, []
 
-    write, calls = edits.Places.write, []
-
-    def interrupted(self, words, values):
+    def interrupted(self, first, values):
         calls.append(1)
-        write(self, words, values)
+        put(self, first, values)
         if len(calls) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(edits.Places, "write", interrupted)
+    monkeypatch.setattr(Edits, "put", interrupted)
     with pytest.raises(KeyboardInterrupt), inject(model, [Fault("conv1.weight", 0, TOP), Fault("fc2.bias", 3, TOP)]):
         raise AssertionError("the scope must not be entered")
     assert state(model) == before
@@ -310,41 +305,6 @@ def test_a_batch_axis_merged_with_another():
     apart[4, 2, 1, 3, 0] *= -1
     apart[:, 0, 0, 0, 2] *= -1
     assert torch.equal(behind.inputs[0], expected)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(data=st.data())
-def test_masks_equal_a_plain_loop_in_any_layout(data):
-    fmt = word(data.draw(st.sampled_from(["float32", "float16", "float64", "int8", "uint8"])))
-    inner = data.draw(st.lists(st.integers(1, 4), min_size=0, max_size=3))
-    lanes, axis = data.draw(st.integers(1, 4)), data.draw(st.integers(0, len(inner)))
-    outer, tail = data.draw(st.sampled_from([(1, 1), (2, 1), (1, 3), (2, 2)]))
-    shape = (*inner[:axis], outer * lanes * tail, *inner[axis:])
-    tensor = torch.randint(-100, 100, shape).to(fmt.dtype)
-    if data.draw(st.booleans()) and len(shape) > 1:
-        tensor = tensor.transpose(0, 1).contiguous().transpose(0, 1)
-    elements = tensor.numel() // lanes
-    rows = data.draw(st.lists(st.integers(0, elements - 1), min_size=1, max_size=8, unique=True))
-    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
-    top = 2**fmt.width - 1
-    keep = rng.integers(0, top, len(rows), dtype=np.uint64, endpoint=True) if data.draw(st.booleans()) else None
-    keep = np.full(len(rows), top, dtype=np.uint64) if keep is None else keep
-    toggle = rng.integers(0, top, len(rows), dtype=np.uint64, endpoint=True)
-    sample = rng.integers(0, lanes, len(rows)) if data.draw(st.booleans()) else None
-    mask = Mask("t", fmt, Edits(np.array(rows), keep, toggle, sample))
-    layout = LaneAxis(axis, outer, tail)
-    before = bits(tensor)
-    result = mask.applied(tensor, layout)
-    assert bits(tensor) == before
-    mask.write(tensor, layout)
-    assert bits(result) == bits(tensor)
-    words = np.frombuffer(before, dtype=f"u{fmt.width // 8}").reshape(*inner[:axis], outer, lanes, tail, *inner[axis:])
-    apart = np.moveaxis(words, axis + 1, 0).reshape(lanes, -1).copy()
-    for i, element in enumerate(rows):
-        for lane in range(lanes) if sample is None else [sample[i]]:
-            apart[lane, element] = (int(apart[lane, element]) & int(keep[i])) ^ int(toggle[i])
-    back = np.moveaxis(apart.reshape(lanes, *inner[:axis], outer, tail, *inner[axis:]), 0, axis + 1)
-    assert bits(result) == np.ascontiguousarray(back).tobytes()
 
 
 def test_channels_last_activations_keep_their_format():

@@ -12,10 +12,10 @@ from torchfault.space import FaultSpace, Site
 
 SPACE = FaultSpace(
     (
-        Site("a", (2, 3), word="int8", width=8),
+        Site("a", (2, 3), word="int8"),
         Site("empty", (0, 4)),
         Site("b", (4,), bits=(0, 23, 30, 31)),
-        Site("c", (), word="int8", width=8, bits=(7,)),
+        Site("c", (), word="int8", bits=(7,)),
     )
 )
 
@@ -96,7 +96,7 @@ def test_a_huge_space_is_never_listed(rng):
 @settings(max_examples=50)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 2**32 - 1))
 def test_uniform_gives_every_fault_the_same(sizes, seed):
-    space = FaultSpace(tuple(Site(f"s{i}", (n,), word="int8", width=8) for i, n in enumerate(sizes)))
+    space = FaultSpace(tuple(Site(f"s{i}", (n,), word="int8") for i, n in enumerate(sizes)))
     index = np.random.default_rng(seed).integers(0, len(space), 20)
     assert probability(uniform(space), space, index) == pytest.approx(np.full(20, 1 / len(space)))
 

@@ -14,10 +14,11 @@ from torch import nn
 from torchfault.data import Data, call, leaves, rows
 from torchfault.engine import Engine, Monitor, inject
 from torchfault.errors import EngineError
-from torchfault.faults import BitFlip, strike
+from torchfault.faults import BitFlip
 from torchfault.model.discover import find
 from torchfault.model.lane_axis import lanes_first
 from torchfault.model.watch import Moment, visiting
+from torchfault.trials import strike
 
 
 class Recorder:

@@ -15,10 +15,11 @@ from torchfault.adapters.represent import represent
 from torchfault.data import Data, call, concatenate, leaves, rows
 from torchfault.engine import Engine, inject
 from torchfault.errors import ModelError, SpaceError, StorageError
-from torchfault.faults import BitFlip, Trials, strike
+from torchfault.faults import BitFlip
 from torchfault.model.memory import STORED
 from torchfault.space import Fault
 from torchfault.storages import storage
+from torchfault.trials import Trials, strike
 from torchfault.words import decode, encode, word
 
 

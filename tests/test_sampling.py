@@ -13,12 +13,12 @@ from torchfault.errors import SamplingError
 from torchfault.sampling import BitErrorRate, Draws, Exhaustive, Sampler, Uniform, stream
 from torchfault.space import FaultSpace, Site
 
-TINY = FaultSpace((Site("a", (2, 3), word="int8", width=8), Site("b", (4,), bits=(30, 31))))
+TINY = FaultSpace((Site("a", (2, 3), word="int8"), Site("b", (4,), bits=(30, 31))))
 
 
 def space_of(size):
     """Return a space of *size* faults."""
-    return FaultSpace((Site("a", (size,), word="bool", width=1),))
+    return FaultSpace((Site("a", (size,), word="bool"),))
 
 
 def fits(seen, expected):
@@ -143,7 +143,7 @@ def test_faults_of_one_uniform_trial_are_independent():
 
 
 def test_uniform_reaches_every_part_of_a_huge_space():
-    space = FaultSpace((Site("a", (2**57 - 1,), word="float64", width=64),))
+    space = FaultSpace((Site("a", (2**57 - 1,), word="float64"),))
     index = Uniform().draw(space, 20_000, rng=stream(3)).index
     assert kstest(index / len(space), "uniform").pvalue > 1e-3
     assert (index % 64 < 32).mean() == pytest.approx(0.5, abs=0.02)

@@ -13,7 +13,7 @@ from torchfault.space import FaultSpace, Site
 from torchfault.statistics import MaxTrials
 from torchfault.store import Store
 
-SMALL = FaultSpace((Site("a", (4, 5), channel=0), Site("b", (7,), word="int8", width=8)))
+SMALL = FaultSpace((Site("a", (4, 5), channel=0), Site("b", (7,), word="int8")))
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ def test_a_pool_that_fails_though_no_fault_of_it_does_makes_none_fail():
 def test_closure_finds_the_border_between_failing_and_masked_flips(failing):
     from torchfault.space import FaultSpace, Site
 
-    space = FaultSpace((Site("a", (3,), word="uint8", width=8), Site("b", (2,))))
+    space = FaultSpace((Site("a", (3,), word="uint8"), Site("b", (2,))))
     rng = np.random.default_rng(failing)
     held = {
         "a": rng.integers(0, 256, (1, 3)).astype(np.uint8),

@@ -52,9 +52,7 @@ def test_the_numbering_is_that_of_three_nested_loops(space):
 @given(st.lists(st.integers(1, 2**14), min_size=3, max_size=3), st.integers(1, 40), st.data())
 def test_numbers_make_the_way_back_beyond_two_to_the_forty(shape, copies, data):
     big = tuple(Site(f"big{i}", tuple(shape), bits=(0, 30, 31)) for i in range(copies))
-    space = FaultSpace(
-        (Site("front", (3,), word="int8", width=8), *big, Site("back", (2, 2), word="float64", width=64))
-    )
+    space = FaultSpace((Site("front", (3,), word="int8", width=8), *big, Site("back", (2, 2), word="float64")))
     index = data.draw(st.lists(st.integers(0, len(space) - 1), min_size=1, max_size=20))
     index += [0, 23, 24, len(space) - 257, len(space) - 256, len(space) - 1]
     where = space.locate(index)
@@ -69,12 +67,12 @@ def test_numbers_make_the_way_back_beyond_two_to_the_forty(shape, copies, data):
 
 
 def test_a_space_may_hold_every_number_of_63_bits_and_no_more():
-    largest = FaultSpace((Site("a", (2**57 - 1,), word="float64", width=64), Site("b", (63,), word="bool", width=1)))
+    largest = FaultSpace((Site("a", (2**57 - 1,), word="float64", width=64), Site("b", (63,), word="bool")))
     assert len(largest) == 2**63 - 1
     assert largest.index(largest[2**63 - 2]) == 2**63 - 2
     assert largest[2**63 - 2] == Fault("b", 62, 0)
     with pytest.raises(SpaceError, match=r"at most 2\^63 - 1 faults, got 9223372036854775808"):
-        FaultSpace((*largest.sites, Site("c", (), word="bool", width=1)))
+        FaultSpace((*largest.sites, Site("c", (), word="bool")))
 
 
 def test_a_million_numbers_of_a_space_of_trillions_take_no_time(rng):
@@ -114,7 +112,7 @@ SPACE = FaultSpace(
         Site("layer1.0.conv1.weight", (8, 8, 3, 3), module="layer1.0.conv1", module_type="Conv2d", channel=0),
         Site("conv1:input", (1, 8, 8), kind="input", module="conv1", module_type="Conv2d", channel=0),
         Site("conv1:output", (8, 8, 8), kind="output", module="conv1", module_type="Conv2d", channel=0),
-        Site("fc.weight", (10, 8), word="int8", width=8, module="fc", module_type="Linear"),
+        Site("fc.weight", (10, 8), word="int8", module="fc", module_type="Linear"),
         Site("fc.bias", (10,), kind="bias", module="fc", module_type="Linear", bits=(30, 31)),
     )
 )
@@ -213,9 +211,11 @@ def test_channels_are_the_indices_along_their_axis(rng):
     ("attempt", "message"),
     [
         (lambda: Site("a", (3, -1)), r"site 'a' needs a positive width and sizes, got 32 and \(3, -1\)"),
-        (lambda: Site("a", (3,), width=0, bits=(0,)), "positive width"),
+        (lambda: Site("a", (3,), width=-1, bits=(0,)), "positive width"),
+        (lambda: Site("a", (3,), word="fp8"), "words of an unknown format, 'fp8'"),
+        (lambda: Site("a", (3,), word="q3.4", width=32), "q3.4 words have 8 bits, got 32"),
         (
-            lambda: Site("a", (3,), word="int8", width=8, bits=(3, 8)),
+            lambda: Site("a", (3,), word="int8", bits=(3, 8)),
             r"bit 8 is outside 'a' \(int8 words\); use 0 to 7",
         ),
         (lambda: Site("a", (3,), bits=(-1,)), "bit -1 is outside"),
@@ -349,9 +349,9 @@ def test_filters_and_unions_undo_each_other():
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (Site("fc.weight", (10, 9), word="int8", width=8), r"shape \(10, 8\) and \(10, 9\)"),
+        (Site("fc.weight", (10, 9), word="int8"), r"shape \(10, 8\) and \(10, 9\)"),
         (Site("fc.weight", (10, 8), module="fc", module_type="Linear"), "word int8 and float32"),
-        (Site("fc.weight", (10, 8), word="int8", width=8), "module fc and"),
+        (Site("fc.weight", (10, 8), word="int8"), "module fc and"),
     ],
 )
 def test_a_union_of_unlike_sites_is_refused(other, message):

@@ -14,10 +14,11 @@ from torchfault.engine.graph.executor import GraphExecutor
 from torchfault.engine.hooks.executor import HooksExecutor
 from torchfault.engine.inject import inject
 from torchfault.errors import FaultError, ModelError
-from torchfault.faults import DEAD, SATURATED, Lasting, StuckAt, pack
+from torchfault.faults import DEAD, SATURATED, Lasting, StuckAt
 from torchfault.model.discover import find
 from torchfault.model.states import find_cells
 from torchfault.space import Fault
+from torchfault.trials import pack
 
 STATES = {
     "snntorch_passed": {"lif1:state.mem", "lif2:state.syn", "lif2:state.mem"},

@@ -12,11 +12,12 @@ from residual_shapes import RESNETS
 
 from torchfault.campaign import Campaign, Results, run
 from torchfault.errors import CampaignError, SamplingError
-from torchfault.faults import BitFlip, strike
+from torchfault.faults import BitFlip
 from torchfault.sampling import METHODS, Statistical, bit_probabilities, plan, stream
 from torchfault.space import FaultSpace, Site
 from torchfault.statistics import HalfWidth, MaxTrials, leveugle_sample_size
 from torchfault.store import Columns, Record
+from torchfault.trials import strike
 
 # Published sizes, from shapes alone.
 

@@ -26,7 +26,7 @@ SPACE = FaultSpace(
     (
         Site("conv.weight", (4, 2, 3, 3), module="conv", module_type="Conv2d", channel=0),
         Site("conv:input", (2, 8, 8), kind="input", module="conv", module_type="Conv2d", channel=0, bits=(30, 31)),
-        Site("fc.bias", (5,), word="int8", width=8, kind="bias", module="fc"),
+        Site("fc.bias", (5,), word="int8", kind="bias", module="fc"),
     )
 )
 

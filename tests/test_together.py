@@ -14,7 +14,8 @@ from torchfault.data import Data, leaves
 from torchfault.engine.graph import combined
 from torchfault.engine.graph.executor import GraphExecutor
 from torchfault.engine.graph.recompute import Anew
-from torchfault.faults import BitFlip, Burst, StuckAt, Trials, Value, strike
+from torchfault.faults import BitFlip, Burst, StuckAt, Value
+from torchfault.trials import Trials, strike
 
 
 class Normed(nn.Module):

@@ -1,8 +1,9 @@
-"""Fault models, and trials: which words of which sites change how, together, on which input."""
+"""Fault models: how a struck word changes, as masks of its bits."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchfault.errors import FaultError
-from torchfault.space import Fault, FaultSpace, Locations, Site
-from torchfault.words import WordFormat, decode, encode, word
+from torchfault.space import Locations, Site
+from torchfault.words import WordFormat, decode, encode
 
 __all__ = [
     "DEAD",
@@ -23,15 +24,19 @@ __all__ = [
     "Lasting",
     "RandomWord",
     "StuckAt",
-    "Trials",
     "Value",
-    "pack",
-    "rank_in_run",
-    "strike",
 ]
 
 Masks = NDArray[np.uint64]
 _ONE = np.uint64(1)
+_MOVED = ("Trials", "pack", "strike")
+
+
+def __getattr__(name: str) -> Any:
+    """Return what scripts import from here and what has a module of its own by now."""
+    if name in _MOVED:
+        return getattr(import_module("torchfault.trials"), name)
+    raise AttributeError(f"module 'torchfault.faults' has no attribute '{name}'")
 
 
 class FaultModel(Protocol):
@@ -159,6 +164,8 @@ class Lasting:
 
     Sites without time steps (weights, or activations computed once) are struck as by *model* alone.
 
+    >>> from torchfault.space import Fault, FaultSpace
+    >>> from torchfault.trials import strike
     >>> space = FaultSpace((Site("lif:state.v", (5, 2), kind="state", steps=(0, 5)),))
     >>> where = space.locate([space.index(Fault("lif:state.v", 1, bit=30, step=2))])
     >>> stuck, brief = Lasting(StuckAt(1)), Lasting(BitFlip(), steps=2)
@@ -216,167 +223,3 @@ def _whole(value: float, fmt: WordFormat) -> Tensor | None:
         return None
     stored = torch.tensor(int(value), dtype=fmt.dtype)
     return stored if bool(decode(encode(stored, fmt), fmt) == stored) else None
-
-
-@dataclass(frozen=True, eq=False)
-class Trials:
-    """Trials in columns: trial i strikes rows ``offsets[i]:offsets[i + 1]`` and runs on input ``inputs[i]``.
-
-    A row edits one word: ``(w & keep) ^ toggle`` at flat *element* of ``sites[site]``; no trial edits a word twice,
-    since :func:`strike` merges such faults. In a site with some of the time steps alone, an element past its end lies
-    in a later step, which a :class:`Lasting` fault has reached. *offsets* has shape (n + 1,), *inputs* (n,), the other
-    columns (m,).
-
-    >>> space = FaultSpace((Site("fc.weight", (4,)),))
-    >>> trials = strike(space, space.locate([3, 65]), model=BitFlip(), rng=np.random.default_rng(0))
-    >>> len(trials), trials.element.tolist(), trials.toggle.tolist()
-    (2, [0, 2], [8, 2])
-    """
-
-    sites: tuple[Site, ...]
-    offsets: NDArray[np.int64]
-    inputs: NDArray[np.int64]
-    site: NDArray[np.int32]
-    element: NDArray[np.int64]
-    keep: Masks
-    toggle: Masks
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    @property
-    def owner(self) -> NDArray[np.int64]:
-        """The trial of each row, shape (m,)."""
-        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
-
-    def take(self, order: NDArray[np.int64]) -> "Trials":
-        """Return the trials at positions *order*, in that order."""
-        counts = np.diff(self.offsets)[order]
-        offsets = np.concatenate(([0], np.cumsum(counts)))
-        rows = np.repeat(self.offsets[:-1][order] - offsets[:-1], counts) + np.arange(offsets[-1])
-        columns = (self.site[rows], self.element[rows], self.keep[rows], self.toggle[rows])
-        return Trials(self.sites, offsets, self.inputs[order], *columns)
-
-    def on(self, inputs: NDArray[np.int64]) -> "Trials":
-        """Return every trial once on each of *inputs*, trial by trial."""
-        repeated = self.take(np.repeat(np.arange(len(self)), len(inputs)))
-        everywhere = np.tile(np.asarray(inputs, dtype=np.int64), len(self))
-        return Trials(
-            self.sites, repeated.offsets, everywhere, repeated.site, repeated.element, repeated.keep, repeated.toggle
-        )
-
-
-def strike(
-    space: FaultSpace,
-    locations: Locations,
-    *,
-    model: FaultModel,
-    rng: np.random.Generator,
-    counts: NDArray[np.int64] | None = None,
-    inputs: NDArray[np.int64] | None = None,
-) -> Trials:
-    """Return the trials that strike *locations*, each changed by *model*.
-
-    *counts* gives the faults of each trial (one each unless told) and *inputs* the input of each trial (0 unless
-    told), both of shape (trials,). Raises :class:`FaultError` where the counts do not add up or the inputs do not
-    match them.
-
-    >>> space = FaultSpace((Site("fc.weight", (4,)),))
-    >>> both = strike(space, space.locate([3, 3]), model=BitFlip(), rng=np.random.default_rng(0), counts=np.array([2]))
-    >>> both.toggle.tolist()  # the same bit flipped twice is as it was
-    [0]
-    """
-    keep, toggle = _masks(space.sites, locations, model, rng)
-    counts = np.ones(len(keep), dtype=np.int64) if counts is None else np.asarray(counts, dtype=np.int64)
-    if counts.sum() != len(keep) or (counts < 1).any():
-        raise FaultError(
-            f"every trial needs at least one fault and all together {len(keep)}, the number of locations; "
-            f"got {len(counts)} counts with a sum of {counts.sum()}"
-        )
-    inputs = np.zeros(len(counts), dtype=np.int64) if inputs is None else np.asarray(inputs, dtype=np.int64)
-    if inputs.shape != counts.shape:
-        raise FaultError(f"every trial runs on one input, got {len(inputs)} inputs for {len(counts)} trials")
-    if isinstance(model, Lasting):
-        row, element = model.spread(space.sites, locations)
-        counts = np.bincount(np.repeat(np.arange(len(counts)), counts)[row], minlength=len(counts))
-        return _merge(space.sites, counts, inputs, (locations.site[row], element, keep[row], toggle[row]))
-    return _merge(space.sites, counts, inputs, (locations.site, locations.element, keep, toggle))
-
-
-def pack(space: FaultSpace, faults: Sequence[Fault], *, rng: np.random.Generator | None = None) -> Trials:
-    """Return one trial that strikes all *faults* together, each by its own model, on input 0.
-
-    >>> space = FaultSpace((Site("fc.weight", (4,)),))
-    >>> pack(space, [Fault("fc.weight", 1, 0), Fault("fc.weight", 1, 2, StuckAt(0))]).keep.tolist()
-    [4294967291]
-    """
-    if not faults:
-        raise FaultError("a trial needs at least one fault, got none")
-    where = space.locate([space.index(fault) for fault in faults])
-    generator = rng or np.random.default_rng()
-    groups: dict[FaultModel, list[int]] = {}
-    for row, fault in enumerate(faults):
-        groups.setdefault(fault.model or BitFlip(), []).append(row)
-    order, columns = [], []
-    for model, rows in groups.items():
-        part = Locations(where.site[rows], where.element[rows], where.bit[rows])
-        keep, toggle = _masks(space.sites, part, model, generator)
-        which, element = np.arange(len(rows)), part.element
-        if isinstance(model, Lasting):
-            which, element = model.spread(space.sites, part)
-        order.append(np.array(rows)[which])
-        columns.append((part.site[which], element, keep[which], toggle[which]))
-    # Back into the order of the faults: two in one word are composed in it.
-    sort = np.argsort(np.concatenate(order), kind="stable")
-    site, element, keep, toggle = (np.concatenate(parts)[sort] for parts in zip(*columns, strict=True))
-    return _merge(space.sites, np.array([len(sort)]), np.zeros(1, dtype=np.int64), (site, element, keep, toggle))
-
-
-def _masks(
-    sites: tuple[Site, ...], where: Locations, model: FaultModel, rng: np.random.Generator
-) -> tuple[Masks, Masks]:
-    """Ask *model* for its masks, word format by word format, in the fixed order of the sites."""
-    keep, toggle = np.empty(len(where.site), dtype=np.uint64), np.empty(len(where.site), dtype=np.uint64)
-    formats = np.array([site.word for site in sites])[where.site]
-    for name in dict.fromkeys(site.word for site in sites):
-        rows = np.flatnonzero(formats == name)
-        if rows.size:
-            keep[rows], toggle[rows] = model.masks(word(name), where.bit[rows], rng=rng)
-    return keep, toggle
-
-
-def rank_in_run(fresh: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return 0, 1, ... within each run, where *fresh* marks the first of every run, shape (n,).
-
-    >>> rank_in_run(np.array([True, True, False, False])).tolist()
-    [0, 0, 1, 2]
-    """
-    start = np.flatnonzero(fresh)
-    return np.arange(len(fresh)) - np.repeat(start, np.diff(np.append(start, len(fresh))))
-
-
-def _merge(
-    sites: tuple[Site, ...],
-    counts: NDArray[np.int64],
-    inputs: NDArray[np.int64],
-    columns: tuple[NDArray[np.int32], NDArray[np.int64], Masks, Masks],
-) -> Trials:
-    """Compose edits of the same word in the same trial, in their order, so that every word is edited once."""
-    owner = np.repeat(np.arange(len(counts)), counts)
-    order = np.lexsort((columns[1], columns[0], owner))
-    owner, site, element = owner[order], columns[0][order], columns[1][order]
-    keep, toggle = columns[2][order], columns[3][order]
-    fresh = np.ones(len(owner), dtype=bool)
-    fresh[1:] = (owner[1:] != owner[:-1]) | (site[1:] != site[:-1]) | (element[1:] != element[:-1])
-    if not fresh.all():
-        start = np.flatnonzero(fresh)
-        rank = rank_in_run(fresh)
-        home = np.cumsum(fresh) - 1
-        merged_keep, merged_toggle = keep[start].copy(), toggle[start].copy()
-        for level in range(1, int(rank.max()) + 1):
-            rows = np.flatnonzero(rank == level)
-            merged_toggle[home[rows]] = (merged_toggle[home[rows]] & keep[rows]) ^ toggle[rows]
-            merged_keep[home[rows]] &= keep[rows]
-        owner, site, element, keep, toggle = owner[start], site[start], element[start], merged_keep, merged_toggle
-    offsets = np.searchsorted(owner, np.arange(len(counts) + 1)).astype(np.int64)
-    return Trials(sites, offsets, inputs, site.astype(np.int32), element.astype(np.int64), keep, toggle)

@@ -74,7 +74,7 @@ def uniform(space: FaultSpace) -> Measure:
 def probability(measure: Measure, space: FaultSpace, index: ArrayLike) -> Floats:
     """Return the probability of each fault number of *index*, shape (n,).
 
-    >>> space = FaultSpace((Site("a", (3,), width=8, word="int8"),))
+    >>> space = FaultSpace((Site("a", (3,), word="int8"),))
     >>> float(probability(uniform(space), space, [5])[0] * len(space))
     1.0
     """

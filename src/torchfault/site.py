@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from torchfault.errors import SpaceError
+from torchfault.word_names import width_of
 
 __all__ = ["ACTIVATION_KINDS", "Fault", "Site"]
 
@@ -25,16 +26,16 @@ class _Model(Protocol):
 class Site:
     """One tensor in which faults can land, such as ``conv1.weight`` or ``conv1:input``.
 
-    *shape* leaves out the batch axis for activations. *word* names the format of one element and *width* counts its
-    bits; *bits* are those that belong to the fault space (all of them unless told). *channel* is the axis of
+    *shape* leaves out the batch axis for activations. *word* names the format of one element, which says its *width*
+    in bits; *bits* are those that belong to the fault space (all of them unless told). *channel* is the axis of
     *shape* along which results are grouped by channel. With *steps* ``(first, end)`` the first axis of *shape* counts
     the time steps from ``first`` to ``end - 1``, at each of which the tensor is computed anew; *duration* is the number
     of steps that the model runs in all (``end`` unless told).
 
-    Raises :class:`SpaceError` for a negative size, a bit outside the word, a channel axis outside the shape, or steps
-    that are not as many as the first axis is long.
+    Raises :class:`SpaceError` for an unknown format of words (unless *width* is given), a negative size, a bit outside
+    the word, a channel axis outside the shape, or steps that are not as many as the first axis is long.
 
-    >>> site = Site("fc.weight", (10, 64), word="int8", width=8, module="fc", module_type="Linear")
+    >>> site = Site("fc.weight", (10, 64), word="int8", module="fc", module_type="Linear")
     >>> site.elements, site.size
     (640, 5120)
     """
@@ -42,7 +43,7 @@ class Site:
     name: str
     shape: tuple[int, ...]
     word: str = "float32"
-    width: int = 32
+    width: int = 0
     kind: str = "weight"
     module: str = ""
     module_type: str = ""
@@ -52,6 +53,12 @@ class Site:
     duration: int = 0
 
     def __post_init__(self) -> None:
+        width = width_of(self.word)
+        if self.width == 0 and width is None:
+            raise SpaceError(f"site '{self.name}' has words of an unknown format, '{self.word}'; give their width")
+        if width is not None and self.width > 0 and self.width != width:
+            raise SpaceError(f"{self.word} words have {width} bits, got {self.width} for '{self.name}'; leave it out")
+        object.__setattr__(self, "width", self.width or width)
         bits = tuple(sorted(set(self.bits))) or tuple(range(self.width))
         object.__setattr__(self, "bits", bits)
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))

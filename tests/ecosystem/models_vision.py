@@ -10,7 +10,7 @@ import torchfault as tf
 from torchfault.adapters.load import load_model
 from torchfault.criteria import BoxChange, judge
 from torchfault.data import Data
-from torchfault.faults import strike
+from torchfault.trials import strike
 
 
 @pytest.fixture(autouse=True)

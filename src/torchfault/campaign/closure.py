@@ -91,18 +91,12 @@ def deviations(
     >>> deviations(space, space.locate([22, 31]), np.zeros(2, dtype=np.int64), one).tolist()
     [0.5, -2.0]
     """
-    import torch
-
-    from torchfault.words import decode, masks_to_words, word
+    from torchfault.words import flip_deltas
 
     moved = np.empty(len(where.site))
     for position in np.unique(where.site):
         here, site = where.site == position, space.sites[position]
-        held, fmt = words[site.name], word(site.word)
+        held = words[site.name]
         row = inputs[here] if len(held) > 1 else np.zeros(int(here.sum()), dtype=np.int64)
-        old = held[row, where.element[here]].astype(np.uint64)
-        new = old ^ np.left_shift(np.uint64(1), where.bit[here].astype(np.uint64))
-        values = [decode(masks_to_words(part, fmt), fmt).to(torch.float64).numpy() for part in (old, new)]
-        with np.errstate(invalid="ignore"):
-            moved[here] = values[1] - values[0]
+        moved[here] = flip_deltas(held[row, where.element[here]], site.word, bit=where.bit[here])
     return moved

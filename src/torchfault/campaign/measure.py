@@ -17,7 +17,7 @@ from torchfault.store import Columns
 if TYPE_CHECKING:
     from torchfault.data import Tree
     from torchfault.engine.executor import Lanes
-    from torchfault.faults import Trials
+    from torchfault.trials import Trials
 
 __all__ = ["Reference", "measure", "reference"]
 

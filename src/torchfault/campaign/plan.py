@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from torchfault.criteria import Criterion, Metric
     from torchfault.data import Data, Tree
     from torchfault.engine.executor import Lanes
-    from torchfault.faults import FaultModel, Trials
+    from torchfault.faults import FaultModel
+    from torchfault.trials import Trials
 
 __all__ = ["Campaign", "Machine", "Plan", "StopRule", "check", "population", "prepare", "reach", "rules", "total"]
 
@@ -201,7 +202,7 @@ _LATEST: "WeakKeyDictionary[Campaign, _Block]" = WeakKeyDictionary()
 
 def _block(campaign: Campaign, number: int, history: History | None) -> _Block:
     """Return block *number*, drawn anew unless it was the latest."""
-    from torchfault.faults import strike
+    from torchfault.trials import strike
 
     latest = _LATEST.get(campaign)
     if latest is not None and latest.number == number:
@@ -267,7 +268,7 @@ def _pick(
 
 
 def _join(parts: "list[Trials]") -> "Trials":
-    from torchfault.faults import Trials
+    from torchfault.trials import Trials
 
     if len(parts) == 1:
         return parts[0]

@@ -15,7 +15,7 @@ from torchfault.store import Columns
 from torchfault.store.columns import AUDITED, CONTROLLED, HIDDEN, POOLED, VOUCHED, WRONG
 
 if TYPE_CHECKING:
-    from torchfault.faults import Trials
+    from torchfault.trials import Trials
 
 __all__ = ["Shortcuts", "Verdicts", "assumption", "resolve"]
 
@@ -106,7 +106,7 @@ class _Block:
 
     def ask(self, pools: Sequence[Ints]) -> Bools:
         """Run one lane for each of *pools*; return which fail."""
-        from torchfault.faults import Trials
+        from torchfault.trials import Trials
 
         if not pools:
             return np.zeros(0, dtype=bool)

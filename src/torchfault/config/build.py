@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from torchfault.config import economy, notation
 from torchfault.config.schema import DataSource, Selection, Settings
-from torchfault.errors import ConfigError, CriterionError, DataError, FaultError, ModelError, TorchfaultError
+from torchfault.errors import (
+    ConfigError,
+    CriterionError,
+    DataError,
+    FaultError,
+    ModelError,
+    TorchfaultError,
+    first_line,
+)
 
 if TYPE_CHECKING:
     from torchfault.campaign import Campaign
@@ -144,7 +152,7 @@ def _check_device(name: str) -> None:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(f"device '{name}' cannot be used here ({reason}); use cpu, or one that torch sees") from None
 
 
@@ -183,7 +191,7 @@ def _try(network: Any, data: "Data") -> None:
             call(network, rows(data.inputs, slice(0, 1)))
     except Exception as error:
         shapes = ", ".join(f"{tuple(leaf.shape[1:])} {str(leaf.dtype)[6:]}" for leaf in leaves(data.inputs))
-        reason = (str(error).strip() or "no message").splitlines()[0]
+        reason = first_line(error)
         raise ModelError(
             f"the model cannot run on the data, inputs of {shapes}: {type(error).__name__}: {reason}"
         ) from error
@@ -307,7 +315,7 @@ def _try_criterion(engine: "Engine", criterion: "Criterion", metric: "Metric | N
         raise
     except Exception as error:
         what = "criterion" if metric is None else "metric"
-        reason = (str(error).strip() or "no message").splitlines()[0]
+        reason = first_line(error)
         raise CriterionError(f"the {what} fails on the golden outputs: {type(error).__name__}: {reason}") from error
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from torchfault.errors import ConfigError
+from torchfault.errors import ConfigError, first_line
 
 __all__ = ["Key", "Marked", "parse", "read", "scalar"]
 
@@ -97,7 +97,7 @@ def parse(text: str, source: str) -> Marked:
             raise ConfigError(f"{source}{line}: {_TAGS}") from None
         raise ConfigError(f"{source}{line}: not valid YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{source}: not valid YAML: {first_line(error)}") from None
     except ValueError as error:
         raise ConfigError(f"{source}: not valid YAML: {error}") from None
     finally:

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from torchfault.data import Data, Tree
-from torchfault.engine.astray import astray, detected
 from torchfault.engine.executor import Executor, Lanes, check_trials
 from torchfault.engine.graph.executor import GraphExecutor
 from torchfault.engine.hooks.executor import HooksExecutor
+from torchfault.engine.lost_indices import detected, loses_an_index
 from torchfault.engine.monitor import Monitor
 from torchfault.engine.opaque import TracedExecutor, hides_words
 from torchfault.errors import EngineError, ModelError
-from torchfault.faults import Trials
 from torchfault.model.constants import constant_home, is_constant
 from torchfault.model.discover import check_inference
 from torchfault.model.memory import homes
@@ -28,6 +27,7 @@ from torchfault.model.observe import word_name
 from torchfault.model.rounding import rounded_as
 from torchfault.model.unseen import unseen
 from torchfault.space import FaultSpace
+from torchfault.trials import Trials
 
 __all__ = ["Engine", "parse_memory"]
 
@@ -133,7 +133,7 @@ class Engine:
         :class:`EngineError` for a site or an input that the engine does not have, or a monitor of another space.
         """
         check_trials(trials, self.space, len(self.data))
-        lost = astray(trials, self._homes)
+        lost = loses_an_index(trials, self._homes)
         sound = np.flatnonzero(~lost)
         if monitor is not None:
             if monitor.space.digest() != self.space.digest():

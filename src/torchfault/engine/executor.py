@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from torchfault.data import Tree
 from torchfault.errors import EngineError
-from torchfault.faults import Trials
 from torchfault.space import FaultSpace
+from torchfault.trials import Trials
 
 if TYPE_CHECKING:
     from torchfault.engine.monitor import Monitor

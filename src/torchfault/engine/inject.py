@@ -8,16 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchfault.engine.edits import Mask, edits_by_site
-from torchfault.engine.hooks.strikes import Strike, masks_of, strike_of, striking, together
+from torchfault.engine.hooks.strikes import Strike, edits_of, on_sample, strike_of, striking, together
 from torchfault.engine.stored import Memory, Target, edited
 from torchfault.errors import FaultError
-from torchfault.faults import Trials, pack
 from torchfault.model.discover import Discovery
 from torchfault.model.disturb import contents, put_back
 from torchfault.model.states import Cell
 from torchfault.space import Fault, FaultSpace, Site
-from torchfault.words import word
+from torchfault.trials import Trials, edits_by_site, pack
 
 __all__ = ["Targets", "inject"]
 
@@ -99,13 +97,12 @@ def _from_trials(model: nn.Module, trials: Trials, space: FaultSpace | Discovery
     memory = Memory(model)
     stored, strikes = [], []
     for name, edits in edits_by_site(trials).items():
-        mask = Mask(name, word(sites[name].word), edits)
         if sites[name].steps is not None:
             raise FaultError(_NEEDS_CELLS.format(name))
         if name in memory:
-            stored.append(memory.target(name, mask))
+            stored.append(memory.target(name, edits))
         else:
-            strikes.append(strike_of(model, name, masks=[mask], site=sites[name], layout=layouts.get(name)))
+            strikes.append(strike_of(model, name, edits=[edits], site=sites[name], layout=layouts.get(name)))
     return Targets(stored, together(strikes))
 
 
@@ -137,11 +134,11 @@ def _from_faults(
             if site is None:
                 fmt = memory.format(name)
                 site = Site(name, tuple(memory.words(name).shape), word=fmt.name, width=fmt.width)
-            stored += [memory.target(name, mask) for mask in masks_of(site, mine, generator)]
+            stored += [memory.target(name, edits) for edits in edits_of(site, mine, generator)]
         else:
-            masks = [] if site is None else masks_of(site, mine, generator)
+            edits = [] if site is None else edits_of(site, mine, generator)
             layout = layouts.get(name)
-            strikes.append(strike_of(model, name, masks=masks, site=site, layout=layout, faults=mine, rng=generator))
+            strikes.append(strike_of(model, name, edits=edits, site=site, layout=layout, faults=mine, rng=generator))
     return Targets(stored, together(strikes))
 
 
@@ -157,11 +154,5 @@ def _with_steps(model: nn.Module, faults: Sequence[Fault], found: Discovery, rng
                 f"a sample counts from 0 in the batch of an activation, got {sample} for '{mine[0].site}'; leave it out"
             )
         stored += targets.stored
-        strikes += [replace(one, masks=[_on(mask, sample) for mask in one.masks]) for one in targets.strikes]
+        strikes += [replace(one, edits=[on_sample(e, sample) for e in one.edits]) for one in targets.strikes]
     return Targets(stored, strikes)
-
-
-def _on(mask: Mask, sample: int | None) -> Mask:
-    edits = mask.edits
-    where = None if sample is None else np.full(len(edits.element), sample, dtype=np.int64)
-    return Mask(mask.name, mask.fmt, replace(edits, sample=where))

@@ -13,7 +13,6 @@ from torchfault.data import leaves
 from torchfault.engine.executor import Lanes
 from torchfault.engine.graph.golden_pass import Golden, identical_lanes
 from torchfault.engine.graph.sweep import Sweep
-from torchfault.faults import Trials
 from torchfault.model.lane_axis import LaneAxis, lanes_first, take
 from torchfault.model.places import Place
 from torchfault.model.program import Node
@@ -21,6 +20,7 @@ from torchfault.model.watch import Moment
 from torchfault.names import site_name
 from torchfault.space import FaultSpace
 from torchfault.statistics import wilson
+from torchfault.trials import Trials
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,8 @@ class Monitor:
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
     >>> engine = tf.Engine(model, tf.Data(torch.randn(5, 4)))
     >>> space = engine.space.select("0.weight", bits=[30])
-    >>> from torchfault.faults import BitFlip, strike
+    >>> from torchfault.faults import BitFlip
+    >>> from torchfault.trials import strike
     >>> rng = np.random.default_rng(0)
     >>> trials = strike(space, space.locate(np.arange(10)), model=BitFlip(), rng=rng, inputs=np.arange(10) % 5)
     >>> monitor = Monitor(engine.space)

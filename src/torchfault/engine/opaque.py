@@ -18,11 +18,11 @@ from torchfault.engine.graph.modules import Modules
 from torchfault.engine.hooks.executor import HooksExecutor
 from torchfault.engine.monitor import Monitor
 from torchfault.engine.stored import Memory
-from torchfault.faults import Trials
 from torchfault.model.discover import find
 from torchfault.model.memory import homes
 from torchfault.model.opaque.trace import trace
 from torchfault.space import FaultSpace
+from torchfault.trials import Trials
 
 __all__ = ["TracedExecutor", "hides_words"]
 

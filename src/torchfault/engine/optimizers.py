@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from torchfault.engine.hooks.strikes import masks_of
+from torchfault.engine.hooks.strikes import edits_of
 from torchfault.engine.stored import change
 from torchfault.errors import SpaceError, did_you_mean
 from torchfault.space import Fault, FaultSpace, Site
@@ -66,10 +66,10 @@ def upset_optimizer(
         if fault.site not in known:
             raise SpaceError(f"the optimiser keeps no '{fault.site}'{did_you_mean(fault.site, known)}")
         by_site.setdefault(fault.site, []).append(fault)
-    masks = [(stored[name], mask) for name, mine in by_site.items() for mask in masks_of(known[name], mine, generator)]
+    named = [(stored[name], one) for name, mine in by_site.items() for one in edits_of(known[name], mine, generator)]
     undo: list[Callable[[], None]] = []
-    for tensor, mask in masks:
-        change(tensor, mask, undo)
+    for tensor, edits in named:
+        change(tensor, edits.to(tensor.device), undo)
 
     def restore() -> None:
         while undo:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from torchfault.engine.edits import Mask, Places, masks_by_site
 from torchfault.errors import FaultError, SpaceError, did_you_mean
-from torchfault.faults import Trials
 from torchfault.model.constants import constant_home, is_constant
 from torchfault.model.home import Home
 from torchfault.model.memory import homes
 from torchfault.names import site_name
-from torchfault.words import WordFormat, encode, word_of
+from torchfault.trials import Trials, edits_by_site
+from torchfault.words import Edits, WordFormat, word_of
 
 __all__ = ["Memory", "Target", "change", "edited"]
 
@@ -25,7 +24,7 @@ class Target:
 
     name: str
     words: Tensor
-    mask: Mask
+    edits: Edits
     home: Home | None
 
 
@@ -71,18 +70,19 @@ class Memory:
         home = self.home(name)
         return home.parts[name].fmt if home is not None else word_of(self.words(name))
 
-    def target(self, name: str, mask: Mask) -> Target:
-        """Return the words that *mask* changes; raises :class:`FaultError` where it is for words of another format."""
+    def target(self, name: str, edits: Edits) -> Target:
+        """Return the words that *edits* change; raises :class:`FaultError` where these are in another format."""
         fmt = self.format(name)
-        if fmt != mask.fmt:
+        if fmt != edits.fmt:
             raise FaultError(
-                f"'{name}' has {mask.fmt.name} words in the fault space, got {fmt.name}; find the sites again"
+                f"'{name}' has {edits.fmt.name} words in the fault space, got {fmt.name}; find the sites again"
             )
-        return Target(name, self.words(name), mask, self.home(name))
+        words = self.words(name)
+        return Target(name, words, edits.to(words.device), self.home(name))
 
     def targets(self, trials: Trials) -> list[Target]:
         """Return the words that the rows of *trials* change, all together."""
-        return [self.target(name, mask) for name, mask in masks_by_site(trials).items()]
+        return [self.target(name, edits) for name, edits in edits_by_site(trials).items()]
 
 
 @contextmanager
@@ -96,14 +96,14 @@ def edited(targets: Sequence[Target]) -> Iterator[None]:
     try:
         for target in targets:
             if target.home is None or target.home.install is None:
-                change(target.words, target.mask, undo)
+                change(target.words, target.edits, undo)
             else:
                 together.setdefault(id(target.home), []).append(target)
         for mine in together.values():
             changed: dict[str, Tensor] = {}
             for target in mine:
                 words = changed.get(target.name, target.words)
-                changed[target.name] = target.mask.applied(words, None)
+                changed[target.name] = target.edits.copied(words.unsqueeze(0)).squeeze(0)
             assert mine[0].home is not None
             assert mine[0].home.install is not None
             undo.append(mine[0].home.install(changed))
@@ -112,21 +112,19 @@ def edited(targets: Sequence[Target]) -> Iterator[None]:
         _undo(undo)
 
 
-def change(tensor: Tensor, mask: Mask, undo: list[Callable[[], None]]) -> None:
-    """Change the words of *tensor* that *mask* strikes, in place, and add to *undo* what writes the old ones back."""
+def change(tensor: Tensor, edits: Edits, undo: list[Callable[[], None]]) -> None:
+    """Change the words of *tensor* that *edits* name, in place, and add to *undo* what writes the old ones back."""
     inference = tensor.is_inference()
 
     def write(values: Tensor) -> None:
         with torch.inference_mode(inference):
-            places.write(words, values)
+            edits.put(first, values)
 
     with torch.inference_mode(inference):
         # Through .data: autograd must not take the edit, or its end, for a change of a weight that backward needs.
-        words = encode(tensor.data, mask.fmt)
-        places = Places.of(words.unsqueeze(0), mask.edits.element)
-        saved = places.read(words)
-        keep, toggle = mask.masks(tensor.device)
-        struck = saved ^ toggle if keep is None else (saved & keep) ^ toggle
+        first = tensor.data.unsqueeze(0)
+        saved = edits.read(first)
+        struck = edits.changed(saved)
     undo.append(lambda: write(saved))
     write(struck)
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import yaml
 
-from torchfault.errors import HardwareError, did_you_mean
+from torchfault.errors import HardwareError, did_you_mean, first_line
 from torchfault.hardware.patterns import Pattern, find_pattern, plain_pattern, read_pattern
 
 __all__ = [
@@ -182,7 +182,7 @@ def read_accelerator(source: str | Path) -> Accelerator:
     try:
         held = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise HardwareError(f"cannot read an accelerator from '{source}': {str(error).splitlines()[0]}") from error
+        raise HardwareError(f"cannot read an accelerator from '{source}': {first_line(error)}") from error
     return accelerator_of(held, str(source))
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from torchfault.engine import Engine
 from torchfault.errors import HardwareError
-from torchfault.faults import BitFlip, strike
+from torchfault.faults import BitFlip
 from torchfault.hardware.accelerator import Accelerator
 from torchfault.hardware.layers import Layers, layers_of
 from torchfault.hardware.measure import hardware_space
@@ -24,6 +24,7 @@ from torchfault.hardware.striking import Target, judged, target_of
 from torchfault.measures import draw, uniform
 from torchfault.sampling import stream
 from torchfault.statistics import Estimate, proportion
+from torchfault.trials import strike
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,12 +11,12 @@ from torchfault.criteria import Misclassified, Top1Change
 from torchfault.criteria.compose import judge
 from torchfault.data import rows
 from torchfault.engine import Engine
-from torchfault.faults import Trials
 from torchfault.hardware.accelerator import Accelerator
 from torchfault.hardware.layers import Layers
 from torchfault.hardware.proposals import Cells, cells_of
 from torchfault.hardware.upsets import Upsets, locate_upsets, upset_trials
 from torchfault.hardware.work import Work
+from torchfault.trials import Trials
 
 __all__ = ["EngineTarget", "Fates", "Target", "judged", "target_of"]
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from torchfault.data import Data, leaves, rows
 from torchfault.errors import HardwareError
-from torchfault.faults import Trials
 from torchfault.hardware.accelerator import Accelerator, FlipFlops
 from torchfault.hardware.layers import Layers
 from torchfault.hardware.operands import (
@@ -31,6 +30,7 @@ from torchfault.hardware.work import Product, Work
 from torchfault.model.lane_axis import LaneAxis, lanes_first
 from torchfault.model.program import Ref, evaluate
 from torchfault.space import FaultSpace, Site
+from torchfault.trials import Trials
 from torchfault.words import WordFormat, edit, encode, held_in, masks_to_words, word
 
 __all__ = ["Upsets", "locate_upsets", "sum_slots", "upset_trials"]
@@ -282,5 +282,4 @@ def _format(site: Site) -> WordFormat:
 def _flipped(values: Tensor, bit: Ints, site: Site) -> Tensor:
     fmt = held_in(_format(site), values.dtype)
     toggle = masks_to_words(np.uint64(1) << bit.astype(np.uint64), fmt)
-    everything = torch.full_like(toggle, -1) if fmt.integer.is_signed else ~torch.zeros_like(toggle)
-    return edit(values, everything, toggle, fmt)
+    return edit(values, None, toggle, fmt)

@@ -291,7 +291,7 @@ def with_layouts(program: Program, probe: Any) -> Program:
         one = evaluate(exact, [leaf[1:2] for leaf in flat], 1)
     except (RuntimeError, IndexError, ValueError) as error:
         raise ModelError(
-            f"the captured graph is bound to one batch size ({str(error).splitlines()[0][:120]}); "
+            f"the captured graph is bound to one batch size ({first_line(error)[:120]}); "
             "take it from x.shape[0], not from len(x)"
         ) from error
     folded = {p: many[p] for p in range(len(program.nodes)) if p not in reached and p in many}

@@ -7,9 +7,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from torchfault.faults import Trials
 from torchfault.names import site_name
 from torchfault.space import FaultSpace, Site
+from torchfault.trials import Trials
 
 __all__ = ["Fold", "fold"]
 

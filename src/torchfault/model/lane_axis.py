@@ -14,6 +14,7 @@ __all__ = [
     "LaneAxis",
     "axis_by_shapes",
     "axis_within",
+    "by_sample",
     "find_axis",
     "join",
     "lanes_first",
@@ -222,3 +223,14 @@ def _same(a: Tensor, b: Tensor) -> bool:
     scale = float(finite.abs().max()) if finite.numel() else 1.0
     tolerance = math.sqrt(torch.finfo(a.dtype).eps) * 10
     return bool(torch.allclose(wide_a, wide_b, rtol=tolerance, atol=tolerance * scale + 1e-12, equal_nan=True))
+
+
+def by_sample(tensor: Tensor, layout: LaneAxis | None) -> Tensor:
+    """Return a view of *tensor* with the batch axis first; merged axes come apart, their flat order stays."""
+    if layout is None:
+        return tensor.unsqueeze(0)
+    if layout.plain:
+        return tensor.movedim(layout.axis, 0)
+    axis, shape = layout.axis, tensor.shape
+    lanes = shape[axis] // (layout.outer * layout.inner)
+    return tensor.view(*shape[:axis], layout.outer, lanes, layout.inner, *shape[axis + 1 :]).movedim(axis + 1, 0)

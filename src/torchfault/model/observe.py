@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchfault.data import Data, Tree, call, leaves, map_tensors, rows
-from torchfault.errors import ModelError
+from torchfault.errors import ModelError, first_line
 from torchfault.model.disturb import reset_states, undisturbed
 from torchfault.model.lane_axis import LaneAxis, axis_by_shapes, find_axis, per_sample
 from torchfault.model.marks import inside
@@ -242,7 +242,7 @@ def watch(model: nn.Module, data: Data, *, operations: bool) -> Record:
         except Exception as error:
             raise ModelError(
                 f"{type(model).__name__} must run on batches of {PROBES} and fewer of the inputs, got "
-                f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}; check the inputs"
+                f"{type(error).__name__}: {first_line(error)}; check the inputs"
             ) from error
     ranges = any(map(shares_ranges, model.modules())) or any(
         seen.moment.operation.endswith("_dynamic") for seen in record.seen.values()

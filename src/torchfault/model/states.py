@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from torchfault.data import Tree, call, leaves
-from torchfault.errors import ModelError
+from torchfault.errors import ModelError, first_line
 from torchfault.model.disturb import contents, put_back, reset_states, undisturbed, unfused
 from torchfault.model.timesteps import runs_inside
 
@@ -94,7 +94,7 @@ def find_cells(model: nn.Module, inputs: Tree) -> tuple[Cell, ...]:
         except ModelError:
             raise
         except Exception as error:
-            said = (str(error).strip() or "no message").splitlines()[0]
+            said = first_line(error)
             raise ModelError(
                 f"{type(model).__name__} must run on batches of 3 and fewer of the inputs, got "
                 f"{type(error).__name__}: {said}; check the inputs"

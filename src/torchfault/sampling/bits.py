@@ -7,45 +7,29 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from torchfault.errors import SamplingError, did_you_mean
+from torchfault.word_names import parameters
 
 __all__ = ["BIT_RULES", "bit_changes", "bit_derivatives", "bit_scores"]
 
 Floats = NDArray[np.float64]
 
-# Exponent bits of the floating-point formats; torchfault.words has them too, and loads torch.
+# Exponent bits of torch's floating-point formats.
 _EXPONENTS = {"float64": 11, "float32": 8, "float16": 5, "bfloat16": 8, "float8_e4m3fn": 4, "float8_e5m2": 5}
 
 
 def bit_changes(values: ArrayLike, word: str, width: int) -> Floats:
     """Return |v' - v| for each of *values*, shape (n,), and each bit flipped, lowest first: shape (n, width).
 
-    Infinite where the flip gives an infinity or a NaN, and where the value is one. Words of integers count as two's
-    complement.
+    *values* are rounded to words first. The change is infinite where the flip gives an infinity or a NaN, and where the
+    value is one.
 
     >>> bit_changes([1.5], "float32", 32)[0, [0, 22, 23, 30, 31]]
     array([1.1920929e-07, 5.0000000e-01, 7.5000000e-01,           inf, 3.0000000e+00])
     """
-    size = np.abs(np.asarray(values, dtype=np.float64).reshape(-1))
-    if word not in _EXPONENTS:
-        return _powers(len(size), width)
-    exponents = _EXPONENTS[word]
-    mantissa, bias, top = width - 1 - exponents, (1 << exponents - 1) - 1, (1 << exponents) - 1
-    biased, fraction = _parts(size, bias)
-    changes = np.empty((len(size), width))
-    with np.errstate(over="ignore", invalid="ignore"):
-        changes[:, :mantissa] = np.exp2(np.maximum(biased, 1)[:, None] - bias - mantissa + np.arange(mantissa))
-        moved = biased[:, None] ^ (1 << np.arange(exponents))
-        hidden = np.where(moved > 0, 1.0, 0.0)
-        after = np.ldexp(hidden + fraction[:, None], np.maximum(moved, 1) - bias)
-        if word == "float8_e4m3fn":  # no infinities, and one NaN at the place of 480
-            changes[:, :mantissa][size[:, None] + changes[:, :mantissa] == 480] = np.inf
-            after[after == 480] = np.inf
-        else:
-            after[moved == top] = np.inf
-        changes[:, mantissa:-1] = np.abs(after - size[:, None])
-        changes[:, -1] = 2 * size
-    changes[~np.isfinite(size)] = np.inf
-    return changes
+    from torchfault.words.deltas import flip_deltas, words_of
+
+    del width
+    return np.nan_to_num(np.abs(flip_deltas(words_of(values, word), word)), nan=np.inf, posinf=np.inf)
 
 
 def bit_derivatives(values: ArrayLike, word: str, width: int) -> Floats:
@@ -53,16 +37,19 @@ def bit_derivatives(values: ArrayLike, word: str, width: int) -> Floats:
 
     A value is taken as (1 - 2 s) 2^(sum 2^i e_i - bias) (1 + sum 2^(i - m) f_i), its bits as real numbers: the
     derivatives are 2 |v| for the sign, ln 2 2^i |v| for bit i of the exponent and 2^(exponent + i - m) for bit i of the
-    mantissa; 2^i in words of integers. Where they say nothing, for zero and what is not finite, the powers 2^i stand
-    in. Source: ISimDL (Colucci, Steininger & Shafique, arXiv 2303.08035), "gradient" bits, and the code of its authors.
+    mantissa; bit i of an integer or a fixed-point word is worth 2^i steps. Where the derivatives say nothing, for zero
+    and what is not finite, the powers 2^i stand in. Source: ISimDL (Colucci, Steininger & Shafique, arXiv 2303.08035),
+    "gradient" bits, and the code of its authors.
 
     >>> bit_derivatives([1.5], "float32", 32)[0, [22, 30, 31]].round(2)
     array([  0.5 , 133.08,   3.  ])
     """
     size = np.abs(np.asarray(values, dtype=np.float64).reshape(-1))
-    if word not in _EXPONENTS:
-        return _powers(len(size), width)
-    exponents = _EXPONENTS[word]
+    kind, given = parameters(word) or ("", {})
+    exponents = int(given["exponent"]) if kind == "minifloat" else _EXPONENTS.get(word, 0)
+    if not exponents:
+        step = 2.0 ** -int(given["fraction"]) if kind == "fixed point" else float(given.get("scale", 1))
+        return _powers(len(size), width) * step
     mantissa, bias = width - 1 - exponents, (1 << exponents - 1) - 1
     says = np.isfinite(size) & (size > 0)
     held = np.where(says, size, 1.0)

@@ -106,26 +106,15 @@ def classify(site: Site, words: Words, edges: tuple[float, ...], inputs: tuple[I
 
 def _labels(site: Site, classes: NDArray[np.uint64], count: Ints, rest: int, edges: tuple[float, ...]) -> Ints:
     """Return the stratum of each class and bit, from a word in the middle of the class."""
+    from torchfault.words.deltas import flip_deltas, values_of
+
     middle = (classes << np.uint64(rest)) | np.uint64(1 << rest >> 1)
-    bits = np.left_shift(np.uint64(1), np.array(site.bits, dtype=np.uint64))
-    old, new = _values(site, middle)[:, None], _values(site, middle[:, None] ^ bits)
-    finite = np.isfinite(old[:, 0])
-    power = count[finite] @ np.square(old[finite, 0]) / max(int(count[finite].sum()), 1)
+    old, delta = values_of(middle, site.word), flip_deltas(middle, site.word)[:, list(site.bits)]
+    finite = np.isfinite(old)
+    power = count[finite] @ np.square(old[finite]) / max(int(count[finite].sum()), 1)
     with np.errstate(invalid="ignore", over="ignore"):
-        moved = np.abs(new - old) / (np.sqrt(power) or 1.0)
-        up = new > old
+        moved, up = np.abs(delta) / (np.sqrt(power) or 1.0), delta > 0
     lost = np.isnan(moved)
     label = np.searchsorted(edges, np.where(lost, np.inf, moved), side="right")
     last = len(edges)
     return np.where(lost, last + 2, np.where((label == last) & ~up, last + 1, label))
-
-
-def _values(site: Site, words: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Return what *words* stand for."""
-    import torch
-
-    from torchfault.words import decode, masks_to_words, word
-
-    fmt = word(site.word)
-    values = decode(masks_to_words(words.reshape(-1), fmt), fmt).to(torch.float64)
-    return np.asarray(values.numpy().reshape(words.shape))

@@ -16,7 +16,7 @@ class Exhaustive:
     """Draw every fault once: trial n strikes fault n.
 
     >>> from torchfault.space import Site
-    >>> space = FaultSpace((Site("a", (2,), word="int8", width=8),))
+    >>> space = FaultSpace((Site("a", (2,), word="int8"),))
     >>> Exhaustive().draw(space, 3, rng=np.random.default_rng(0), start=13).index
     array([13, 14, 15])
     """

@@ -26,7 +26,7 @@ class Score(ABC):
     A score of one's own needs :meth:`rows` alone, and is a frozen dataclass, so that a campaign can tell whether it is
     resumed with the same one.
 
-    >>> space = FaultSpace((Site("a", (2,), word="int8", width=8),))
+    >>> space = FaultSpace((Site("a", (2,), word="int8"),))
     >>> score_mean(Sensitivity({"a": np.array([1.0, 3.0])}), space)
     0.25
     """
@@ -58,7 +58,7 @@ class Sensitivity(Score):
     the score is |sensitivity| |dv / db|, which is what the chain rule says of the bit. Raises :class:`SamplingError`
     for an unknown rule, sensitivities that are negative or not finite, and values that are needed and missing.
 
-    >>> site = Site("a", (2,), word="int8", width=8)
+    >>> site = Site("a", (2,), word="int8")
     >>> Sensitivity({"a": np.array([1.0, 3.0])}, bits="linear").rows(site, np.array([1])).round(2)
     array([[0.08, 0.17, 0.25, 0.33, 0.42, 0.5 , 0.58, 0.67]])
     """

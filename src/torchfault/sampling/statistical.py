@@ -16,6 +16,7 @@ __all__ = ["METHODS", "Statistical", "Strata", "bit_probabilities", "bits_from"]
 
 METHODS = ("network-wise", "layer-wise", "data-unaware", "data-aware")
 _WORST = 0.5
+_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,25 +170,16 @@ def bit_probabilities(values: ArrayLike, word: str = "float32") -> tuple[float, 
     >>> p[30], p[31], p[0]
     (0.5, 0.5, 0.0)
     """
-    import torch
+    from torchfault.words.deltas import flip_deltas, words_of
 
-    from torchfault.words import decode, encode
-    from torchfault.words import word as format_of
-
-    fmt = format_of(word)
-    given = values if isinstance(values, torch.Tensor) else torch.tensor(np.asarray(values))
-    held = given.detach().cpu().flatten().to(fmt.dtype)
-    if not held.numel():
+    words = words_of(values, word)
+    if not len(words):
         raise SamplingError("the p of bits comes from values, got none; pass the weights of the network")
-    words = encode(held, fmt)
-    full = 1 << (torch.iinfo(fmt.integer).bits - 1)
-    distances = np.empty(fmt.width)
-    for bit in range(fmt.width):
-        mask = -full if 1 << bit == full else 1 << bit  # the sign bit of the integer that holds the word
-        moved = decode(words ^ torch.tensor(mask, dtype=fmt.integer), fmt)
-        gap = (moved.to(torch.float64) - held.to(torch.float64)).abs()
-        distances[bit] = float(torch.nan_to_num(gap, nan=torch.inf).mean())
-    return tuple(_scaled(distances).tolist())
+    sums = []
+    for begin in range(0, len(words), _AT_ONCE):
+        moved = np.abs(flip_deltas(words[begin : begin + _AT_ONCE], word))
+        sums.append(np.where(np.isnan(moved), np.inf, moved).sum(0))
+    return tuple(_scaled(np.sum(sums, axis=0) / len(words)).tolist())
 
 
 def bits_from(space: FaultSpace, values: "Mapping[str, ArrayLike]") -> dict[str, tuple[float, ...]]:
@@ -197,7 +189,7 @@ def bits_from(space: FaultSpace, values: "Mapping[str, ArrayLike]") -> dict[str,
     format count together. Raises :class:`SamplingError` for a site without values, such as an activation.
 
     >>> from torchfault.space import Site
-    >>> bits = bits_from(FaultSpace((Site("a", (3,), word="int8", width=8),)), {"a": np.array([1, 2, 3])})
+    >>> bits = bits_from(FaultSpace((Site("a", (3,), word="int8"),)), {"a": np.array([1, 2, 3])})
     >>> [round(p, 3) for p in bits["int8"]]
     [0.0, 0.008, 0.024, 0.056, 0.119, 0.246, 0.5, 0.5]
     """

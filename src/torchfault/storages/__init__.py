@@ -3,7 +3,6 @@
 from torchfault.storages.activations import (
     EXPONENT,
     ActivationStorage,
-    BlockEdits,
     EachValue,
     InBlocks,
     activation_storage,
@@ -19,7 +18,6 @@ __all__ = [
     "EXPONENT",
     "ActivationStorage",
     "Affine",
-    "BlockEdits",
     "BlockFloat",
     "Bsr",
     "Coo",

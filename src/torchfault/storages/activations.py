@@ -12,13 +12,12 @@ from torch import Tensor
 from torchfault.errors import StorageError, WordError
 from torchfault.storages.blocks import block_of, cut, joined, members
 from torchfault.storages.dense import BlockFloat, Formatted
-from torchfault.words import edit, rounded, word
+from torchfault.words import Edits, edit, rounded, word
 from torchfault.words.emulated import affine, power_of_two
 
 __all__ = [
     "EXPONENT",
     "ActivationStorage",
-    "BlockEdits",
     "EachValue",
     "InBlocks",
     "activation_storage",
@@ -61,17 +60,6 @@ class EachValue:
     def round(self, values: Tensor) -> Tensor:
         """Return *values* as their words hold them, in a new tensor."""
         return rounded(values, word(self.format))
-
-
-@dataclass(frozen=True, eq=False)
-class BlockEdits:
-    """Words of one *part* to change, ``(w & keep) ^ toggle``: at flat *element* of lane *lane*, all of shape (n,)."""
-
-    part: str
-    lane: Tensor
-    element: Tensor
-    keep: Tensor
-    toggle: Tensor
 
 
 @dataclass(frozen=True)
@@ -120,26 +108,27 @@ class InBlocks:
         found = joined((blocks / step).round_().clamp_(-end, end).mul_(step).add_(0.0), finite)
         return found if found.stride() == values.stride() else torch.empty_like(values).copy_(found)
 
-    def struck(self, first: Tensor, row: int, edits: Sequence[BlockEdits]) -> None:
+    def struck(self, first: Tensor, row: int, edits: Sequence[Edits]) -> None:
         """Change words of lanes together, in place: *first* holds rounded values, lanes first, rows of length *row*."""
+        edits = [one.on_lanes(len(first)) for one in edits]
         size = min(self.block, row)
         count = -(-first[0].numel() // max(row, 1)) * -(-row // size)
         blocks = [one.element if one.part else block_of(one.element, row, size) for one in edits]
-        keys = torch.cat([one.lane * count + block for one, block in zip(edits, blocks, strict=True)])
-        found, inverse = keys.unique(return_inverse=True)
+        lanes = torch.cat([one.lane for one in edits if one.lane is not None])
+        found, inverse = (lanes * count + torch.cat(blocks)).unique(return_inverse=True)
         lane, place = found // count, members(found % count, row, size)
         where = (lane[:, None], *torch.unravel_index(place, first.shape[1:]))
         held = self._one.encode(first[where])
-        for one, mine in zip(edits, inverse.split([len(one.lane) for one in edits]), strict=True):
-            fmt, words = word(self.words[one.part]), held[one.part]
-            at = torch.zeros_like(mine) if one.part else one.element % row % size
-            words[mine, at] = edit(words[mine, at], one.keep, one.toggle, fmt)
+        for one, mine in zip(edits, inverse.split([len(one) for one in edits]), strict=True):
+            words, at = held[one.part], torch.zeros_like(mine) if one.part else one.element % row % size
+            words[mine, at] = edit(words[mine, at], one.keep, one.toggle, word(self.words[one.part]))
         fresh = self._one.decode(held, place.shape)
         last = (row - 1 - place[:, :1] % row).clamp(max=size - 1)  # behind it the last value of a row is repeated
         first[where] = fresh.gather(1, torch.arange(size, device=last.device).minimum(last))
 
-    def code_alone(self, first: Tensor, row: int, edits: BlockEdits) -> tuple[Tensor, Tensor]:
+    def code_alone(self, first: Tensor, row: int, edits: Edits) -> tuple[Tensor, Tensor]:
         """Return the values at the codes of *edits* as they are, and as each would be if it alone changed, (n,)."""
+        assert edits.lane is not None
         size = min(self.block, row)
         place = members(block_of(edits.element, row, size), row, size)
         values = first[(edits.lane[:, None], *torch.unravel_index(place, first.shape[1:]))]

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from torchfault.data import Data, Tree, call, leaves, rows
 from torchfault.engine import Executor
-from torchfault.faults import BitFlip, Trials, strike
+from torchfault.faults import BitFlip
 from torchfault.testing.rules import equal, hold, rule
+from torchfault.trials import Trials, strike
 from torchfault.words import WORDS, decode, encode, masks_to_words
 
 __all__ = ["check_executor"]

@@ -22,7 +22,7 @@ _SPACES = (
         (
             Site("conv.weight", (4, 2, 3, 3), channel=0),
             Site("conv:output", (4, 5, 5), kind="output", channel=0),
-            Site("fc.weight", (10, 8), word="int8", width=8),
+            Site("fc.weight", (10, 8), word="int8"),
             Site("fc.bias", (10,), kind="bias", bits=(23, 30, 31)),
         )
     ),

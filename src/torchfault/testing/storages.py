@@ -65,8 +65,7 @@ def _changed(stored: Stored, name: str, rng: np.random.Generator, count: int) ->
     drawn = rng.integers(0, (1 << fmt.width) - 1, len(element), dtype=np.uint64, endpoint=True)
     drawn &= rng.integers(0, (1 << fmt.width) - 1, len(element), dtype=np.uint64, endpoint=True)
     old = words.reshape(-1)[element]
-    every = masks_to_words(np.array([(1 << fmt.width) - 1], dtype=np.uint64), fmt)
-    return element, edit(old, every, masks_to_words(drawn, fmt), fmt)
+    return element, edit(old, None, masks_to_words(drawn, fmt), fmt)
 
 
 def _with(stored: Stored, name: str, element: Tensor, new: Tensor) -> dict[str, Tensor]:

@@ -1,24 +1,20 @@
 """Word formats: how one number is kept as bits, by torch's own types and by formats that torch has no type for."""
 
+from torchfault.words.deltas import flip_changes, flip_deltas
+from torchfault.words.edits import Edits, edit
 from torchfault.words.emulated import word
-from torchfault.words.native import (
-    WORDS,
-    WordFormat,
-    decode,
-    edit,
-    encode,
-    held_in,
-    masks_to_words,
-    rounded,
-    word_of,
-)
+from torchfault.words.native import WORDS, Coding, WordFormat, decode, encode, held_in, masks_to_words, rounded, word_of
 
 __all__ = [
     "WORDS",
+    "Coding",
+    "Edits",
     "WordFormat",
     "decode",
     "edit",
     "encode",
+    "flip_changes",
+    "flip_deltas",
     "held_in",
     "masks_to_words",
     "rounded",

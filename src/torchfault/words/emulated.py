@@ -1,13 +1,14 @@
 """Number formats that torch has no type for, emulated on float32 and int8 tensors, each named by its parameters."""
 
-import re
-from collections.abc import Callable
-from functools import lru_cache, partial
+import math
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from torchfault.errors import WordError, did_you_mean
+from torchfault.word_names import parameters
 from torchfault.words.grids import to_affine, to_fixed, to_minifloat
 from torchfault.words.native import WORDS, WordFormat, float_fields, integer_fields
 
@@ -31,12 +32,20 @@ def word(name: str) -> WordFormat:
     """
     if name in WORDS:
         return WORDS[name]
-    for pattern, build in _NOTATIONS:
-        if found := pattern.fullmatch(name):
-            return build(*found.groups())
-    raise WordError(
-        f"no word format is called '{name}'{did_you_mean(name, WORDS)}; known: {', '.join(WORDS)}, and {_SYNTAX}"
-    )
+    found = parameters(name)
+    if found is None:
+        raise WordError(
+            f"no word format is called '{name}'{did_you_mean(name, WORDS)}; known: {', '.join(WORDS)}, and {_SYNTAX}"
+        )
+    kind, given = found
+    if kind == "fixed point":
+        return fixed_point(int(given["integer"]), int(given["fraction"]))
+    if kind == "minifloat":
+        return minifloat(int(given["exponent"]), int(given["mantissa"]), finite=bool(given["finite"]))
+    width, signed = int(given["width"]), given["kind"] == "int"
+    if kind == "narrow integer":
+        return narrow_integer(width, signed=signed)
+    return affine(float(given["scale"]), int(given["zero_point"]), width=width, signed=signed)
 
 
 def fixed_point(integer: int, fraction: int) -> WordFormat:
@@ -64,9 +73,7 @@ def fixed_point(integer: int, fraction: int) -> WordFormat:
         torch.float32,
         _holder(width),
         {name: bits for name, bits in fields.items() if bits},
-        partial(_to_codes, scale=2.0**-fraction, zero_point=0, width=width, signed=True),
-        partial(_from_codes, scale=2.0**-fraction, zero_point=0, width=width, signed=True),
-        partial(to_fixed, fraction=fraction, width=width),
+        _Codes(width, signed=True, scale=2.0**-fraction),
     )
 
 
@@ -93,9 +100,7 @@ def affine(scale: float, zero_point: int, *, width: int = 8, signed: bool = Fals
         torch.float32,
         torch.uint8,
         integer_fields(width, signed=signed),
-        partial(_to_codes, scale=scale, zero_point=zero_point, width=width, signed=signed),
-        partial(_from_codes, scale=scale, zero_point=zero_point, width=width, signed=signed),
-        partial(to_affine, scale=scale, zero_point=zero_point, low=low, high=high),
+        _Codes(width, signed, scale, zero_point),
     )
 
 
@@ -108,18 +113,9 @@ def narrow_integer(width: int, *, signed: bool) -> WordFormat:
     >>> encode(torch.tensor([-1, 7], dtype=torch.int8), narrow_integer(4, signed=True))
     tensor([15,  7], dtype=torch.uint8)
     """
-    low, high = _range(width, signed)
-
-    def to_words(values: Tensor, integer: torch.dtype) -> Tensor:
-        return (values.clamp(low, high) & ((1 << width) - 1)).to(integer)
-
-    def to_values(words: Tensor, dtype: torch.dtype) -> Tensor:
-        return _extended(words, width, signed).to(dtype)
-
     name, held = ("int", torch.int8) if signed else ("uint", torch.uint8)
-    return WordFormat(
-        f"{name}{width}", width, held, torch.uint8, integer_fields(width, signed=signed), to_words, to_values
-    )
+    fields = integer_fields(width, signed=signed)
+    return WordFormat(f"{name}{width}", width, held, torch.uint8, fields, _Whole(width, signed))
 
 
 def minifloat(exponent: int, mantissa: int, *, finite: bool = False) -> WordFormat:
@@ -148,9 +144,7 @@ def minifloat(exponent: int, mantissa: int, *, finite: bool = False) -> WordForm
         torch.float32,
         _holder(width),
         float_fields(exponent, mantissa),
-        partial(_to_minifloat, exponent=exponent, mantissa=mantissa, finite=finite),
-        partial(_from_minifloat, exponent=exponent, mantissa=mantissa, finite=finite),
-        partial(to_minifloat, exponent=exponent, mantissa=mantissa, finite=finite),
+        _Minifloat(exponent, mantissa, finite),
     )
 
 
@@ -177,62 +171,89 @@ def _extended(words: Tensor, width: int, signed: bool) -> Tensor:
     return code - ((code >> width - 1) << width) if signed else code
 
 
-def _to_codes(
-    values: Tensor, integer: torch.dtype, *, scale: float, zero_point: int, width: int, signed: bool
-) -> Tensor:
-    low, high = _range(width, signed)
-    # In double precision the quotient rounds once, and powers of two do not round at all.
-    code = (values.double() / scale).round().nan_to_num(0.0) + zero_point
-    return (code.clamp(low, high).to(torch.int64) & ((1 << width) - 1)).to(integer)
+@dataclass(frozen=True)
+class _Whole:
+    """Whole numbers of *width* bits, in two's complement if *signed*."""
+
+    width: int
+    signed: bool
+
+    def to_words(self, values: Tensor, integer: torch.dtype) -> Tensor:
+        return (values.clamp(*_range(self.width, self.signed)) & ((1 << self.width) - 1)).to(integer)
+
+    def to_values(self, words: Tensor, dtype: torch.dtype) -> Tensor:
+        return _extended(words, self.width, self.signed).to(dtype)
+
+    def round(self, values: Tensor) -> Tensor:
+        return values.clamp(*_range(self.width, self.signed))
 
 
-def _from_codes(
-    words: Tensor, dtype: torch.dtype, *, scale: float, zero_point: int, width: int, signed: bool
-) -> Tensor:
-    return ((_extended(words, width, signed) - zero_point).double() * scale).to(dtype)
+@dataclass(frozen=True)
+class _Codes:
+    """Integer codes q of *width* bits for the values (q - *zero_point*) x *scale*."""
+
+    width: int
+    signed: bool
+    scale: float
+    zero_point: int = 0
+
+    def to_words(self, values: Tensor, integer: torch.dtype) -> Tensor:
+        # In double precision the quotient rounds once, and powers of two do not round at all.
+        code = (values.double() / self.scale).round().nan_to_num(0.0) + self.zero_point
+        code = code.clamp(*_range(self.width, self.signed))
+        return (code.to(torch.int64) & ((1 << self.width) - 1)).to(integer)
+
+    def to_values(self, words: Tensor, dtype: torch.dtype) -> Tensor:
+        return ((_extended(words, self.width, self.signed) - self.zero_point).double() * self.scale).to(dtype)
+
+    def round(self, values: Tensor) -> Tensor:
+        low, high = _range(self.width, self.signed)
+        power = 2.0**-_LARGEST_FIXED <= self.scale <= 1 and math.frexp(self.scale)[0] == 0.5
+        if power and self.signed and not self.zero_point:  # fixed point, which takes fewer passes
+            return to_fixed(values, scale=self.scale, width=self.width)
+        return to_affine(values, scale=self.scale, zero_point=self.zero_point, low=low, high=high)
 
 
-def _to_minifloat(values: Tensor, integer: torch.dtype, *, exponent: int, mantissa: int, finite: bool) -> Tensor:
-    lowest = 2 - (1 << exponent - 1)  # the exponent of the smallest normal number
-    magnitude = values.double().abs()
-    scale = torch.frexp(magnitude).exponent.to(torch.int64) - 1
-    scale = torch.where(magnitude == 0, lowest, scale).clamp(lowest, 1 << exponent - 1)
-    quotient = (magnitude * power_of_two(mantissa - scale)).nan_to_num(0.0).clamp(max=4 << mantissa)
-    quotient = quotient.round().to(torch.int64)
-    # A quotient that rounded up to the next power of two carries into the exponent by itself.
-    code = ((scale - lowest) << mantissa) + quotient
-    infinity = ((1 << exponent) - 1) << mantissa
-    largest = (1 << exponent + mantissa) - 1
-    code = code.clamp(max=largest if finite else infinity)
-    code = torch.where(magnitude.isinf(), largest if finite else infinity, code)
-    bits = values.contiguous().view(torch.int32).to(torch.int64)
-    payload = (bits & 0x7FFFFF) >> (_LARGEST_MANTISSA - mantissa)
-    quiet = torch.where(payload == 0, 1 << mantissa - 1, payload)
-    code = torch.where(magnitude.isnan(), largest if finite else infinity + quiet, code)
-    return (code | ((bits >> 31 & 1) << exponent + mantissa)).to(integer)
+@dataclass(frozen=True)
+class _Minifloat:
+    """Floats of *exponent* and *mantissa* bits; *finite* ones have neither infinity nor NaN."""
 
+    exponent: int
+    mantissa: int
+    finite: bool
 
-def _from_minifloat(words: Tensor, dtype: torch.dtype, *, exponent: int, mantissa: int, finite: bool) -> Tensor:
-    lowest = 2 - (1 << exponent - 1)
-    word = words.to(torch.int64)
-    field, tail = word >> mantissa & ((1 << exponent) - 1), word & ((1 << mantissa) - 1)
-    whole = tail + ((field > 0).to(torch.int64) << mantissa)
-    value = (whole * power_of_two(field.clamp(min=1) - 1 + lowest - mantissa)).to(torch.float32)
-    bits = value.contiguous().view(torch.int32).to(torch.int64)
-    if not finite:
-        special = 0x7F800000 | tail << (_LARGEST_MANTISSA - mantissa)
-        bits = torch.where(field == (1 << exponent) - 1, special, bits)
-    sign = word >> exponent + mantissa & 1
-    return (bits - (sign << 31)).to(torch.int32).view(dtype)
+    def to_words(self, values: Tensor, integer: torch.dtype) -> Tensor:
+        exponent, mantissa = self.exponent, self.mantissa
+        lowest = 2 - (1 << exponent - 1)  # the exponent of the smallest normal number
+        magnitude = values.double().abs()
+        scale = torch.frexp(magnitude).exponent.to(torch.int64) - 1
+        scale = torch.where(magnitude == 0, lowest, scale).clamp(lowest, 1 << exponent - 1)
+        quotient = (magnitude * power_of_two(mantissa - scale)).nan_to_num(0.0).clamp(max=4 << mantissa)
+        quotient = quotient.round().to(torch.int64)
+        # A quotient that rounded up to the next power of two carries into the exponent by itself.
+        code = ((scale - lowest) << mantissa) + quotient
+        infinity = ((1 << exponent) - 1) << mantissa
+        end = (1 << exponent + mantissa) - 1 if self.finite else infinity
+        code = torch.where(magnitude.isinf(), end, code.clamp(max=end))
+        bits = values.contiguous().view(torch.int32).to(torch.int64)
+        payload = (bits & 0x7FFFFF) >> (_LARGEST_MANTISSA - mantissa)
+        quiet = torch.where(payload == 0, 1 << mantissa - 1, payload)
+        code = torch.where(magnitude.isnan(), end if self.finite else infinity + quiet, code)
+        return (code | ((bits >> 31 & 1) << exponent + mantissa)).to(integer)
 
+    def to_values(self, words: Tensor, dtype: torch.dtype) -> Tensor:
+        exponent, mantissa = self.exponent, self.mantissa
+        lowest = 2 - (1 << exponent - 1)
+        word = words.to(torch.int64)
+        field, tail = word >> mantissa & ((1 << exponent) - 1), word & ((1 << mantissa) - 1)
+        whole = tail + ((field > 0).to(torch.int64) << mantissa)
+        value = (whole * power_of_two(field.clamp(min=1) - 1 + lowest - mantissa)).to(torch.float32)
+        bits = value.contiguous().view(torch.int32).to(torch.int64)
+        if not self.finite:
+            special = 0x7F800000 | tail << (_LARGEST_MANTISSA - mantissa)
+            bits = torch.where(field == (1 << exponent) - 1, special, bits)
+        sign = word >> exponent + mantissa & 1
+        return (bits - (sign << 31)).to(torch.int32).view(dtype)
 
-def _read_affine(kind: str, width: str, scale: str, zero_point: str) -> WordFormat:
-    return affine(float(scale), int(zero_point), width=int(width), signed=kind == "int")
-
-
-_NOTATIONS: tuple[tuple[re.Pattern[str], Callable[..., WordFormat]], ...] = (
-    (re.compile(r"q([0-9]{1,2})\.([0-9]{1,2})"), lambda m, n: fixed_point(int(m), int(n))),
-    (re.compile(r"e([0-9]{1,2})m([0-9]{1,2})(fn)?"), lambda e, m, fn: minifloat(int(e), int(m), finite=bool(fn))),
-    (re.compile(r"(u?)int([2-7])"), lambda u, width: narrow_integer(int(width), signed=not u)),
-    (re.compile(r"(u?int)([2-8])\[([0-9.e+-]+):(-?[0-9]+)\]"), _read_affine),
-)
+    def round(self, values: Tensor) -> Tensor:
+        return to_minifloat(values, exponent=self.exponent, mantissa=self.mantissa, finite=self.finite)

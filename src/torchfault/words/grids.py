@@ -8,16 +8,16 @@ __all__ = ["to_affine", "to_fixed", "to_minifloat"]
 _MANTISSA, _INFINITY = 23, 0x7F800000  # of float32
 
 
-def to_fixed(values: Tensor, *, fraction: int, width: int) -> Tensor:
-    """Return *values* in fixed point of *width* bits, *fraction* of them behind the point.
+def to_fixed(values: Tensor, *, scale: float, width: int) -> Tensor:
+    """Return *values* in fixed point of *width* bits, the lowest of them worth *scale*, a power of two.
 
-    >>> to_fixed(torch.tensor([1.03, -9.0, torch.nan]), fraction=4, width=8)
+    >>> to_fixed(torch.tensor([1.03, -9.0, torch.nan]), scale=2**-4, width=8)
     tensor([ 1., -8.,  0.])
     """
     end = float(1 << width - 1)
     # Scaling by a power of two is exact in float32, and so is every code of 24 bits.
-    codes = (values * 2.0**fraction).nan_to_num_(0.0).round_().clamp_(-end, end - 1)
-    return codes.mul_(2.0**-fraction).add_(0.0)  # a word has one zero: -0 becomes it
+    codes = (values * (1 / scale)).nan_to_num_(0.0).round_().clamp_(-end, end - 1)
+    return codes.mul_(scale).add_(0.0)  # a word has one zero: -0 becomes it
 
 
 def to_affine(values: Tensor, *, scale: float, zero_point: int, low: int, high: int) -> Tensor:

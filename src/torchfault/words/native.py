@@ -1,8 +1,8 @@
 """Word formats: a tensor to integer words and back, bit for bit; and the formats that torch has types for."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchfault.errors import WordError
+from torchfault.word_names import NATIVE
 
 __all__ = [
     "WORDS",
+    "Coding",
     "WordFormat",
     "decode",
-    "edit",
     "encode",
     "float_fields",
     "held_in",
@@ -26,17 +27,50 @@ __all__ = [
 ]
 
 
-def _view(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.view(dtype)
+class Coding(Protocol):
+    """How whole tensors of any shape become words and values again: a frozen value, so that equal ones convert alike.
+
+    *round* gives, in a new tensor, the values that the words of *values* stand for.
+    """
+
+    def to_words(self, values: Tensor, integer: torch.dtype) -> Tensor:
+        """Return the words of *values*, of the type *integer*."""
+        ...
+
+    def to_values(self, words: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the values, of the type *dtype*, that *words* stand for."""
+        ...
+
+    def round(self, values: Tensor) -> Tensor:
+        """Return *values* as words hold them, in a new tensor."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """The same memory under another type, so that NaN payloads, -0 and subnormals survive; of a word, the bits *kept*.
+
+    A bool with any other byte than 0 and 1 is undefined behaviour in torch's kernels.
+    """
+
+    kept: int | None = None
+
+    def to_words(self, values: Tensor, integer: torch.dtype) -> Tensor:
+        return values.view(integer)
+
+    def to_values(self, words: Tensor, dtype: torch.dtype) -> Tensor:
+        return (words if self.kept is None else words & self.kept).view(dtype)
+
+    def round(self, values: Tensor) -> Tensor:
+        return values.clone()
 
 
 @dataclass(frozen=True)
 class WordFormat:
     """How one element of a tensor is stored: *width* bits, held in the integer type *integer*.
 
-    *to_words* and *to_values* convert whole tensors of any shape; for the native formats they reinterpret the
-    same memory, so that NaN payloads, -0 and subnormals survive. *fields* names groups of bits, lowest first. *round*,
-    where there is one, rounds values to those of words in fewer passes than there and back.
+    *coding* converts tensors of *dtype* to words and back; for the native formats it reinterprets the same memory.
+    *fields* names groups of bits, lowest first. Formats are equal where all of these are.
 
     >>> FLOAT32 = WORDS["float32"]
     >>> FLOAT32.width, FLOAT32.fields["exponent"]
@@ -48,12 +82,15 @@ class WordFormat:
     dtype: torch.dtype
     integer: torch.dtype
     fields: dict[str, tuple[int, ...]]
-    to_words: Callable[[Tensor, torch.dtype], Tensor] = _view
-    to_values: Callable[[Tensor, torch.dtype], Tensor] = _view
-    round: Callable[[Tensor], Tensor] | None = None
+    coding: Coding = _Memory()
 
     def __hash__(self) -> int:
-        return hash(self.name)
+        return hash((self.name, self.dtype))
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the words are the very memory of a tensor."""
+        return isinstance(self.coding, _Memory)
 
 
 def encode(tensor: Tensor, fmt: WordFormat) -> Tensor:
@@ -66,7 +103,7 @@ def encode(tensor: Tensor, fmt: WordFormat) -> Tensor:
     """
     if tensor.dtype != fmt.dtype:
         raise WordError(f"{fmt.name} words need a {fmt.dtype} tensor, got {tensor.dtype}; convert it first")
-    return fmt.to_words(tensor, fmt.integer)
+    return fmt.coding.to_words(tensor, fmt.integer)
 
 
 def decode(words: Tensor, fmt: WordFormat) -> Tensor:
@@ -75,7 +112,7 @@ def decode(words: Tensor, fmt: WordFormat) -> Tensor:
     >>> decode(torch.tensor(0x7F800000, dtype=torch.int32), WORDS["float32"])
     tensor(inf)
     """
-    return fmt.to_values(words, fmt.dtype)
+    return fmt.coding.to_values(words, fmt.dtype)
 
 
 def rounded(values: Tensor, fmt: WordFormat) -> Tensor:
@@ -84,10 +121,23 @@ def rounded(values: Tensor, fmt: WordFormat) -> Tensor:
     >>> rounded(torch.tensor([1.0, 1.001]), WORDS["bfloat16"])
     tensor([1., 1.])
     """
-    held = held_in(fmt, values.dtype)
-    if held.round is not None:
-        return held.round(values)
-    return values.clone() if held.name in WORDS else decode(encode(values, held), held)
+    return held_in(fmt, values.dtype).coding.round(values)
+
+
+@dataclass(frozen=True)
+class _Converted:
+    """The words of *fmt* for values of another floating-point type, which are converted on the way."""
+
+    fmt: WordFormat
+
+    def to_words(self, values: Tensor, integer: torch.dtype) -> Tensor:
+        return self.fmt.coding.to_words(values.to(self.fmt.dtype), integer)
+
+    def to_values(self, words: Tensor, dtype: torch.dtype) -> Tensor:
+        return decode(words, self.fmt).to(dtype)
+
+    def round(self, values: Tensor) -> Tensor:
+        return self.fmt.coding.round(values.to(self.fmt.dtype)).to(values.dtype)
 
 
 @lru_cache(maxsize=1024)
@@ -104,23 +154,7 @@ def held_in(fmt: WordFormat, dtype: torch.dtype) -> WordFormat:
         return fmt
     if not (fmt.dtype.is_floating_point and dtype.is_floating_point):
         raise WordError(f"{fmt.name} words need a {fmt.dtype} tensor, got {dtype}; convert it first")
-    return replace(
-        fmt,
-        dtype=dtype,
-        to_words=lambda values, integer: fmt.to_words(values.to(fmt.dtype), integer),
-        to_values=lambda words, wide: fmt.to_values(words, fmt.dtype).to(wide),
-        round=lambda values: rounded(values.to(fmt.dtype), fmt).to(dtype),
-    )
-
-
-def edit(tensor: Tensor, keep: Tensor, toggle: Tensor, fmt: WordFormat) -> Tensor:
-    """Return a new tensor in which every word w became ``(w & keep) ^ toggle``; the masks broadcast.
-
-    >>> flip_sign = torch.tensor(-(2**31), dtype=torch.int32)
-    >>> edit(torch.tensor([1.5, 2.0]), torch.tensor(-1, dtype=torch.int32), flip_sign, WORDS["float32"])
-    tensor([-1.5000, -2.0000])
-    """
-    return decode((encode(tensor, fmt) & keep) ^ toggle, fmt)
+    return replace(fmt, dtype=dtype, coding=_Converted(fmt))
 
 
 def masks_to_words(masks: NDArray[np.uint64], fmt: WordFormat, *, device: torch.device | str = "cpu") -> Tensor:
@@ -146,31 +180,21 @@ def integer_fields(width: int, *, signed: bool) -> dict[str, tuple[int, ...]]:
     return {"magnitude": tuple(range(magnitude))} | ({"sign": (width - 1,)} if signed else {})
 
 
-def _make(name: str, width: int, integer: torch.dtype, fields: dict[str, tuple[int, ...]]) -> WordFormat:
-    return WordFormat(name, width, getattr(torch, name), integer, fields)
+_FLOATS = {"float64": 11, "float32": 8, "float16": 5, "bfloat16": 8, "float8_e4m3fn": 4, "float8_e5m2": 5}
+_HOLDERS = {64: torch.int64, 32: torch.int32, 16: torch.int16, 8: torch.uint8}
 
 
-def _only_bit_zero(words: Tensor, dtype: torch.dtype) -> Tensor:
-    # A bool with any other byte than 0 and 1 is undefined behaviour in torch's kernels.
-    return (words & 1).view(dtype)
+def _native(name: str, width: int) -> WordFormat:
+    dtype: torch.dtype = getattr(torch, name)
+    if name == "bool":
+        return WordFormat(name, width, dtype, torch.uint8, {"value": (0,)}, _Memory(kept=1))
+    if name in _FLOATS:
+        return WordFormat(name, width, dtype, _HOLDERS[width], float_fields(_FLOATS[name], width - 1 - _FLOATS[name]))
+    return WordFormat(name, width, dtype, dtype, integer_fields(width, signed=dtype.is_signed))
 
 
-_FORMATS = (
-    _make("float64", 64, torch.int64, float_fields(11, 52)),
-    _make("float32", 32, torch.int32, float_fields(8, 23)),
-    _make("float16", 16, torch.int16, float_fields(5, 10)),
-    _make("bfloat16", 16, torch.int16, float_fields(8, 7)),
-    _make("float8_e4m3fn", 8, torch.uint8, float_fields(4, 3)),
-    _make("float8_e5m2", 8, torch.uint8, float_fields(5, 2)),
-    _make("int64", 64, torch.int64, integer_fields(64, signed=True)),
-    _make("int32", 32, torch.int32, integer_fields(32, signed=True)),
-    _make("int16", 16, torch.int16, integer_fields(16, signed=True)),
-    _make("int8", 8, torch.int8, integer_fields(8, signed=True)),
-    _make("uint8", 8, torch.uint8, integer_fields(8, signed=False)),
-    WordFormat("bool", 1, torch.bool, torch.uint8, {"value": (0,)}, to_values=_only_bit_zero),
-)
-WORDS: dict[str, WordFormat] = {fmt.name: fmt for fmt in _FORMATS}
-_BY_DTYPE = {fmt.dtype: fmt for fmt in _FORMATS}
+WORDS: dict[str, WordFormat] = {name: _native(name, width) for name, width in NATIVE.items()}
+_BY_DTYPE = {fmt.dtype: fmt for fmt in WORDS.values()}
 
 
 def word_of(tensor: Tensor) -> WordFormat:

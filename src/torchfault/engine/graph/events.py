@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.errors import EngineError, did_you_mean
-from torchfault.faults import Trials
 from torchfault.model.places import Place
 from torchfault.model.program import Program
+from torchfault.trials import Trials
 
 __all__ = ["Events", "events_of", "strikes_of"]
 

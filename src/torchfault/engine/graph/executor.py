@@ -18,7 +18,6 @@ from torchfault.engine.graph.striker import Striker
 from torchfault.engine.graph.sweep import Schedule, schedule
 from torchfault.engine.monitor import Monitor, SweepMonitor
 from torchfault.errors import EngineError, ModelError
-from torchfault.faults import Trials
 from torchfault.model.arguments import data_sites
 from torchfault.model.constants import find_constants
 from torchfault.model.export import capture
@@ -30,6 +29,7 @@ from torchfault.model.program import Program, Ref
 from torchfault.model.states import find_cells
 from torchfault.space import FaultSpace
 from torchfault.storages import Stored
+from torchfault.trials import Trials
 
 __all__ = ["Captured", "GraphExecutor"]
 

@@ -1,21 +1,20 @@
 """The events of one site at one operation, and the words that they change."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchfault.faults import Trials, rank_in_run
 from torchfault.model.lane_axis import LaneAxis, lanes_first, write_back
 from torchfault.model.places import Place
-from torchfault.storages import BlockEdits, row_length
-from torchfault.words import edit, held_in, masks_to_words, word
+from torchfault.storages import row_length
+from torchfault.trials import Trials, rank_in_run
+from torchfault.words import Edits, word
 
-__all__ = ["Group", "Words", "among", "by_tensor", "rounds"]
+__all__ = ["Editor", "Group", "among", "by_tensor", "rounds"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,44 +65,25 @@ def rounds(group: Group) -> list[Group]:
 
 
 @dataclass(frozen=True, eq=False)
-class Words:
-    """The words that the rows of *trials* change, as tensors on *device*."""
+class Editor:
+    """Changes the words that rows of *trials* strike, in tensors on *device*."""
 
     trials: Trials
     device: torch.device
 
-    @cached_property
-    def _element(self) -> Tensor:
-        return torch.from_numpy(self.trials.element).to(self.device)
+    def edits(self, group: Group) -> Edits:
+        """Return the words that *group* changes, in its lanes."""
+        trials, rows = self.trials, group.rows
+        site = trials.sites[group.site]
+        columns = (trials.element[rows], trials.keep[rows], trials.toggle[rows])
+        found = Edits.of(site.name, word(site.word), *columns, part=group.place.part, device=self.device)
+        return replace(found, lane=group.lanes)
 
-    def elements(self, rows: NDArray[np.int64]) -> Tensor:
-        """Return the flat elements that *rows* strike."""
-        return self._element[torch.from_numpy(rows).to(self.device)]
-
-    def edited(self, old: Tensor, site: int, rows: NDArray[np.int64]) -> Tensor:
-        """Return the faulty words of *old*, one per row."""
-        fmt = held_in(word(self.trials.sites[site].word), old.dtype)
-        return edit(old.contiguous(), *self._masks(site, rows), fmt)
-
-    def _masks(self, site: int, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        fmt = word(self.trials.sites[site].word)
-        keep, toggle = (
-            masks_to_words(column[rows], fmt, device=self.device) for column in (self.trials.keep, self.trials.toggle)
-        )
-        return keep, toggle
-
-    def in_blocks(self, group: Group) -> BlockEdits:
-        """Return the events of *group* in an activation that is kept in blocks."""
-        return BlockEdits(
-            group.place.part, group.lanes, self.elements(group.rows), *self._masks(group.site, group.rows)
-        )
-
-    def edit(self, tensor: Tensor, layout: LaneAxis, groups: Sequence[Group]) -> None:
+    def write(self, tensor: Tensor, layout: LaneAxis, groups: Sequence[Group]) -> None:
         """Change the words of *groups* in one *tensor*, in place; those of a block stand for its values together."""
         first, blocks = lanes_first(tensor, layout), groups[0].place.blocks
         if blocks is not None:
-            blocks.struck(first, row_length(tensor.shape), [self.in_blocks(group) for group in groups])
+            blocks.struck(first, row_length(tensor.shape), [self.edits(group) for group in groups])
         for group in groups if blocks is None else ():
-            where = (group.lanes, *torch.unravel_index(self.elements(group.rows), first.shape[1:]))
-            first[where] = self.edited(first[where], group.site, group.rows)
+            self.edits(group).write(first)
         write_back(tensor, layout, first)

@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchfault.engine.alike import alike
 from torchfault.engine.graph.groups import Group
 from torchfault.engine.graph.patches import Patch
 from torchfault.engine.stored import Memory, Target
-from torchfault.faults import Trials
 from torchfault.model.lane_axis import LaneAxis, take
 from torchfault.model.program import Node, Value
 from torchfault.model.torch_ao.channels import Rows
+from torchfault.trials import Trials, equal_trials
+from torchfault.words import Edits
 
 __all__ = ["Modules"]
 
@@ -30,27 +30,16 @@ class Modules:
     words: Memory
     rows: Mapping[int, Rows] = field(default_factory=dict)
 
-    def patch(
-        self,
-        node: Node,
-        group: Group,
-        trials: Trials,
-        changed: Callable[[Tensor], Tensor],
-        values: Callable[[int], Value],
-    ) -> Patch | None:
-        """Return the output channel that each lane of *group* changes, computed anew, or ``None``.
-
-        *changed* gives the faulty words of the old ones, one per lane.
-        """
-        rows, name = self.rows.get(node.position), trials.sites[group.site].name
-        part = name.removeprefix(f"{node.module}.") if node.module else name
-        element = torch.from_numpy(trials.element[group.rows]).to(group.lanes.device)
-        channel = None if rows is None else rows.channel(part, element)
+    def patch(self, node: Node, group: Group, edits: Edits, values: Callable[[int], Value]) -> Patch | None:
+        """Return the output channel that each lane of *group* changes by *edits*, computed again, or ``None``."""
+        rows = self.rows.get(node.position)
+        part = edits.name.removeprefix(f"{node.module}.") if node.module else edits.name
+        channel = None if rows is None else rows.channel(part, edits.element)
         if rows is None or channel is None:
             return None
-        fresh = changed(rows.words(part).reshape(-1)[element])
+        fresh = edits.changed(rows.words(part).reshape(-1)[edits.element])
         x = take(values(node.args[1].node), LaneAxis(0), group.lanes)
-        return Patch(rows.axis, (channel,), rows.changed(x, part, element, fresh), add=False)
+        return Patch(rows.axis, (channel,), rows.changed(x, part, edits.element, fresh), add=False)
 
     def by_words(
         self, groups: Sequence[Group], lanes: Tensor, trials: Trials
@@ -62,5 +51,5 @@ class Modules:
         offsets = np.searchsorted(owner[order], np.append(lanes.cpu().numpy(), np.iinfo(np.int64).max))
         columns = (trials.site, trials.element, trials.keep, trials.toggle)
         struck = Trials(trials.sites, offsets, offsets[:-1], *(column[rows] for column in columns))
-        for same in alike(struck):
+        for same in equal_trials(struck):
             yield lanes[torch.from_numpy(same).to(lanes.device)], self.words.targets(struck.take(same[:1]))

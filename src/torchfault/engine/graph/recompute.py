@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfault.engine.graph.groups import Group, Words, among, by_tensor
+from torchfault.engine.graph.groups import Editor, Group, among, by_tensor
 from torchfault.engine.graph.modules import Modules
 from torchfault.engine.stored import edited
 from torchfault.model.lane_axis import LaneAxis, join, lanes_first, put, take, take_value
@@ -24,13 +24,13 @@ Read = Callable[[int], Value]
 
 @dataclass(frozen=True, eq=False)
 class Anew:
-    """Runs operations of *program* on edited *words* of their operands: inputs, parameters, or both in turn.
+    """Runs operations of *program* on operands that *editor* has changed: inputs, parameters, or both in turn.
 
     With *bitwise* the sign of a NaN matters, since a later fault may strike its word: ``vmap`` need not keep it.
     """
 
     program: Program
-    words: Words
+    editor: Editor
     stored: Mapping[int, Stored]
     modules: Modules | None = None
     bitwise: bool = True
@@ -45,7 +45,7 @@ class Anew:
             layout = self.program.nodes[arguments[which]].layout
             assert isinstance(layout, LaneAxis)
             local = [replace(group, lanes=torch.searchsorted(lanes, group.lanes)) for group in mine]
-            self.words.edit(copies[which], layout, local)
+            self.editor.write(copies[which], layout, local)
         pending = iter(copies)
 
         def swap(position: int) -> Value:
@@ -73,7 +73,7 @@ class Anew:
     ) -> None:
         """Run *node* for *lanes*, each with its own parameters and *inputs*: by ``vmap`` if it can, else one by one."""
         if self.modules is not None:
-            for some, targets in self.modules.by_words(groups, lanes, self.words.trials):
+            for some, targets in self.modules.by_words(groups, lanes, self.editor.trials):
                 with edited(targets):
                     result = self.on_inputs(node, among(inputs, some), some, values)[1]
                 put_value(value, node.layout, some, result)
@@ -96,9 +96,7 @@ class Anew:
             return self._stored_value(position, mine)
         tensor: Tensor = self.program.constants[position].clone()
         for group in mine:
-            where = torch.unravel_index(self.words.elements(group.rows), tensor.shape) if tensor.ndim else (...,)
-            old = tensor[where].reshape(-1)
-            tensor[where] = self.words.edited(old, group.site, group.rows).reshape(tensor[where].shape)
+            replace(self.editor.edits(group), lane=None).write(tensor.unsqueeze(0))
         return tensor
 
     def _stored_value(self, position: int, groups: Sequence[Group]) -> Tensor:
@@ -107,8 +105,7 @@ class Anew:
         changed: dict[str, Tensor] = {}
         for group in groups:
             words = stored.words[group.place.part].clone()
-            flat, element = words.view(-1), self.words.elements(group.rows)
-            flat[element] = self.words.edited(flat[element], group.site, group.rows)
+            replace(self.editor.edits(group), lane=None).write(words.unsqueeze(0))
             changed[group.place.part] = words
         return stored.value(changed)
 
@@ -146,7 +143,7 @@ class Anew:
         constant: Tensor = self.program.constants[position]
         stack = constant.expand(len(lanes), *constant.shape).clone()
         for group in mine:
-            self.words.edit(stack, LaneAxis(0), [replace(group, lanes=torch.searchsorted(lanes, group.lanes))])
+            self.editor.write(stack, LaneAxis(0), [replace(group, lanes=torch.searchsorted(lanes, group.lanes))])
         return stack
 
     def _vmap(self, node: Node, positions: list[int], stacks: list[Tensor], lanes: Tensor, values: Read) -> Tensor:

@@ -16,10 +16,10 @@ from torchfault.engine.graph.groups import Group
 from torchfault.engine.graph.striker import Striker
 from torchfault.engine.graph.sweep import Schedule, Sweep
 from torchfault.engine.monitor import SweepMonitor
-from torchfault.faults import Trials
 from torchfault.model.lane_axis import LaneAxis, lanes_first
 from torchfault.model.places import lane_arguments
 from torchfault.model.program import Node, Ref, Value
+from torchfault.trials import Trials
 
 __all__ = ["ChunkRun"]
 
@@ -139,19 +139,20 @@ class ChunkRun:
     def _struck_box(self, lanes: LocalLanes, node: int, group: Group) -> Local:
         """Return the box of one pixel whose struck channel is edited."""
         shape = self.golden.values[node].shape[1:]
-        channel, *place = torch.unravel_index(self.striker.words.elements(group.rows), shape)
+        edits = self.striker.editor.edits(group)
+        channel, *place = torch.unravel_index(edits.element, shape)
         offset = torch.stack(place, 1)
         data = lanes.box(node, offset, (1,) * len(place))
         pixel = data.view(len(offset), -1)  # a box of one pixel has nothing but channels
         lane = torch.arange(len(offset), device=self.device)
-        pixel[lane, channel] = self.striker.words.edited(pixel[lane, channel], group.site, group.rows)
+        pixel[lane, channel] = edits.changed(pixel[lane, channel])
         return Local(offset, data)
 
     def _patched_box(self, lanes: LocalLanes, node: Node, group: Group, source: int) -> Local | None:
         """Return the box of a convolution's output that one changed input reaches, from the closed form."""
         value = self.golden.values[node.position]
         shape = self.golden.values[source].shape[1:]
-        place = torch.stack(torch.unravel_index(self.striker.words.elements(group.rows), shape)[1:], 1)
+        place = torch.stack(torch.unravel_index(self.striker.editor.edits(group).element, shape)[1:], 1)
         found = receptive_window(node, self.plan.program, place, (1,) * place.shape[1], tuple(value.shape[2:]))
         patch = self.striker.patch(node, group, self.golden.values.__getitem__) if found else None
         if found is None or patch is None:

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchfault.engine.graph.combined import strike_together
-from torchfault.engine.graph.groups import Group, Words, among, by_tensor, rounds
+from torchfault.engine.graph.groups import Editor, Group, among, by_tensor, rounds
 from torchfault.engine.graph.modules import Modules
 from torchfault.engine.graph.patches import Patch, Struck, patch_for, row_patch
 from torchfault.engine.graph.recompute import Anew, put_value
-from torchfault.faults import Trials
 from torchfault.model.lane_axis import LaneAxis, lanes_first
 from torchfault.model.places import Place, lane_arguments
 from torchfault.model.program import Node, Program, Ref, Value
 from torchfault.storages import Stored, row_length
+from torchfault.trials import Trials
 
 __all__ = ["Striker"]
 
@@ -40,10 +40,10 @@ class Striker:
         modules: Modules | None = None,
     ) -> None:
         self.program, self.trials, self.device, self.stored = program, trials, device, stored or {}
-        self.modules, self.words = modules, Words(trials, device)
+        self.modules, self.editor = modules, Editor(trials, device)
         self.places = [places.get(site.name) for site in trials.sites]
         roles = {place.role for i in np.unique(trials.site) if (place := self.places[i]) is not None}
-        self.anew = Anew(program, self.words, self.stored, modules, bitwise=roles != {"parameter"})
+        self.anew = Anew(program, self.editor, self.stored, modules, bitwise=roles != {"parameter"})
 
     def groups(self, lanes: Tensor, rows: NDArray[np.int64]) -> list[Group]:
         """Group the events of one node by site."""
@@ -59,8 +59,7 @@ class Striker:
     def patch(self, node: Node, group: Group, values: Read) -> Patch | None:
         """Return the closed form of *group*, whose lanes are struck in one word each, or ``None``."""
         if self.modules is not None and group.place.role == "parameter":
-            changed = lambda old: self.words.edited(old, group.site, group.rows)  # noqa: E731
-            return self.modules.patch(node, group, self.trials, changed, values)
+            return self.modules.patch(node, group, self.editor.edits(group), values)
         found = self._struck(node, group, values)
         if found is None:
             return self._stored_rows(node, group, values)
@@ -81,18 +80,16 @@ class Striker:
                 return None
             old = _values(self.program.constants[source], None, group.lanes, spread[0])
             return slot, Struck(group.lanes, spread[0], old, spread[1])
-        element = self.words.elements(group.rows)
+        edits = self.editor.edits(group)
         if group.place.blocks is not None:
             if group.place.part:
                 return None  # an exponent changes many values
             layout = self._layout(source)
             assert isinstance(layout, LaneAxis)
             first, row = lanes_first(values(source), layout), row_length(values(source).shape)
-            return slot, Struck(
-                group.lanes, element, *group.place.blocks.code_alone(first, row, self.words.in_blocks(group))
-            )
-        old = _values(values(source), self._layout(source), group.lanes, element)
-        return slot, Struck(group.lanes, element, old, self.words.edited(old, group.site, group.rows))
+            return slot, Struck(group.lanes, edits.element, *group.place.blocks.code_alone(first, row, edits))
+        old = _values(values(source), self._layout(source), group.lanes, edits.element)
+        return slot, Struck(group.lanes, edits.element, old, edits.changed(old))
 
     def _stored_rows(self, node: Node, group: Group, values: Read) -> Patch | None:
         """Return the closed form of stored words that stand for several values each, all of them in one row."""
@@ -113,9 +110,9 @@ class Striker:
     def _spread(self, group: Group) -> tuple[Tensor, Tensor] | None:
         """Return which values of a stored parameter the words of *group* change, each alone, and to what."""
         stored, part = self.stored[group.place.node], group.place.part
-        element = self.words.elements(group.rows)
-        fresh = self.words.edited(stored.words[part].reshape(-1)[element], group.site, group.rows)
-        found = stored.storage.spread(stored.words, stored.shape, part, element, fresh)
+        edits = self.editor.edits(group)
+        fresh = edits.changed(stored.words[part].reshape(-1)[edits.element])
+        found = stored.storage.spread(stored.words, stored.shape, part, edits.element, fresh)
         return None if found is None else (found[0], found[1].to(stored.dtype))
 
     def _slot(self, node: Node, place: Place) -> tuple[int, int | None]:
@@ -135,7 +132,7 @@ class Striker:
             tensor = value[which] if isinstance(value, tuple) else value
             layout = node.layout[which] if isinstance(node.layout, tuple) else node.layout
             assert isinstance(layout, LaneAxis)
-            self.words.edit(tensor, layout, mine)
+            self.editor.write(tensor, layout, mine)
         return value
 
     def _apply_operands(

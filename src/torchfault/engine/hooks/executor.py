@@ -10,17 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from torchfault.data import Data, Tree, call, concatenate, leaves, map_tensors, rows
-from torchfault.engine.alike import alike, some_rows
-from torchfault.engine.astray import nothing
-from torchfault.engine.edits import masks_by_site
 from torchfault.engine.executor import Lanes, check_trials
 from torchfault.engine.hooks.replay import Part, replaying
 from torchfault.engine.hooks.strikes import Strike, strike_of, striking, together
+from torchfault.engine.lost_indices import nothing
 from torchfault.engine.memory import lanes_within
 from torchfault.engine.monitor import HooksMonitor, Monitor
 from torchfault.engine.stored import Memory, edited
 from torchfault.errors import ModelError
-from torchfault.faults import Trials
 from torchfault.model.constants import is_constant
 from torchfault.model.decisions import Decisions
 from torchfault.model.discover import find
@@ -30,6 +27,7 @@ from torchfault.model.torch_ao.quantised import is_leaf
 from torchfault.model.watch import visiting
 from torchfault.names import site_name
 from torchfault.space import FaultSpace, Site
+from torchfault.trials import Trials, edits_by_site, equal_trials
 
 __all__ = ["HooksExecutor"]
 
@@ -48,7 +46,8 @@ class HooksExecutor:
 
     Raises :class:`ModelError` for a model that does not give one row of output per input.
 
-    >>> from torchfault.faults import BitFlip, strike
+    >>> from torchfault.faults import BitFlip
+    >>> from torchfault.trials import strike
     >>> engine = HooksExecutor(nn.Linear(3, 2).eval(), Data(torch.randn(4, 3)), memory=2**20)
     >>> signs = engine.space.locate([31, 6 * 32 + 31])
     >>> trials = strike(engine.space, signs, model=BitFlip(), rng=np.random.default_rng(0))
@@ -134,7 +133,7 @@ class HooksExecutor:
         lanes = 0
         # A monitor holds all activations of a batch twice over.
         batch = self._batch if monitor is None else max(1, self._batch // _MONITORED)
-        for group in alike(some_rows(trials, self._shared(trials))):
+        for group in equal_trials(trials.where(self._shared(trials))):
             for start in range(0, len(group), batch):
                 chunk = group[start : start + batch]
                 done.append((chunk, self._struck(trials.take(chunk), monitor)))
@@ -178,10 +177,10 @@ class HooksExecutor:
         """Return the outputs of *trials*, whose shared faults are all the same, as one batch."""
         shared = self._shared(trials)
         active = self._kinds(trials.sites)[2][trials.site]
-        common = some_rows(trials, shared).take(np.zeros(1, dtype=np.int64))
+        common = trials.where(shared).take(np.zeros(1, dtype=np.int64))
         strikes = [
-            strike_of(self.model, name, masks=[mask], site=self._fold.apart.site(name), layout=self._layouts[name])
-            for name, mask in masks_by_site(some_rows(trials, active), lanes=True).items()
+            strike_of(self.model, name, edits=[edits], site=self._fold.apart.site(name), layout=self._layouts[name])
+            for name, edits in edits_by_site(trials.where(active), lanes=True, device=self.device).items()
         ]
         index = torch.from_numpy(trials.inputs)
         if monitor is not None:
@@ -190,9 +189,7 @@ class HooksExecutor:
         targets = self._memory.targets(common)
         with edited(targets):
             try:
-                return self._forward(
-                    index, together(strikes), self._parts(some_rows(trials, ~active & ~shared)), monitor
-                )
+                return self._forward(index, together(strikes), self._parts(trials.where(~active & ~shared)), monitor)
             except (ArithmeticError, ValueError, AssertionError):
                 if not any(is_constant(target.name) for target in targets):
                     raise
@@ -205,8 +202,8 @@ class HooksExecutor:
         names = list(self._paths)
         parts: dict[str, list[Part]] = {}
         for number in np.unique(path):
-            mine = some_rows(trials, path == number)
-            for lanes in alike(mine):
+            mine = trials.where(path == number)
+            for lanes in equal_trials(mine):
                 if mine.offsets[lanes[0] + 1] > mine.offsets[lanes[0]]:
                     stored = self._memory.targets(mine.take(lanes[:1]))
                     parts.setdefault(names[number], []).append(Part(torch.from_numpy(lanes).to(self.device), stored))

@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from torchfault.engine.edits import Edits, Mask, by_sample
 from torchfault.errors import FaultError, SpaceError, did_you_mean
-from torchfault.faults import pack
 from torchfault.model.arguments import argument_names
-from torchfault.model.lane_axis import LaneAxis, axis_within
+from torchfault.model.lane_axis import LaneAxis, axis_within, by_sample
 from torchfault.model.rounding import rounding, sites_kept
 from torchfault.model.states import Cell
 from torchfault.model.torch_ao.quantised import activation_word, code_memory, restore_codes
@@ -24,9 +22,10 @@ from torchfault.model.watch import Moment, visiting
 from torchfault.names import site_name
 from torchfault.space import Fault, FaultSpace, Site
 from torchfault.storages import ActivationStorage, InBlocks, row_length
-from torchfault.words import word, word_of
+from torchfault.trials import edits_by_site, pack
+from torchfault.words import Edits, word, word_of
 
-__all__ = ["Address", "Strike", "address", "masks_of", "strike_of", "striking", "together"]
+__all__ = ["Address", "Strike", "address", "edits_of", "on_sample", "strike_of", "striking", "together"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class _StraightThrough(torch.autograd.Function):
 
 @dataclass(eq=False)
 class Strike:
-    """The faults of one activation: *masks* ready to apply, or *faults* to be made ready once its shape is known.
+    """The faults of one activation: *edits* ready to apply, or *faults* to be made ready once its shape is known.
 
     *layout* tells where the batch axis is; with *site* alone it is inferred from the shape. *word* is the format of
     values that are rounded to codes, empty where it is the tensor's own; *storage* tells how emulated ones are kept.
@@ -114,7 +113,7 @@ class Strike:
 
     name: str
     where: Address
-    masks: Sequence[Mask] = ()
+    edits: Sequence[Edits] = ()
     site: Site | None = None
     layout: LaneAxis | None = None
     faults: Sequence[Fault] = ()
@@ -140,24 +139,37 @@ class Strike:
             return passed
         if not owned:
             return self._copy(tensor, layout)
-        if isinstance(self.storage, InBlocks):
-            return self._in_blocks(tensor, layout, self.storage)
-        for mask in self.masks:
-            mask.write(tensor, layout)
+        self._write(by_sample(tensor, layout), tensor.shape)
         return tensor
 
     def _copy(self, tensor: Tensor, layout: LaneAxis | None) -> Tensor:
-        if isinstance(self.storage, InBlocks):
-            return self._in_blocks(tensor.clone(), layout, self.storage)
-        for mask in self.masks:
-            tensor = mask.applied(tensor, layout)
-        return tensor
+        if len(self.edits) == 1 and not self._blocks and (layout is None or layout.plain):
+            fresh = self._ready(by_sample(tensor, layout))[0].copied(by_sample(tensor, layout))
+            return fresh.squeeze(0) if layout is None else fresh.movedim(0, layout.axis)
+        copy = tensor.clone()
+        self._write(by_sample(copy, layout), tensor.shape)
+        return copy
 
-    def _in_blocks(self, tensor: Tensor, layout: LaneAxis | None, storage: InBlocks) -> Tensor:
-        apart = by_sample(tensor, layout)
-        edits = [mask.in_blocks(site_name(mask.name).block, apart) for mask in self.masks]
-        storage.struck(apart, row_length(tensor.shape), edits)
-        return tensor
+    def _write(self, first: Tensor, shape: torch.Size) -> None:
+        """Change *first*, the samples of a tensor of *shape*, in place."""
+        edits = self._ready(first)
+        if self._blocks is not None:
+            self._blocks.struck(first, row_length(shape), edits)
+            return
+        for one in edits:
+            one.write(first)
+
+    @property
+    def _blocks(self) -> InBlocks | None:
+        return self.storage if isinstance(self.storage, InBlocks) else None
+
+    def _ready(self, first: Tensor) -> Sequence[Edits]:
+        """Return the edits on the device of *first*, once it is known to have their elements."""
+        self.edits = [one.to(first.device) for one in self.edits]
+        for one in self.edits:
+            if one.lane is not None or not one.part:  # a block's exponents are fewer than its values
+                one.check(first)
+        return self.edits
 
     def _layout(self, tensor: Tensor) -> LaneAxis | None:
         if self.site is not None and not site_name(self.site.name).block:
@@ -166,31 +178,41 @@ class Strike:
 
     def _make_ready(self, tensor: Tensor) -> None:
         own = word(self.word) if self.word else word_of(tensor)
-        if not self.masks:
+        if not self.edits:
             plain = Site(str(site_name(self.name).whole), tuple(tensor.shape[1:]), own.name, own.width, self.where.role)
             sites = {site.name: site for site in sites_kept(plain, self.storage, tensor.shape, None)}
             names = dict.fromkeys(fault.site for fault in self.faults)
             by_name = [(sites[name], [f for f in self.faults if f.site == name]) for name in names if name in sites]
-            self.masks = [mask for site, mine in by_name for mask in masks_of(site, mine, self.rng)]
-        for mask in self.masks:
-            fmt = word(self.storage.words[site_name(mask.name).block]) if self.storage else own
-            if mask.fmt != fmt:
+            self.edits = [one for site, mine in by_name for one in edits_of(site, mine, self.rng)]
+        for one in self.edits:
+            fmt = word(self.storage.words[one.part]) if self.storage else own
+            if one.fmt != fmt:
                 raise FaultError(
-                    f"'{mask.name}' has {mask.fmt.name} words in the fault space, got {fmt.name}; "
+                    f"'{one.name}' has {one.fmt.name} words in the fault space, got {fmt.name}; "
                     "find the sites under the same precision"
                 )
 
 
-def strike_of(model: nn.Module, name: str, **given: Any) -> Strike:
+def strike_of(
+    model: nn.Module,
+    name: str,
+    *,
+    edits: Sequence[Edits] = (),
+    site: Site | None = None,
+    layout: LaneAxis | None = None,
+    faults: Sequence[Fault] = (),
+    rng: np.random.Generator | None = None,
+) -> Strike:
     """Return the strike of the activation called *name*, in the words in which *model* gives it."""
-    where = address(model, name)
+    where, parts = address(model, name), site_name(name)
+    found = Strike(name, where, edits, site, layout, faults, rng)
     if where.role == "data" or where.operation:
-        return Strike(name, where, **given)
-    owner, parts = model.get_submodule(where.path), site_name(name)
+        return found
+    owner = model.get_submodule(where.path)
     storage = rounding(owner, parts.role)
     if parts.block and not (storage and parts.block in storage.words):
         raise SpaceError(f"'{parts.whole}' is not kept in blocks, so there is no '{name}'")
-    return Strike(name, where, word=activation_word(owner) if parts.role == "output" else "", storage=storage, **given)
+    return replace(found, word=activation_word(owner) if parts.role == "output" else "", storage=storage)
 
 
 def together(strikes: Iterable[Strike]) -> list[Strike]:
@@ -200,26 +222,30 @@ def together(strikes: Iterable[Strike]) -> list[Strike]:
         name = str(site_name(strike.name).whole)
         if name in found:
             mine = found[name]
-            masks, faults = [*mine.masks, *strike.masks], [*mine.faults, *strike.faults]
-            found[name] = replace(mine, masks=masks, faults=faults)
+            edits, faults = [*mine.edits, *strike.edits], [*mine.faults, *strike.faults]
+            found[name] = replace(mine, edits=edits, faults=faults)
         else:
             found[name] = strike
     return list(found.values())
 
 
-def masks_of(site: Site, faults: Sequence[Fault], rng: np.random.Generator | None) -> list[Mask]:
-    """Return the masks of several faults in one site, one for each run of faults on the same sample."""
+def edits_of(site: Site, faults: Sequence[Fault], rng: np.random.Generator | None) -> list[Edits]:
+    """Return the edits of several faults in one site, one for each run of faults on the same sample."""
     space = FaultSpace((site,))
-    masks = []
+    found = []
     for sample, run in groupby(faults, key=lambda fault: fault.sample):
         if sample is not None and (sample < 0 or not site.is_activation):
             raise FaultError(
                 f"a sample counts from 0 in the batch of an activation, got {sample} for '{site.name}'; leave it out"
             )
-        trial = pack(space, list(run), rng=rng)
-        where = None if sample is None else np.full(len(trial.element), sample, dtype=np.int64)
-        masks.append(Mask(site.name, word(site.word), Edits(trial.element, trial.keep, trial.toggle, where)))
-    return masks
+        (edits,) = edits_by_site(pack(space, list(run), rng=rng)).values()
+        found.append(on_sample(edits, sample))
+    return found
+
+
+def on_sample(edits: Edits, sample: int | None) -> Edits:
+    """Return *edits* in one element of the batch alone, or in every one for ``None``."""
+    return replace(edits, lane=None if sample is None else torch.full_like(edits.element, sample))
 
 
 @dataclass(eq=False)
@@ -235,7 +261,7 @@ class _Striker:
         for strike in here:
             place = strike.where.place
             valued = place < len(tensors) and (tensors[place].dtype.is_floating_point or tensors[place].is_quantized)
-            if valued or (place < len(tensors) and strike.masks):
+            if valued or (place < len(tensors) and strike.edits):
                 tensors[place], struck = strike(tensors[place], owned=moment.owned[place]), True
         if not struck:
             self.seen |= {moment.name(i) for i in range(len(tensors))}

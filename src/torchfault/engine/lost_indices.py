@@ -8,30 +8,29 @@ from numpy.typing import NDArray
 
 from torchfault.data import Tree, map_tensors, rows
 from torchfault.engine.executor import Lanes
-from torchfault.faults import Trials
 from torchfault.model.home import Home
-from torchfault.words import edit, masks_to_words
+from torchfault.trials import Trials
+from torchfault.words import Edits
 
-__all__ = ["astray", "detected", "nothing"]
+__all__ = ["detected", "loses_an_index", "nothing"]
 
 _AT_ONCE = 4096
 
 
-def astray(trials: Trials, homes: Mapping[str, Home]) -> NDArray[np.bool_]:
+def loses_an_index(trials: Trials, homes: Mapping[str, Home]) -> NDArray[np.bool_]:
     """Return which of *trials* put an index outside its range, given the homes of the model's words by their names."""
     lost = np.zeros(len(trials), dtype=bool)
+    owner = trials.owner
     for position in np.unique(trials.site):
-        name = trials.sites[position].name
-        home = homes.get(name)
-        if home is None or not (part := home.parts[name]).highest:
+        site = trials.sites[position]
+        home = homes.get(site.name)
+        if home is None or not (part := home.parts[site.name]).highest:
             continue
-        mine, words = trials.site == position, home.words[name]
-        element = torch.from_numpy(trials.element[mine]).to(words.device)
-        keep, toggle = (
-            masks_to_words(column[mine], part.fmt, device=words.device) for column in (trials.keep, trials.toggle)
-        )
-        wrong = part.astray(element, edit(words.reshape(-1)[element], keep, toggle, part.fmt), words.shape)
-        lost[trials.owner[mine][wrong.cpu().numpy()]] = True
+        mine, words = trials.site == position, home.words[site.name]
+        columns = (trials.element[mine], trials.keep[mine], trials.toggle[mine])
+        edits = Edits.of(site.name, part.fmt, *columns, device=words.device)
+        wrong = part.astray(edits.element, edits.changed(words.reshape(-1)[edits.element]), words.shape)
+        lost[owner[mine][wrong.cpu().numpy()]] = True
     return lost
 
 
