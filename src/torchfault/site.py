@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from torchfault.errors import SpaceError
-from torchfault.word_names import width_of
+from torchfault.names.word_names import width_of
 
 __all__ = ["ACTIVATION_KINDS", "Fault", "Site"]
 

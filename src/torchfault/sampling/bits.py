@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from torchfault.errors import SamplingError, did_you_mean
-from torchfault.word_names import parameters
+from torchfault.names.word_names import parameters
 
 __all__ = ["BIT_RULES", "bit_changes", "bit_derivatives", "bit_scores"]
 

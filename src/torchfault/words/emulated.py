@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchfault.errors import WordError, did_you_mean
-from torchfault.word_names import parameters
+from torchfault.names.word_names import parameters
 from torchfault.words.grids import to_affine, to_fixed, to_minifloat
 from torchfault.words.native import WORDS, WordFormat, float_fields, integer_fields
 

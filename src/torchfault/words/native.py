@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchfault.errors import WordError
-from torchfault.word_names import NATIVE
+from torchfault.names.word_names import NATIVE
 
 __all__ = [
     "WORDS",
