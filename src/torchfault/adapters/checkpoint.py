@@ -1,20 +1,29 @@
 """Checkpoints: trained weights read without running code, matched to a model, and every misfit told in one line."""
 
+import argparse
+import codecs
 import pickle
+import re
+import zipfile
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchfault.errors import ModelError, did_you_mean
+from torchfault.errors import ModelError, brief, did_you_mean
+from torchfault.files import read_start, unreadable
+from torchfault.model.watch import memory_address
 
 __all__ = ["load_checkpoint", "read_checkpoint"]
 
 _KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights", "params")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 _NAMED = 3
+_CHUNK = 1 << 20  # bytes read at once
 _LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch.save before 1.6 begin
 
 
@@ -22,7 +31,9 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, key: str | None = Non
     """Copy the weights in the file at *path* into *model*; every name and every shape must fit.
 
     *key* says where the weights stand in the file (parts separated by dots) and *prefix* what their names begin with;
-    both are found without help where they are common ones. Raises :class:`ModelError` with the first names that misfit.
+    names without the prefix belong to something else. Both are found without help where they are common ones and one
+    prefix alone fits. What the modules' own hooks translate fits too, and so does the one of several tied names. Raises
+    :class:`ModelError` with the first names that misfit, and leaves *model* as it was.
 
     >>> import tempfile
     >>> model = nn.Linear(2, 1)
@@ -33,9 +44,25 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, key: str | None = Non
     >>> model.weight.tolist()
     [[1.0, 1.0]]
     """
-    state = _stripped(read_checkpoint(path, key=key), model, prefix, path)
-    _check(state, model.state_dict(), path)
-    model.load_state_dict(state)
+    file = Path(path)
+    wanted = model.state_dict(keep_vars=True)
+    state = _stripped(_inner(_held(file), key, file), wanted, prefix, file)
+    for name in [name for name, held in state.items() if not isinstance(held, Tensor) and name not in wanted]:
+        del state[name]  # beside the weights, such as an epoch; a module's own state is among the wanted
+    for names in _tied(wanted):
+        if there := [state[name] for name in names if name in state]:
+            for name in names:
+                state.setdefault(name, there[0])
+    if types := _other_types(state, wanted):
+        raise ModelError(f"'{file.name}' does not fit the model: {types}")
+    misfits = _misfits(state, wanted)
+    before = {name: held.clone() for name, held in model.state_dict().items() if isinstance(held, Tensor) and misfits}
+    try:
+        model.load_state_dict(state)  # torch decides, since modules may translate names by hooks of their own
+    except Exception as error:
+        for name, held in before.items():
+            wanted[name].detach().copy_(held)
+        raise ModelError(f"'{file.name}' does not fit the model: {misfits or brief(error)}") from None
 
 
 def read_checkpoint(path: str | Path, *, key: str | None = None) -> dict[str, Tensor]:
@@ -44,15 +71,15 @@ def read_checkpoint(path: str | Path, *, key: str | None = None) -> dict[str, Te
     Raises :class:`ModelError` for a file that is missing, broken, or holds Python objects that could run code.
     """
     file = Path(path)
-    if not file.is_file():
-        what = "is a folder" if file.is_dir() else "does not exist"
-        raise ModelError(f"the checkpoint '{path}' {what}; give a .pt, .pth or .safetensors file")
-    held = _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
-    state = _inner(held, key, file)
-    wrong = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
-    if wrong is not None:
-        raise ModelError(f"'{file.name}' holds {_type(state[wrong])} under '{wrong}', where a tensor should be")
-    return {str(name): value for name, value in state.items()}
+    state = _inner(_held(file), key, file)
+    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _held(file: Path) -> Any:
+    """Return what the file holds."""
+    if (why := unreadable(file)) is not None:
+        raise ModelError(f"the checkpoint '{file}' {why}; give a .pt, .pth or .safetensors file")
+    return _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
 
 
 def _safetensors(file: Path) -> Mapping[str, Any]:
@@ -61,28 +88,53 @@ def _safetensors(file: Path) -> Mapping[str, Any]:
 
     try:
         return load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"'{file.name}' is not a readable safetensors file: {str(error).splitlines()[0]}") from None
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise ModelError(f"'{file.name}' is not a readable safetensors file: {brief(error)}") from None
 
 
 def _pickled(file: Path) -> Any:
-    with file.open("rb") as opened:
-        start = opened.read(len(_LEGACY))
+    start = read_start(file, len(_LEGACY))
     if start.startswith(b"\x80") and start != _LEGACY:
         raise ModelError(
             f"'{file.name}' is a plain pickle, and loading it could run code; save model.state_dict() with torch.save"
         )
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        if archive := start.startswith(b"PK"):
+            _check_sums(file)
+        with torch.serialization.safe_globals(_inert()):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         if "TorchScript" in str(error):
             raise ModelError(f"'{file.name}' is a TorchScript program; save the model's state_dict() instead") from None
-        if isinstance(error, pickle.UnpicklingError) and (start == _LEGACY or start.startswith(b"PK")):
+        named = re.search(r"(?:nsupported (?:global: )?GLOBAL |but got <class ')([\w.]+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and (archive or named):
+            what = f"'{named[1]}'" if named else "a pickled model"
             raise ModelError(
-                f"'{file.name}' holds more than tensors, such as a pickled model, and loading it could run code; "
+                f"'{file.name}' holds more than tensors, such as {what}, and loading it could run code; "
                 f"save model.state_dict() with torch.save instead"
             ) from None
-        raise ModelError(f"'{file.name}' is not a checkpoint that torch.save wrote, or it is cut short") from None
+        raise ModelError(
+            f"'{file.name}' is not a checkpoint that torch.save wrote, or it is cut short or damaged"
+        ) from None
+
+
+def _inert() -> list[Any]:
+    """Return what else may stand in a checkpoint and runs no code: NumPy's numbers and arrays, parsed arguments."""
+    made: list[Any] = [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]]
+    # NumPy wrote the same under another name before version 2.
+    named = [(one, f"numpy.{core}.multiarray.{one.__name__}") for one in made for core in ("core", "_core")]
+    types = {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"}
+    return [*named, np.dtype, np.ndarray, *types, codecs.encode, argparse.Namespace]
+
+
+def _check_sums(file: Path) -> None:
+    """Raise an error where a byte is not what was written, which torch would not notice; 0 stands for no checksum."""
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            if member.CRC:
+                with archive.open(member) as opened:
+                    while opened.read(_CHUNK):
+                        pass
 
 
 def _inner(held: Any, key: str | None, file: Path) -> Mapping[Any, Any]:
@@ -107,17 +159,35 @@ def _inner(held: Any, key: str | None, file: Path) -> Mapping[Any, Any]:
     raise ModelError(f"no weights are found in '{file.name}'; say under which key they stand: {_list(list(held))}")
 
 
-def _stripped(state: dict[str, Tensor], model: nn.Module, prefix: str | None, path: str | Path) -> dict[str, Tensor]:
-    """Take away what every name begins with and the model's names do not."""
-    if prefix:
-        if not any(name.startswith(prefix) for name in state):
-            names = _list(list(state))
-            raise ModelError(f"no name in '{Path(path).name}' begins with '{prefix}'; they look like {names}")
-        return {name.removeprefix(prefix): value for name, value in state.items()}
-    wanted = model.state_dict().keys()
-    while prefix is None and (common := _shared_prefix(state, wanted)):
-        state = {name.removeprefix(common): value for name, value in state.items()}
-    return state
+def _stripped(state: Mapping[Any, Any], wanted: Mapping[str, Any], prefix: str | None, file: Path) -> dict[str, Any]:
+    """Return *state* with the names that the model has: without what they begin with, or what belongs to others."""
+    names = [str(name) for name in state]
+    if prefix is not None:
+        if not any(name.startswith(prefix) for name in names):
+            raise ModelError(f"no name in '{file.name}' begins with '{prefix}'; they look like {_list(names)}")
+        return _below(state, prefix)
+    found = _below(state, "")
+    while common := _shared_prefix(found, wanted):
+        found = _below(found, common)
+    if wanted.keys() <= found.keys():
+        return found
+    parts = [part for part in _PREFIXES if wanted.keys() <= _below(found, part).keys()]
+    if len(parts) > 1:
+        raise ModelError(f"in '{file.name}' the weights after {_list(parts)} all fit; choose them by their prefix")
+    return _below(found, parts[0]) if parts else found
+
+
+def _below(state: Mapping[Any, Any], prefix: str) -> dict[str, Any]:
+    """Return the entries whose names begin with *prefix*, without it.
+
+    With them go the versions of the modules that wrote them, by which torch reads what older ones wrote.
+    """
+    below = OrderedDict((str(k).removeprefix(prefix), v) for k, v in state.items() if str(k).startswith(prefix))
+    if isinstance(versions := getattr(state, "_metadata", None), Mapping):
+        paths = {f"{path}.": held for path, held in versions.items()}
+        kept = {path.removeprefix(prefix).rstrip("."): v for path, v in paths.items() if path.startswith(prefix)}
+        below._metadata = kept  # type: ignore[attr-defined]
+    return below
 
 
 def _shared_prefix(state: Iterable[str], wanted: Iterable[str]) -> str | None:
@@ -127,25 +197,44 @@ def _shared_prefix(state: Iterable[str], wanted: Iterable[str]) -> str | None:
     return next((common for common in foreign if names and all(name.startswith(common) for name in names)), None)
 
 
-def _check(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: str | Path) -> None:
+def _tied(wanted: Mapping[str, Any]) -> list[list[str]]:
+    """Return the names that tensors have together; a file may have only one of them."""
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for name, held in wanted.items():
+        if isinstance(held, Tensor) and (address := memory_address(held)):
+            groups.setdefault((address, held.storage_offset(), held.shape, held.stride()), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _misfits(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Return which names and shapes are not those of the model."""
     # Files from before torch 0.4.1 lack this counter; batch norm then starts it at 0, and inference never reads it.
     missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state if name not in wanted]
-    both = [name for name in wanted if name in state]
     shapes = [
-        f"{name} {_size(state[name])} instead of {_size(wanted[name])}"
-        for name in both
-        if state[name].shape != wanted[name].shape
+        f"{name} {_size(held)} instead of {_size(own)}"
+        for name, held, own in _both(state, wanted)
+        if held.shape != own.shape
     ]
+    return _told(("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+
+
+def _other_types(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Return what torch would load although its numbers are of another kind."""
+    both = _both(state, wanted)
     types = [
-        f"{name} {state[name].dtype} instead of {wanted[name].dtype}"
-        for name in both
-        if state[name].is_floating_point() != wanted[name].is_floating_point()
+        f"{n} {v.dtype} instead of {o.dtype}" for n, v, o in both if v.is_floating_point() != o.is_floating_point()
     ]
-    lists = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes), ("of another type", types))
-    misfits = "; ".join(f"{len(names)} {what}: {_list(names)}" for what, names in lists if names)
-    if misfits:
-        raise ModelError(f"'{Path(path).name}' does not fit the model: {misfits}")
+    return _told(("of another type", types))
+
+
+def _both(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, Tensor, Tensor]]:
+    pairs = [(name, state.get(name), own) for name, own in wanted.items()]
+    return [(name, held, own) for name, held, own in pairs if isinstance(held, Tensor) and isinstance(own, Tensor)]
+
+
+def _told(*lists: tuple[str, list[str]]) -> str:
+    return "; ".join(f"{len(names)} {what}: {_list(names)}" for what, names in lists if names)
 
 
 def _type(value: object) -> str:
