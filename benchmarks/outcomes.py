@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from engine import MEAN, STD, data_folder
-from hardware_records import Recorded
+from hardware_records import Recorded, every_upset
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
 from torchfault.adapters.load import load_data, load_model
 from torchfault.data import Data
-from torchfault.hardware.enumeration import every_upset
+from torchfault.hardware.measure import UpsetMeasure
 from torchfault.hardware.striking import EngineTarget
-from torchfault.hardware.upsets import Upsets, locate_upsets
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -31,8 +30,8 @@ _AT_ONCE = 10_000  # lanes between two saves of a large network
 
 def enumerated(target: EngineTarget, *, folder: Path, name: str) -> Recorded:
     """Return every upset there is on every image."""
-    upsets, cell, share = every_upset(target.accelerator, target.layers)
-    fates = _kept(target, upsets, folder=folder, name=name, lanes=1_000_000)
+    index, cell, share = every_upset(target.space)
+    fates = _kept(target, index, folder=folder, name=name, lanes=1_000_000)
     return _recorded(target, cell, share, np.arange(len(cell)), fates)
 
 
@@ -44,16 +43,18 @@ def sampled(target: EngineTarget, *, rounds: int, folder: Path, name: str) -> Re
     """
     cells = target.cells
     stand_in = {bit: struck for struck, bits in STRUCK.items() for bit in bits}
-    level = np.array([stand_in[int(bit)] for bit in cells.bit])
+    level = np.array([stand_in.get(int(bit), -1) for bit in cells.bit])
     owners, fates = [], []
     for number in range(rounds):
         bits = list(STRUCK) if number == 0 else [AGAIN]
         struck = np.flatnonzero(~cells.control & np.isin(cells.bit, bits))
-        where = (cells.layer[struck], cells.kind[struck], cells.bit[struck])
-        rng = np.random.default_rng([2022, number])
-        upsets = locate_upsets(target.accelerator, target.layers, *where, rng=rng)
+        places = UpsetMeasure().draw_places(target.space, struck, rng=np.random.default_rng([2022, number]))
         owners.append(struck)
-        fates.append(_kept(target, upsets, folder=folder, name=f"{name}-{number}", lanes=_AT_ONCE))
+        fates.append(
+            _kept(
+                target, target.space.number_of(struck, places), folder=folder, name=f"{name}-{number}", lanes=_AT_ONCE
+            )
+        )
     owner = np.concatenate(owners)
     key = {(cells.layer[i], cells.kind[i], cells.bit[i]): np.flatnonzero(owner == i) for i in owners[0]}
     data = np.flatnonzero(~cells.control)
@@ -72,27 +73,25 @@ def _recorded(target: EngineTarget, cell: Ints, share: Floats, row: Ints, fates:
     return Recorded(target.accelerator, target.works, target.cells, target.before, cell, share, row, fates)
 
 
-def _kept(target: EngineTarget, upsets: Upsets, *, folder: Path, name: str, lanes: int) -> NDArray[np.uint8]:
-    """Return the packed outcomes of *upsets* on all inputs, from *folder* as far as they were run before."""
+def _kept(target: EngineTarget, index: Ints, *, folder: Path, name: str, lanes: int) -> NDArray[np.uint8]:
+    """Return the packed outcomes of upsets on all inputs, from *folder* as far as they were run before."""
     images = len(target.before)
     step = max(1, lanes // images)
-    told = f"{target.engine.digest()} {target.accelerator} {images} {lanes}".encode()
-    places = b"".join(
-        getattr(upsets, column).tobytes() for column in ("layer", "kind", "bit", "element", "row", "step")
-    )
-    held = folder / f"{name}-{hashlib.sha256(told + places).hexdigest()[:12]}"
+    told = f"{target.engine.digest()} {target.space.digest()} {images} {lanes}".encode()
+    held = folder / f"{name}-{hashlib.sha256(told + index.tobytes()).hexdigest()[:12]}"
     held.mkdir(parents=True, exist_ok=True)
     parts = []
-    for begin in range(0, len(upsets), step):
+    for begin in range(0, len(index), step):
         file = held / f"{begin:07d}.npy"
         if not file.exists():
-            index = np.arange(begin, min(begin + step, len(upsets)))
-            found = target.run(upsets.take(index), np.tile(np.arange(images), (len(index), 1)))
+            some = index[begin : begin + step]
+            every = np.tile(np.arange(images), (len(some), 1))
+            found = target.run(some, every, words=np.zeros(len(some), dtype=np.uint64))
             part = file.with_suffix(".part")
             with part.open("wb") as stream:
                 np.save(stream, np.packbits(np.stack((found.wrong, found.changed, found.due)), axis=2))
             os.replace(part, file)
-            print(f"  {name}: {begin + len(index):,} of {len(upsets):,} upsets", file=sys.stderr, flush=True)
+            print(f"  {name}: {begin + len(some):,} of {len(index):,} upsets", file=sys.stderr, flush=True)
         parts.append(np.load(file))
     return np.concatenate(parts, axis=1)
 

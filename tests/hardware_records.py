@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.hardware.accelerator import Accelerator
-from torchfault.hardware.enumeration import every_upset
+from torchfault.hardware.measure import UpsetMeasure
 from torchfault.hardware.proposals import Cells
 from torchfault.hardware.striking import EngineTarget, Fates
+from torchfault.hardware.upset_space import UpsetSpace
 from torchfault.hardware.work import Work
 
 Ints = NDArray[np.int64]
@@ -57,11 +58,22 @@ class Recorded:
         return float((1 - self.before.mean()) * (1 - control) - mass @ drop)
 
 
+def every_upset(space: UpsetSpace) -> tuple[Ints, Ints, Floats]:
+    """Return the number of every upset of data that there is, its cell, and its share of that cell."""
+    index = np.arange(len(space))
+    cell = space.cell_of(index)
+    data = space.cells.bit[cell] >= 0
+    assert data.sum() + len(space.works) >= len(space), "a random word is one of too many"
+    share = np.where(data, UpsetMeasure().within(space, cell, space.place_of(index)), 0.0)
+    return index[share > 0], cell[share > 0], share[share > 0]
+
+
 def record_all(target: EngineTarget) -> Recorded:
     """Return every upset there is on every image, run now."""
-    upsets, cell, share = every_upset(target.accelerator, target.layers)
+    index, cell, share = every_upset(target.space)
     images = len(target.before)
-    found = target.run(upsets, np.tile(np.arange(images), (len(cell), 1)))
+    words = np.zeros(len(index), dtype=np.uint64)
+    found = target.run(index, np.tile(np.arange(images), (len(index), 1)), words=words)
     fates = np.packbits(np.stack((found.wrong, found.changed, found.due)), axis=2)
     row = np.arange(len(cell))
     return Recorded(target.accelerator, target.works, target.cells, target.before, cell, share, row, fates)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hardware_records import record_all
+from hardware_records import every_upset, record_all
 from torch import nn
 
 from torchfault.criteria import Misclassified
@@ -14,7 +14,6 @@ from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import FLAT, OUTPUT_STATIONARY, Accelerator, FlipFlops, hardened
-from torchfault.hardware.enumeration import every_upset
 from torchfault.hardware.fit import fit_summary
 from torchfault.hardware.layers import layers_of
 from torchfault.hardware.proposals import ESTIMATORS, Profile, cells_of, proposal
@@ -28,7 +27,8 @@ from torchfault.hardware.resiliency import (
 )
 from torchfault.hardware.strata import stratify
 from torchfault.hardware.striking import target_of
-from torchfault.hardware.upsets import upset_trials
+from torchfault.hardware.upset_space import upset_space
+from torchfault.hardware.upsets import Upset
 
 ARRAY = replace(OUTPUT_STATIONARY, height=2, width=2, utilisation="tile")
 ACCELERATORS = {"array": ARRAY, "flat": FLAT}
@@ -51,11 +51,11 @@ def small():
 def known(request, small):
     """Return an accelerator and the true RA, SDC and DUE, from every upset on every input."""
     accelerator, (engine, layers) = ACCELERATORS[request.param], small
-    upsets, cell, share = every_upset(accelerator, layers)
-    mass = cells_of(accelerator, layers).mass[cell] * share
-    inputs = np.tile(np.arange(10), len(upsets))
-    repeated = upsets.take(np.repeat(np.arange(len(upsets)), 10))
-    trials, kept = upset_trials(accelerator, layers, engine.space, engine.data, repeated, inputs)
+    space = upset_space(accelerator, layers.works, layers.space)
+    index, cell, share = every_upset(space)
+    mass = cells_of(space).mass[cell] * share
+    inputs, words = np.tile(np.arange(10), len(index)), np.zeros(10 * len(index), dtype=np.uint64)
+    trials, kept = Upset(layers).trials(space, np.repeat(index, 10), inputs, words=words, engine=engine)
     assert len(kept) == len(inputs)
     right, due, changed = (np.zeros(len(inputs), dtype=bool) for _ in range(3))
     for lanes in engine.run(trials):
@@ -201,7 +201,7 @@ def test_without_use_nothing_is_lost_but_by_control(small):
 
 def test_proposals_sum_to_one_and_leave_nothing_out(small):
     _, layers = small
-    cells = cells_of(ARRAY, layers)
+    cells = cells_of(upset_space(ARRAY, layers.works, layers.space))
     assert cells.p.sum() == pytest.approx(1, abs=1e-12)
     nothing = Profile(np.zeros(len(cells)), np.full(len(cells), 8.0))
     for estimator in ESTIMATORS:
@@ -248,7 +248,7 @@ def test_the_pilot_counts_by_how_sure_it_is(small, known):
 
 def test_cells_with_few_trials_take_after_their_type_and_bit(small):
     _, layers = small
-    cells = cells_of(FLAT, layers)
+    cells = cells_of(upset_space(FLAT, layers.works, layers.space))
     here = (cells.kind == 0) & (cells.bit == 30)
     profile = Profile(np.where(here, 4.0, 0.0), np.where(cells.control, 0.0, 4.0))
     rate = profile.rate(cells)

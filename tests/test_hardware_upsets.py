@@ -10,10 +10,13 @@ from torch.nn import functional as F
 
 from torchfault.data import Data
 from torchfault.engine import Engine
-from torchfault.hardware.accelerator import ACCELERATORS, FLAT
+from torchfault.errors import HardwareError
+from torchfault.hardware.accelerator import ACCELERATORS, FLAT, NVDLA_LIKE
 from torchfault.hardware.layers import layers_of
+from torchfault.hardware.measure import UpsetMeasure
 from torchfault.hardware.patterns import find_pattern
-from torchfault.hardware.upsets import locate_upsets, upset_trials
+from torchfault.hardware.upset_space import UpsetSpace, upset_space
+from torchfault.hardware.upsets import Upset
 
 SIZE = 4
 
@@ -89,6 +92,15 @@ def expected(layer, x, one, pattern, u):
     return back(y).float()
 
 
+def drawn(space, kind, bit, *, rng):
+    """Return the number of a random upset for each given type and bit of the first layer."""
+    cells = [
+        np.flatnonzero((space.layer == 0) & (space.type == one) & (space.cells.bit == which))[0]
+        for one, which in np.broadcast(kind, bit)
+    ]
+    return space.number_of(cells, UpsetMeasure().draw_places(space, cells, rng=rng))
+
+
 def upset_cases(accelerator):
     """Yield the types that make a pattern of their own."""
     for kind, one in enumerate(accelerator.types):
@@ -110,12 +122,12 @@ def test_upsets_do_what_wrong_operands_do(name, accelerator, rng):
     layer, data = build().eval(), Data(torch.randn(3, *shape))
     accelerator = replace(accelerator, height=SIZE, width=SIZE)
     layers, engine = layers_of(layer, data), Engine(layer, data, executor="hooks")
-    n = 24
+    space, n = upset_space(accelerator, layers.works, engine.space), 24
     for kind, one in upset_cases(accelerator):
         bits = rng.integers(0, 32, n)
-        upsets = locate_upsets(accelerator, layers, np.zeros(n, int), np.full(n, kind), bits, rng=rng)
-        inputs = rng.integers(0, 3, n)
-        trials, kept = upset_trials(accelerator, layers, engine.space, data, upsets, inputs)
+        index, inputs = drawn(space, kind, bits, rng=rng), rng.integers(0, 3, n)
+        upsets, words = space.locate(index), np.zeros(n, dtype=np.uint64)
+        trials, kept = Upset(layers).trials(space, index, inputs, words=words, engine=engine)
         assert len(kept) == (upsets.row >= 0).sum() > 0
         for lanes in engine.run(trials):
             for at, trial in enumerate(lanes.trial):
@@ -142,15 +154,22 @@ def check_variable(layer, x, one, u):
         assert moved.reshape(-1).abs().argmax() == int(u.element)
 
 
+def struck(layers, space, index, engine):
+    """Return the trials of upsets on the first input."""
+    n = len(index)
+    return Upset(layers).trials(space, index, np.zeros(n, int), words=np.zeros(n, np.uint64), engine=engine)
+
+
 def test_every_use_flips_the_variable_itself(rng):
     layer, data = nn.Sequential(nn.Conv2d(1, 2, 2), nn.Flatten()).eval(), Data(torch.randn(2, 1, 4, 4))
     accelerator = replace(FLAT, types=tuple(replace(one, pattern="every use") for one in FLAT.types[:2]))
     layers, engine = layers_of(layer, data), Engine(layer, data, executor="hooks")
-    upsets = locate_upsets(accelerator, layers, np.zeros(9, int), np.arange(9) % 2, np.full(9, 30), rng=rng)
-    trials, kept = upset_trials(accelerator, layers, engine.space, data, upsets, np.zeros(9, int))
+    space = upset_space(accelerator, layers.works, engine.space)
+    index = drawn(space, np.arange(9) % 2, 30, rng=rng)
+    trials, kept = struck(layers, space, index, engine)
     assert len(kept) == 9
     assert {engine.space.sites[i].name for i in trials.site} == {"0:input", "0.weight"}
-    assert (trials.element == upsets.element).all()
+    assert (trials.element == space.locate(index).element).all()
     assert (trials.toggle == 1 << 30).all()
     assert (trials.keep == 2**32 - 1).all()
 
@@ -170,8 +189,8 @@ class Last(nn.Module):
 def test_recurrent_layers_are_struck_at_their_variables(rng):
     layer, data = Last().eval(), Data(torch.randn(2, 5, 3))
     layers, engine = layers_of(layer, data), Engine(layer, data)
-    upsets = locate_upsets(FLAT, layers, np.zeros(60, int), np.arange(60) % 3, np.full(60, 5), rng=rng)
-    trials, kept = upset_trials(FLAT, layers, engine.space, data, upsets, np.zeros(60, int))
+    space = upset_space(FLAT, layers.works, engine.space)
+    trials, kept = struck(layers, space, drawn(space, np.arange(60) % 3, 5, rng=rng), engine)
     assert len(kept) == 60
     names = np.array(engine.space.names)[trials.site]
     assert set(names[0::3]) == {"gru:input"}
@@ -183,8 +202,86 @@ def test_recurrent_layers_are_struck_at_their_variables(rng):
 def test_inputs_that_no_product_uses_make_no_trial(rng):
     layer, data = nn.Conv2d(1, 2, 1, stride=3).eval(), Data(torch.randn(2, 1, 3, 3))
     layers, engine = layers_of(layer, data), Engine(layer, data, executor="hooks")
-    upsets = locate_upsets(FLAT, layers, np.zeros(50, int), np.zeros(50, int), np.zeros(50, int), rng=rng)
-    _, kept = upset_trials(FLAT, layers, engine.space, data, upsets, np.zeros(50, int))
+    space = upset_space(FLAT, layers.works, engine.space)
+    index = drawn(space, np.zeros(50, int), 0, rng=rng)
+    upsets, (_, kept) = space.locate(index), struck(layers, space, index, engine)
     assert (upsets.element[kept] == 0).all()
     assert len(kept) == (upsets.element == 0).sum()
     assert (upsets.row[upsets.element > 0] == -1).all()
+
+
+@pytest.fixture(scope="module")
+def two_layers():
+    """Return an engine on a network of a convolution and a linear layer, and its layers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 5)).eval()
+        data = Data(torch.randn(70, 1, 8, 8))
+    return Engine(model, data), layers_of(model, data)
+
+
+def test_random_words_are_written_as_they_are_given(two_layers, rng):
+    engine, layers = two_layers
+    space, fault = upset_space(NVDLA_LIKE, layers.works, engine.space), Upset(layers)
+    (kind,) = (at for at, one in enumerate(NVDLA_LIKE.types) if one.name == "local control")
+    index = drawn(space, np.full(20, kind), -1, rng=rng)
+    words = fault.words(20, rng=rng)
+    assert len(np.unique(words)) == 20
+    trials, kept = fault.trials(space, index, np.zeros(20, int), words=words, engine=engine)
+    assert kept.tolist() == list(range(20))
+    assert (trials.keep == 0).all()
+    assert (trials.toggle == words >> np.uint64(32)).all()
+    assert (trials.element == space.locate(index).element).all()
+    assert {engine.space.sites[i].name for i in trials.site} == {"0:output"}
+
+
+@pytest.mark.parametrize("memory", [1 << 20, 1 << 30])
+@pytest.mark.parametrize("chip", ACCELERATORS.values(), ids=ACCELERATORS)
+def test_parts_are_the_same_trials_within_the_memory(chip, memory, two_layers, rng):
+    engine, layers = two_layers
+    engine = Engine(engine.model, engine.data, memory=memory)
+    space, fault, n = upset_space(chip, layers.works, engine.space), Upset(layers), 3000
+    mass = UpsetMeasure(in_use=True).mass(space)
+    cell = rng.choice(len(mass), size=n, p=mass)
+    index = space.number_of(cell, UpsetMeasure().draw_places(space, cell, rng=rng))
+    inputs, words = rng.integers(0, 70, n), fault.words(n, rng=rng)
+    whole, kept = fault.trials(space, index, inputs, words=words, engine=engine)
+    seen = np.zeros(n, dtype=int)
+    expected = {at: [part.tolist() for part in edits(whole, number)] for number, at in enumerate(kept)}
+    for trials, at in fault.parts(space, index, inputs, words=words, engine=engine):
+        assert len(np.unique(trials.inputs)) <= 64
+        assert len(trials) <= 2048
+        assert len(trials) <= 1 or len(trials.toggle) * 128 <= memory / 4
+        assert (trials.inputs == inputs[at]).all()
+        for number, which in enumerate(at):
+            site, element, keep, toggle = edits(trials, number)
+            assert [part.tolist() for part in (site, element, keep)] == expected[which][:3]
+            assert near(toggle, np.array(expected[which][3], dtype=np.uint64), keep)
+        seen[at] += 1
+    assert (seen == np.isin(np.arange(n), kept)).all()
+
+
+def edits(trials, number):
+    """Return the columns of one trial."""
+    here = slice(trials.offsets[number], trials.offsets[number + 1])
+    return trials.site[here], trials.element[here], trials.keep[here], trials.toggle[here]
+
+
+def near(one, two, keep):
+    """Tell whether words are the same; where they are computed from golden, up to what a batch's size may change."""
+    values, others = (part.astype(np.uint32).view(np.float32) for part in (one, two))
+    return (one[keep > 0] == two[keep > 0]).all() and np.allclose(values, others, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
+def test_upsets_without_a_trial_are_refused_or_left_out(two_layers):
+    engine, layers = two_layers
+    space, fault = upset_space(FLAT, layers.works, engine.space), Upset(layers)
+    with pytest.raises(HardwareError, match="control strikes no variable"):
+        struck(layers, space, np.array([0, len(space) - 1]), engine)
+    other = UpsetSpace(FLAT, space.works[:1], space.widths[:1])
+    with pytest.raises(HardwareError, match="other layers than the model's"):
+        struck(layers, other, np.array([0]), engine)
+    trials, kept = struck(layers, space, np.array([], dtype=int), engine)
+    assert len(trials) == len(kept) == 0
+    none = np.array([], dtype=int)
+    assert list(fault.parts(space, none, none, words=none.astype(np.uint64), engine=engine)) == []

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hardware_records import every_upset
 from torch import nn
 
 from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import FLAT, hardened, with_buffer
-from torchfault.hardware.enumeration import every_upset
 from torchfault.hardware.fit import fit_summary
 from torchfault.hardware.layers import layers_of
 from torchfault.hardware.objective import resiliency_objective
@@ -40,8 +40,9 @@ def known(small):
     """Return the cells of CHIP, and the true drop, P(changed) and P(due) of each, from every upset on every input."""
     engine, layers = small
     target = target_of(engine, CHIP, layers)
-    upsets, cell, share = every_upset(CHIP, layers)
-    fates = target.run(upsets, np.tile(np.arange(10), (len(upsets), 1)))
+    index, cell, share = every_upset(target.space)
+    words = np.zeros(len(index), dtype=np.uint64)
+    fates = target.run(index, np.tile(np.arange(10), (len(index), 1)), words=words)
     assert np.bincount(cell, share, len(target.cells))[~target.cells.control] == pytest.approx(1)
     values = (fates.wrong.mean(1) - target.before.mean(), (fates.changed & ~fates.due).mean(1), fates.due.mean(1))
     return target.cells, [np.bincount(cell, share * value, len(target.cells)) for value in values]

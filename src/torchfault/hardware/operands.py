@@ -13,7 +13,6 @@ __all__ = [
     "input_uses",
     "offset_of_use",
     "output_element",
-    "random_use",
     "use_of_input",
     "use_of_output",
     "use_of_weight",
@@ -153,19 +152,6 @@ def offset_of_use(product: Product, element: Ints, number: Ints) -> Ints:
         offset = offset + scale * np.argsort(~used, axis=1, kind="stable")[at[axis], digit]
         scale, alive = scale * place.kernel[axis], alive & (count > 0)
     return np.where(alive, offset, 0)
-
-
-def random_use(product: Product, element: Ints, *, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
-    """Return group, row and step of a random use of each input element, every use equally likely; row -1 for no use.
-
-    A strided convolution may skip an input altogether.
-
-    >>> one = Convolution(1, (3,), (1,), (1,), (3,), (0,), (1,))
-    >>> random_use(Product(1, 1, 1, 1, one), np.array([0, 1]), rng=np.random.default_rng(0))[1]
-    array([ 0, -1])
-    """
-    number = rng.integers(0, np.maximum(input_uses(product, element), 1))
-    return use_of_input(product, element, offset_of_use(product, element, number))
 
 
 def _outputs(place: Convolution, axis: int) -> Ints:

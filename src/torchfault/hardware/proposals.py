@@ -10,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.errors import HardwareError, did_you_mean
-from torchfault.hardware.accelerator import Accelerator
-from torchfault.hardware.layers import Layers
-from torchfault.hardware.measure import layer_shares, utilisation
-from torchfault.hardware.patterns import find_pattern
+from torchfault.hardware.measure import UpsetMeasure, utilisation
+from torchfault.hardware.upset_space import UpsetSpace
 
 __all__ = ["ESTIMATORS", "Cells", "Estimator", "Profile", "cells_of", "check_estimator", "proposal"]
 
@@ -30,9 +28,9 @@ _BITLESS = 1000  # families from here on are no bits
 class Cells:
     """Cells in columns, shape (cells,): positions of *layer* and type (*kind*), *bit*, and whether they are *control*.
 
-    *p* is the probability that an upset strikes the cell, *used* the utilisation, *variables* their number, *part* the
-    share of this type among those that hold the same variables. Cells of a *family* do alike: those of one bit; of a
-    type whose pattern leaves random words, all.
+    *p* is the probability that an upset strikes the cell, *used* the utilisation, *variables* their number (times the
+    bits of a word, where a cell is of all), *part* the share of this type among those that hold the same variables.
+    Cells of a *family* do alike: those of one bit; of a type whose pattern leaves random words, all.
     """
 
     layer: Ints
@@ -52,11 +50,6 @@ class Cells:
     def pairs(self) -> int:
         """The number of pairs of a type and a bit of it."""
         return int(np.unique(np.stack((self.kind, self.bit))[:, ~self.control], axis=1).shape[1])
-
-    @property
-    def bitless(self) -> NDArray[np.bool_]:
-        """Which cells are of upsets without a bit: of control, and such as leave random words; shape (cells,)."""
-        return np.asarray(self.family >= _BITLESS)
 
     @property
     def mass(self) -> Floats:
@@ -85,33 +78,20 @@ class Profile:
         return rate
 
 
-def cells_of(accelerator: Accelerator, layers: Layers) -> Cells:
-    """Return the cells of *accelerator* on *layers*; their p sum to 1.
-
-    Raises :class:`HardwareError` where a type's variables in a layer are no sites, or have words of different widths.
-    """
-    columns: list[tuple[float, ...]] = []
-    for at, (work, share) in enumerate(zip(layers.works, layer_shares(layers.works), strict=True)):
-        for kind, one in enumerate(accelerator.types):
-            control = one.holds == "control"
-            widths = {layers.space.site(name).width for name in work.sites(one.holds)}
-            if not control and len(widths) != 1:
-                raise HardwareError(
-                    f"the {one.holds} variables of '{work.layer}' need sites with words of one width, got "
-                    f"{sorted(widths) or 'none'}; fold computed weights, or convert to one type"
-                )
-            bits = 1 if control else widths.pop()
-            weight = accelerator.weight_of(one.name)
-            alike = sum(accelerator.weight_of(other.name) for other in accelerator.types if other.holds == one.holds)
-            used, part = utilisation(accelerator, work, one), weight / alike if alike else 0.0
-            random = find_pattern(one.pattern).effect == "random"
-            for bit in range(bits):
-                family = _BITLESS + kind if random or control else bit
-                p = share * weight / bits
-                columns.append((at, kind, bit, control, p, used, work.count(one.holds), part, family))
-    layer, kind_, bit_, is_control, p_, uf, variables, parts, alike_ = np.array(columns, dtype=np.float64).T
-    whole = [column.astype(np.int64) for column in (layer, kind_, bit_, alike_)]
-    return Cells(whole[0], whole[1], whole[2], is_control.astype(bool), p_, uf, variables, parts, whole[3])
+def cells_of(space: UpsetSpace) -> Cells:
+    """Return what estimators know of the cells of *space*; their p sum to 1."""
+    chip, layer, kind, bit = space.accelerator, space.layer, space.type, space.cells.bit
+    weight = np.array([chip.weight_of(one.name) for one in chip.types])
+    holds = np.array([one.holds for one in chip.types])
+    alike = np.array([weight[holds == one].sum() for one in holds])
+    part = np.divide(weight, alike, out=np.zeros_like(weight), where=alike > 0)
+    used = np.array([[utilisation(chip, work, one) for one in chip.types] for work in space.works])
+    variables = np.array([[work.count(one.holds) for one in chip.types] for work in space.works], dtype=np.float64)
+    control = (holds == "control")[kind]
+    words = np.where((bit < 0) & ~control, np.array(space.widths)[layer, 2], 1)
+    family = np.where(bit >= 0, bit, _BITLESS + kind)
+    p = UpsetMeasure().mass(space)
+    return Cells(layer, kind, bit, control, p, used[layer, kind], variables[layer, kind] * words, part[kind], family)
 
 
 def proposal(estimator: str, cells: Cells, profile: Profile | None = None) -> Floats:
@@ -134,9 +114,9 @@ def proposal(estimator: str, cells: Cells, profile: Profile | None = None) -> Fl
         raise HardwareError("estimator 'drop' has no one proposal, but strata; see stratify")
     if profile is None:
         raise HardwareError(f"estimator '{estimator}' needs a profile; see profile_upsets")
-    data = ~cells.control
-    changed, trials = (np.bincount(cells.bit[data], weights=of[data]) for of in (profile.changed, profile.trials))
-    q = cells.p * np.where(cells.control, 1.0, ((changed + 0.25) / (trials + 0.5))[cells.bit])
+    _, alike = np.unique(cells.family, return_inverse=True)
+    changed, trials = (np.bincount(alike, weights=of) for of in (profile.changed, profile.trials))
+    q = cells.p * np.where(cells.control, 1.0, ((changed + 0.25) / (trials + 0.5))[alike])
     return np.asarray(q / q.sum())
 
 

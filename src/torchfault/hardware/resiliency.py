@@ -79,7 +79,7 @@ class Resiliency:
         names: dict[str, tuple[Ints, list[object]]] = {
             "layer": (cells.layer, list(sample.layers)),
             "type": (cells.kind, [one.name for one in sample.accelerator.types]),
-            "bit": (np.where(cells.bitless, 0, cells.bit + 1), list(range(-1, int(cells.bit.max()) + 1))),
+            "bit": (cells.bit + 1, list(range(-1, int(cells.bit.max()) + 1))),
         }
         number, name = names[by]
         rows = []

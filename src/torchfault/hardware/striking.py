@@ -13,16 +13,16 @@ from torchfault.data import rows
 from torchfault.engine import Engine
 from torchfault.hardware.accelerator import Accelerator
 from torchfault.hardware.layers import Layers
+from torchfault.hardware.measure import UpsetMeasure
 from torchfault.hardware.proposals import Cells, cells_of
-from torchfault.hardware.upsets import Upsets, locate_upsets, upset_trials
+from torchfault.hardware.upset_space import UpsetSpace, upset_space
+from torchfault.hardware.upsets import Upset
 from torchfault.hardware.work import Work
 from torchfault.trials import Trials
 
 __all__ = ["EngineTarget", "Fates", "Target", "judged", "target_of"]
 
 Ints = NDArray[np.int64]
-_AT_ONCE = 2048  # trials handed to the engine together
-_INPUTS = 64  # inputs whose golden operands are held at a time, if a quarter of the memory can hold as many
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,43 +55,37 @@ class Target(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class EngineTarget:
-    """A target whose upsets are run by an engine."""
+    """A target whose upsets, those of *space*, are run by an engine."""
 
     engine: Engine
-    accelerator: Accelerator
-    layers: Layers
+    fault: Upset
+    space: UpsetSpace
     cells: Cells
     before: NDArray[np.bool_]
 
     @property
+    def accelerator(self) -> Accelerator:
+        """The accelerator."""
+        return self.space.accelerator
+
+    @property
     def works(self) -> tuple[Work, ...]:
         """The layers' work."""
-        return self.layers.works
+        return self.space.works
 
     def strike(self, cell: Ints, inputs: Ints, *, rng: np.random.Generator) -> Fates:
         """Strike a random variable of each *cell*, at a random use, on its row of *inputs*."""
-        cells = self.cells
-        where = (cells.layer[cell], cells.kind[cell], cells.bit[cell])
-        return self.run(locate_upsets(self.accelerator, self.layers, *where, rng=rng), inputs)
+        index = self.space.number_of(cell, UpsetMeasure().draw_places(self.space, cell, rng=rng))
+        return self.run(index, inputs, words=self.fault.words(len(index), rng=rng))
 
-    def run(self, upsets: Upsets, inputs: Ints) -> Fates:
+    def run(self, index: Ints, inputs: Ints, *, words: NDArray[np.uint64]) -> Fates:
         """Run every upset on its row of *inputs*, shape (upsets, images); those without a trial end as golden does."""
-        engine, layers = self.engine, self.layers
-        flat, owner = inputs.reshape(-1), np.repeat(np.arange(len(upsets)), inputs.shape[1])
+        flat, owner = inputs.reshape(-1), np.repeat(np.arange(len(index)), inputs.shape[1])
         wrong, changed, due = self.before[flat], np.zeros(len(flat), dtype=bool), np.zeros(len(flat), dtype=bool)
-        order = np.argsort(flat, kind="stable")
-        at_once = max(1, min(_INPUTS, engine.memory // 4 // max(layers.nbytes, 1)))
-        group = (np.cumsum(np.diff(flat[order], prepend=-1) > 0) - 1) // at_once
-        for one in np.unique(group):
-            members = order[group == one]
-            for begin in range(0, len(members), _AT_ONCE):
-                part = members[begin : begin + _AT_ONCE]
-                trials, kept = upset_trials(
-                    self.accelerator, layers, engine.space, engine.data, upsets.take(owner[part]), flat[part]
-                )
-                for index, fates in judged(engine, trials) if len(trials) else ():
-                    at = part[kept[index]]
-                    wrong[at], changed[at], due[at] = fates.wrong, fates.changed, fates.due
+        for trials, kept in self.fault.parts(self.space, index[owner], flat, words=words[owner], engine=self.engine):
+            for trial, fates in judged(self.engine, trials):
+                at = kept[trial]
+                wrong[at], changed[at], due[at] = fates.wrong, fates.changed, fates.due
         return Fates(*(values.reshape(inputs.shape) for values in (wrong, changed, due)))
 
 
@@ -102,7 +96,8 @@ def target_of(engine: Engine, accelerator: Accelerator, layers: Layers) -> Engin
     """
     golden = engine.golden()
     before = judge(Misclassified(), golden, golden, engine.data.labels).failed
-    return EngineTarget(engine, accelerator, layers, cells_of(accelerator, layers), before)
+    space = upset_space(accelerator, layers.works, layers.space)
+    return EngineTarget(engine, Upset(layers), space, cells_of(space), before)
 
 
 def judged(engine: Engine, trials: Trials) -> list[tuple[Ints, Fates]]:

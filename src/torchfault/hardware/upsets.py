@@ -6,7 +6,8 @@ the reached outputs of the layer with golden + difference, words like any other 
 computed in double precision from golden operands and rounded once.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,133 +15,125 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchfault.data import Data, leaves, rows
+from torchfault.engine import Engine
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import Accelerator, FlipFlops
 from torchfault.hardware.layers import Layers
-from torchfault.hardware.operands import (
-    input_element,
-    output_element,
-    random_use,
-    use_of_output,
-    use_of_weight,
-    weight_element,
-)
+from torchfault.hardware.operands import input_element, output_element, weight_element
 from torchfault.hardware.patterns import Reach, find_pattern, reach_of
-from torchfault.hardware.work import Product, Work
+from torchfault.hardware.upset_space import Upsets, UpsetSpace
+from torchfault.hardware.work import Work
 from torchfault.model.lane_axis import LaneAxis, lanes_first
 from torchfault.model.program import Ref, evaluate
 from torchfault.space import FaultSpace, Site
 from torchfault.trials import Trials
 from torchfault.words import WordFormat, edit, encode, held_in, masks_to_words, word
 
-__all__ = ["Upsets", "locate_upsets", "sum_slots", "upset_trials"]
+__all__ = ["Upset"]
 
 Ints = NDArray[np.int64]
-Rows = tuple[Ints, Ints, Ints, NDArray[np.uint64], NDArray[np.uint64]]
+Words = NDArray[np.uint64]
+Rows = tuple[Ints, Ints, Ints, Words, Words]
+_NO_ROWS: Rows = (*np.zeros((3, 0), dtype=np.int64), *np.zeros((2, 0), dtype=np.uint64))
 _PARTS = 512  # upsets whose running sums are gathered at a time, a row of the layer's depth each
+_AT_ONCE = 2048  # trials made together
+_INPUTS = 64  # inputs whose golden operands are held at a time, if a quarter of the memory can hold as many
+_EDIT = 128  # bytes that one changed word takes until it is an edit
 
 
 @dataclass(frozen=True, eq=False)
-class Upsets:
-    """Upsets in columns, all of shape (n,): the *layer* and *kind* (positions among works and types) and the *bit*.
+class Upset:
+    """The fault model of upsets: what each of an :class:`UpsetSpace` of *layers* does to the words of an engine.
 
-    *element* is the variable, counted through the sites of its kind; *group*, *row*, *step* and *column* the product
-    served, *row* -1 where none uses the variable; *random* the word that local control leaves.
+    >>> import torch
+    >>> from torchfault import FLAT, Data, Engine
+    >>> from torchfault.hardware.layers import layers_of
+    >>> from torchfault.hardware.upset_space import upset_space
+    >>> from torchfault.zoo import digits_cnn
+    >>> engine = Engine(digits_cnn(), Data(torch.rand(4, 1, 8, 8)))
+    >>> fault = Upset(layers_of(engine.model, engine.data))
+    >>> space = upset_space(FLAT, fault.layers.works, engine.space)
+    >>> index, inputs, rng = np.array([7, 70_000]), np.array([0, 3]), np.random.default_rng(0)
+    >>> trials, kept = fault.trials(space, index, inputs, words=fault.words(2, rng=rng), engine=engine)
+    >>> trials.inputs[kept == 1]
+    array([3])
     """
 
-    layer: Ints
-    kind: Ints
-    element: Ints
-    bit: Ints
-    group: Ints
-    row: Ints
-    step: Ints
-    column: Ints
-    random: NDArray[np.uint64]
+    layers: Layers
 
-    def __len__(self) -> int:
-        return len(self.layer)
+    def words(self, n: int, *, rng: np.random.Generator) -> Words:
+        """Return the random words of *n* upsets: what some types leave, and no part of an upset's number."""
+        return rng.integers(0, 2**64, size=n, dtype=np.uint64)
 
-    def take(self, index: Ints) -> "Upsets":
-        """Return the upsets at *index*."""
-        return Upsets(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+    @torch.inference_mode()
+    def trials(
+        self, space: UpsetSpace, index: Ints, inputs: Ints, *, words: Words, engine: Engine
+    ) -> tuple[Trials, Ints]:
+        """Return one trial for each upset of *index* on its input, and which upsets the trials are, by position.
 
+        *index*, *inputs* and *words* have shape (n,). Upsets whose variable no product uses change nothing and have no
+        trial. The golden operands of all *inputs* are held at once: see :meth:`parts`. Raises :class:`HardwareError`
+        for upsets of control, which are crashes without a trial, and for a space of other layers.
+        """
+        upsets = self._located(space, index)
+        needed = np.unique(inputs)
+        golden = _Golden(self.layers, engine.data, needed)
+        lane = np.searchsorted(needed, inputs)
+        rows: list[Rows] = [_NO_ROWS]
+        for at, which, here in space.by_pair(space.cell_of(index)):
+            here = here[upsets.row[here] >= 0]
+            if len(here):
+                one, work = space.accelerator.types[which], self.layers.works[at]
+                struck = _Struck(
+                    space.accelerator, work, one, engine.space, golden, lane[here], upsets.take(here), words[here]
+                )
+                owner, site, element, keep, toggle = struck.rows()
+                rows.append((here[owner], site, element, keep, toggle))
+        owner, site, element, keep, toggle = (np.concatenate(column) for column in zip(*rows, strict=True))
+        order = np.lexsort((element, site, owner))
+        kept, counts = np.unique(owner, return_counts=True)
+        offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+        columns = element[order], keep[order], toggle[order]
+        return Trials(engine.space.sites, offsets, inputs[kept], site[order].astype(np.int32), *columns), kept
 
-def locate_upsets(
-    accelerator: Accelerator, layers: Layers, layer: Ints, kind: Ints, bit: Ints, *, rng: np.random.Generator
-) -> Upsets:
-    """Return an upset for each given layer, type and bit: a variable, and the product that its flip-flop serves.
+    def parts(
+        self, space: UpsetSpace, index: Ints, inputs: Ints, *, words: Words, engine: Engine
+    ) -> Iterator[tuple[Trials, Ints]]:
+        """Yield the trials of :meth:`trials` in parts whose golden operands and edits fit into the engine's memory."""
+        upsets = self._located(space, index)
+        at_once = max(1, min(_INPUTS, engine.memory // 4 // max(self.layers.nbytes, 1)))
+        most = max(1, engine.memory // 4 // _EDIT)
+        order = np.argsort(inputs, kind="stable")
+        group = (np.cumsum(np.diff(inputs[order], prepend=-1) > 0) - 1) // at_once
+        edits = np.cumsum(np.concatenate(([0], self._edits(space, index, upsets)[order])))
+        begin = 0
+        while begin < len(order):
+            end = int(np.searchsorted(group, group[begin], side="right"))
+            fits = int(np.searchsorted(edits, edits[begin] + most, side="right")) - 1
+            end = max(begin + 1, min(end, begin + _AT_ONCE, fits))
+            part = order[begin:end]
+            trials, kept = self.trials(space, index[part], inputs[part], words=words[part], engine=engine)
+            yield trials, part[kept]
+            begin = end
 
-    Variables of the kind are equally likely, and so are the uses of one. Types must not be control.
-    """
-    n = len(layer)
-    places = np.zeros((5, n), dtype=np.int64)  # element, group, row, step, column
-    random = rng.integers(0, 2**64, size=n, dtype=np.uint64, endpoint=False) if n else np.zeros(0, dtype=np.uint64)
-    for at, which in sorted(set(zip(layer.tolist(), kind.tolist(), strict=True))):
-        here = np.flatnonzero((layer == at) & (kind == which))
-        places[:, here] = _locate(accelerator, layers.works[at], which, len(here), rng)
-    element, group, row, step, column = places
-    return Upsets(layer, kind, element, bit, group, row, step, column, random)
+    def _located(self, space: UpsetSpace, index: Ints) -> Upsets:
+        if space.works != tuple(replace(work, node=-1) for work in self.layers.works):
+            raise HardwareError(f"the upsets of {space} are of other layers than the model's; make the space of these")
+        upsets = space.locate(index)
+        if (upsets.element < 0).any():
+            raise HardwareError("an upset of control strikes no variable, so it has no trial; count it as a crash")
+        return upsets
 
-
-def _locate(accelerator: Accelerator, work: Work, kind: int, n: int, rng: np.random.Generator) -> tuple[Ints, ...]:
-    one = accelerator.types[kind]
-    if one.holds == "control":
-        raise HardwareError(f"an upset of '{one.name}' strikes no variable; count it as a crash")
-    element = rng.integers(0, work.count(one.holds), size=n)
-    product = work.product
-    if product is None:
-        return element, *(np.zeros(n, dtype=np.int64) for _ in range(4))
-    if one.holds == "input":
-        group, row, step = random_use(product, element, rng=rng)
-        return element, group, row, step, rng.integers(0, product.columns, size=n)
-    if one.holds == "weight":
-        group, step, column = use_of_weight(product, element)
-        return element, group, rng.integers(0, product.rows, size=n), step, column
-    group, row, column = use_of_output(product, element)
-    slots = sum_slots(accelerator, product, one)
-    return element, group, row, slots[rng.integers(0, len(slots), size=n)], column
-
-
-def sum_slots(accelerator: Accelerator, product: Product, one: FlipFlops) -> Ints:
-    """Return the steps after which a sum of *product* may be struck in a register of the type *one*, equally likely.
-
-    Sums of a weight-stationary array also pass the idle rows of its last tile, complete.
-    """
-    tiles = -(-product.depth // accelerator.height) if find_pattern(one.pattern).effect == "tile-partial" else 0
-    return np.minimum(np.arange(tiles * accelerator.height or product.depth), product.depth - 1)
-
-
-@torch.inference_mode()
-def upset_trials(
-    accelerator: Accelerator, layers: Layers, space: FaultSpace, data: Data, upsets: Upsets, inputs: Ints
-) -> tuple[Trials, Ints]:
-    """Return one trial per upset, on input *inputs* of *data* (shape (n,)), and the upsets that each trial is.
-
-    Upsets whose variable no product uses change nothing and have no trial. *space* is that of the engine.
-    """
-    needed = np.unique(inputs)
-    golden = _Golden(layers, data, needed)
-    lane = np.searchsorted(needed, inputs)
-    parts: list[Rows] = []
-    for at, which in sorted(set(zip(upsets.layer.tolist(), upsets.kind.tolist(), strict=True))):
-        here = np.flatnonzero((upsets.layer == at) & (upsets.kind == which) & (upsets.row >= 0))
-        if len(here):
-            struck = _Struck(accelerator, layers.works[at], which, space, golden, lane[here], upsets.take(here))
-            owner, site, element, keep, toggle = struck.rows()
-            parts.append((here[owner], site, element, keep, toggle))
-    if not parts:
-        empty = np.zeros(0, dtype=np.uint64)
-        none = np.zeros(0, dtype=np.int64)
-        return Trials(space.sites, np.zeros(1, np.int64), none, none.astype(np.int32), none, empty, empty), none
-    owner, site, element, keep, toggle = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.lexsort((element, site, owner))
-    kept, counts = np.unique(owner, return_counts=True)
-    offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-    trials = Trials(
-        space.sites, offsets, inputs[kept], site[order].astype(np.int32), element[order], keep[order], toggle[order]
-    )
-    return trials, kept
+    def _edits(self, space: UpsetSpace, index: Ints, upsets: Upsets) -> Ints:
+        """Return the number of words that each upset changes, shape (n,)."""
+        counts = np.ones(len(index), dtype=np.int64)
+        for at, which, here in space.by_pair(space.cell_of(index)):
+            one, product = space.accelerator.types[which], space.works[at].product
+            if product is not None and find_pattern(one.pattern).effect == "operand":
+                here = here[upsets.row[here] >= 0]
+                grid = product.grid(height=space.accelerator.height, width=space.accelerator.width)
+                counts[here] = reach_of(one.pattern, upsets.row[here], upsets.column[here], grid).outputs
+        return counts
 
 
 class _Golden:
@@ -169,43 +162,47 @@ class _Golden:
 
 @dataclass(frozen=True, eq=False)
 class _Struck:
-    """Upsets of one type in one layer, *lane* being each one's row of golden."""
+    """Upsets of the type *one* in one layer, *lane* being each one's row of golden, *words* its random word."""
 
     accelerator: Accelerator
     work: Work
-    kind: int
+    one: FlipFlops
     space: FaultSpace
     golden: _Golden
     lane: Ints
     upsets: Upsets
+    words: Words
 
     def rows(self) -> Rows:
         """Return the edits: owner, site, element, keep and toggle."""
-        one = self.accelerator.types[self.kind]
-        effect = find_pattern(one.pattern).effect
+        effect = find_pattern(self.one.pattern).effect
         if effect == "random":
             return self._random()
         if effect == "operand" and self.work.product is not None:
             return self._operand()
         if effect in ("partial", "tile-partial") and self.work.product is not None:
             return self._partial(tiled=effect == "tile-partial")
-        return self._flips(one.holds)
+        return self._flips()
 
-    def _flips(self, holds: str) -> Rows:
-        """Flip the struck bit of the variable itself."""
-        positions = [self.space.position(name) for name in self.work.sites(holds)]
+    def _variables(self) -> tuple[Ints, Ints, Ints, np.uint64]:
+        """Return owner, site and element of the variables themselves, and the mask of all bits of their words."""
+        positions = [self.space.position(name) for name in self.work.sites(self.one.holds)]
         starts = np.cumsum([0, *(self.space.sites[i].elements for i in positions)])
         which = np.searchsorted(starts, self.upsets.element, side="right") - 1
-        toggle = np.uint64(1) << self.upsets.bit.astype(np.uint64)
-        owner = np.arange(len(self.upsets))
-        element = self.upsets.element - starts[which]
         full = np.uint64((1 << self.space.sites[positions[0]].width) - 1)
-        return owner, np.asarray(positions)[which], element, np.full_like(toggle, full), toggle
+        return np.arange(len(self.lane)), np.asarray(positions)[which], self.upsets.element - starts[which], full
+
+    def _flips(self) -> Rows:
+        """Flip the struck bit of the variable itself."""
+        owner, site, element, full = self._variables()
+        toggle = np.uint64(1) << self.upsets.bit.astype(np.uint64)
+        return owner, site, element, np.full_like(toggle, full), toggle
 
     def _random(self) -> Rows:
-        owner, site, element, keep, _ = self._flips("output")
-        width = np.uint64(64 - self.space.sites[int(site[0])].width)
-        return owner, site, element, np.zeros_like(keep), self.upsets.random >> width
+        """Overwrite the output with the upper bits of a random word."""
+        owner, site, element, full = self._variables()
+        words = self.words >> np.uint64(64 - int(full).bit_length())
+        return owner, site, element, np.zeros_like(words), words
 
     def _operands(self) -> tuple[int, int]:
         """Return the nodes of the operand that streams and of the one that stays."""
@@ -219,7 +216,7 @@ class _Struck:
         product, upsets = self.work.product, self.upsets
         assert product is not None
         grid = product.grid(height=self.accelerator.height, width=self.accelerator.width)
-        one = self.accelerator.types[self.kind]
+        one = self.one
         owner, row, column = _cells(reach_of(one.pattern, upsets.row, upsets.column, grid))
         streaming, staying = self._operands()
         group, step, lane = upsets.group[owner], upsets.step[owner], self.lane[owner]
@@ -238,7 +235,7 @@ class _Struck:
         first = upsets.step // self.accelerator.height * self.accelerator.height if tiled else 0 * upsets.step
         steps = np.arange(product.depth)
         sums = []
-        for begin in range(0, len(upsets), _PARTS):
+        for begin in range(0, len(self.lane), _PARTS):
             part = slice(begin, begin + _PARTS)
             group, row, column = (values[part, None] for values in (upsets.group, upsets.row, upsets.column))
             lane = self.lane[part, None]
@@ -251,7 +248,7 @@ class _Struck:
         right = torch.cat(sums)
         wrong = _flipped(right, upsets.bit, self.space.site(self.work.outputs[0]))
         element = output_element(product, upsets.group, upsets.row, upsets.column)
-        return self._written(np.arange(len(upsets)), element, wrong.double() - right.double())
+        return self._written(np.arange(len(self.lane)), element, wrong.double() - right.double())
 
     def _written(self, owner: Ints, element: Ints, change: Tensor) -> Rows:
         """Overwrite outputs with golden + *change*."""
