@@ -124,6 +124,7 @@ def libraries(monkeypatch):
     class Tiny(nn.Linear):
         def __init__(self, config):
             super().__init__(config.size, 1)
+            self.config = config
 
         @classmethod
         def from_pretrained(cls, name, config):
@@ -136,7 +137,7 @@ def libraries(monkeypatch):
             asked.append((name, {"local_files_only": local_files_only, **options}))
             if name == "absent":
                 raise OSError("not in the cache\nand more")
-            return SimpleNamespace(architectures=["Tiny"], size=4)
+            return SimpleNamespace(architectures=["Tiny"], size=4, use_cache=options.get("use_cache", True))
 
     transformers.AutoConfig, transformers.Tiny, transformers.__version__ = AutoConfig, Tiny, "5"
     for module in (torchvision, timm, transformers):
@@ -172,6 +173,8 @@ def test_hugging_face_stays_on_this_machine_unless_asked(libraries):
         ("some/name", {"local_files_only": False}),
         ("some/name", "weights"),
     ]
+    assert not load_model("hf:some/name").config.use_cache
+    assert load_model("hf:some/name", kwargs={"use_cache": True}).config.use_cache
     with pytest.raises(ModelError, match=r"not in the cache.*set pretrained: true to download it"):
         load_model("hf:absent")
 

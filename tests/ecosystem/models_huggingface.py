@@ -8,6 +8,7 @@ from torch import Tensor, nn
 import torchfault as tf
 from torchfault.criteria import BoxChange, PerplexityRise, perplexity
 from torchfault.data import Data
+from torchfault.errors import ModelError
 
 transformers = pytest.importorskip("transformers")
 
@@ -119,3 +120,11 @@ def test_segmenter_by_its_pixels() -> None:
     criterion = tf.Top1Change(axis=1, share=0.1)
     campaign = tf.Campaign(engine, engine.space.select(bits=[30]), criterion=criterion, stop=tf.MaxTrials(100))
     assert tf.run(campaign).estimate().trials == 100
+
+
+def test_a_key_value_cache_among_the_outputs_is_told_in_one_line() -> None:
+    with pytest.raises(ModelError, match=r"it gives a key-value cache; put use_cache=False among the inputs, or set"):
+        tf.Engine(llama(), Data({"input_ids": tokens(4, 6)}), executor="graph")
+    fallen = tf.Engine(llama(), Data({"input_ids": tokens(4, 6)}))
+    assert fallen.executor == "hooks"
+    assert "use_cache=False" in str(fallen.fallback)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torchfault.adapters.stand_in import stand_in
 from torchfault.errors import ModelError
+from torchfault.model.unwrapped import unwrapped
 
 __all__ = ["padded_detections"]
 
@@ -34,6 +35,7 @@ def padded_detections(model: nn.Module, *, most: int = 300, scores: str = "score
     """
     if most < 1:
         raise ModelError(f"a detector gives 1 detection or more, got most = {most}")
+    model = unwrapped(model)
     plain = type(model)
 
     @functools.wraps(plain.forward)

@@ -134,6 +134,8 @@ def _hugging_face(name: str, options: dict[str, Any], pretrained: bool) -> nn.Mo
     except Exception as failed:
         hint = "" if pretrained else "; it is not on this machine: set pretrained: true to download it"
         raise ModelError(f"Hugging Face gives no configuration for '{name}' ({brief(failed)}){hint}") from failed
+    if getattr(config, "use_cache", False) and "use_cache" not in options:
+        config.use_cache = False  # what a pass keeps for the next one is no output, and nothing here asks for a next
     architectures = getattr(config, "architectures", None) or []
     model_class = getattr(transformers, architectures[0], None) if architectures else transformers.AutoModel
     if model_class is None:

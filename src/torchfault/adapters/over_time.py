@@ -11,6 +11,7 @@ from torchfault.adapters.stand_in import stand_in
 from torchfault.data import Tree, call, leaves, map_tensors
 from torchfault.errors import ModelError
 from torchfault.model.disturb import reset_states
+from torchfault.model.unwrapped import unwrapped
 
 __all__ = ["over_time"]
 
@@ -54,6 +55,7 @@ def over_time(
         )
     if read not in _READ:
         raise ModelError(f"read is one of {', '.join(_READ)}, got '{read}'")
+    model = unwrapped(model)
     plain = type(model)
 
     @functools.wraps(plain.forward)

@@ -15,6 +15,7 @@ from torchfault.model.memory import STORED
 from torchfault.model.observe import computes_nothing
 from torchfault.model.rounding import set_rounding
 from torchfault.model.torch_ao.quantised import is_leaf
+from torchfault.model.unwrapped import unwrapped
 from torchfault.names import site_name
 from torchfault.space import FaultSpace, Site
 from torchfault.storages import ActivationStorage, Storage, activation_storage, keep, needs_range, storage
@@ -60,7 +61,7 @@ def represent(
     """
     if how is None and activations is None:
         raise StorageError("a model is represented anew in its weights, its activations or both, got neither")
-    twin = _copied(model)
+    twin = _copied(unwrapped(model))
     _prune_for_good(twin)
     if how is not None:
         _keep_weights(twin, _chosen(twin, how))

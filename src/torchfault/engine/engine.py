@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from torchfault.adapters.sources import as_data
 from torchfault.data import Data, Tree
 from torchfault.engine.executor import Executor, Lanes, check_trials
 from torchfault.engine.graph.executor import GraphExecutor
@@ -26,6 +27,7 @@ from torchfault.model.memory import homes
 from torchfault.model.observe import word_name
 from torchfault.model.rounding import rounded_as
 from torchfault.model.unseen import unseen
+from torchfault.model.unwrapped import unwrapped
 from torchfault.space import FaultSpace
 from torchfault.trials import Trials
 
@@ -55,6 +57,8 @@ def parse_memory(memory: int | str) -> int:
 class Engine:
     """Runs trials on *model* with *data*, every fault on its own lane.
 
+    *data* is whatever :func:`torchfault.adapters.sources.as_data` takes: a tensor, (inputs, labels), a data set. Of a
+    model that ``torch.compile`` made, the one behind it runs.
     *executor* is ``graph`` (``torch.export``, the fast one), ``hooks`` (any module) or ``auto``: graph, and hooks where
     the model cannot be captured; then :attr:`fallback` says why. *memory* bounds the bytes for activations. *device*
     moves the model (in place, as torch does) and the data. *training* admits batch-norm and dropout in training mode,
@@ -72,7 +76,7 @@ class Engine:
     def __init__(
         self,
         model: nn.Module,
-        data: Data,
+        data: Data | Tree,
         *,
         executor: Literal["auto", "graph", "hooks"] = "auto",
         memory: int | str = "1GiB",
@@ -82,6 +86,7 @@ class Engine:
     ) -> None:
         if executor not in ("auto", "graph", "hooks"):
             raise EngineError(f"executor is 'auto', 'graph' or 'hooks', got '{executor}'")
+        model, data = unwrapped(model), as_data(data)
         if not training:
             check_inference(model)
         if device is not None:

@@ -14,6 +14,7 @@ from torchfault.errors import FaultError
 from torchfault.model.discover import Discovery
 from torchfault.model.disturb import contents, put_back
 from torchfault.model.states import Cell
+from torchfault.model.unwrapped import unwrapped
 from torchfault.space import Fault, FaultSpace, Site
 from torchfault.trials import Trials, edits_by_site, pack
 
@@ -33,7 +34,8 @@ def inject(
     *faults* is one fault, several, or :class:`Trials` with a single trial. Weights and buffers change in place when the
     scope is entered, activations whenever they are computed, in every element of the batch unless ``fault.sample``
     names one. An activation's batch axis is that of *space* as found by :func:`torchfault.model.discover.find`, else
-    the first. An ``:input`` strikes only the copy that its own operation reads. *rng* serves fault models that draw.
+    the first. An ``:input`` strikes only the copy that its own operation reads. *rng* serves fault models that draw. Of
+    a model that ``torch.compile`` made, the one behind it is struck and returned.
 
     Gradients pass straight through a struck activation. For the gradients of a network with struck weights call
     ``backward`` inside the scope: behind it the weights are whole again. Step the optimiser outside.
@@ -51,6 +53,7 @@ def inject(
     >>> layer.weight.tolist()
     [[1.0, 1.0]]
     """
+    model = unwrapped(model)
     targets = (
         _from_trials(model, faults, space) if isinstance(faults, Trials) else _from_faults(model, faults, space, rng)
     )

@@ -16,6 +16,7 @@ from torchfault.model.lane_axis import LaneAxis
 from torchfault.model.memory import homes
 from torchfault.model.observe import probe_inputs, varies, watch, word_name
 from torchfault.model.states import Cell
+from torchfault.model.unwrapped import unwrapped
 from torchfault.names import site_name
 from torchfault.space import FaultSpace, Site
 from torchfault.words import WORDS
@@ -141,7 +142,7 @@ def find(model: nn.Module, data: Data | Tree, *, buffers: bool = False) -> Disco
     >>> found.space.names
     ('input:data', '0.weight', '0.bias', '0:input', '0:output', '1:input', '1:output')
     """
-    data = data if isinstance(data, Data) else Data(data)
+    model, data = unwrapped(model), data if isinstance(data, Data) else Data(data)
     stored = parameter_sites(model, buffers=buffers)
     record = watch(model, data, operations=True)
     given = {site.name: site for site in data_sites(model, data) if site is not None}

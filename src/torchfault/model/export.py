@@ -54,6 +54,9 @@ def capture(model: nn.Module, data: Data, *, cells: Sequence[Cell] = ()) -> Prog
     return with_layouts(builder.program(exported), probe)
 
 
+_CACHED = "it gives a key-value cache; put use_cache=False among the inputs, or set model.config.use_cache = False"
+
+
 def _export(model: nn.Module, probe: Any, cells: Sequence[Cell]) -> torch.export.ExportedProgram:
     shapes = pytree.tree_map(lambda x: {0: torch.export.Dim.AUTO} if isinstance(x, Tensor) else None, probe)
     args, kwargs = ((), probe) if isinstance(probe, dict) else (probe if isinstance(probe, tuple) else (probe,), None)
@@ -68,7 +71,8 @@ def _export(model: nn.Module, probe: Any, cells: Sequence[Cell]) -> torch.export
             functional: torch.export.ExportedProgram = exported.run_decompositions({})
             return functional
     except Exception as error:  # torch.export raises errors of many unrelated classes
-        raise ModelError(f"torch.export cannot capture {type(model).__name__}: {first_line(error)[:300]}") from error
+        said = _CACHED if "Cache'> in output" in str(error) else first_line(error)[:300]
+        raise ModelError(f"torch.export cannot capture {type(model).__name__}: {said}") from error
 
 
 def _plain_name(target: Any) -> str:

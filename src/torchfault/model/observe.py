@@ -270,8 +270,9 @@ def _outputs_mix(record: Record, many: Tree, few: Tree) -> bool:
         grown = axis_by_shapes(several.shape, less.shape, lanes=PROBES, fewer=count)
         if grown is None:
             raise ModelError(
-                f"the outputs of {name} need one row per input, got shape {tuple(several.shape)} for {PROBES} inputs; "
-                "wrap the model so that one axis counts the inputs"
+                f"the outputs of {name} need an axis that counts the inputs, got shape {tuple(several.shape)} for "
+                f"{PROBES} inputs and {tuple(less.shape)} for {count}; keep that axis, as squeeze(-1) does and "
+                "squeeze() does not, or wrap the model"
             )
         record.axes.append(grown.axis)
     return count > 1 or any(find_axis(several, less, lanes=PROBES, lane=1) is None for several, less in pairs)

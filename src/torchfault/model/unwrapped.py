@@ -1,0 +1,38 @@
+"""The module that can be struck: the one behind a compiled one, and none that runs as a TorchScript program."""
+
+import torch
+from torch import nn
+
+from torchfault.errors import ModelError
+
+__all__ = ["unwrapped"]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return *model*, or the module behind it where ``torch.compile`` made it.
+
+    Raises :class:`ModelError` for what is no module, and for what runs past its modules: a ScriptModule, or a compiled
+    module inside another one.
+
+    >>> unwrapped(nn.ReLU)
+    Traceback (most recent call last):
+    torchfault.errors.ModelError: a model is a torch.nn.Module, got an object of type type; wrap a function in one
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"a model is a torch.nn.Module, got an object of type {type(model).__name__}; wrap a function in one"
+        )
+    while isinstance(behind := getattr(model, "_orig_mod", None), nn.Module):
+        model = behind
+    for path, module in model.named_modules():
+        what = f"'{path}'" if path else type(model).__name__
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{what} is a ScriptModule, a program that cannot be struck while it runs; give the module that it "
+                "was scripted or traced from, with its state_dict()"
+            )
+        if module._compiled_call_impl is not None or (path and "_orig_mod" in module._modules):
+            raise ModelError(
+                f"{what} is compiled, and what runs is no longer its modules; give the model as it was before compile()"
+            )
+    return model
