@@ -246,7 +246,7 @@ def measured(name: str, what: Representation, *, lanes: int, trials: int) -> Ite
         drawn = random_trials(space, len(data), trials, seed=1)
         expected, mine = what.slow(model, data, drawn), None
         for done in engine.run(drawn):
-            faulty = leaves(done.faulty)[0]
+            faulty = leaves(done.outputs)[0]
             mine = torch.empty(trials, *faulty.shape[1:]) if mine is None else mine
             mine[torch.from_numpy(done.trial)] = faulty
         golden = leaves(engine.golden())[0][torch.from_numpy(drawn.inputs)]

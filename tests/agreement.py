@@ -23,13 +23,13 @@ def random_trials(space: FaultSpace, inputs: int, n: int, *, faults: int = 1, se
 
 
 def collect(executor: Executor, trials: Trials) -> list[Tensor]:
-    """Return the faulty outputs in the order of the trials, every trial exactly once."""
+    """Return the faulty outputs in the order of the trials, every trial exactly once; NaN where the model crashed."""
     rows: dict[int, list[Tensor]] = {}
     for lanes in executor.run(trials):
         assert (trials.inputs[lanes.trial] == lanes.inputs).all()
         for i, trial in enumerate(lanes.trial.tolist()):
             assert trial not in rows
-            rows[trial] = [leaf[i] for leaf in leaves(lanes.faulty)]
+            rows[trial] = [leaf[i] for leaf in leaves(lanes.outputs)]
     assert sorted(rows) == list(range(len(trials)))
     return [torch.stack(column) for column in zip(*(rows[i] for i in range(len(trials))), strict=True)]
 

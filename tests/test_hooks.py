@@ -37,7 +37,7 @@ def outputs(executor: HooksExecutor, trials: Trials) -> tuple[list[Tensor], list
     assert sorted(order.tolist()) == list(range(len(trials)))
     assert all(np.array_equal(lanes.inputs, trials.inputs[lanes.trial]) for lanes in done)
     back = torch.from_numpy(np.argsort(order))
-    faulty = rows(concatenate([lanes.faulty for lanes in done]), back)
+    faulty = rows(concatenate([lanes.outputs for lanes in done]), back)
     return leaves(rows(concatenate([lanes.golden for lanes in done]), back)), leaves(faulty)
 
 

@@ -262,3 +262,40 @@ def test_a_monitor_belongs_to_its_engine() -> None:
     trials = random_trials(engine.space, 6, 3)
     with pytest.raises(EngineError, match=r"Monitor\(engine.space\)"):
         engine.run(trials, monitor=Monitor(engine.space.select("conv1*")))
+
+
+@pytest.mark.parametrize("executor", ["graph", "hooks"])
+def test_what_has_not_run_is_missing_and_runs_may_take_turns(executor: str) -> None:
+    model, data = NETWORKS["digits"]()
+    engine = Engine(model, data, executor=executor)
+    space = engine.space.select("conv2.weight", bits=[30, 0])
+    rng = np.random.default_rng(3)
+    parts = [strike(space, space.locate(rng.integers(0, len(space), 150)), model=BitFlip(), rng=rng) for _ in range(3)]
+    alone = []
+    for part in parts:
+        monitor = Monitor(engine.space)
+        for _ in engine.run(part, monitor=monitor):
+            pass
+        alone.append(monitor.travel())
+    together = Monitor(engine.space)
+    runs = [engine.run(part, monitor=together) for part in parts]
+    assert together.trials == 450
+    assert together.travel().masked.isna().all()
+    assert together.travel()[["last_changed", "last_step", "masked_at"]].isna().all(axis=None)
+    finished = np.zeros(450, dtype=bool)
+    pending = [(0, runs[0]), (1, runs[1])]  # the third is never consumed
+    while pending:
+        which, run = pending.pop(0)
+        lanes = next(run, None)
+        if lanes is not None:
+            finished[150 * which + lanes.trial] = True
+            pending.append((which, run))
+            travel = together.travel()
+            assert (travel.masked.notna() == finished).all()
+    assert finished.tolist() == [True] * 300 + [False] * 150
+    for which in (0, 1):
+        mine = together.travel().iloc[150 * which : 150 * (which + 1)].reset_index(drop=True)
+        columns = ["last_changed", "masked", "masked_at"]
+        assert mine[columns].equals(alone[which][columns])
+    assert together.travel().iloc[300:].masked.isna().all()
+    assert together.lanes == 300

@@ -336,7 +336,7 @@ def test_sparse_parameters_are_struck_in_values_and_indices(layout, block, parts
     before = model.weight.to_dense()
     trials = draw(engine.space, 60, 5, rng, model=BitFlip())
     for lanes in engine.run(trials):
-        for i, row in zip(lanes.trial, lanes.faulty, strict=True):
+        for i, row in zip(lanes.trial, lanes.outputs, strict=True):
             try:
                 with torch.no_grad(), inject(model, trials.take(np.array([i]))):
                     assert close(row[None], model(x[lanes.inputs[lanes.trial == i]][:1])).all()

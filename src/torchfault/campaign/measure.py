@@ -108,7 +108,7 @@ def _verdicts(campaign: Campaign, trials: "Trials", seen: Seen) -> tuple[NDArray
     labels = campaign.engine.data.labels
     for lanes in _each_once(campaign.engine, trials):
         own = rows(labels, torch.from_numpy(lanes.inputs))
-        outcomes = judge(campaign.criterion, lanes.golden, lanes.faulty, own)
+        outcomes = judge(campaign.criterion, lanes.golden, lanes.faulty, own, crashed=lanes.crashed)
         failed[lanes.trial], due[lanes.trial] = outcomes.failed, outcomes.due
         seen(len(lanes.trial))
     return failed, due
@@ -142,14 +142,14 @@ def _metrics(
         owner = lanes.trial // inputs
         changed = np.flatnonzero(~lanes.masked)
         if changed.size:
-            some = torch.from_numpy(changed)
-            outcomes = judge(NonFinite(), rows(lanes.golden, some), rows(lanes.faulty, some), None)
+            some, gone = torch.from_numpy(changed), lanes.crashed[changed]
+            outcomes = judge(NonFinite(), rows(lanes.golden, some), rows(lanes.faulty, some), None, crashed=gone)
             np.logical_or.at(due, owner[changed], outcomes.due)
         for trial in np.unique(owner[changed]).tolist():
             if trial not in gathered:
                 gathered[trial] = map_tensors(torch.clone, golden.outputs)
             mine = changed[owner[changed] == trial]
-            _put(gathered[trial], lanes.inputs[mine], rows(lanes.faulty, torch.from_numpy(mine)))
+            _put(gathered[trial], lanes.inputs[mine], rows(lanes.outputs, torch.from_numpy(mine)))
         np.subtract.at(left, owner, 1)
         done = [int(trial) for trial in np.unique(owner) if not left[trial]]
         for trial in done:

@@ -152,11 +152,19 @@ def bad_lanes(golden: Tree, faulty: Tree) -> Tensor:
     return torch.stack(flags).any(0)
 
 
-def judge(criterion: Criterion, golden: Tree, faulty: Tree, labels: Tree | None) -> Outcomes:
+def judge(
+    criterion: Criterion,
+    golden: Tree,
+    faulty: Tree,
+    labels: Tree | None,
+    *,
+    crashed: NDArray[np.bool_] | None = None,
+) -> Outcomes:
     """Return the outcome of every lane: failed by *criterion* or by a NaN or infinity that golden does not have.
 
-    All three trees have one row per lane. Raises :class:`CriterionError` where the criterion does not fit the
-    outputs, misses labels, or returns anything but a bool per lane.
+    All three trees have one row per lane; lanes that *crashed* have failed and are due, whatever stands there. Raises
+    :class:`CriterionError` where the criterion does not fit the outputs, misses labels, or returns anything but a bool
+    per lane.
 
     >>> faulty = torch.tensor([[0.0, 1.0], [1.0, 0.0], [torch.inf, 1.0]])
     >>> outcomes = judge(lambda golden, faulty, labels: faulty[:, 0] == 1, torch.ones(3, 2), faulty, None)
@@ -165,4 +173,5 @@ def judge(criterion: Criterion, golden: Tree, faulty: Tree, labels: Tree | None)
     """
     due = bad_lanes(golden, faulty)
     failed = verdict(criterion, golden, faulty, labels).to(due.device) | due
-    return Outcomes(failed.cpu().numpy(), due.cpu().numpy())
+    lost = np.zeros(len(due), dtype=bool) if crashed is None else crashed
+    return Outcomes(failed.cpu().numpy() | lost, due.cpu().numpy() | lost)

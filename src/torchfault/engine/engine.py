@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from torchfault.adapters.sources import as_data
@@ -17,8 +16,8 @@ from torchfault.data import Data, Tree
 from torchfault.engine.executor import Executor, Lanes, check_trials
 from torchfault.engine.graph.executor import GraphExecutor
 from torchfault.engine.hooks.executor import HooksExecutor
-from torchfault.engine.lost_indices import detected, loses_an_index
-from torchfault.engine.monitor import Monitor
+from torchfault.engine.lost_indices import crashed, loses_an_index
+from torchfault.engine.monitor import Monitor, MonitorRun
 from torchfault.engine.opaque import TracedExecutor, hides_words
 from torchfault.errors import EngineError, ModelError
 from torchfault.model.constants import constant_home, is_constant
@@ -133,28 +132,30 @@ class Engine:
     def run(self, trials: Trials, *, monitor: Monitor | None = None) -> Iterator[Lanes]:
         """Yield the outcome of every trial exactly once, in any order.
 
-        A trial that makes a stored index point to nowhere is not run: its floating-point outputs are NaN. A *monitor*
-        gathers on the way what activations look like and how far errors travel; it slows lanes. Raises
-        :class:`EngineError` for a site or an input that the engine does not have, or a monitor of another space.
+        A trial in which the model raises an exception, or finds that a stored index points to nowhere, has crashed and
+        has no outputs (:attr:`Lanes.crashed`). A *monitor* gathers on the way what activations look like and how far
+        errors travel; it slows lanes. Raises :class:`EngineError` for a site or an input that the engine does not have,
+        or a monitor of another space.
         """
         check_trials(trials, self.space, len(self.data))
-        lost = loses_an_index(trials, self._homes)
-        sound = np.flatnonzero(~lost)
-        if monitor is not None:
-            if monitor.space.digest() != self.space.digest():
-                raise EngineError("a monitor needs the space of its engine, got another one; use Monitor(engine.space)")
-            monitor.begin(trials, sound)
-        found = self._run_sound(trials, sound, monitor) if lost.any() else self._executor.run(trials, monitor)
-        return found if monitor is None else self._noted(found, monitor)
+        if monitor is None:
+            return self._run(trials, None)
+        if monitor.space.digest() != self.space.digest():
+            raise EngineError("a monitor needs the space of its engine, got another one; use Monitor(engine.space)")
+        return self._watched(trials, monitor.begin(trials))
 
-    def _run_sound(self, trials: Trials, sound: NDArray[np.int64], monitor: Monitor | None) -> Iterator[Lanes]:
-        yield from detected(trials, np.setdiff1d(np.arange(len(trials)), sound), self.golden())
-        for lanes in self._executor.run(trials.take(sound), monitor):
+    def _run(self, trials: Trials, monitor: MonitorRun | None) -> Iterator[Lanes]:
+        lost = loses_an_index(trials, self._homes)
+        if not lost.any():
+            yield from self._executor.run(trials, monitor)
+            return
+        yield from crashed(trials, np.flatnonzero(lost), self.golden())
+        sound = np.flatnonzero(~lost)
+        for lanes in self._executor.run(trials.take(sound), None if monitor is None else monitor.take(sound)):
             yield replace(lanes, trial=sound[lanes.trial])
 
-    @staticmethod
-    def _noted(found: Iterator[Lanes], monitor: Monitor) -> Iterator[Lanes]:
-        for lanes in found:
+    def _watched(self, trials: Trials, monitor: MonitorRun) -> Iterator[Lanes]:
+        for lanes in self._run(trials, monitor):
             monitor.finish(lanes)
             yield lanes
 

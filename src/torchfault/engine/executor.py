@@ -1,19 +1,21 @@
 """What every executor offers: its sites, the golden outputs, and trials in, faulty outputs out."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from torchfault.data import Tree
+from torchfault.data import Tree, map_tensors
 from torchfault.errors import EngineError
 from torchfault.space import FaultSpace
 from torchfault.trials import Trials
 
 if TYPE_CHECKING:
-    from torchfault.engine.monitor import Monitor
+    from torchfault.engine.monitor import MonitorRun
 
 __all__ = ["Executor", "Lanes", "check_trials"]
 
@@ -23,7 +25,9 @@ class Lanes:
     """Finished lanes: row i is trial ``trial[i]`` of those given, on input ``inputs[i]``.
 
     *golden* and *faulty* are trees of output tensors whose first axis has one row per lane. *masked*, shape (lanes,),
-    tells which lanes are known to be bit-identical to golden (they left early); the others may be as well.
+    tells which lanes are known to be bit-identical to golden (they left early); the others may be as well. *crashed*,
+    shape (lanes,), tells those in which the model raised an exception, or found that a stored index points to nowhere:
+    they have no outputs, and golden's stand in for them; none is unless told.
     """
 
     trial: NDArray[np.int64]
@@ -31,6 +35,24 @@ class Lanes:
     golden: Tree
     faulty: Tree
     masked: NDArray[np.bool_]
+    crashed: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
+
+    def __post_init__(self) -> None:
+        if not len(self.crashed):
+            object.__setattr__(self, "crashed", np.zeros(len(self.trial), dtype=bool))
+
+    @property
+    def outputs(self) -> Tree:
+        """The faulty outputs, with NaN in the floating-point ones of lanes that crashed: for what needs some number."""
+        if not self.crashed.any():
+            return self.faulty
+        lost = torch.from_numpy(self.crashed)
+
+        def blank(leaf: Tensor) -> Tensor:
+            gone = lost.to(leaf.device).view(-1, *[1] * (leaf.ndim - 1))
+            return leaf.masked_fill(gone, torch.nan) if leaf.is_floating_point() else leaf
+
+        return map_tensors(blank, self.faulty)
 
 
 class Executor(Protocol):
@@ -50,7 +72,7 @@ class Executor(Protocol):
         """Return the outputs of the model without faults, one row per input."""
         ...
 
-    def run(self, trials: Trials, monitor: "Monitor | None" = None) -> Iterator[Lanes]:
+    def run(self, trials: Trials, monitor: "MonitorRun | None" = None) -> Iterator[Lanes]:
         """Yield the outcome of every trial exactly once, in any order; *monitor*, if given, looks on."""
         ...
 

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from torchfault.data import Tree, map_tensors, rows
+from torchfault.data import Tree, rows
 from torchfault.engine.executor import Lanes
 from torchfault.model.home import Home
 from torchfault.trials import Trials
 from torchfault.words import Edits
 
-__all__ = ["detected", "loses_an_index", "nothing"]
+__all__ = ["crashed", "loses_an_index"]
 
 _AT_ONCE = 4096
 
@@ -34,14 +34,10 @@ def loses_an_index(trials: Trials, homes: Mapping[str, Home]) -> NDArray[np.bool
     return lost
 
 
-def detected(trials: Trials, which: NDArray[np.int64], golden: Tree) -> Iterator[Lanes]:
-    """Yield the trials at the positions *which* as detected errors: NaN in every floating-point output."""
+def crashed(trials: Trials, which: NDArray[np.int64], golden: Tree) -> Iterator[Lanes]:
+    """Yield the trials at the positions *which* as lanes that crashed; *golden* has a row for each input."""
     for begin in range(0, len(which), _AT_ONCE):
         chunk = which[begin : begin + _AT_ONCE]
-        mine = rows(golden, torch.from_numpy(trials.inputs[chunk]))
-        yield Lanes(chunk, trials.inputs[chunk], mine, nothing(mine), np.zeros(len(chunk), dtype=bool))
-
-
-def nothing(golden: Tree) -> Tree:
-    """Return what stands for the outputs of a trial that was detected: NaN in every floating-point one."""
-    return map_tensors(lambda leaf: torch.full_like(leaf, torch.nan) if leaf.is_floating_point() else leaf, golden)
+        inputs = trials.inputs[chunk]
+        mine = rows(golden, torch.from_numpy(inputs))
+        yield Lanes(chunk, inputs, mine, mine, np.zeros(len(chunk), dtype=bool), np.ones(len(chunk), dtype=bool))

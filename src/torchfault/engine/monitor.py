@@ -11,9 +11,9 @@ from torch import Tensor
 
 from torchfault.data import leaves
 from torchfault.engine.executor import Lanes
-from torchfault.engine.graph.golden_pass import Golden, identical_lanes
+from torchfault.engine.graph.golden_pass import Golden
 from torchfault.engine.graph.sweep import Sweep
-from torchfault.model.lane_axis import LaneAxis, lanes_first, take
+from torchfault.model.lane_axis import LaneAxis, identical_lanes, lanes_first, take
 from torchfault.model.places import Place
 from torchfault.model.program import Node
 from torchfault.model.watch import Moment
@@ -25,7 +25,7 @@ from torchfault.trials import Trials
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["HooksMonitor", "Monitor", "SweepMonitor"]
+__all__ = ["HooksMonitor", "Monitor", "MonitorRun", "SweepMonitor"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -36,8 +36,9 @@ _SUMMARY = 5  # smallest, largest and sum of the finite values, their number, an
 class Monitor:
     """Gathers statistics of every output and state in *space* while an engine runs trials, and where their errors end.
 
-    Give it to :meth:`torchfault.Engine.run`, or to several runs one after the other; ask for tables at any time. Golden
-    statistics are those of the same inputs, once for every lane, so that the two stand side by side.
+    Give it to :meth:`torchfault.Engine.run`, or to several runs, which may take turns; ask for tables at any time: what
+    has not been run yet is missing there. Golden statistics are those of the same inputs, once for every lane, so that
+    the two stand side by side.
 
     >>> from torch import nn
     >>> import torchfault as tf
@@ -66,7 +67,6 @@ class Monitor:
     _positions: Ints = field(init=False)
     _begin: Ints = field(init=False)
     _step: Ints = field(init=False)
-    _numbers: Ints = field(init=False)
     _found: list[tuple[Ints, Ints, Ints]] = field(default_factory=list)
     _ends: list[tuple[Ints, NDArray[np.bool_]]] = field(default_factory=list)
     _struck: list[Ints] = field(default_factory=list)
@@ -89,20 +89,18 @@ class Monitor:
         """The number of trials of all runs so far."""
         return sum(len(struck) for struck in self._struck)
 
-    def begin(self, trials: Trials, run: Ints) -> None:
-        """Note the first site that each of *trials* strikes; they are numbered behind those of earlier runs.
-
-        *run* are the trials that an executor will run, numbered by it from 0.
-        """
-        self._numbers = self.trials + run
+    def begin(self, trials: Trials) -> "MonitorRun":
+        """Return what gathers for a run of *trials*, which are numbered behind those of runs that began earlier."""
+        numbers = self.trials + np.arange(len(trials))
         known = {name: i for i, name in enumerate(self.space.names)}
         place = np.array([known[site.name] for site in trials.sites], dtype=np.int64)
         first = np.full(len(trials), len(known), dtype=np.int64)
         np.minimum.at(first, trials.owner, place[trials.site])
         self._struck.append(first)
+        return MonitorRun(self, numbers)
 
     def add(self, trial: Ints, golden: Tensor, faulty: Tensor, changed: Tensor) -> None:
-        """Add lanes, numbered by the executor: summaries (rows, lanes, 5) and where they *changed* (rows, lanes).
+        """Add lanes: summaries (rows, lanes, 5) and where they *changed* (rows, lanes); *trial* counts over all runs.
 
         The rows are those of all sites one after the other, one for each time step.
         """
@@ -117,16 +115,11 @@ class Monitor:
             self._sites_changed += sites.sum(1)
             last = np.where(sites.any(0), len(self.sites) - 1 - sites[::-1].argmax(0), -1)
             step = np.where(differs, self._step[:, None], -1).max(0)
-        self._found.append((self._numbers[trial], last, step))
+        self._found.append((trial, last, step))
 
-    def finish(self, lanes: Lanes) -> None:
-        """Note which finished *lanes* have golden outputs, bit for bit."""
-        same = lanes.masked.copy()
-        if not same.all():
-            pairs = zip(leaves(lanes.golden), leaves(lanes.faulty), strict=True)
-            equal = [identical_lanes(a.contiguous(), b.contiguous()).cpu().numpy() for a, b in pairs]
-            same |= np.logical_and.reduce(equal)
-        self._ends.append((lanes.trial + self.trials - len(self._struck[-1]), same))
+    def end(self, trial: Ints, masked: NDArray[np.bool_]) -> None:
+        """Note which of the trials, counted over all runs, have golden outputs, bit for bit."""
+        self._ends.append((trial, masked))
 
     def table(self, *, by: Literal["site", "step"] = "site", level: float = 0.95) -> "pd.DataFrame":
         """Return a row per output and state, in execution order: statistics, and the lanes whose error is alive there.
@@ -159,26 +152,51 @@ class Monitor:
     def travel(self) -> "pd.DataFrame":
         """Return a row per trial: how far its error went.
 
-        The columns are trial, counted over all runs; last_changed, the last site in execution order that differed from
-        golden, at whatever time step (empty for none); last_step, the last time step at which any site did (missing for
-        none); masked, whether the model's output is golden; and masked_at, for a masked trial, the first site behind
-        the last one, from which on all is golden (empty otherwise).
+        The columns are trial, counted over all runs in the order in which they began; last_changed, the last site in
+        execution order that differed from golden, at whatever time step (empty for none); last_step, the last time step
+        at which any site did (missing for none); masked, whether the model's output is golden; and masked_at, for a
+        masked trial, the first site behind the last one, from which on all is golden (empty otherwise). All are missing
+        for a trial that has not been run yet.
         """
         import pandas as pd
 
         count = self.trials
         last, step = (np.full(count, -1, dtype=np.int64) for _ in range(2))
-        masked = np.ones(count, dtype=bool)
+        masked, pending = (np.full(count, value) for value in (False, True))
         for trial, found, when in self._found:
             last[trial], step[trial] = found, when
         for trial, same in self._ends:
-            masked[trial] = same
+            masked[trial], pending[trial] = same, False
         struck = np.concatenate(self._struck) if self._struck else np.zeros(0, dtype=np.int64)
         following = np.where(last >= 0, last + 1, np.searchsorted(self._positions, struck))
         names = np.array([*self.sites, ""], dtype=object)
         at = np.where(masked, names[np.minimum(following, len(self.sites))], "")
-        ends = {"last_changed": names[last], "last_step": _or_nothing(step), "masked": masked, "masked_at": at}
+        where, masked_at = names[last], at.astype(object)
+        where[pending] = masked_at[pending] = None
+        ends = {"last_changed": where, "last_step": _or_nothing(np.where(pending, -1, step))}
+        ends |= {"masked": pd.arrays.BooleanArray(masked, pending), "masked_at": masked_at}
         return pd.DataFrame({"trial": np.arange(count), **ends})
+
+
+@dataclass(frozen=True, eq=False)
+class MonitorRun:
+    """What *monitor* gathers of one run; *numbers* are those that it gives the trials of the executor."""
+
+    monitor: Monitor
+    numbers: Ints
+
+    def take(self, trial: Ints) -> "MonitorRun":
+        """Return the same for an executor that is given some of the trials."""
+        return MonitorRun(self.monitor, self.numbers[trial])
+
+    def finish(self, lanes: Lanes) -> None:
+        """Note which finished *lanes* have golden outputs, bit for bit; those that crashed have none."""
+        same = lanes.masked.copy()
+        if not same.all():
+            pairs = zip(leaves(lanes.golden), leaves(lanes.faulty), strict=True)
+            equal = [identical_lanes(a.contiguous(), b.contiguous()).cpu().numpy() for a, b in pairs]
+            same |= np.logical_and.reduce(equal)
+        self.monitor.end(self.numbers[lanes.trial], same & ~lanes.crashed)
 
 
 def _or_nothing(step: Ints) -> "pd.arrays.IntegerArray":
@@ -224,15 +242,15 @@ def _summary(value: Tensor) -> Tensor:
 
 
 class SweepMonitor:
-    """Fills *monitor* from the sweeps over one chunk, *golden*; *trial* numbers the chunk's trials in their run.
+    """Fills the monitor of *run*, that of the chunk's trials, from the sweeps over one chunk, *golden*.
 
     *places* tells where a site is, at each of its time steps.
     """
 
-    def __init__(self, monitor: Monitor, places: Mapping[str, Sequence[Place]], golden: Golden, trial: Ints) -> None:
-        self.monitor, self.golden, self.trial = monitor, golden, trial
+    def __init__(self, run: MonitorRun, places: Mapping[str, Sequence[Place]], golden: Golden) -> None:
+        self.run, self.golden = run, golden
         self.at: dict[int, list[tuple[int, int]]] = {}
-        watched = [place for name in monitor.sites for place in places[name]]
+        watched = [place for name in run.monitor.sites for place in places[name]]
         for number, place in enumerate(watched):
             self.at.setdefault(place.node, []).append((number, place.which))
         shape = (len(watched), golden.lanes, _SUMMARY)
@@ -262,7 +280,7 @@ class SweepMonitor:
 
     def end(self) -> None:
         """Hand the lanes of the sweep to the monitor."""
-        self.monitor.add(self.trial[self.trials], self.before, self.after, self.differs)
+        self.run.monitor.add(self.run.numbers[self.trials], self.before, self.after, self.differs)
 
     @staticmethod
     def _part(node: Node, value: object, which: int, index: Tensor | None) -> Tensor:
@@ -275,12 +293,12 @@ class SweepMonitor:
 
 @dataclass(eq=False)
 class HooksMonitor:
-    """Fills *monitor* from full passes: a golden one over the inputs of a batch of lanes, then the faulty one.
+    """Fills the monitor of *run* from full passes: a golden one over the inputs of a batch, then the faulty one.
 
     *parts* names the sites with time steps as they are called at each.
     """
 
-    monitor: Monitor
+    run: MonitorRun
     layouts: Mapping[str, LaneAxis]
     parts: Mapping[str, Sequence[str]]
     golden: dict[str, Tensor] = field(default_factory=dict)
@@ -302,10 +320,10 @@ class HooksMonitor:
 
     def end(self, trial: Ints) -> None:
         """Hand the lanes of the two passes to the monitor; *trial* numbers them in their run."""
-        names = [part for name in self.monitor.sites for part in self.parts.get(name, (name,))]
+        names = [part for name in self.run.monitor.sites for part in self.parts.get(name, (name,))]
         # A pass that ended early, in an error that is detected, has changed nothing behind it.
         pairs = [(self.golden[name], self.seen.get(name, self.golden[name])) for name in names]
         before, after = (torch.stack([_summary(pair[i]) for pair in pairs]) for i in range(2))
         differs = torch.stack([~identical_lanes(a.contiguous(), b.contiguous()) for a, b in pairs])
-        self.monitor.add(trial, before, after, differs)
+        self.run.monitor.add(self.run.numbers[trial], before, after, differs)
         self.golden, self.seen = {}, {}

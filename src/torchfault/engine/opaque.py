@@ -15,8 +15,7 @@ from torchfault.data import Data, Tree
 from torchfault.engine.executor import Lanes, check_trials
 from torchfault.engine.graph.executor import Captured, GraphExecutor
 from torchfault.engine.graph.modules import Modules
-from torchfault.engine.hooks.executor import HooksExecutor
-from torchfault.engine.monitor import Monitor
+from torchfault.engine.monitor import MonitorRun
 from torchfault.engine.stored import Memory
 from torchfault.model.discover import find
 from torchfault.model.memory import homes
@@ -46,13 +45,12 @@ class TracedExecutor:
     name = "graph"
 
     def __init__(self, model: nn.Module, data: Data, *, memory: int, buffers: bool = False) -> None:
-        self.model, self.data, self.memory, self.buffers = model, data, memory, buffers
+        self.data = data
         found = find(model, data, buffers=buffers)
         traced = trace(model, data, found)
         assert found.fold is not None
         captured = Captured(traced.program, found.fold, traced.places, modules=Modules(Memory(model), traced.rows))
-        self._graph = GraphExecutor(model, data, memory=memory, captured=captured)
-        self._hooks: HooksExecutor | None = None
+        self._graph = GraphExecutor(model, data, memory=memory, buffers=buffers, captured=captured)
 
     @property
     def space(self) -> FaultSpace:
@@ -63,12 +61,12 @@ class TracedExecutor:
         """Return the outputs without faults, one row per input."""
         return self._graph.golden()
 
-    def run(self, trials: Trials, monitor: Monitor | None = None) -> Iterator[Lanes]:
+    def run(self, trials: Trials, monitor: MonitorRun | None = None) -> Iterator[Lanes]:
         """Yield the outcome of every trial exactly once, in any order."""
         check_trials(trials, self.space, len(self.data))
         return self._run(trials, monitor)
 
-    def _run(self, trials: Trials, monitor: Monitor | None) -> Iterator[Lanes]:
+    def _run(self, trials: Trials, monitor: MonitorRun | None) -> Iterator[Lanes]:
         elsewhere = np.array([site.name not in self._graph.places for site in trials.sites])[trials.site]
         slow = np.bincount(trials.owner[elsewhere], minlength=len(trials)) > 0
         if monitor is not None:
@@ -78,12 +76,8 @@ class TracedExecutor:
             yield from _renumbered(self._graph.run(trials.take(fast)), fast)
         if len(rest):
             self._graph.forget()  # the budget is for one executor at a time
-            yield from _renumbered(self._under_hooks().run(trials.take(rest), monitor), rest)
-
-    def _under_hooks(self) -> HooksExecutor:
-        if self._hooks is None:
-            self._hooks = HooksExecutor(self.model, self.data, memory=self.memory, buffers=self.buffers)
-        return self._hooks
+            under = None if monitor is None else monitor.take(rest)
+            yield from _renumbered(self._graph.hooks.run(trials.take(rest), under), rest)
 
 
 def _renumbered(found: Iterator[Lanes], trial: NDArray[np.int64]) -> Iterator[Lanes]:

@@ -105,7 +105,7 @@ def judged(engine: Engine, trials: Trials) -> list[tuple[Ints, Fates]]:
     found = []
     for lanes in engine.run(trials):
         labels = rows(engine.data.labels, torch.from_numpy(lanes.inputs))
-        wrong = judge(Misclassified(), lanes.golden, lanes.faulty, labels)
-        changed = judge(Top1Change(), lanes.golden, lanes.faulty, labels)
+        wrong = judge(Misclassified(), lanes.golden, lanes.faulty, labels, crashed=lanes.crashed)
+        changed = judge(Top1Change(), lanes.golden, lanes.faulty, labels, crashed=lanes.crashed)
         found.append((lanes.trial, Fates(wrong.failed, changed.failed, changed.due)))
     return found

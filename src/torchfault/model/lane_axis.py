@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchfault.errors import FaultError
+from torchfault.words import bits_of
 
 __all__ = [
     "LaneAxis",
@@ -16,6 +17,7 @@ __all__ = [
     "axis_within",
     "by_sample",
     "find_axis",
+    "identical_lanes",
     "join",
     "lanes_first",
     "per_sample",
@@ -234,3 +236,13 @@ def by_sample(tensor: Tensor, layout: LaneAxis | None) -> Tensor:
     axis, shape = layout.axis, tensor.shape
     lanes = shape[axis] // (layout.outer * layout.inner)
     return tensor.view(*shape[:axis], layout.outer, lanes, layout.inner, *shape[axis + 1 :]).movedim(axis + 1, 0)
+
+
+def identical_lanes(mine: Tensor, theirs: Tensor) -> Tensor:
+    """Return which lanes of two tensors (lanes first) agree in every bit.
+
+    >>> identical_lanes(torch.tensor([[1.0, torch.nan], [0.0, 1.0]]), torch.tensor([[1.0, torch.nan], [-0.0, 1.0]]))
+    tensor([ True, False])
+    """
+    same = bits_of(mine) == bits_of(theirs)
+    return same.flatten(1).all(1) if same.ndim > 1 else same

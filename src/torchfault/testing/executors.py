@@ -60,7 +60,7 @@ def _outcomes(executor: Executor, trials: Trials, golden: Sequence[Tensor]) -> l
         hold(all(_close(a, b) for a, b in zip(leaves(lanes.golden), rows_of, strict=True)), "golden rows differ")
         for row, trial in enumerate(lanes.trial.tolist()):
             hold(found[trial] is None, f"trial {trial} came out twice")
-            found[trial] = [leaf[row] for leaf in leaves(lanes.faulty)]
+            found[trial] = [leaf[row] for leaf in leaves(lanes.outputs)]
     missing = [trial for trial, outputs in enumerate(found) if outputs is None]
     hold(not missing, f"trials {missing[:3]} never came out")
     return [torch.stack(column) for column in zip(*(o for o in found if o is not None), strict=True)]

@@ -3,13 +3,25 @@
 from torchfault.words.deltas import flip_changes, flip_deltas
 from torchfault.words.edits import Edits, edit
 from torchfault.words.emulated import word
-from torchfault.words.native import WORDS, Coding, WordFormat, decode, encode, held_in, masks_to_words, rounded, word_of
+from torchfault.words.native import (
+    WORDS,
+    Coding,
+    WordFormat,
+    bits_of,
+    decode,
+    encode,
+    held_in,
+    masks_to_words,
+    rounded,
+    word_of,
+)
 
 __all__ = [
     "WORDS",
     "Coding",
     "Edits",
     "WordFormat",
+    "bits_of",
     "decode",
     "edit",
     "encode",

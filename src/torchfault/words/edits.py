@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchfault.errors import FaultError
-from torchfault.words.native import WordFormat, decode, encode, held_in, masks_to_words
+from torchfault.words.native import WordFormat, bits_of, decode, encode, held_in, masks_to_words
 
 __all__ = ["Edits", "edit"]
 
 # One pass over every word costs as much as visiting about this fraction of them singly (measured on a CPU).
 _DENSE = 32
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def edit(values: Tensor, keep: Tensor | None, toggle: Tensor, fmt: WordFormat) -> Tensor:
@@ -212,14 +211,14 @@ class _Distances:
     steps: tuple[int, int]
 
     def read(self, first: Tensor) -> Tensor:
-        return self._bytes(first).gather(1, self.index).view(first.dtype)
+        return self._bits(first).gather(1, self.index).view(first.dtype)
 
     def write(self, first: Tensor, values: Tensor) -> None:
-        self._bytes(first).scatter_(1, self.index, values.view(_INTEGERS[values.itemsize]))
+        self._bits(first).scatter_(1, self.index, bits_of(values))
 
-    def _bytes(self, first: Tensor) -> Tensor:
+    def _bits(self, first: Tensor) -> Tensor:
         # Torch gathers no 8-bit floats.
-        return first.view(_INTEGERS[first.itemsize]).as_strided(self.sizes, self.steps)
+        return bits_of(first).as_strided(self.sizes, self.steps)
 
 
 def _distances(first: Tensor, element: Tensor) -> _Distances:

@@ -16,6 +16,7 @@ __all__ = [
     "WORDS",
     "Coding",
     "WordFormat",
+    "bits_of",
     "decode",
     "encode",
     "float_fields",
@@ -168,6 +169,18 @@ def masks_to_words(masks: NDArray[np.uint64], fmt: WordFormat, *, device: torch.
     return torch.from_numpy(narrow).to(device)
 
 
+def bits_of(tensor: Tensor) -> Tensor:
+    """Return the bits of any strided *tensor* as integers, so that a NaN equals itself and 0 differs from -0.
+
+    The two parts of a complex number come along a last axis of their own.
+
+    >>> bits_of(torch.tensor([1.0, torch.nan])).tolist()
+    [1065353216, 2143289344]
+    """
+    plain = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    return plain.view(_INTEGERS[plain.itemsize])
+
+
 def float_fields(exponent: int, mantissa: int) -> dict[str, tuple[int, ...]]:
     """Return the fields of a floating-point word."""
     top = mantissa + exponent
@@ -180,8 +193,8 @@ def integer_fields(width: int, *, signed: bool) -> dict[str, tuple[int, ...]]:
     return {"magnitude": tuple(range(magnitude))} | ({"sign": (width - 1,)} if signed else {})
 
 
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _FLOATS = {"float64": 11, "float32": 8, "float16": 5, "bfloat16": 8, "float8_e4m3fn": 4, "float8_e5m2": 5}
-_HOLDERS = {64: torch.int64, 32: torch.int32, 16: torch.int16, 8: torch.uint8}
 
 
 def _native(name: str, width: int) -> WordFormat:
@@ -189,7 +202,8 @@ def _native(name: str, width: int) -> WordFormat:
     if name == "bool":
         return WordFormat(name, width, dtype, torch.uint8, {"value": (0,)}, _Memory(kept=1))
     if name in _FLOATS:
-        return WordFormat(name, width, dtype, _HOLDERS[width], float_fields(_FLOATS[name], width - 1 - _FLOATS[name]))
+        fields = float_fields(_FLOATS[name], width - 1 - _FLOATS[name])
+        return WordFormat(name, width, dtype, _INTEGERS[width // 8], fields)
     return WordFormat(name, width, dtype, dtype, integer_fields(width, signed=dtype.is_signed))
 
 

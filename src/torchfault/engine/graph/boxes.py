@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from torchfault.engine.graph.geometry import Reach, convolution, max_pooling
-from torchfault.engine.graph.golden_pass import Golden, identical_lanes
-from torchfault.model.lane_axis import LaneAxis
+from torchfault.engine.graph.golden_pass import Golden
+from torchfault.model.lane_axis import LaneAxis, identical_lanes
 from torchfault.model.places import lane_arguments
 from torchfault.model.program import Node, Program, Ref, Size, run_node
 from torchfault.model.rounding import ROUND_WORDS

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from torchfault.engine.graph.modules import Modules
 from torchfault.engine.graph.scheduler import ChunkRun
 from torchfault.engine.graph.striker import Striker
 from torchfault.engine.graph.sweep import Schedule, schedule
-from torchfault.engine.monitor import Monitor, SweepMonitor
+from torchfault.engine.hooks.executor import HooksExecutor
+from torchfault.engine.monitor import MonitorRun, SweepMonitor
 from torchfault.errors import EngineError, ModelError
 from torchfault.model.arguments import data_sites
 from torchfault.model.constants import find_constants
@@ -61,7 +63,7 @@ class GraphExecutor:
     def __init__(
         self, model: nn.Module, data: Data, *, memory: int, buffers: bool = False, captured: Captured | None = None
     ) -> None:
-        self.data, self.memory = data, memory
+        self.model, self.data, self.memory, self.buffers = model, data, memory, buffers
         captured = captured or _exported(model, data, buffers=buffers)
         tensors = (*model.parameters(), *leaves(data.inputs))
         self.device = next((tensor.device for tensor in tensors), torch.device("cpu"))
@@ -118,26 +120,47 @@ class GraphExecutor:
         self._kept = None
         give_back_memory()
 
-    def run(self, trials: Trials, monitor: Monitor | None = None) -> Iterator[Lanes]:
-        """Return the outcomes of all trials, chunk of inputs by chunk of inputs."""
-        check_trials(trials, self._fold.space, len(self.data))
-        return self._run(self._fold.unfold(trials), monitor)
+    def run(self, trials: Trials, monitor: MonitorRun | None = None) -> Iterator[Lanes]:
+        """Yield the outcomes of all trials, chunk of inputs by chunk of inputs.
 
-    def _run(self, trials: Trials, monitor: Monitor | None) -> Iterator[Lanes]:
+        Those for which the program raises run under hooks at the end: whether the model does is what counts.
+        """
+        check_trials(trials, self._fold.space, len(self.data))
+        return self._checked(trials, monitor)
+
+    def _checked(self, trials: Trials, monitor: MonitorRun | None) -> Iterator[Lanes]:
+        left = []
+        for lanes in self._run(self._fold.unfold(trials), monitor):
+            if lanes.crashed.any():
+                left.append(lanes.trial)
+            else:
+                yield lanes
+        if left:
+            self.forget()  # the budget is for one executor at a time
+            rest = np.concatenate(left)
+            for lanes in self.hooks.run(trials.take(rest), None if monitor is None else monitor.take(rest)):
+                yield replace(lanes, trial=rest[lanes.trial])
+
+    @cached_property
+    def hooks(self) -> HooksExecutor:
+        """The executor that runs the model itself."""
+        return HooksExecutor(self.model, self.data, memory=self.memory, buffers=self.buffers)
+
+    def _run(self, trials: Trials, monitor: MonitorRun | None) -> Iterator[Lanes]:
         for chunk in np.unique(trials.inputs // self.chunk):
             mine = np.flatnonzero(trials.inputs // self.chunk == chunk)
             for lanes in self._run_chunk(trials.take(mine), int(chunk) * self.chunk, mine, monitor):
                 yield replace(lanes, trial=mine[lanes.trial])
 
     def _run_chunk(
-        self, trials: Trials, first: int, numbers: NDArray[np.int64], monitor: Monitor | None
+        self, trials: Trials, first: int, numbers: NDArray[np.int64], monitor: MonitorRun | None
     ) -> Iterator[Lanes]:
         events = events_of(trials, self.strikes)
         with torch.inference_mode():
             golden = self._golden(first)
             striker = Striker(self.program, self.places, trials, self.device, self.stored, self.modules)
             room = self.memory - self.footprint.golden * golden.lanes
-            looking = None if monitor is None else SweepMonitor(monitor, self.watched, golden, numbers)
+            looking = None if monitor is None else SweepMonitor(monitor.take(numbers), self.watched, golden)
             found = ChunkRun(trials, events, golden, striker, self.plan, self.footprint, room, looking).lanes()
         while True:
             with torch.inference_mode():  # for our own work, and not for what happens to the lanes in between

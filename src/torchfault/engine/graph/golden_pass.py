@@ -12,9 +12,8 @@ from torch import Tensor
 from torchfault.data import Tree, leaves, rows
 from torchfault.model.lane_axis import take_value
 from torchfault.model.program import Program, Value, evaluate
-from torchfault.words import word_of
 
-__all__ = ["Footprint", "Golden", "footprint", "give_back_memory", "golden_pass", "identical_lanes"]
+__all__ = ["Footprint", "Golden", "footprint", "give_back_memory", "golden_pass"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +82,3 @@ def give_back_memory() -> None:
     """Return freed memory to the system where the C library can: it keeps pieces too small for the next tensors."""
     with suppress(OSError, AttributeError):  # other C libraries than glibc
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def identical_lanes(mine: Tensor, theirs: Tensor) -> Tensor:
-    """Return which lanes of two tensors (lanes first) agree in every bit."""
-    integer = word_of(mine).integer
-    return (mine.view(integer) == theirs.view(integer)).reshape(len(mine), -1).all(1)

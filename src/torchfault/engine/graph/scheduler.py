@@ -8,15 +8,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torchfault.engine.crashes import separated
 from torchfault.engine.executor import Lanes
 from torchfault.engine.graph.boxes import Local, LocalLanes, has_windows, receptive_window
 from torchfault.engine.graph.events import Events
-from torchfault.engine.graph.golden_pass import Footprint, Golden, identical_lanes
+from torchfault.engine.graph.golden_pass import Footprint, Golden
 from torchfault.engine.graph.groups import Group
 from torchfault.engine.graph.striker import Striker
 from torchfault.engine.graph.sweep import Schedule, Sweep
 from torchfault.engine.monitor import SweepMonitor
-from torchfault.model.lane_axis import LaneAxis, lanes_first
+from torchfault.model.lane_axis import LaneAxis, identical_lanes, lanes_first
 from torchfault.model.places import lane_arguments
 from torchfault.model.program import Node, Ref, Value
 from torchfault.trials import Trials
@@ -218,12 +219,18 @@ class ChunkRun:
                 batch.append((at, part))
                 begin, room = begin + len(part.trials), room - len(part.trials)
                 if not room:
-                    yield from self._sweep(batch)
+                    yield from self._sweep_all(batch)
                     batch = []
         if batch:
-            yield from self._sweep(batch)
+            yield from self._sweep_all(batch)
 
-    def _sweep(self, batch: Sequence[tuple[int, _Waiting]]) -> Iterator[Lanes]:
+    def _sweep_all(self, batch: Sequence[tuple[int, _Waiting]]) -> Iterator[Lanes]:
+        """Run a sweep, and again in parts where it raises, until the lanes to blame are alone."""
+        lanes = np.arange(sum(len(group.trials) for _, group in batch))
+        for part, found in separated(lanes, lambda part: self._sweep(_cut(batch, int(part[0]), int(part[-1]) + 1))):
+            yield from self._crashed(_cut(batch, int(part[0]), int(part[0]) + 1)) if found is None else found
+
+    def _sweep(self, batch: Sequence[tuple[int, _Waiting]]) -> list[Lanes]:
         trials = np.concatenate([group.trials for _, group in batch])
         boards = np.repeat([at for at, _ in batch], [len(group.trials) for _, group in batch])
         boxed = np.repeat([bool(group.boxes) for _, group in batch], [len(group.trials) for _, group in batch])
@@ -244,10 +251,8 @@ class ChunkRun:
             self.monitor.begin(trials, inputs)
             sweep.run(strike, struck, self.monitor)
             self.monitor.end()
-        if sweep.masked:
-            yield self._masked(trials[torch.cat(sweep.masked).cpu().numpy()])
-        if len(sweep.inputs):
-            yield self._finished(sweep, trials[sweep.lane.cpu().numpy()])
+        found = [self._masked(trials[torch.cat(sweep.masked).cpu().numpy()])] if sweep.masked else []
+        return [*found, self._finished(sweep, trials[sweep.lane.cpu().numpy()])] if len(sweep.inputs) else found
 
     def _strikes(self, trials: Ints, open_lanes: NDArray[np.bool_]) -> tuple[Strike, frozenset[int]]:
         """Return what applies the events of the *open_lanes*, and the nodes at which it must be called."""
@@ -276,6 +281,22 @@ class ChunkRun:
     def _masked(self, trials: Ints) -> Lanes:
         outputs = self.golden.outputs(self.rows[self._tensor(trials)])
         return Lanes(trials, self.trials.inputs[trials], outputs, outputs, np.ones(len(trials), dtype=bool))
+
+    def _crashed(self, batch: Sequence[tuple[int, _Waiting]]) -> Iterator[Lanes]:
+        for _, group in batch:
+            all_of_them = np.ones(len(group.trials), dtype=bool)
+            yield replace(self._masked(group.trials), masked=~all_of_them, crashed=all_of_them)
+
+
+def _cut(batch: Sequence[tuple[int, _Waiting]], begin: int, end: int) -> list[tuple[int, _Waiting]]:
+    """Return the lanes *begin* to *end* of a batch."""
+    found, first = [], 0
+    for at, group in batch:
+        low, high = max(begin - first, 0), min(end - first, len(group.trials))
+        if low < high:
+            found.append((at, _part(group, low, high)))
+        first += len(group.trials)
+    return found
 
 
 def _part(group: _Waiting, begin: int, end: int) -> _Waiting:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from torchfault.engine.graph.boxes import Local
-from torchfault.engine.graph.golden_pass import Golden, identical_lanes
-from torchfault.model.lane_axis import LaneAxis, join, lanes_first, take, take_value
+from torchfault.engine.graph.golden_pass import Golden
+from torchfault.model.lane_axis import LaneAxis, identical_lanes, join, lanes_first, take, take_value
 from torchfault.model.program import Node, Program, Ref, Value, run_node
 
 __all__ = ["Schedule", "Sweep", "schedule"]

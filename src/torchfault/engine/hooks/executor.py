@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from torchfault.data import Data, Tree, call, concatenate, leaves, map_tensors, rows
+from torchfault.engine.crashes import separated
 from torchfault.engine.executor import Lanes, check_trials
 from torchfault.engine.hooks.replay import Part, replaying
 from torchfault.engine.hooks.strikes import Strike, strike_of, striking, together
-from torchfault.engine.lost_indices import nothing
 from torchfault.engine.memory import lanes_within
-from torchfault.engine.monitor import HooksMonitor, Monitor
+from torchfault.engine.monitor import HooksMonitor, MonitorRun
 from torchfault.engine.stored import Memory, edited
 from torchfault.errors import ModelError
-from torchfault.model.constants import is_constant
 from torchfault.model.decisions import Decisions
 from torchfault.model.discover import find
-from torchfault.model.disturb import reset_states, undisturbed, unfused
+from torchfault.model.disturb import contents, put_back, reset_states, undisturbed, unfused
+from torchfault.model.lane_axis import identical_lanes
 from torchfault.model.observe import varies
 from torchfault.model.torch_ao.quantised import is_leaf
 from torchfault.model.watch import visiting
@@ -106,7 +106,7 @@ class HooksExecutor:
             self._golden = concatenate(parts)
         return self._golden
 
-    def run(self, trials: Trials, monitor: Monitor | None = None) -> Iterator[Lanes]:
+    def run(self, trials: Trials, monitor: MonitorRun | None = None) -> Iterator[Lanes]:
         """Yield the outcome of every trial exactly once, in any order."""
         check_trials(trials, self._fold.space, len(self.data))
         self.golden()
@@ -129,16 +129,19 @@ class HooksExecutor:
             ) from error
 
     def _run(self, trials: Trials, monitor: HooksMonitor | None) -> Iterator[Lanes]:
-        done: list[tuple[NDArray[np.int64], Tree]] = []
-        lanes = 0
+        done: list[tuple[NDArray[np.int64], Tree | None]] = []
+        lanes, rest = 0, [home for module in self.model.modules() for home in contents(module)]
         # A monitor holds all activations of a batch twice over.
         batch = self._batch if monitor is None else max(1, self._batch // _MONITORED)
         for group in equal_trials(trials.where(self._shared(trials))):
             for start in range(0, len(group), batch):
                 chunk = group[start : start + batch]
-                done.append((chunk, self._struck(trials.take(chunk), monitor)))
-                if monitor is not None:
-                    monitor.end(chunk)
+                for part, outputs in separated(chunk, lambda part: self._struck(trials.take(part), monitor)):
+                    if outputs is None:
+                        put_back(rest)  # what the model was about to do when it raised
+                    done.append((part, outputs))
+                    if monitor is not None:
+                        monitor.end(part)
                 lanes += len(chunk)
                 if lanes >= self._batch:
                     yield self._lanes(trials, done)
@@ -146,12 +149,17 @@ class HooksExecutor:
         if done:
             yield self._lanes(trials, done)
 
-    def _lanes(self, trials: Trials, done: Sequence[tuple[NDArray[np.int64], Tree]]) -> Lanes:
-        order = np.concatenate([chunk for chunk, _ in done])
-        inputs = trials.inputs[order]
-        golden = rows(self.golden(), torch.from_numpy(inputs).to(self.device))
-        faulty = concatenate([outputs for _, outputs in done])
-        return Lanes(order, inputs, golden, faulty, _identical(golden, faulty))
+    def _lanes(self, trials: Trials, done: Sequence[tuple[NDArray[np.int64], Tree | None]]) -> Lanes:
+        """Return the finished parts as lanes; those without outputs crashed, and have golden's."""
+        order = np.concatenate([part for part, _ in done])
+        crashed = np.repeat([outputs is None for _, outputs in done], [len(part) for part, _ in done])
+        golden = self._golden_rows(trials.inputs[order])
+        found = [self._golden_rows(trials.inputs[part]) if outputs is None else outputs for part, outputs in done]
+        faulty = concatenate(found)
+        return Lanes(order, trials.inputs[order], golden, faulty, _identical(golden, faulty) & ~crashed, crashed)
+
+    def _golden_rows(self, inputs: NDArray[np.int64]) -> Tree:
+        return rows(self.golden(), torch.from_numpy(inputs).to(self.device))
 
     def _shared(self, trials: Trials) -> NDArray[np.bool_]:
         """Return which rows change the model for all lanes of a pass: those in stored words that no module owns alone.
@@ -186,15 +194,8 @@ class HooksExecutor:
         if monitor is not None:
             self._forward(index, monitor=monitor)
             monitor.begin()
-        targets = self._memory.targets(common)
-        with edited(targets):
-            try:
-                return self._forward(index, together(strikes), self._parts(trials.where(~active & ~shared)), monitor)
-            except (ArithmeticError, ValueError, AssertionError):
-                if not any(is_constant(target.name) for target in targets):
-                    raise
-                # Python refuses to divide by the number, or the module to work with it: whoever runs it notices.
-                return nothing(rows(self.golden(), index.to(self.device)))
+        with edited(self._memory.targets(common)):
+            return self._forward(index, together(strikes), self._parts(trials.where(~active & ~shared)), monitor)
 
     def _parts(self, trials: Trials) -> dict[str, list[Part]]:
         """Return what each module must run again, for lanes struck in the words that it alone reads."""
@@ -241,14 +242,5 @@ class HooksExecutor:
 
 def _identical(golden: Tree, faulty: Tree) -> NDArray[np.bool_]:
     """Return which rows agree bit for bit in every output."""
-    same = [
-        (_plain_words(a) == _plain_words(b)).flatten(1).all(1)
-        for a, b in zip(leaves(golden), leaves(faulty), strict=True)
-    ]
-    return np.asarray(torch.stack(same).all(0).cpu().numpy())
-
-
-def _plain_words(tensor: Tensor) -> Tensor:
-    """Return the bits of *tensor* as integers, so that a NaN equals itself and 0 differs from -0."""
-    plain = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    return plain.unsqueeze(-1).view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[plain.itemsize])
+    pairs = zip(leaves(golden), leaves(faulty), strict=True)
+    return np.asarray(torch.stack([identical_lanes(a, b) for a, b in pairs]).all(0).cpu().numpy())

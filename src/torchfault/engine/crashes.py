@@ -1,0 +1,56 @@
+"""A model that raises with faults in it: an outcome, told of the lane alone that brings it about."""
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from torchfault.errors import TorchfaultError
+
+__all__ = ["is_crash", "separated"]
+
+T = TypeVar("T")
+Ints = NDArray[np.int64]
+
+
+def is_crash(error: BaseException) -> bool:
+    """Whether *error*, raised while a model ran with faults, is an outcome of these faults.
+
+    Any exception is, and ``sys.exit``; not an interrupt, an error of torchfault's own, a lack of memory, or a warning
+    that was asked to be an error.
+
+    >>> is_crash(IndexError("out of range")), is_crash(SystemExit(1)), is_crash(KeyboardInterrupt())
+    (True, True, False)
+    """
+    if isinstance(error, TorchfaultError | MemoryError | torch.OutOfMemoryError | Warning):
+        return False
+    # Torch has no class for a CPU that has no memory left.
+    lacking = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return isinstance(error, Exception | SystemExit) and not lacking
+
+
+def separated(lanes: Ints, run: Callable[[Ints], T]) -> Iterator[tuple[Ints, T | None]]:
+    """Yield *lanes* in parts, with what *run* gives for each; a lane for which it crashes comes alone, with ``None``.
+
+    A part that crashes is halved until the lanes to blame are alone.
+
+    >>> def run(lanes):
+    ...     return (6 / (lanes - 2).prod()).round(1).item() if (lanes - 2).all() else [][0]
+    >>> [(part.tolist(), found) for part, found in separated(np.arange(4), run)]
+    [([0, 1], 3.0), ([2], None), ([3], 6.0)]
+    """
+    todo = [lanes]
+    while todo:
+        part = todo.pop()
+        try:
+            found = run(part)
+        except BaseException as error:
+            if not is_crash(error):
+                raise
+            if len(part) > 1:
+                todo += [part[len(part) // 2 :], part[: len(part) // 2]]
+                continue
+            found = None
+        yield part, found
