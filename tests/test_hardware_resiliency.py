@@ -13,7 +13,15 @@ from torchfault.criteria.compose import judge
 from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.errors import HardwareError
-from torchfault.hardware.accelerator import FLAT, OUTPUT_STATIONARY, Accelerator, FlipFlops, hardened
+from torchfault.hardware.accelerator import (
+    FLAT,
+    NVDLA_LIKE,
+    OUTPUT_STATIONARY,
+    WEIGHT_STATIONARY,
+    Accelerator,
+    FlipFlops,
+    hardened,
+)
 from torchfault.hardware.fit import fit_summary
 from torchfault.hardware.layers import layers_of
 from torchfault.hardware.proposals import ESTIMATORS, Profile, cells_of, proposal
@@ -32,6 +40,7 @@ from torchfault.hardware.upsets import Upset
 
 ARRAY = replace(OUTPUT_STATIONARY, height=2, width=2, utilisation="tile")
 ACCELERATORS = {"array": ARRAY, "flat": FLAT}
+CHIPS = {**ACCELERATORS, "nvdla-like": NVDLA_LIKE, "weight-stationary": WEIGHT_STATIONARY}
 
 
 @pytest.fixture(scope="module")
@@ -329,3 +338,42 @@ def test_less_memory_means_smaller_parts_and_the_same_result(small):
     hungry = replace(layers, nbytes=2**40)
     one, two = (resiliency_accuracy(engine, FLAT, faults=100, layers=held) for held in (layers, hungry))
     assert one.ra == two.ra
+
+
+@pytest.fixture(scope="module")
+def deep():
+    """Return an engine on a network whose first layer is nearly idle: hardly any of its upsets changes an answer."""
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)).eval()
+    with torch.no_grad():
+        model[2].weight[:, 1:] = 0
+        model[2].bias.uniform_(1, 2)
+    inputs = torch.randn(10, 3)
+    with torch.no_grad():
+        labels = model(inputs).argmax(1)
+    labels[:2] = (labels[:2] + 1) % 3
+    data = Data(inputs, labels)
+    return Engine(model, data), layers_of(model, data)
+
+
+@pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
+def test_bounds_of_contributions_are_possible(deep, chip):
+    """Whatever was drawn, of a layer, a type or a bit no more can be lost than the right answers that it may spoil."""
+    engine, layers = deep
+    cells = cells_of(upset_space(chip, layers.works, layers.space))
+    masses = {
+        "layer": dict(zip(("0", "2", "4"), np.bincount(cells.layer, cells.mass), strict=True)),
+        "type": dict(zip([one.name for one in chip.types], np.bincount(cells.kind, cells.mass), strict=True)),
+        "bit": dict(zip(range(-1, 32), np.bincount(cells.bit + 1, cells.mass), strict=True)),
+    }
+    for estimator in ESTIMATORS:
+        for seed in range(3):
+            found = resiliency_accuracy(engine, chip, estimator=estimator, faults=60, seed=seed, layers=layers)
+            for one in (found.ra, found.sdc, found.due):
+                assert -1 <= one.low <= one.value <= one.high <= 1 or estimator in ("UNIFORM", "IS-B"), estimator
+            for by, mass in masses.items():
+                for _, row in found.table(by).iterrows():
+                    most, least = 0.8 * mass[row[by]], -0.2 * mass[row[by]]
+                    assert row["data_low"] <= row["data"] <= row["data_high"]
+                    assert row["data_high"] <= max(row["data"], most) + 1e-12, (estimator, by, row)
+                    assert row["data_low"] >= min(row["data"], least) - 1e-12, (estimator, by, row)

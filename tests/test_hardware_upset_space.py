@@ -17,7 +17,15 @@ from torch import nn
 
 from torchfault.data import Data
 from torchfault.errors import HardwareError, SpaceError
-from torchfault.hardware.accelerator import ACCELERATORS, FLAT, NVDLA_LIKE, Accelerator, FlipFlops, with_buffer
+from torchfault.hardware.accelerator import (
+    ACCELERATORS,
+    FLAT,
+    NVDLA_LIKE,
+    Accelerator,
+    FlipFlops,
+    accelerator_of,
+    with_buffer,
+)
 from torchfault.hardware.layers import layers_of
 from torchfault.hardware.measure import UpsetMeasure, known
 from torchfault.hardware.patterns import Pattern, Reach, along_row
@@ -270,13 +278,13 @@ def test_what_decides_an_upset_is_in_the_digest():
     same = replace(space, works=tuple(replace(work, node=7) for work in space.works))
     assert same == space
     assert same.digest() == space.digest()
-    skipping = replace(DRAWN["padded"], product=replace(DRAWN["padded"].product, columns=4))
+    moved = replace(DRAWN["padded"].product, convolution=replace(PADDED, before=(0, 1)))
     others = (
         replace(space, accelerator=replace(FLAT, height=2)),
         replace(space, accelerator=replace(FLAT, types=FLAT.types[1:])),
         replace(space, widths=(WIDTHS, (2, 2, 3))),
         replace(space, works=space.works[::-1]),
-        replace(space, works=(skipping, DRAWN["linear"])),
+        replace(space, works=(replace(DRAWN["padded"], product=moved), DRAWN["linear"])),
     )
     assert len({space.digest(), *(other.digest() for other in others)}) == 6
 
@@ -334,6 +342,70 @@ def test_what_is_damaged_is_refused():
             read_upset_space(one)
 
 
+def entries(held, path=()):
+    """Yield the path of every value within *held*."""
+    for key, value in held.items() if isinstance(held, dict) else enumerate(held):
+        yield (*path, key)
+        if isinstance(value, dict | list):
+            yield from entries(value, (*path, key))
+
+
+STRANGE = (
+    None,
+    True,
+    -1,
+    0,
+    1.5,
+    1e308,
+    float("nan"),
+    float("inf"),
+    10**400,
+    "x",
+    "",
+    [],
+    [1],
+    {},
+    {"a": 1},
+    [[]],
+    "tile",
+)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_damage_is_an_error_of_ours_or_harmless(seed):
+    """A stored space, or an accelerator's file, with entries replaced, removed or added: used, or refused in a line."""
+    random = np.random.default_rng(seed)
+    chip = replace(NVDLA_LIKE, utilisation=(("input", 0.5), ("weight", 1.0)))
+    plain = json.dumps(UpsetSpace(chip, (DRAWN["padded"], DRAWN["recurrent"]), (WIDTHS, WIDTHS)).plain())
+    refused = 0
+    for number in range(300):
+        held = json.loads(plain)
+        for _ in range(random.integers(1, 3)):
+            *path, last = list(entries(held))[random.integers(len(list(entries(held))))]
+            inner = held
+            for key in path:
+                inner = inner[key]
+            what = random.integers(3)
+            if what == 0:
+                inner[last] = STRANGE[random.integers(len(STRANGE))]
+            elif what == 1:
+                del inner[last]
+            elif isinstance(inner, dict):
+                inner[("count", "share", "more")[random.integers(3)]] = STRANGE[random.integers(len(STRANGE))]
+        try:
+            if number % 2:
+                accelerator_of(held.get("accelerator"), "a file")
+                continue
+            space = read_upset_space(held)
+            space.locate([0, len(space) - 1])
+            space.columns([0, len(space) - 1])
+            assert UpsetMeasure().mass(space).sum() == pytest.approx(1)
+            assert len(space.digest()) == 64
+        except (HardwareError, SpaceError):
+            refused += 1
+    assert refused > 100
+
+
 def test_numbers_outside_are_refused():
     space = UpsetSpace(FLAT, (DRAWN["linear"],), (WIDTHS,))
     for wrong in ([-1], [len(space)], [0.5], [True]):
@@ -346,7 +418,7 @@ def test_numbers_outside_are_refused():
     huge = Product(1, 2**31, 2**31, 2**31)
     with pytest.raises(SpaceError, match=r"2\^63"):
         UpsetSpace(FLAT, (work_of(huge),), (WIDTHS,))
-    with pytest.raises(HardwareError, match="every layer has words"):
+    with pytest.raises(HardwareError, match="each of 1 layers has words"):
         UpsetSpace(FLAT, (DRAWN["linear"],), ())
     assert repr(space) == "<UpsetSpace: 109 upsets of 'flat' in 1 layers>"
     assert len(space.locate(np.array([], dtype=np.int64)).layer) == 0

@@ -35,6 +35,8 @@ RAW_FIT = 600.0
 HARDENED_FIT = 200.0
 """The same for a hardened one, such as DICE."""
 
+_LARGEST = 1e100  # share or FIT, so that their products are numbers
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlipFlops:
@@ -56,12 +58,15 @@ class FlipFlops:
     memory: bool = False
 
     def __post_init__(self) -> None:
+        for what, kind in (("name", str), ("memory", bool)):
+            if not isinstance(getattr(self, what), kind):
+                raise HardwareError(f"the {what} of a type is a {kind.__name__}, got {getattr(self, what)!r}")
         if self.holds not in ("input", "weight", "output", "control"):
             raise HardwareError(f"'{self.name}' holds input, weight, output or control, got '{self.holds}'")
         for what in ("share", "fit"):
             value = getattr(self, what)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                raise HardwareError(f"the {what} of '{self.name}' is a finite number from 0 up, got {value!r}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LARGEST:
+                raise HardwareError(f"the {what} of '{self.name}' is a number from 0 up to {_LARGEST:g}, got {value!r}")
         effect = find_pattern(self.pattern).effect
         fits = {"operand": ("input", "weight"), "everywhere": ("input", "weight"), "crash": ("control",)}
         if self.holds not in fits.get(effect, ("output",)):
@@ -96,6 +101,8 @@ class Accelerator:
         object.__setattr__(self, "types", tuple(self.types))
         if isinstance(self.utilisation, Mapping):
             object.__setattr__(self, "utilisation", tuple(self.utilisation.items()))
+        if not isinstance(self.name, str):
+            raise HardwareError(f"the name of an accelerator is text, got {self.name!r}")
         names = [one.name for one in self.types]
         if not names or len(set(names)) != len(names):
             raise HardwareError(f"accelerator '{self.name}' needs types of different names, got {names}")
@@ -104,11 +111,13 @@ class Accelerator:
         if self.dataflow not in ("output-stationary", "weight-stationary", "flat"):
             raise HardwareError(
                 f"a dataflow is output-stationary, weight-stationary or flat, got '{self.dataflow}'"
-                f"{did_you_mean(self.dataflow, ('output-stationary', 'weight-stationary', 'flat'))}"
+                f"{did_you_mean(str(self.dataflow), ('output-stationary', 'weight-stationary', 'flat'))}"
             )
         for what in ("height", "width", "flip_flops"):
             value = getattr(self, what)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            if (value is not None or what != "flip_flops") and (
+                isinstance(value, bool) or not isinstance(value, int) or value < 1
+            ):
                 raise HardwareError(f"the {what} of '{self.name}' is a whole number from 1 up, got {value!r}")
         self._check_utilisation()
 
@@ -131,7 +140,7 @@ class Accelerator:
         for one in self.types:
             if one.name == name:
                 return one
-        near = did_you_mean(name, [one.name for one in self.types])
+        near = did_you_mean(str(name), [one.name for one in self.types])
         raise HardwareError(f"accelerator '{self.name}' has no type '{name}'{near}")
 
     def weight_of(self, name: str) -> float:
@@ -210,7 +219,7 @@ def accelerator_of(held: Any, where: str) -> Accelerator:
         raise HardwareError(f"{where}: types is a list, got {type(entries['types']).__name__}")
     parts = {field.name for field in fields(FlipFlops)} | {"count"}
     types = [_entries(one, parts, {"name", "holds", "pattern"}, f"{where}: types") for one in entries["types"]]
-    if all("count" in one for one in types):
+    if all(isinstance(one.get("count"), int) for one in types):
         entries.setdefault("flip_flops", sum(one["count"] for one in types))
     for one in types:
         if ("count" in one) == ("share" in one):

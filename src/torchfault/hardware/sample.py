@@ -68,7 +68,7 @@ class Sample:
         more, size = mass[self.drawn] >= 0, np.abs(mass)
         none = np.zeros_like(plus) if minus is None else minus
         one, two = (self.mean(size, np.where(more == first, plus, none)) for first in (True, False))
-        return difference(one, two)
+        return self._possible(difference(one, two), mass, signed=minus is not None)
 
     def mean(self, mass: Floats, y: Floats) -> Estimate:
         """Return the sum over cells of *mass*, 0 or more, times the mean of *y*, from 0 to 1 per fault."""
@@ -77,7 +77,7 @@ class Sample:
         w = self.weights(mass)
         whole = Strata.of_draws(w * y, w, np.zeros(len(y), dtype=np.int64))
         low, high = beta_bounds(whole, heaviest=float(self._weight(mass).max()), level=self.level)
-        return Estimate(whole.mean, low, high, len(y), "weighted-beta", self.level)
+        return self._possible(Estimate(whole.mean, low, high, len(y), "weighted-beta", self.level), mass, signed=False)
 
     def _stratified(self, mass: Floats, y: Floats, *, signed: bool) -> Estimate:
         """Return the sum over cells of *mass* times the mean of *y*, with an interval that knows the strata."""
@@ -103,11 +103,18 @@ class Sample:
         unseen = _UNSEEN * np.repeat(typical, size) / count * moment(2, np.ones_like(mass))
         prior = (moment(2, self.rate) + unseen, moment(3, self.rate), moment(4, self.rate))
         value, low, high = tilted_bounds(self.weights(mass) * y, number, prior, level=self.level)
-        if not signed and (mass >= 0).all():
-            low = max(low, 0.0)
-        if not signed and (mass <= 0).all():
-            high = min(high, 0.0)
-        return Estimate(value, low, high, len(y), "stratified-score", self.level)
+        return self._possible(Estimate(value, low, high, len(y), "stratified-score", self.level), mass, signed=signed)
+
+    def _possible(self, found: Estimate, mass: Floats, *, signed: bool) -> Estimate:
+        """Return *found* with bounds that an outcome of each fault between its least and its most can reach.
+
+        An outcome is a share of images, or with *signed*, by how much accuracy falls: no more than there is. Heavy
+        weights may bring the estimate itself, which is unbiased, beyond that; it stays within its bounds.
+        """
+        least, most = (self.sa - 1, self.sa) if signed else (0.0, 1.0)
+        more, less = float(mass[mass > 0].sum()), float(mass[mass < 0].sum())
+        low, high = max(found.low, more * least + less * most), min(found.high, more * most + less * least)
+        return replace(found, low=min(found.value, low), high=max(found.value, high))
 
     def weights(self, mass: Floats) -> Floats:
         """Return mass / q of every draw, shape (draws,)."""

@@ -6,6 +6,7 @@ no use and have the probability 0 (:class:`torchfault.hardware.measure.UpsetMeas
 """
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,8 +102,8 @@ class UpsetSpace:
         # Where a layer is in a captured graph has nothing to do with which upset a number means.
         object.__setattr__(self, "works", tuple(replace(work, node=-1) for work in self.works))
         object.__setattr__(self, "widths", tuple(map(tuple, self.widths)))
-        if len(self.works) != len(self.widths):
-            raise HardwareError(f"every layer has words of its own, got {len(self.works)} and {len(self.widths)}")
+        if len(self.works) != len(self.widths) or not all(0 <= bits <= 64 for bits in itertools.chain(*self.widths)):
+            raise HardwareError(f"each of {len(self.works)} layers has words of up to 64 bits, got {self.widths}")
         sizes = [size for *_, size in self._columns()]
         if not 0 < sum(sizes) <= _LARGEST:
             raise SpaceError(f"a space holds from 1 to 2^63 - 1 upsets, got {sum(sizes)}; take fewer layers")
@@ -315,7 +316,7 @@ def read_upset_space(plain: Mapping[str, Any]) -> UpsetSpace:
         works = tuple(read_work(one) for one in plain["works"])
         widths = tuple((int(one), int(two), int(three)) for one, two, three in plain["widths"])
         return UpsetSpace(accelerator_of(plain["accelerator"], "a stored space"), works, widths)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise HardwareError(f"a stored space of upsets has an accelerator, works and widths, got {error}") from error
 
 

@@ -1,5 +1,6 @@
 """One layer's work: its multiply-accumulates, the variables it reads and writes, and the matrix product; NumPy only."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -67,6 +68,15 @@ class Work:
     product: Product | None = None
     node: int = -1
 
+    def __post_init__(self) -> None:
+        sizes: tuple[Any, ...] = (self.macs, *self.variables)
+        if not all(isinstance(name, str) for name in (self.layer, self.op, *self.inputs, *self.weights, *self.outputs)):
+            raise HardwareError(f"layers and sites have names, got {self}")
+        fits = len(sizes) == 4 and all(isinstance(size, int) and size >= 0 for size in sizes)
+        if not fits or (self.product is not None and _operands(self.product) != self.variables):
+            expected = "three whole numbers" if self.product is None else f"those of {self.product}"
+            raise HardwareError(f"the variables of '{self.layer}' are {expected}, got {self.variables}")
+
     def sites(self, holds: str) -> tuple[str, ...]:
         """Return the names of the sites of the variables that a type *holds*; none for control."""
         return {"input": self.inputs, "weight": self.weights, "output": self.outputs}.get(holds, ())
@@ -74,6 +84,22 @@ class Work:
     def count(self, holds: str) -> int:
         """Return the number of variables that a type *holds*, 1 for control."""
         return dict(zip(("input", "weight", "output"), self.variables, strict=True)).get(holds, 1)
+
+
+def _operands(product: Product) -> tuple[int, int, int] | None:
+    """Return the number of inputs, weights and outputs of *product*; ``None`` where its sizes contradict each other."""
+    groups, rows, depth, columns = product.groups, product.rows, product.depth, product.columns
+    inputs, place = groups * rows * depth, product.convolution
+    if place is not None:
+        axes = (place.size, place.out, place.kernel, place.stride, place.before, place.dilation)
+        if {len(one) for one in axes} != {len(place.size)} or min(*place.stride, *place.dilation) < 1:
+            return None
+        if place.channels != place.channels // groups * groups or rows != math.prod(place.out):
+            return None
+        if depth != place.channels // groups * math.prod(place.kernel):
+            return None
+        inputs = place.channels * math.prod(place.size)
+    return inputs, groups * depth * columns, groups * rows * columns
 
 
 def plain_work(work: Work) -> dict[str, Any]:
