@@ -13,7 +13,7 @@ from doubles import SPACE, Double, outcomes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchfault.campaign import Campaign, Results, load, run
+from torchfault.campaign import Campaign, Results, check_resumable, load, run
 from torchfault.campaign.identity import describe, differences, show
 from torchfault.campaign.plan import prepare
 from torchfault.criteria import NonFinite, Top1Change, accuracy
@@ -354,6 +354,9 @@ def share_of_zero(outputs, labels) -> float:
     return (outputs[:, 0] > outputs[:, 1]).double().mean()
 
 
+share_of_zero.span = (0.0, 1.0)
+
+
 @pytest.mark.parametrize("batch", [4096, 25])
 def test_a_metric_is_measured_over_the_whole_data_set(batch):
     campaign = Campaign(Double(), SPACE, metric=share_of_zero, seed=8, stop=MaxTrials(300))
@@ -366,7 +369,8 @@ def test_a_metric_is_measured_over_the_whole_data_set(batch):
     assert np.array_equal(results.columns.due, (outcome == 2).any(axis=1))
     assert set(results.columns.inputs) == {-1}
     estimate = results.estimate()
-    assert estimate.method == "student-t"
+    assert estimate.method == "gaffke"
+    assert 0 < estimate.low < estimate.value < estimate.high < 1
     assert estimate.value == pytest.approx((outcome > 0).mean())
     table = results.table("site")
     for code, members in enumerate(SPACE.names):
@@ -402,13 +406,33 @@ def test_a_metric_that_is_no_finite_number():
     results = run(Campaign(Double(), SPACE, metric=undefined, seed=8, stop=MaxTrials(200)))
     assert np.isnan(results.columns.values[results.columns.due]).all()
     assert results.columns.failed[results.columns.due].all()
-    estimate = results.estimate()
-    assert math.isnan(estimate.value)
-    assert (estimate.low, estimate.high) == (-math.inf, math.inf)
+    median = results.estimate()  # nothing tells how large such a number can get
+    assert median.method == "quantile 0.5"
+    assert median.value == np.sort(np.nan_to_num(results.columns.values, nan=np.inf))[99]
+    assert median.low <= median.value <= median.high < math.inf
     with pytest.raises(CampaignError, match="without faults must be a finite number, got nan"):
         run(Campaign(Double(), SPACE, metric=lambda *_: math.nan, stop=MaxTrials(10)))
     with pytest.raises(CriterionError, match="a metric returns one number, got Tensor"):
         run(Campaign(Double(), SPACE, metric=lambda outputs, _: outputs, stop=MaxTrials(10)))
+
+
+def test_a_metric_with_a_span_has_an_interval_within_what_its_drop_can_be():
+    def right(outputs, labels):
+        del labels
+        return (outputs[:, 0] > outputs[:, 1]).double().mean() / 2 + 0.25
+
+    right.span = (0.2, 0.75)
+    for trials, least in ((1, 0.3), (300, 0.01)):
+        found = run(Campaign(Double(), SPACE, metric=right, seed=3, stop=MaxTrials(trials))).estimate()
+        assert 0 <= found.low <= found.value <= found.high <= 0.55
+        assert found.high - found.low > least
+    bits = run(Campaign(Double(), SPACE, metric=right, seed=3, stop=MaxTrials(300))).table("bit")
+    assert ((bits["low"] >= 0) & (bits["high"] <= 0.55) & (bits["high"] > bits["low"])).all()
+    with pytest.raises(CampaignError, match="begun with another"):
+        check_resumable(
+            Campaign(Double(), SPACE, metric=share_of_zero, seed=3, stop=MaxTrials(1)),
+            run(Campaign(Double(), SPACE, metric=right, seed=3, stop=MaxTrials(1))).record,
+        )
 
 
 def test_large_outputs_are_gathered_a_few_trials_at_a_time(monkeypatch):

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binom, binomtest, hypergeom
 from statsmodels.stats.proportion import proportion_confint
-from statsmodels.stats.weightstats import DescrStatsW
 
 from torchfault.errors import StatisticsError
 from torchfault.statistics import (
@@ -29,7 +28,6 @@ from torchfault.statistics import (
     effective_sample_size,
     jeffreys,
     leveugle_sample_size,
-    mean,
     proportion,
     stratified,
     weighted_mean,
@@ -259,9 +257,9 @@ def test_an_estimate_prints_two_digits_of_its_half_width() -> None:
     assert str(proportion(0, 1000)) == "0.0000 [0.0000, 0.0038]"
     assert proportion(500, 1000, population=1000).format_percent() == "50.00 % [50.00, 50.00]"
     assert str(proportion(0, 0)) == "nan [0.00, 1.00]"
-    assert str(mean([0.25])) == "0.2500 [-inf, inf]"
-    assert str(Estimate(-1234.0, -1300.0, -1168.0, 5, "student-t")) == "-1234 [-1300, -1168]"
-    assert str(Estimate(0.0, 0.0, 0.0, 5, "student-t")) == "0.0 [0.0, 0.0]"
+    assert str(Estimate(0.25, -inf, inf, 1, "quantile 0.5")) == "0.2500 [-inf, inf]"
+    assert str(Estimate(-1234.0, -1300.0, -1168.0, 5, "gaffke")) == "-1234 [-1300, -1168]"
+    assert str(Estimate(0.0, 0.0, 0.0, 5, "gaffke")) == "0.0 [0.0, 0.0]"
 
 
 def test_proportion_names_its_method_and_suggests_the_nearest() -> None:
@@ -453,20 +451,8 @@ def test_weighted_mean_stays_open_without_failures_as_wide_as_the_heaviest_weigh
     assert heavy.high == pytest.approx(4 * light.high, rel=0.03)
     assert isnan(weighted_mean([], []).value)
     assert bounds(weighted_mean([], [])) == (0, 1)
-    assert bounds(weighted_mean([], [], largest_weight=3.0)) == (0, 1)
-
-
-def test_weighted_values_that_are_not_binary_get_a_t_interval() -> None:
-    rng = np.random.default_rng(3)
-    y, w = rng.normal(0.2, 1, 40), rng.uniform(0.5, 1.5, 40)
-    estimate = weighted_mean(y, w, level=0.9)
-    assert estimate.method == "student-t"
-    np.testing.assert_allclose(bounds(estimate), DescrStatsW(y * w).tconfint_mean(alpha=0.1), rtol=1e-9)
-    strata = np.repeat([0, 1], 20)
-    by_hand = np.sqrt(sum((0.5**2) * (y * w)[strata == h].var(ddof=1) / 20 for h in (0, 1)))
-    inside = weighted_mean(y, w, stratum=strata, level=0.9)
-    assert inside.half_width == pytest.approx(1.6859545 * by_hand, rel=1e-6)  # t of 38 degrees of freedom, 95th centile
-    assert bounds(weighted_mean([0.3, 0.4, 2.0], [1, 1, 1], stratum=[0, 0, 1])) == (-inf, inf)
+    for ratio in (False, True):
+        assert bounds(weighted_mean([], [], largest_weight=3.0, ratio=ratio)) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -482,6 +468,8 @@ def test_weighted_values_that_are_not_binary_get_a_t_interval() -> None:
         ([1, 0], [1, 2], {"largest_weight": 1.5}, "bounds all weights"),
         ([1, 0], [1, 2], {"largest_weight": nan}, "bounds all weights"),
         ([1, 0], [1, 2], {"level": 0}, "strictly between"),
+        ([1, 0.25], [1, 1], {}, "got 0.25 among them; for others use bounded_mean"),
+        ([1, -1], [1, 1], {}, "got -1 among them"),
     ],
 )
 def test_weighted_mean_refuses(values: object, weights: object, options: dict[str, object], message: str) -> None:
@@ -561,30 +549,6 @@ def test_stratified_refuses(
 
 def test_a_stratum_without_share_and_trials_does_not_count() -> None:
     assert stratified([1, 0], [20, 0], [1.0, 0.0]) == stratified([1], [20], [1.0])
-
-
-# --- real-valued metrics ---------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=50), st.floats(0.5, 0.99))
-def test_mean_equals_statsmodels(values: list[float], level: float) -> None:
-    estimate = mean(values, level=level)
-    expected = DescrStatsW(values).tconfint_mean(alpha=1 - level)
-    np.testing.assert_allclose(bounds(estimate), expected, rtol=1e-7, atol=1e-9)
-
-
-def test_mean_keeps_the_digits_of_a_small_spread() -> None:
-    values = 1e6 + np.array([1e-3, 2e-3, 3e-3])
-    np.testing.assert_allclose(mean(values).half_width, 4.302653 * 1e-3 / np.sqrt(3), rtol=1e-5)
-
-
-def test_mean_of_too_few_values_admits_it() -> None:
-    assert isnan(mean([]).value)
-    for few in ([], [0.5]):
-        assert bounds(mean(few)) == (-inf, inf)
-    assert mean([0.5, 0.5]).half_width == 0
-    with pytest.raises(StatisticsError, match="finite"):
-        mean([0.1, inf])
 
 
 # --- coverage by simulation: weights and strata ----------------------------------------------------------------------

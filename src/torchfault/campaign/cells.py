@@ -44,7 +44,7 @@ class Cells:
 def cells(record: Record, columns: Columns, by: str) -> Cells | None:
     """Return the cells of statistical injection, ``None`` for other samplers, channels and metrics.
 
-    A metric's mean has Student's interval as if drawn with replacement, which is wider; so has a channel's.
+    A metric's mean has an interval as if drawn with replacement, which is wider; so has a channel's.
     """
     sampler = _statistical(record)
     if sampler is None or by == "channel" or columns.values is not None or record.population is not None:

@@ -16,7 +16,7 @@ from torchfault.campaign.groups import GROUPINGS, Groups, groups
 from torchfault.campaign.stopped import unbiased
 from torchfault.errors import CampaignError, did_you_mean
 from torchfault.space import FaultSpace
-from torchfault.statistics import Estimate, mean, proportion, weighted_mean
+from torchfault.statistics import Estimate, bounded_mean, proportion, quantile_interval, weighted_mean
 from torchfault.statistics.intervals import find_interval
 from torchfault.store import Batch, Columns, Record, Store
 
@@ -66,11 +66,12 @@ class Results:
     def estimate(self, *, level: float = 0.95, method: str = "wilson") -> Estimate:
         """Return the probability that a trial fails or, where a metric was measured, the metric's mean drop.
 
+        Where a metric knows no end (:func:`torchfault.criteria.metrics.span`), it is the median drop.
         Where the sampler leaves faults out, the upper bound has it that all of these fail; the mean of a metric is of
         the others then.
         *method* names an interval for unweighted failures: ``wilson``, ``clopper-pearson`` or ``jeffreys``. Where a
-        half-width ended a uniform campaign, the value reckons with it and is unbiased. A drop
-        that is not finite makes the mean NaN, within infinite bounds.
+        half-width ended a uniform campaign, the value reckons with it and is unbiased. A drop that is no number counts
+        as the largest.
 
         >>> from torchfault.space import Site
         >>> space = FaultSpace((Site("fc.weight", (4,)),))
@@ -127,6 +128,13 @@ class Results:
         if self.columns.lanes is not None:
             return int(self.columns.lanes.sum())
         return len(self) * (1 if self.columns.values is None else self.record.inputs)
+
+    @property
+    def measured(self) -> str:
+        """What is estimated: ``failing`` trials, a metric's ``mean drop``, or a ``median drop`` without an end."""
+        if self.columns.values is None:
+            return "failing"
+        return "mean drop" if "span" in self.record.configuration else "median drop"
 
     def _audited(self, estimate: Estimate, members: NDArray[np.int64], level: float) -> Estimate:
         known = self.audit(level=level)
@@ -243,7 +251,7 @@ def _estimate(
         return Estimate(value, failures / everything, (failures + everything - n) / everything, n, "exhaustive", level)
     if columns.weights is None:
         return proportion(failures, n, method=method, level=level)
-    return _weighted(columns, members, record, columns.failed[members].astype(np.float64), level, strata=strata)
+    return _weighted(columns, members, record, level, strata=strata)
 
 
 def _mean(
@@ -256,40 +264,50 @@ def _mean(
     strata: bool,
 ) -> Estimate:
     assert columns.values is not None
-    values = columns.values[members]
-    if not np.isfinite(values).all():
-        return Estimate(nan, -inf, inf, len(values), "student-t", level)
+    assert columns.metric is not None
     if everything is not None:
+        values = columns.values[members]
         value = float(values.mean()) if values.size else nan
         low, high = (value, value) if 0 < everything == len(values) else (-inf, inf)
         return Estimate(value, low, high, len(values), "exhaustive", level)
-    if columns.weights is None:
-        return mean(values, level=level)
-    return _weighted(columns, members, record, values, level, strata=strata)
+    members, weights, stratum, heaviest, part = _draws(columns, members, record, strata=strata)
+    values = columns.values[members]
+    if "span" not in record.configuration:
+        return quantile_interval(
+            values, weights=weights, stratum=stratum, level=level, largest_weight=heaviest, ratio=part
+        )
+    least, most = record.configuration["span"]
+    golden = float(np.nanmax(columns.metric + columns.values, initial=least))
+    values, low, high = np.where(np.isnan(values), golden - least, values), golden - most, golden - least
+    return bounded_mean(
+        values, low=low, high=high, weights=weights, stratum=stratum, level=level, largest_weight=heaviest, ratio=part
+    )
 
 
-def _weighted(
-    columns: Columns,
-    members: NDArray[np.int64],
-    record: Record,
-    values: NDArray[np.float64],
-    level: float,
-    *,
-    strata: bool,
-) -> Estimate:
-    """Return the weighted mean over *members*, given that the fault is one of theirs: weights average 1 there.
+def _draws(
+    columns: Columns, members: NDArray[np.int64], record: Record, *, strata: bool
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int32] | None, float, bool]:
+    """Return *members*, none where they have no weight, their weights and strata, the largest weight, and whether they
+    are a part of the trials.
 
-    Over all trials they do so in expectation only, and dividing by their mean would trade the unbiased estimate for a
-    ratio: only a part of the trials is normalised. A sampler that told its largest weight is taken at its word.
+    Given that the fault is one of theirs, weights average 1 there. Over all trials they do so in expectation only, and
+    dividing by their mean would trade the unbiased estimate for a ratio: only a part of the trials is normalised. A
+    sampler that told its largest weight is taken at its word.
     """
-    assert columns.weights is not None
-    weights = columns.weights[members]
-    heaviest = max(record.configuration.get("largest_weight", 0.0), float(weights.max(initial=0.0)))
-    if not weights.size or not isfinite(weights.sum()) or weights.sum() == 0:
-        return proportion(0, 0, level=level)
-    stratum = columns.strata[members] if strata and columns.strata is not None else None
     part = len(members) < len(columns)
-    return weighted_mean(values, weights, stratum=stratum, level=level, largest_weight=heaviest, ratio=part)
+    weights = np.ones(len(members)) if columns.weights is None else columns.weights[members]
+    if not 0 < weights.sum() < inf:
+        members, weights = members[:0], weights[:0]
+    heaviest = max(record.configuration.get("largest_weight", 0.0), float(weights.max(initial=0.0)))
+    stratum = columns.strata[members] if strata and columns.strata is not None else None
+    return members, weights, stratum, heaviest, part
+
+
+def _weighted(columns: Columns, members: NDArray[np.int64], record: Record, level: float, *, strata: bool) -> Estimate:
+    """Return the weighted share of *members* that failed, given that the fault is one of theirs."""
+    members, weights, stratum, heaviest, part = _draws(columns, members, record, strata=strata)
+    failed = columns.failed[members].astype(np.float64)
+    return weighted_mean(failed, weights, stratum=stratum, level=level, largest_weight=heaviest, ratio=part)
 
 
 def _beyond(estimate: Estimate, reach: float, *, metric: bool) -> Estimate:

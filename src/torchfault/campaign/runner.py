@@ -128,6 +128,8 @@ def _warn(campaign: Campaign) -> None:
 def _record(campaign: Campaign, name: str, settings: Mapping[str, Any] | None) -> Record:
     import torch
 
+    from torchfault.criteria.metrics import span
+
     reached = reach(campaign)
     configuration = {
         "sampler": describe(campaign.sampler),
@@ -139,6 +141,8 @@ def _record(campaign: Campaign, name: str, settings: Mapping[str, Any] | None) -
     configuration |= {} if campaign.shortcuts is None else {"shortcuts": describe(campaign.shortcuts)}
     if isinstance(campaign.sampler, WeightedSampler):
         configuration["largest_weight"] = float(campaign.sampler.largest_weight(campaign.space))
+    if campaign.metric is not None and (known := span(campaign.metric)) is not None:
+        configuration["span"] = list(known)
     configuration |= {} if settings is None else {"settings": dict(settings)}
     configuration |= {} if reached == 1 else {"reach": reached}
     versions = {

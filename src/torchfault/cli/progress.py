@@ -93,7 +93,9 @@ class Watch:
     def _estimate(self, estimate: "Estimate") -> str:
         from torchfault.statistics import proportion
 
-        if estimate.method == "student-t" or not 0 <= estimate.low <= estimate.high <= 1:
+        if estimate.method.startswith("quantile"):
+            return f"median drop {estimate.value:.4g}"
+        if estimate.method.startswith("gaffke") or not 0 <= estimate.low <= estimate.high <= 1:
             return f"mean drop {estimate.value:.4g}"
         if estimate.method == "wilson":
             failures = round(estimate.value * estimate.trials)

@@ -152,7 +152,11 @@ def summary(results: "Results", *, level: float, method: str) -> None:
     if not len(results):
         console.print(f"[bold]{record.name}[/] has no trials yet")
         return
-    what = f"mean drop {estimate}" if metric else f"{estimate.format_percent()} of {count(len(results))} trials fail"
+    what = (
+        f"{results.measured} {estimate}"
+        if metric
+        else f"{estimate.format_percent()} of {count(len(results))} trials fail"
+    )
     console.print(f"[bold]{record.name}[/]  {what}", end="")
     console.print(f"  ({100 * level:g} % interval, {estimate.method})", style="dim")
     due, sites = int(results.columns.due.sum()), count(len(results.space.sites))

@@ -53,8 +53,11 @@ def results_table(
         bound = _bound(level, method) if plain else None
         word = words.pop() if len(words) == 1 else ""
         rows = join_bits(sorted(rows, key=lambda row: -int(row.key)), word=word, bound=bound)
-    title = f"Mean drop of the metric by {by}" if metric else f"Vulnerability factor (VF) by {by}: trials that fail"
-    return _interval_table(rows, by=by, title=title, level=level, metric=metric, width=width)
+    drop = results.measured if metric else ""
+    title = (
+        f"{drop.capitalize()} of the metric by {by}" if drop else f"Vulnerability factor (VF) by {by}: trials that fail"
+    )
+    return _interval_table(rows, by=by, title=title, level=level, drop=drop, width=width)
 
 
 def _bound(level: float, method: str) -> Callable[[int], float]:
@@ -98,16 +101,16 @@ def _field(word: str, bit: int) -> str:
     return "mantissa" if bit < mantissa else "exponent" if bit < mantissa + exponent else "sign"
 
 
-def _interval_table(rows: Sequence[Row], *, by: str, title: str, level: float, metric: bool, width: int) -> "Table":
+def _interval_table(rows: Sequence[Row], *, by: str, title: str, level: float, drop: str, width: int) -> "Table":
     digits = _digits(rows)
-    shown: Callable[[float], str] = (lambda x: f"{x:.4g}") if metric else (lambda x: share(x, digits))
-    with_due = not metric and any(row.due > 0 for row in rows)
-    strip = _Strip(rows, metric=metric)
+    shown: Callable[[float], str] = (lambda x: f"{x:.4g}") if drop else (lambda x: share(x, digits))
+    with_due = not drop and any(row.due > 0 for row in rows)
+    strip = _Strip(rows, metric=bool(drop))
     name = max([len(by), *(len(str(row.key)) for row in rows)])
     drawn = strip.useful and width >= name + _OTHERS + _STRIP + 10 * with_due
-    columns = {by: "left", "trials": "right", "changed" if metric else "failures": "right"}
+    columns = {by: "left", "trials": "right", "changed" if drop else "failures": "right"}
     columns |= {"DUE %": "right"} if with_due else {}
-    columns |= {"mean drop" if metric else "VF %": "right", f"{100 * level:g} % interval": "left"}
+    columns |= {drop if drop else "VF %": "right", f"{100 * level:g} % interval": "left"}
     columns |= {strip.axis(shown): "left"} if drawn else {}
     left = max((len(shown(row.low)) for row in rows), default=0)
     right = max((len(shown(row.high)) for row in rows), default=0)

@@ -1,5 +1,6 @@
 """Metrics of a whole data set, for campaigns that run every fault on all inputs: accuracy, mean IoU, perplexity."""
 
+import functools
 import math
 from typing import Protocol
 
@@ -10,7 +11,7 @@ from torchfault.criteria.outputs import Scores, score, target
 from torchfault.data import Tree
 from torchfault.errors import CriterionError
 
-__all__ = ["Metric", "accuracy", "mean_iou", "perplexity", "surprise"]
+__all__ = ["Metric", "accuracy", "mean_iou", "perplexity", "span", "surprise"]
 
 
 class Metric(Protocol):
@@ -116,6 +117,20 @@ def surprise(scores: Tensor, token: Tensor) -> Tensor:
     wide = scores.double()
     each = wide.logsumexp(-1) - wide.gather(-1, token.unsqueeze(-1)).squeeze(-1)
     return each.where(scores.isfinite().all(-1), math.inf)
+
+
+def span(metric: Metric) -> tuple[float, float] | None:
+    """Return the least and the most that *metric* can be, ``None`` where it knows no end, or does not say.
+
+    Intervals of means rest on it. Your own metric says so by an attribute: ``my_metric.span = (0.0, 1.0)``.
+
+    >>> span(functools.partial(mean_iou, classes=21)), span(perplexity)
+    ((0.0, 1.0), None)
+    """
+    while isinstance(metric, functools.partial):
+        metric = metric.func
+    known = (0.0, 1.0) if metric in (accuracy, mean_iou) else getattr(metric, "span", None)
+    return None if known is None else (float(known[0]), float(known[1]))
 
 
 def _predicted(scores: Scores) -> Tensor:

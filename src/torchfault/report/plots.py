@@ -55,7 +55,7 @@ def plot_vulnerability(
     height = min(14.0, max(3.6, 1.4 + 0.24 * len(chosen)))
     figure = Figure(figsize=(11, height), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
-    scale, unit = (1.0, "mean drop") if metric else (100.0, "failing trials (%)")
+    scale, unit = (1.0, "drop of the metric") if metric else (100.0, "failing trials (%)")
     _rows(left, chosen, scale)
     left.set_xlabel(unit)
     _columns(right, bits[bits["trials"] > 0], scale, word)

@@ -1,16 +1,17 @@
 """Estimates that carry their uncertainty: intervals, sample sizes, weighted and stratified means, stopping rules."""
 
 from torchfault.statistics.assisted import assisted_mean
+from torchfault.statistics.bounded import bounded_mean, capped_mean
 from torchfault.statistics.estimators import (
     Estimate,
     design_effect,
     effective_sample_size,
-    mean,
     proportion,
     stratified,
     weighted_mean,
 )
 from torchfault.statistics.intervals import INTERVALS, IntervalFunction, clopper_pearson, jeffreys, wilson
+from torchfault.statistics.quantiles import quantile_interval
 from torchfault.statistics.samples import leveugle_sample_size, wilson_trials
 from torchfault.statistics.sequences import Sequence, Sequences, confidence_sequence
 from torchfault.statistics.stopping import AllOf, AnyOf, HalfWidth, MaxTrials, Progress, StoppingRule, TimeBudget
@@ -29,14 +30,16 @@ __all__ = [
     "StoppingRule",
     "TimeBudget",
     "assisted_mean",
+    "bounded_mean",
+    "capped_mean",
     "clopper_pearson",
     "confidence_sequence",
     "design_effect",
     "effective_sample_size",
     "jeffreys",
     "leveugle_sample_size",
-    "mean",
     "proportion",
+    "quantile_interval",
     "stratified",
     "weighted_mean",
     "wilson",

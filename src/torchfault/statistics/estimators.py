@@ -1,21 +1,19 @@
-"""Estimates of failure proportions and means, each with its interval: plain, weighted, stratified, real-valued."""
+"""Estimates of failure proportions, each with its interval: plain, weighted, stratified."""
 
 from dataclasses import dataclass
-from math import floor, inf, isfinite, log10, nan, sqrt
+from math import floor, isfinite, log10, nan
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from numpy.typing import ArrayLike
 
 from torchfault.errors import StatisticsError
 from torchfault.statistics.intervals import Floats, check_level, find_interval, variance_left
-from torchfault.statistics.weighted import Strata, beta_bounds, ratio_bounds
+from torchfault.statistics.weighted import Strata, beta_bounds, check_draws, check_weights, ratio_bounds, vector
 
 __all__ = [
     "Estimate",
     "design_effect",
     "effective_sample_size",
-    "mean",
     "proportion",
     "stratified",
     "weighted_mean",
@@ -93,7 +91,7 @@ def effective_sample_size(weights: ArrayLike) -> float:
     >>> effective_sample_size([1.0, 1.0, 1.0]), effective_sample_size([2.0, 1.0, 0.0])
     (3.0, 1.8)
     """
-    w = _weights(weights)
+    w = check_weights(weights)
     if w.size == 0:
         return 0.0
     w = w / w.max()  # squares of huge or tiny weights would overflow or vanish
@@ -129,7 +127,7 @@ def weighted_mean(
     of draws is taken as fixed, q as the mixture over strata in those numbers, and differences between strata do not
     count as noise. The weights are not normalised by their sum, so the value may exceed 1.
 
-    Values of 0 and 1 get a beta interval (method ``weighted-beta``): Clopper & Pearson's, at the number of equally
+    The interval is of a beta distribution (method ``weighted-beta``): Clopper & Pearson's, at the number of equally
     weighted draws that would have this mean m and its variance, that is E[w^2 y] - m^2 over the number of draws. For
     the upper bound one failure more is counted, at the largest weight (that of the draws, or *largest_weight* where
     the sampler can give more): failures not seen yet may be the heavy ones. With equal weights it is Clopper-Pearson's
@@ -145,12 +143,11 @@ def weighted_mean(
     in number. Where the draws are in one stratum the bounds count one draw more, of the largest weight: one that does
     not fail for the lower bound, since a few draws of small weight may all have failed.
 
-    Other values get Student's t interval of w y (method ``student-t``), with the remark made at :func:`mean`.
     Raises :class:`StatisticsError` for lengths that differ, weights that are negative, not finite or all zero, values
-    that are not finite, and an impossible level. Sources: Hansen & Hurwitz, Annals of Mathematical Statistics 14,
-    1943, for the value; Hajek, Foundations of Statistical Inference (ed. Godambe & Sprott), 1971, for *ratio*; for
-    the interval Korn & Graubard, Survey Methodology 24, 1998 (Clopper-Pearson at an effective number of draws), and
-    Fay & Feuer, Statistics in Medicine 16, 1997 (the heaviest weight).
+    other than 0 and 1 (:func:`bounded_mean` takes them), and an impossible level. Sources: Hansen & Hurwitz, Annals of
+    Mathematical Statistics 14, 1943, for the value; Hajek, Foundations of Statistical Inference (ed. Godambe & Sprott),
+    1971, for *ratio*; for the interval Korn & Graubard, Survey Methodology 24, 1998 (Clopper-Pearson at an effective
+    number of draws), and Fay & Feuer, Statistics in Medicine 16, 1997 (the heaviest weight).
 
     >>> print(weighted_mean([1, 0, 0, 0], [0.5, 1.2, 1.2, 1.1]))
     0.12 [0.00, 0.75]
@@ -158,33 +155,18 @@ def weighted_mean(
     'clopper-pearson'
     """
     check_level(level)
-    y, w = _vector(values, "values"), _weights(weights)
-    group = np.zeros(len(y), dtype=np.int64) if stratum is None else np.asarray(stratum)
-    if not len(y) == len(w) == group.size or group.ndim != 1:
+    y, w, group, heaviest = check_draws(values, weights, stratum, largest_weight=largest_weight, ratio=ratio)
+    if not np.all((y == 0) | (y == 1)):
         raise StatisticsError(
-            f"values, weights and strata go together one to one, got {len(y)}, {len(w)} and {group.size}; "
-            "pass those of the same draws"
+            f"values are 0 or 1, got {y[(y != 0) & (y != 1)][0]:g} among them; for others use bounded_mean"
         )
-    heaviest = float(w.max(initial=0.0)) if largest_weight is None else largest_weight
-    if not (w.max(initial=0.0) <= heaviest < inf):
-        raise StatisticsError(
-            f"largest_weight is finite and bounds all weights, got {heaviest} for weights up to {w.max(initial=0.0)}; "
-            "pass the sampler's bound, or none"
-        )
-    if ratio and w.size:
-        average = float(w.mean() if np.ptp(w) else w[0])  # all alike, they are 1, not 1 but for rounding
-        heaviest, w = heaviest / average, w / average
-    binary = bool(np.all((y == 0) | (y == 1)))
-    names, group = np.unique(group, return_inverse=True)
-    if len(names) <= 1 and binary and heaviest in (0.0, 1.0) and np.all(w == 1):
+    alone = not group.any()
+    if not y.size or (alone and heaviest in (0.0, 1.0) and np.all(w == 1)):
         return proportion(float(y.sum()), len(y), method="clopper-pearson", level=level)
-    if binary:
-        strata = Strata.of_draws(w * y, w, group)
-        alone = ratio and len(names) == 1
-        bounds = ratio_bounds(y, w, heaviest=heaviest, level=level) if alone else None
-        low, high = bounds or beta_bounds(strata, heaviest=heaviest, level=level)
-        return Estimate(strata.mean, low, high, len(y), "weighted-beta", level)
-    return _student(w * y, group, level)
+    strata = Strata.of_draws(w * y, w, group)
+    bounds = ratio_bounds(y, w, heaviest=heaviest, level=level) if ratio and alone else None
+    low, high = bounds or beta_bounds(strata, heaviest=heaviest, level=level)
+    return Estimate(strata.mean, low, high, len(y), "weighted-beta", level)
 
 
 def stratified(
@@ -237,43 +219,11 @@ def stratified(
     return Estimate(value, min(low, value), max(high, value), total, "stratified-beta", level)
 
 
-def mean(values: ArrayLike, *, level: float = 0.95) -> Estimate:
-    """Return the mean of a real-valued metric, one value per fault, with Student's t interval.
-
-    *values* has shape (faults,). Fewer than two values give an interval from -inf to inf. The t interval is exact for
-    normal values and good for many values of moderate skew. It is **not** good for a metric that is nearly always
-    0 and rarely large, such as the accuracy drop of random faults: until some of the rare faults have been drawn, the
-    spread is underestimated, and values that are all equal give an interval of width 0, which is no certainty. Look
-    at the share of faults beyond a threshold (:func:`proportion`) there. Raises :class:`StatisticsError` for values
-    that are not finite and an impossible level.
-
-    >>> print(mean([0.0, 0.1, 0.2, 0.1]))
-    0.10 [-0.03, 0.23]
-    >>> mean([0.3]).low
-    -inf
-    """
-    check_level(level)
-    y = _vector(values, "values")
-    return _student(y, np.zeros(len(y), dtype=np.int64), level)
-
-
-def _student(x: Floats, group: NDArray[np.int64], level: float) -> Estimate:
-    """Return the t interval of the mean of x, strata fixed; infinite where a stratum has fewer than two draws."""
-    value = float(x.mean()) if x.size else nan
-    strata = Strata.of_draws(x - value, np.ones_like(x), group)  # centred: squares of like values would cancel
-    draws, freedom = strata.draws, x.size - len(strata.draws)
-    if x.size == 0 or np.any(draws < 2):
-        return Estimate(value, -inf, inf, x.size, "student-t", level)
-    error = sqrt(float(np.square(draws / x.size) @ (strata.variances / draws)))
-    reach = -float(stdtrit(freedom, (1 - level) / 2)) * error
-    return Estimate(value, value - reach, value + reach, x.size, "student-t", level)
-
-
 def _stratum_counts(
     failures: ArrayLike, trials: ArrayLike, shares: ArrayLike, population: ArrayLike | None
 ) -> tuple[Floats, Floats, Floats, Floats | None]:
-    k, n, share = _vector(failures, "failures"), _vector(trials, "trials"), _vector(shares, "shares")
-    size = None if population is None else _vector(population, "population")
+    k, n, share = vector(failures, "failures"), vector(trials, "trials"), vector(shares, "shares")
+    size = None if population is None else vector(population, "population")
     if not len(k) == len(n) == len(share) or (size is not None and len(size) != len(k)):
         raise StatisticsError(f"every stratum has one count and one share, got {len(k)}, {len(n)} and {len(share)}")
     if not np.all((k >= 0) & (k <= n)) or (size is not None and not np.all(n <= size)):
@@ -289,23 +239,3 @@ def _stratum_counts(
         )
     keep = n > 0
     return k[keep], n[keep], share[keep], None if size is None else size[keep]
-
-
-def _weights(weights: ArrayLike) -> Floats:
-    w = _vector(weights, "weights")
-    if w.size and not (w.min() >= 0 and w.max() > 0):
-        raise StatisticsError(
-            f"weights p/q are not negative and not all 0, got {w.min():g} to {w.max():g}; check the sampler"
-        )
-    return w
-
-
-def _vector(values: ArrayLike, name: str) -> Floats:
-    try:
-        vector = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise StatisticsError(f"{name} are a sequence of numbers, got {error}; pass one number per draw") from error
-    if vector.ndim != 1 or not np.all(np.isfinite(vector)):
-        got = f"shape {vector.shape}" if vector.ndim != 1 else "NaN or infinity among them"
-        raise StatisticsError(f"{name} are finite numbers in one dimension, got {got}; pass one number per draw")
-    return vector

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from math import inf, nan
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainccinv, betaincinv
 
+from torchfault.errors import StatisticsError
 from torchfault.statistics.intervals import Floats, quantile
 
-__all__ = ["Strata", "beta_bounds", "ratio_bounds"]
+__all__ = ["Strata", "beta_bounds", "check_draws", "check_weights", "ratio_bounds", "share_within", "vector"]
 
 # A stratum's own variance counts with its draws less one, the largest that weighted 0/1 outcomes can have, w^2 / 4, as
 # this many draws more: two trials that agree are no proof that all would. Of 1, 2 and 3 the first that held its level
@@ -64,7 +65,7 @@ def beta_bounds(strata: Strata, *, heaviest: float, level: float) -> tuple[float
     n, mean = float(strata.draws.sum()), strata.mean
     if n == 0:
         return 0.0, 1.0
-    tail, within = (1 - level) / 2, _share_within(strata)
+    tail, within = (1 - level) / 2, share_within(strata)
     square, low, high = float(strata.squares.sum()) / n, 0.0, 1.0
     if 0 < mean < 1:
         draws = _draws_worth(mean, square, within) * n
@@ -115,8 +116,13 @@ def _draws_worth(mean: float, square: float, within: float) -> float:
     return mean * (1 - mean) / variance if variance > 0 else inf
 
 
-def _share_within(strata: Strata) -> float:
-    """Return the share of the variance of w y that lies within strata: all that counts where their draws are fixed."""
+def share_within(strata: Strata) -> float:
+    """Return the share of the variance of w y that lies within strata: all that counts where their draws are fixed.
+
+    >>> alike = Strata.of_draws(np.repeat([0.0, 1.0], 500), np.ones(1000), np.repeat([0, 1], 500))
+    >>> round(share_within(alike), 4)
+    0.006
+    """
     n = strata.draws.sum()
     whole = _spread(n, strata.sums.sum(), strata.squares.sum()) / max(n - 1, 1)
     if len(strata.draws) == 1 or whole <= 0:
@@ -124,7 +130,7 @@ def _share_within(strata: Strata) -> float:
     own = strata.variances * np.maximum(strata.draws - 1, 0)
     cautious = (own + _CAUTION * np.square(strata.heaviest) / 4) / (np.maximum(strata.draws - 1, 0) + _CAUTION)
     inside = float(strata.draws @ cautious / n)
-    return inside / whole if inside < whole else 1.0
+    return inside / float(whole) if inside < whole else 1.0
 
 
 def _lower_by_stratum(strata: Strata, z2: float, mean: float) -> float:
@@ -146,3 +152,60 @@ def _lower_root(mean: Floats, reach: Floats, t: Floats) -> Floats:
 def _spread(n: "Floats | float", total: "Floats | float", square: "Floats | float") -> Floats:
     """Return the sum of squared deviations; never negative by rounding."""
     return np.maximum(square - total * total / np.maximum(n, 1), 0.0)
+
+
+def check_draws(
+    values: ArrayLike, weights: ArrayLike, stratum: ArrayLike | None, *, largest_weight: float | None, ratio: bool
+) -> tuple[Floats, Floats, NDArray[np.int64], float]:
+    """Return values, weights, strata numbered from 0, and the largest weight; weights average 1 for a *ratio*.
+
+    >>> check_draws([0, 1], [2.0, 2.0], ["b", "a"], largest_weight=None, ratio=True)
+    (array([0., 1.]), array([1., 1.]), array([1, 0]), 1.0)
+    """
+    y, w = vector(values, "values"), check_weights(weights)
+    group = np.zeros(len(y), dtype=np.int64) if stratum is None else np.asarray(stratum)
+    if not len(y) == len(w) == group.size or group.ndim != 1:
+        raise StatisticsError(
+            f"values, weights and strata go together one to one, got {len(y)}, {len(w)} and {group.size}; "
+            "pass those of the same draws"
+        )
+    heaviest = float(w.max(initial=0.0)) if largest_weight is None else largest_weight
+    if not (w.max(initial=0.0) <= heaviest < inf):
+        raise StatisticsError(
+            f"largest_weight is finite and bounds all weights, got {heaviest} for weights up to {w.max(initial=0.0)}; "
+            "pass the sampler's bound, or none"
+        )
+    if ratio and w.size:
+        average = float(w.mean() if np.ptp(w) else w[0])  # all alike, they are 1, not 1 but for rounding
+        heaviest, w = heaviest / average, w / average
+    return y, w, np.unique(group, return_inverse=True)[1], heaviest
+
+
+def check_weights(weights: ArrayLike) -> Floats:
+    """Return *weights* as an array, or raise :class:`StatisticsError` where they are no p / q.
+
+    >>> check_weights([0, 2])
+    array([0., 2.])
+    """
+    w = vector(weights, "weights")
+    if w.size and not (w.min() >= 0 and w.max() > 0):
+        raise StatisticsError(
+            f"weights p/q are not negative and not all 0, got {w.min():g} to {w.max():g}; check the sampler"
+        )
+    return w
+
+
+def vector(values: ArrayLike, name: str) -> Floats:
+    """Return *values* as an array of one axis, or raise :class:`StatisticsError` where they are no finite numbers.
+
+    >>> vector([1, 2], "values")
+    array([1., 2.])
+    """
+    try:
+        vector = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise StatisticsError(f"{name} are a sequence of numbers, got {error}; pass one number per draw") from error
+    if vector.ndim != 1 or not np.all(np.isfinite(vector)):
+        got = f"shape {vector.shape}" if vector.ndim != 1 else "NaN or infinity among them"
+        raise StatisticsError(f"{name} are finite numbers in one dimension, got {got}; pass one number per draw")
+    return vector
