@@ -29,12 +29,12 @@ LAYERS = (
     {"data"},
     {"trials", "words", "faults", "storages"},
     {"space", "measures", "store"},
-    {"site", "names", "imports"},
+    {"site", "names", "imports", "expressions"},
     {"errors", "files", "text", "zoo"},
 )
 ROW = {unit: row for row, units in enumerate(LAYERS) for unit in units}
 
-NUMPY_HALF = ("space", "site", "names", "measures", "statistics", "sampling", "store", "report")
+NUMPY_HALF = ("space", "site", "names", "expressions", "measures", "statistics", "sampling", "store", "report")
 HEAVY = {"torch", "pandas", "sklearn", "matplotlib", "transformers", "timm", "torchvision"}
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60

@@ -354,7 +354,7 @@ def share_of_zero(outputs, labels) -> float:
     return (outputs[:, 0] > outputs[:, 1]).double().mean()
 
 
-share_of_zero.span = (0.0, 1.0)
+share_of_zero.bounds = (0.0, 1.0)
 
 
 @pytest.mark.parametrize("batch", [4096, 25])
@@ -421,7 +421,7 @@ def test_a_metric_with_a_span_has_an_interval_within_what_its_drop_can_be():
         del labels
         return (outputs[:, 0] > outputs[:, 1]).double().mean() / 2 + 0.25
 
-    right.span = (0.2, 0.75)
+    right.bounds = (0.2, 0.75)
     for trials, least in ((1, 0.3), (300, 0.01)):
         found = run(Campaign(Double(), SPACE, metric=right, seed=3, stop=MaxTrials(trials))).estimate()
         assert 0 <= found.low <= found.value <= found.high <= 0.55

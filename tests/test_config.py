@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchfault import criteria
-from torchfault.config import Override, Settings, leaf_keys, notation, read_settings, restore_settings
+from torchfault.config import Override, Settings, leaf_keys, read_settings, restore_settings
 from torchfault.config.build import build_campaign, build_engine
 from torchfault.config.marked import parse, scalar
 from torchfault.errors import ConfigError
@@ -200,34 +200,6 @@ def test_plain_numbers_survive_yaml(value):
     assert type(scalar(text)) is type(value)
 
 
-@given(
-    st.recursive(
-        st.sampled_from(["top1", "topk:3", "non-finite"]),
-        lambda e: st.tuples(st.sampled_from("&|"), e, e) | e.map(lambda x: ("~", x)),
-    )
-)
-def test_criteria_survive_being_written(tree):
-    def write(node):
-        if isinstance(node, str):
-            return node
-        return f"~({write(node[1])})" if node[0] == "~" else f"({write(node[1])}) {node[0]} ({write(node[2])})"
-
-    def plain(node):
-        if isinstance(node, notation.Atom):
-            return node.text
-        if isinstance(node, notation.Not):
-            return ("~", plain(node.part))
-        return ("&" if isinstance(node, notation.And) else "|", plain(node.left), plain(node.right))
-
-    assert plain(notation.parse_criterion(write(tree))) == tree
-
-
-def test_and_binds_closer_than_or():
-    text = notation.parse_criterion("top1 | misclassified & ~non-finite")
-    assert isinstance(text, notation.Or)
-    assert isinstance(text.right, notation.And)
-
-
 @pytest.fixture(scope="module")
 def engine():
     """Return an engine for a small model with weights of two word formats and labelled inputs."""
@@ -278,6 +250,7 @@ def test_fault_models_are_built(built, text, expected):
         ("top1 & ~non-finite", criteria.AllOf((criteria.Top1Change(), criteria.Not(criteria.NonFinite())))),
         ("(top1|topk:2)", criteria.AnyOf((criteria.Top1Change(), criteria.TopK(2)))),
         ("torchfault.criteria:NonFinite", criteria.NonFinite()),
+        ("top1:axis=-1,output=0", criteria.Top1Change(axis=-1, output=0)),
     ],
 )
 def test_criteria_are_built(built, text, expected):
@@ -285,8 +258,8 @@ def test_criteria_are_built(built, text, expected):
 
 
 def test_metrics_are_built(built):
-    assert built("metric: accuracy").metric is criteria.accuracy
-    assert built("metric: perplexity").metric is criteria.perplexity
+    assert built("metric: accuracy").metric == criteria.Accuracy()
+    assert built("metric: accuracy:axis=1").metric == criteria.Accuracy(axis=1)
     assert built("metric: torchfault.criteria:accuracy").metric is criteria.accuracy
     assert built().metric is None
 

@@ -66,7 +66,7 @@ class Results:
     def estimate(self, *, level: float = 0.95, method: str = "wilson") -> Estimate:
         """Return the probability that a trial fails or, where a metric was measured, the metric's mean drop.
 
-        Where a metric knows no end (:func:`torchfault.criteria.metrics.span`), it is the median drop.
+        Where a metric knows no end (:func:`torchfault.criteria.bounds`), it is the median drop.
         Where the sampler leaves faults out, the upper bound has it that all of these fail; the mean of a metric is of
         the others then.
         *method* names an interval for unweighted failures: ``wilson``, ``clopper-pearson`` or ``jeffreys``. Where a

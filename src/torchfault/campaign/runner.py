@@ -1,5 +1,6 @@
 """Running a campaign: draw, run, record, estimate, stop?; resumable, interruptible, one transaction per batch."""
 
+import math
 import platform
 import time
 import warnings
@@ -128,7 +129,7 @@ def _warn(campaign: Campaign) -> None:
 def _record(campaign: Campaign, name: str, settings: Mapping[str, Any] | None) -> Record:
     import torch
 
-    from torchfault.criteria.metrics import span
+    from torchfault.criteria import bounds
 
     reached = reach(campaign)
     configuration = {
@@ -141,7 +142,7 @@ def _record(campaign: Campaign, name: str, settings: Mapping[str, Any] | None) -
     configuration |= {} if campaign.shortcuts is None else {"shortcuts": describe(campaign.shortcuts)}
     if isinstance(campaign.sampler, WeightedSampler):
         configuration["largest_weight"] = float(campaign.sampler.largest_weight(campaign.space))
-    if campaign.metric is not None and (known := span(campaign.metric)) is not None:
+    if campaign.metric is not None and all(map(math.isfinite, known := bounds(campaign.metric))):
         configuration["span"] = list(known)
     configuration |= {} if settings is None else {"settings": dict(settings)}
     configuration |= {} if reached == 1 else {"reach": reached}

@@ -14,7 +14,7 @@ from torchfault.cli.progress import Watch
 from torchfault.cli.screen import count, facts, print_table, simple_table, stderr, stdout
 from torchfault.cli.tables import results_table
 from torchfault.config import Override, Settings, apply, restore_settings
-from torchfault.config.build import build_campaign, build_engine, build_space, describe_stop
+from torchfault.config.build import build_campaign, build_engine, build_space, choose_criterion, describe_stop
 from torchfault.errors import CampaignError
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _describe(settings: Settings, engine: "Engine", campaign: "Campaign", store:
             ("model", _model(settings, engine)),
             ("golden", _golden(engine)),
             ("faults", f"{settings.fault}; {count(len(space))} in {count(len(space.sites))} sites"),
-            ("failure", f"drop of {settings.metric}" if settings.metric else settings.criterion),
+            ("failure", f"drop of {settings.metric}" if settings.metric else _failure(settings, engine)),
             ("trials", f"{settings.sampler.kind}, {describe_stop(settings)}, seed {settings.seed}"),
             ("executor", _executor(engine)),
             ("store", "" if store is None else showing.short(settings.store)),
@@ -166,6 +166,12 @@ def _describe(settings: Settings, engine: "Engine", campaign: "Campaign", store:
         )
     if settings.checkpoint is None and not settings.model.pretrained and settings.model.factory not in _READY:
         console.print("  note: no checkpoint is given; the weights are the factory's own", style="yellow")
+
+
+def _failure(settings: Settings, engine: "Engine") -> str:
+    """Return what counts as a failure, and what of the outputs that is about."""
+    chosen = choose_criterion(settings, engine)
+    return f"{chosen.text} ({chosen.why})" if chosen.why else chosen.text
 
 
 _READY = ("torchfault.demo:model",)

@@ -2,25 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial, reduce
+from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any
 
-from torchfault.config import economy, notation
+from torchfault.config import economy
 from torchfault.config.schema import DataSource, Selection, Settings
 from torchfault.errors import (
     ConfigError,
-    CriterionError,
     DataError,
     FaultError,
     ModelError,
     TorchfaultError,
     first_line,
 )
+from torchfault.expressions import parse_fault
 
 if TYPE_CHECKING:
     from torchfault.campaign import Campaign
-    from torchfault.criteria import Criterion, Metric
+    from torchfault.criteria import Criterion, Fitting
     from torchfault.data import Data
     from torchfault.engine import Engine
     from torchfault.faults import FaultModel
@@ -34,6 +34,7 @@ __all__ = [
     "build_criterion",
     "build_engine",
     "build_space",
+    "choose_criterion",
     "describe_stop",
     "weights_of",
 ]
@@ -97,9 +98,12 @@ def build_campaign(settings: Settings, engine: "Engine") -> "Campaign":
     The criterion and the metric are tried on the golden outputs, so that what does not fit shows before anything runs.
     """
     from torchfault.campaign import Campaign
+    from torchfault.criteria import as_criterion, as_metric, check_metric
 
-    fault, criterion, metric = _fault(settings), _criterion(settings.criterion), _metric(settings.metric)
-    _try_criterion(engine, criterion, metric)
+    fault, metric = _fault(settings), None if settings.metric is None else as_metric(settings.metric)
+    if metric is not None:
+        check_metric(metric, engine.golden(), engine.data.labels)
+    criterion = as_criterion(settings.criterion or "top1") if metric else build_criterion(settings, engine)
     space = build_space(settings, engine.space)
     return Campaign(
         engine,
@@ -116,9 +120,19 @@ def build_campaign(settings: Settings, engine: "Engine") -> "Campaign":
 
 def build_criterion(settings: Settings, engine: "Engine") -> "Criterion":
     """Return the criterion of *settings*, tried on the golden outputs of an *engine* made from them."""
-    criterion = _criterion(settings.criterion)
-    _try_criterion(engine, criterion, None)
-    return criterion
+    return choose_criterion(settings, engine).criterion
+
+
+def choose_criterion(settings: Settings, engine: "Engine") -> "Fitting":
+    """Return the criterion of *settings*, or the one that fits the golden outputs of *engine*, and what it judges."""
+    from torchfault.criteria import Fitting, as_criterion, check_criterion, fitting, judged
+
+    golden, data = engine.golden(), engine.data
+    if settings.criterion is None:
+        return fitting(golden, data.labels, data.inputs)
+    criterion = as_criterion(settings.criterion)
+    check_criterion(criterion, golden, data.labels, data.inputs)
+    return Fitting(settings.criterion, judged(criterion, golden))
 
 
 def describe_stop(settings: Settings) -> str:
@@ -224,10 +238,10 @@ def _selected(choice: Selection, space: "FaultSpace") -> "FaultSpace":
 def _fault(settings: Settings) -> "FaultModel":
     from torchfault.faults import DEAD, SATURATED, BitFlip, Burst, Lasting, RandomWord, StuckAt, Value
 
-    atom = notation.parse_fault(settings.fault)
+    atom = parse_fault(settings.fault)
     if atom.name == "import":
         return _imported(atom.text, "masks", FaultError)  # type: ignore[no-any-return]
-    argument: Any = atom.argument
+    argument: Any = next((value for _, value in atom.arguments), None)
     makers: dict[str, Callable[[], FaultModel]] = {
         "flip": BitFlip,
         "stuck-at-0": lambda: StuckAt(0),
@@ -253,70 +267,6 @@ def _imported(spec: str, method: str, error: type[TorchfaultError]) -> Any:
     if not callable(getattr(value, method, None)):
         raise error(f"'{spec}' has no method '{method}'; name a value or a class that has one")
     return value
-
-
-def _criterion(text: str) -> "Criterion":
-    return _composed(notation.parse_criterion(text))
-
-
-def _composed(expression: notation.Expression) -> "Criterion":
-    from torchfault import criteria
-
-    match expression:
-        case notation.Not(part):
-            return criteria.Not(_composed(part))
-        case notation.And(left, right):
-            return criteria.AllOf((_composed(left), _composed(right)))
-        case notation.Or(left, right):
-            return criteria.AnyOf((_composed(left), _composed(right)))
-        case notation.Atom("import", spec):
-            return _imported(spec, "__call__", CriterionError)  # type: ignore[no-any-return]
-        case notation.Atom(name, _, argument):
-            number: Any = argument
-            makers: dict[str, Callable[[], Criterion]] = {
-                "top1": criteria.Top1Change,
-                "topk": lambda: criteria.TopK(number),
-                "misclassified": criteria.Misclassified,
-                "margin": lambda: criteria.MarginDrop(number),
-                "error": lambda: criteria.OutputError(number),
-                "non-finite": criteria.NonFinite,
-                "boxes": lambda: criteria.BoxChange(iou=number),
-                "masks": lambda: criteria.MaskChange(iou=number),
-                "perplexity": lambda: criteria.PerplexityRise(number),
-                "spike-count": criteria.SpikeCountChange,
-                "first-spike": criteria.FirstSpikeChange,
-            }
-            return makers[name]()
-
-
-def _metric(text: str | None) -> "Metric | None":
-    from torchfault.criteria import accuracy, mean_iou, perplexity
-
-    if text is None:
-        return None
-    atom = notation.parse_metric(text)
-    if atom.name == "mean-iou":
-        return partial(mean_iou, classes=int(atom.argument or 0))
-    own: Metric = _imported(text, "__call__", CriterionError) if atom.name == "import" else accuracy
-    return perplexity if atom.name == "perplexity" else own
-
-
-def _try_criterion(engine: "Engine", criterion: "Criterion", metric: "Metric | None") -> None:
-    """Judge the golden outputs by themselves: what does not fit the outputs or the labels shows here."""
-    from torchfault.criteria import judge
-
-    golden, labels = engine.golden(), engine.data.labels
-    try:
-        if metric is None:
-            judge(criterion, golden, golden, labels)
-        else:
-            float(metric(golden, labels))
-    except TorchfaultError:
-        raise
-    except Exception as error:
-        what = "criterion" if metric is None else "metric"
-        reason = first_line(error)
-        raise CriterionError(f"the {what} fails on the golden outputs: {type(error).__name__}: {reason}") from error
 
 
 def weights_of(engine: "Engine") -> dict[str, Any]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchfault.config import notation
 from torchfault.config.marked import Key
 from torchfault.errors import ConfigError
+from torchfault.expressions import IMPORTED
 
 __all__ = ["Override", "expanded", "put", "resolve"]
 
@@ -49,7 +49,7 @@ def _plain(value: object) -> bool:
 def _inner(name: str, value: object) -> str:
     """Return the key that a plain value stands for in the section *name*."""
     if name == "data":
-        return "factory" if notation.IMPORTED.match(str(value)) else "path"
+        return "factory" if IMPORTED.match(str(value)) else "path"
     return SHORT[name]
 
 

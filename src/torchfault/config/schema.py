@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from torchfault.config import notation
+from torchfault.expressions import IMPORTED, parse_criterion, parse_fault, parse_metric
 
 __all__ = [
     "Checkpoint",
@@ -42,7 +43,7 @@ def _level(value: float) -> float:
 
 
 def _imported(text: str) -> str:
-    if not notation.IMPORTED.match(text):
+    if not IMPORTED.match(text):
         raise ValueError(f"expected package.module:name, got '{text}'")
     return text
 
@@ -337,7 +338,7 @@ class Settings(Section):
         default=(Selection(),),
         description="Where faults may land: a choice, or a list of choices that are united; every site unless given.",
     )
-    fault: Annotated[str, _checked(notation.parse_fault)] = Field(
+    fault: Annotated[str, _checked(parse_fault)] = Field(
         default="flip",
         description="How a struck word changes: `flip`, `stuck-at-0`, `stuck-at-1`, `random-word`, `burst:K` (K "
         "adjacent bits), `value:V`, `dead` and `saturated` (a neuron that never or always spikes, from its time step "
@@ -352,18 +353,21 @@ class Settings(Section):
     shortcuts: Shortcuts | None = Field(
         default=None, description="Find outcomes with fewer lanes than trials, by pools and monotone closure."
     )
-    criterion: Annotated[str, _checked(notation.parse_criterion)] = Field(
-        default="top1",
-        description="What counts as a failure: `top1` (the predicted class changes), `topk:K` (the golden class leaves "
-        "the first K), `misclassified` (wrong by the label), `margin:X` (the margin drops by X), `error:X` (relative "
-        "output error above X), `non-finite`, `boxes:X` and `masks:X` (a box, the masks overlap the golden ones by "
+    criterion: Annotated[str, _checked(parse_criterion)] | None = Field(
+        default=None,
+        description="What counts as a failure; by itself what fits the outputs. `top1` (the predicted class changes), "
+        "`topk:K` (the golden class leaves the first K), `misclassified` (wrong by the label), `margin:X` (the margin "
+        "drops by X), `error:X` (relative output error above X), `threshold:X` (a value changes sides), `tokens` (a "
+        "generated token changes), `non-finite`, `boxes:X` and `masks:X` (a box, the masks overlap the golden ones by "
         "less than X), `perplexity:X` (rises beyond X times), `spike-count` and `first-spike` (another neuron spikes "
-        "most often, or first), or `package.module:name`; joined by `&`, `|`, `~` and parentheses.",
+        "most often, or first), or `package.module:name`; joined by `&`, `|`, `~` and parentheses. Options follow by "
+        "name: `top1:output=logits,axis=-1`.",
     )
-    metric: Annotated[str, _checked(notation.parse_metric)] | None = Field(
+    metric: Annotated[str, _checked(parse_metric)] | None = Field(
         default=None,
         description="Run every trial on the whole data set and record the drop of this metric: `accuracy`, "
-        "`perplexity`, `mean-iou:CLASSES`, or `package.module:name`.",
+        "`perplexity`, `mean-iou:CLASSES`, or `package.module:name`; with options by name: `perplexity:shift=1`, "
+        "`accuracy:threshold=0`.",
     )
     stop: Stop = Field(default=Stop(), description="When the campaign ends; a number alone means its `trials`.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="The seed of everything random.")

@@ -1,31 +1,59 @@
 """What counts as a failure: criteria that compare golden and faulty outputs, and metrics of a whole data set."""
 
-from torchfault.criteria.compose import AllOf, AnyOf, Criterion, Not, Outcomes, judge
+from torchfault.criteria.compose import AllOf, AnyOf, Criterion, Not, Outcomes, judge, unusable_inputs
 from torchfault.criteria.failures import MarginDrop, Misclassified, NonFinite, OutputError, Top1Change, TopK
-from torchfault.criteria.metrics import Metric, accuracy, mean_iou, perplexity
+from torchfault.criteria.fitting import Fitting, check_criterion, check_metric, fitting, judged
+from torchfault.criteria.from_text import as_criterion, as_metric
+from torchfault.criteria.metrics import (
+    Accuracy,
+    MeanIou,
+    Metric,
+    Perplexity,
+    accuracy,
+    bounds,
+    higher_is_better,
+    mean_iou,
+    perplexity,
+)
 from torchfault.criteria.spikes import FirstSpikeChange, SpikeCountChange
 from torchfault.criteria.tasks import BoxChange, MaskChange, PerplexityRise
+from torchfault.criteria.values import ThresholdChange, TokenChange
 
 __all__ = [
+    "Accuracy",
     "AllOf",
     "AnyOf",
     "BoxChange",
     "Criterion",
     "FirstSpikeChange",
+    "Fitting",
     "MarginDrop",
     "MaskChange",
+    "MeanIou",
     "Metric",
     "Misclassified",
     "NonFinite",
     "Not",
     "Outcomes",
     "OutputError",
+    "Perplexity",
     "PerplexityRise",
     "SpikeCountChange",
+    "ThresholdChange",
+    "TokenChange",
     "Top1Change",
     "TopK",
     "accuracy",
+    "as_criterion",
+    "as_metric",
+    "bounds",
+    "check_criterion",
+    "check_metric",
+    "fitting",
+    "higher_is_better",
     "judge",
+    "judged",
     "mean_iou",
     "perplexity",
+    "unusable_inputs",
 ]

@@ -1,6 +1,6 @@
 """How criteria combine, and how their verdict becomes an outcome: failed, and due where NaN or infinity appeared."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -11,8 +11,20 @@ from torch import Tensor
 from torchfault.criteria.outputs import count, flat, named, newly_bad
 from torchfault.data import Tree
 from torchfault.errors import CriterionError
+from torchfault.expressions import MOST_LEVELS
 
-__all__ = ["AllOf", "AnyOf", "Composable", "Criterion", "Not", "Outcomes", "bad_lanes", "judge", "verdict"]
+__all__ = [
+    "AllOf",
+    "AnyOf",
+    "Composable",
+    "Criterion",
+    "Not",
+    "Outcomes",
+    "bad_lanes",
+    "judge",
+    "unusable_inputs",
+    "verdict",
+]
 
 
 class Criterion(Protocol):
@@ -30,19 +42,24 @@ class Composable(Criterion):
     """Gives a criterion ``&``, ``|`` and ``~``, also with plain functions on the other side."""
 
     def __and__(self, other: Criterion) -> "AllOf":
-        return AllOf((self, other))
+        return AllOf((*_parts(self, AllOf), *_parts(other, AllOf)))
 
     def __rand__(self, other: Criterion) -> "AllOf":
-        return AllOf((other, self))
+        return AllOf((*_parts(other, AllOf), *_parts(self, AllOf)))
 
     def __or__(self, other: Criterion) -> "AnyOf":
-        return AnyOf((self, other))
+        return AnyOf((*_parts(self, AnyOf), *_parts(other, AnyOf)))
 
     def __ror__(self, other: Criterion) -> "AnyOf":
-        return AnyOf((other, self))
+        return AnyOf((*_parts(other, AnyOf), *_parts(self, AnyOf)))
 
     def __invert__(self) -> "Not":
         return Not(self)
+
+
+def _parts(criterion: Criterion, kind: "type[AllOf | AnyOf]") -> tuple[Criterion, ...]:
+    """Return what *criterion* joins if it is of that *kind*, so that hundreds in a row do not nest."""
+    return criterion.parts if isinstance(criterion, kind) else (criterion,)
 
 
 @dataclass(frozen=True)
@@ -56,9 +73,10 @@ class AllOf(Composable):
     """
 
     parts: tuple[Criterion, ...]
+    levels: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check(self.parts)
+        object.__setattr__(self, "levels", _levels(self.parts))
 
     def __call__(self, golden: Tree, faulty: Tree, labels: Tree | None, /) -> Tensor:
         """Return where all parts see a failure, shape (lanes,)."""
@@ -76,9 +94,10 @@ class AnyOf(Composable):
     """
 
     parts: tuple[Criterion, ...]
+    levels: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check(self.parts)
+        object.__setattr__(self, "levels", _levels(self.parts))
 
     def __call__(self, golden: Tree, faulty: Tree, labels: Tree | None, /) -> Tensor:
         """Return where any part sees a failure, shape (lanes,)."""
@@ -94,18 +113,26 @@ class Not(Composable):
     """
 
     part: Criterion
+    levels: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check((self.part,))
+        object.__setattr__(self, "levels", _levels((self.part,)))
 
     def __call__(self, golden: Tree, faulty: Tree, labels: Tree | None, /) -> Tensor:
         """Return where the part sees no failure, shape (lanes,)."""
         return ~verdict(self.part, golden, faulty, labels)
 
 
-def _check(parts: tuple[Criterion, ...]) -> None:
+def _levels(parts: tuple[Criterion, ...]) -> int:
+    """Return how deep criteria nest in one that is composed of *parts*, or raise :class:`CriterionError`."""
     if not parts or not all(map(callable, parts)):
         raise CriterionError(f"expected one or more criteria to combine, got {parts}; give functions or ready criteria")
+    levels = 1 + max(getattr(part, "levels", 0) for part in parts)
+    if levels > MOST_LEVELS:
+        raise CriterionError(
+            f"criteria nest at most {MOST_LEVELS} deep; join many by & or | in a row, or write a function"
+        )
+    return levels
 
 
 def verdict(criterion: Criterion, golden: Tree, faulty: Tree, labels: Tree | None) -> Tensor:
@@ -128,14 +155,18 @@ def verdict(criterion: Criterion, golden: Tree, faulty: Tree, labels: Tree | Non
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """What became of each lane: *failed*, and *due*, those among them whose output went NaN or infinite; (lanes,) each.
+    """What became of each lane, (lanes,) each.
 
-    >>> Outcomes(np.array([True, True]), np.array([False, True])).failed.sum()
+    Of those that *failed* some are *due*, detectable without a reference: an output went NaN or infinite, or the model
+    raised an error, a *crash*.
+
+    >>> Outcomes(np.array([True, True]), np.array([False, True]), np.array([False, False])).failed.sum()
     np.int64(2)
     """
 
     failed: NDArray[np.bool_]
     due: NDArray[np.bool_]
+    crash: NDArray[np.bool_]
 
 
 def bad_lanes(golden: Tree, faulty: Tree) -> Tensor:
@@ -160,18 +191,38 @@ def judge(
     *,
     crashed: NDArray[np.bool_] | None = None,
 ) -> Outcomes:
-    """Return the outcome of every lane: failed by *criterion* or by a NaN or infinity that golden does not have.
+    """Return the outcome of every lane: failed by *criterion*, by a crash, or by a NaN or infinity that golden lacks.
 
-    All three trees have one row per lane; lanes that *crashed* have failed and are due, whatever stands there. Raises
-    :class:`CriterionError` where the criterion does not fit the outputs, misses labels, or returns anything but a bool
-    per lane.
+    All three trees have one row per lane; *crashed*, (lanes,), tells in which lanes the model raised an error, whose
+    outputs mean nothing. Raises :class:`CriterionError` where the criterion does not fit the outputs, misses labels, or
+    returns anything but a bool per lane.
 
     >>> faulty = torch.tensor([[0.0, 1.0], [1.0, 0.0], [torch.inf, 1.0]])
     >>> outcomes = judge(lambda golden, faulty, labels: faulty[:, 0] == 1, torch.ones(3, 2), faulty, None)
     >>> outcomes.failed, outcomes.due
     (array([False,  True,  True]), array([False, False,  True]))
     """
-    due = bad_lanes(golden, faulty)
-    failed = verdict(criterion, golden, faulty, labels).to(due.device) | due
-    lost = np.zeros(len(due), dtype=bool) if crashed is None else crashed
-    return Outcomes(failed.cpu().numpy() | lost, due.cpu().numpy() | lost)
+    due = bad_lanes(golden, faulty).cpu().numpy()
+    crash = np.zeros(len(due), dtype=bool) if crashed is None else np.asarray(crashed, dtype=bool)
+    if crash.shape != due.shape:
+        raise CriterionError(f"crashed needs one flag for each of {len(due)} lanes, got shape {crash.shape}")
+    failed = verdict(criterion, golden, faulty, labels).cpu().numpy()
+    return Outcomes(failed | due | crash, due | crash, crash)
+
+
+def unusable_inputs(golden: Tree) -> NDArray[np.bool_]:
+    """Return for which inputs the *golden* outputs hold a NaN or +infinity, or nothing that is finite; shape (inputs,).
+
+    No fault can be judged against those. A -infinity beside finite values is a score that a model masks on purpose.
+
+    >>> unusable_inputs(torch.tensor([[1.0, -torch.inf], [1.0, torch.nan], [torch.inf, 0.0]]))
+    array([False,  True,  True])
+    """
+    lost = np.zeros(count(golden), dtype=bool)
+    for _, tensor in named(golden):
+        if tensor.is_floating_point() or tensor.is_complex():
+            parts = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+            rows = flat(parts.float() if parts.element_size() == 1 else parts)
+            none = ~rows.isfinite().any(1) if rows.shape[1] else torch.zeros_like(rows[:, :0].any(1))
+            lost |= (rows.isnan().any(1) | rows.isposinf().any(1) | none).cpu().numpy()
+    return lost

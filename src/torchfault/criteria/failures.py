@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from torchfault.criteria.compose import Composable, bad_lanes
-from torchfault.criteria.outputs import flat, newly_bad, pick, score, target
+from torchfault.criteria.outputs import check_share, enough, flat, newly_bad, pick, score, sides, target
 from torchfault.data import Tree
 from torchfault.errors import CriterionError
 
@@ -34,13 +34,13 @@ class Top1Change(Composable):
     output: str | int | None = None
 
     def __post_init__(self) -> None:
-        _check_share(self.share)
+        check_share(self.share)
 
     def __call__(self, golden: Tree, faulty: Tree, labels: Tree | None, /) -> Tensor:
         """Return where the top class changed, shape (lanes,)."""
         del labels
         before, after, bad = _pair(golden, faulty, self.output, self.axis)
-        return _enough(bad | (before.argmax(-1) != after.argmax(-1)), self.share)
+        return enough(bad | (before.argmax(-1) != after.argmax(-1)), self.share)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class TopK(Composable):
     output: str | int | None = None
 
     def __post_init__(self) -> None:
-        _check_share(self.share)
+        check_share(self.share)
         if self.k < 1:
             raise CriterionError(f"the best k classes are at least one, got k = {self.k}")
 
@@ -75,7 +75,7 @@ class TopK(Composable):
         own = after.gather(-1, top)
         classes = torch.arange(after.shape[-1], device=after.device)
         ahead = (after > own) | ((after == own) & (classes < top))
-        return _enough(bad | (ahead.sum(-1) >= self.k), self.share)
+        return enough(bad | (ahead.sum(-1) >= self.k), self.share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,9 @@ class Misclassified(Composable):
     """The faulty output has another top class than the label, whatever golden said.
 
     *axis*, *share* and *output* are those of :class:`Top1Change`; *label* names the class numbers among several labels,
-    and positions labelled *ignore* do not count. Raises :class:`CriterionError` where there are no such labels.
+    and positions labelled *ignore* do not count. With a *threshold* the output is one value for each label, 0 or 1,
+    and says 1 above it: 0 for logits, 0.5 for probabilities, of one decision or of many labels at once. Raises
+    :class:`CriterionError` where there are no such labels.
 
     >>> Misclassified()(torch.zeros(2, 3), torch.eye(3)[:2], torch.tensor([0, 2]))
     tensor([False,  True])
@@ -94,17 +96,23 @@ class Misclassified(Composable):
     output: str | int | None = None
     label: str | int | None = None
     ignore: int = -100
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
-        _check_share(self.share)
+        check_share(self.share)
 
     def __call__(self, golden: Tree, faulty: Tree, labels: Tree | None, /) -> Tensor:
-        """Return where the top class is not the label, shape (lanes,)."""
+        """Return where the decision is not the label, shape (lanes,)."""
+        if self.threshold is not None:
+            before, value = pick(golden, self.output), pick(faulty, self.output)
+            wanted, counts = sides(value, labels, label=self.label, ignore=self.ignore)
+            bad = flat(newly_bad(before, value) | value.isnan())
+            return enough((bad | (flat(value > self.threshold) != wanted)) & counts, self.share, of=counts.sum(1))
         _, after, bad = _pair(golden, faulty, self.output, self.axis)
         scores = score(faulty, output=self.output, axis=self.axis)
         right, counts = target(labels, scores, label=self.label, ignore=self.ignore)
         wrong = bad | after.isnan().any(-1) | (after.argmax(-1) != right)
-        return _enough(wrong & counts, self.share, of=counts.sum(1))
+        return enough(wrong & counts, self.share, of=counts.sum(1))
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ class MarginDrop(Composable):
     output: str | int | None = None
 
     def __post_init__(self) -> None:
-        _check_share(self.share)
+        check_share(self.share)
         _check_threshold(self.threshold)
 
     def __call__(self, golden: Tree, faulty: Tree, labels: Tree | None, /) -> Tensor:
@@ -134,7 +142,7 @@ class MarginDrop(Composable):
         before, after, bad = _pair(golden, faulty, self.output, self.axis)
         top = before.argmax(-1, keepdim=True)
         drop = _margin(before, top) - _margin(after, top)
-        return _enough(bad | (drop > self.threshold), self.share)
+        return enough(bad | (drop > self.threshold), self.share)
 
 
 @dataclass(frozen=True)
@@ -163,11 +171,12 @@ class OutputError(Composable):
         del labels
         before, after = pick(golden, self.output), pick(faulty, self.output)
         bad = flat(newly_bad(before, after)).any(1)
-        before, after = flat(before.double()), flat(after.double())
+        wide = torch.complex128 if before.is_complex() else torch.float64
+        before, after = flat(before.to(wide)), flat(after.to(wide))
         same = (before == after) | (before.isnan() & after.isnan())
         # What is not finite in both is no difference, and no part of the golden size either.
-        moved = torch.where(same, 0.0, after - before).nan_to_num(nan=math.inf, posinf=math.inf)
-        size = torch.where(before.isfinite(), before, 0.0)
+        moved = torch.where(same, 0.0, (after - before).abs()).nan_to_num(nan=math.inf, posinf=math.inf)
+        size = torch.where(before.isfinite(), before.abs(), 0.0)
         error: Tensor = torch.linalg.vector_norm(moved, _NORMS[self.norm], dim=1)
         scale: Tensor = torch.linalg.vector_norm(size, _NORMS[self.norm], dim=1)
         return bad | (error > self.threshold * scale)
@@ -206,17 +215,6 @@ def _margin(scores: Tensor, top: Tensor) -> Tensor:
     own = scores.gather(-1, top).squeeze(-1).double()
     lowest = -math.inf if scores.is_floating_point() else torch.iinfo(scores.dtype).min
     return own - scores.scatter(-1, top, lowest).amax(-1).double()
-
-
-def _enough(changed: Tensor, share: float, *, of: Tensor | int | None = None) -> Tensor:
-    """Return the lanes in which a position changed, and at least *share* *of* those that count (all unless told)."""
-    # A quotient in double meets a share written as a decimal exactly; a product of share and count would not.
-    return changed.any(1) & (changed.sum(1).double() / (changed.shape[1] if of is None else of) >= share)
-
-
-def _check_share(share: float) -> None:
-    if not 0 <= share <= 1:
-        raise CriterionError(f"a share of positions lies between 0 and 1, got {share}")
 
 
 def _check_threshold(threshold: float) -> None:

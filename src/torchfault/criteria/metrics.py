@@ -1,17 +1,30 @@
 """Metrics of a whole data set, for campaigns that run every fault on all inputs: accuracy, mean IoU, perplexity."""
 
-import functools
 import math
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from torchfault.criteria.outputs import Scores, score, target
+from torchfault.criteria.outputs import Scores, flat, pick, score, sides, target
 from torchfault.data import Tree
 from torchfault.errors import CriterionError
 
-__all__ = ["Metric", "accuracy", "mean_iou", "perplexity", "span", "surprise"]
+__all__ = [
+    "Accuracy",
+    "MeanIou",
+    "Metric",
+    "Perplexity",
+    "accuracy",
+    "bounds",
+    "higher_is_better",
+    "mean_iou",
+    "perplexity",
+    "surprise",
+]
 
 
 class Metric(Protocol):
@@ -30,16 +43,23 @@ def accuracy(
     output: str | int | None = None,
     label: str | int | None = None,
     ignore: int = -100,
+    threshold: float | None = None,
 ) -> float:
     """Return the share of positions whose highest score is that of the label, from 0 to 1.
 
     Scores are (N, classes), or have their classes along *axis*; labels have the same shape without the classes.
     Positions labelled *ignore* do not count; one with any NaN or infinite score counts as wrong. *output* and *label*
-    name one tensor of several. Raises :class:`CriterionError` where scores and labels do not fit or no label counts.
+    name one tensor of several. With a *threshold* an output is one value for each label, 0 or 1, and says 1 above it.
+    Raises :class:`CriterionError` where scores and labels do not fit or no label counts.
 
     >>> accuracy(torch.tensor([[0.1, 0.9], [0.8, 0.2], [torch.nan, 0.0]]), torch.tensor([1, 1, 0]))
     0.3333333333333333
     """
+    if threshold is not None:
+        values = pick(outputs, output)
+        wanted, counts = _some(sides(values, labels, label=label, ignore=ignore))
+        hits = (flat(values > threshold) == wanted) & flat(values.isfinite()) & counts
+        return int(hits.sum()) / int(counts.sum())
     scores = score(outputs, output=output, axis=axis)
     right, counts = _some(target(labels, scores, label=label, ignore=ignore))
     hits = (_predicted(scores) == right) & counts
@@ -119,20 +139,6 @@ def surprise(scores: Tensor, token: Tensor) -> Tensor:
     return each.where(scores.isfinite().all(-1), math.inf)
 
 
-def span(metric: Metric) -> tuple[float, float] | None:
-    """Return the least and the most that *metric* can be, ``None`` where it knows no end, or does not say.
-
-    Intervals of means rest on it. Your own metric says so by an attribute: ``my_metric.span = (0.0, 1.0)``.
-
-    >>> span(functools.partial(mean_iou, classes=21)), span(perplexity)
-    ((0.0, 1.0), None)
-    """
-    while isinstance(metric, functools.partial):
-        metric = metric.func
-    known = (0.0, 1.0) if metric in (accuracy, mean_iou) else getattr(metric, "span", None)
-    return None if known is None else (float(known[0]), float(known[1]))
-
-
 def _predicted(scores: Scores) -> Tensor:
     """Return the class with the highest score, -1 where a score is not finite, shape (rows, positions)."""
     return torch.where(scores.values.isfinite().all(-1), scores.values.argmax(-1), -1)
@@ -142,3 +148,91 @@ def _some(labelled: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     if not labelled[1].any():
         raise CriterionError("expected labels that count, got none or only ones to ignore; check labels and ignore=")
     return labelled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """:func:`accuracy` with its options, as a value."""
+
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    higher_is_better: ClassVar[bool] = True
+
+    axis: int | None = None
+    output: str | int | None = None
+    label: str | int | None = None
+    ignore: int = -100
+    threshold: float | None = None
+
+    def __call__(self, outputs: Tree, labels: Tree | None, /) -> float:
+        """Return the accuracy over all rows."""
+        return accuracy(outputs, labels, **vars(self))
+
+
+@dataclass(frozen=True)
+class MeanIou:
+    """:func:`mean_iou` with its options, as a value."""
+
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    higher_is_better: ClassVar[bool] = True
+
+    classes: int
+    _: KW_ONLY
+    axis: int = 1
+    output: str | int | None = None
+    label: str | int | None = None
+    ignore: int = -100
+
+    def __call__(self, outputs: Tree, labels: Tree | None, /) -> float:
+        """Return the mean intersection over union, over all rows."""
+        return mean_iou(outputs, labels, **vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perplexity:
+    """:func:`perplexity` with its options, as a value."""
+
+    bounds: ClassVar[tuple[float, float]] = (1.0, math.inf)
+    higher_is_better: ClassVar[bool] = False
+
+    shift: bool = False
+    output: str | int | None = None
+    label: str | int | None = None
+    ignore: int = -100
+
+    def __call__(self, outputs: Tree, labels: Tree | None, /) -> float:
+        """Return the perplexity over all rows."""
+        return perplexity(outputs, labels, **vars(self))
+
+
+_VALUES: Mapping[Callable[..., float], Any] = {accuracy: Accuracy, mean_iou: MeanIou, perplexity: Perplexity}
+
+
+def bounds(metric: Metric) -> tuple[float, float]:
+    """Return the least and the most that *metric* can be, infinite where it knows no end, or does not say.
+
+    Intervals of means rest on it. Your own metric says so by an attribute: ``my_metric.bounds = (0.0, 1.0)``.
+
+    >>> bounds(Perplexity(shift=True)), bounds(accuracy), bounds(lambda outputs, labels: 0.0)
+    ((1.0, inf), (0.0, 1.0), (-inf, inf))
+    """
+    low, high = getattr(_described(metric), "bounds", (-math.inf, math.inf))
+    return float(low), float(high)
+
+
+def higher_is_better(metric: Metric) -> bool:
+    """Return whether a drop of *metric* is a loss, rather than a rise; so it is unless it says otherwise.
+
+    Any metric may say so by an attribute ``higher_is_better``.
+
+    >>> higher_is_better(MeanIou(21)), higher_is_better(perplexity)
+    (True, False)
+    """
+    return bool(getattr(_described(metric), "higher_is_better", True))
+
+
+def _described(metric: Any) -> Any:
+    """Return the value that stands for one of the functions above, else *metric* itself."""
+    function = metric
+    while isinstance(function, partial):
+        function = function.func
+    return _VALUES.get(function, function) if callable(getattr(function, "__hash__", None)) else function

@@ -11,7 +11,19 @@ from torch import Tensor
 from torchfault.data import Tree
 from torchfault.errors import CriterionError, did_you_mean
 
-__all__ = ["Scores", "count", "flat", "named", "newly_bad", "pick", "score", "target"]
+__all__ = [
+    "Scores",
+    "check_share",
+    "count",
+    "enough",
+    "flat",
+    "named",
+    "newly_bad",
+    "pick",
+    "score",
+    "sides",
+    "target",
+]
 
 
 def named(tree: Tree) -> list[tuple[str, Tensor]]:
@@ -81,6 +93,9 @@ def flat(tensor: Tensor) -> Tensor:
     return tensor.reshape(len(tensor), math.prod(tensor.shape[1:]))
 
 
+_NO_SCORES = (torch.bool, torch.int64)  # decisions, and token ids or class numbers
+
+
 class Scores(NamedTuple):
     """Scores as (rows, positions, classes); *shape* is that of the labels which belong to them."""
 
@@ -104,10 +119,13 @@ def score(tree: Tree, *, output: str | int | None, axis: int | None) -> Scores:
             "name the axis of the classes, axis=1 for images (N, C, H, W), axis=-1 for tokens (N, T, C)"
         )
     where = 1 if axis is None else axis + tensor.ndim if axis < 0 else axis
-    if not 0 < where < tensor.ndim or shape[where] < 2 or tensor.is_complex() or tensor.dtype == torch.bool:
+    if not 0 < where < tensor.ndim or shape[where] < 2 or tensor.is_complex() or tensor.dtype in _NO_SCORES:
+        single, whole = tensor[:1].numel() == 1 and tensor.is_floating_point(), tensor.dtype == torch.int64
+        other = "for one logit use ThresholdChange(0) or Misclassified(threshold=0), or " if single else ""
+        other = "for tokens use TokenChange(), or " if whole else other
         raise CriterionError(
             f"expected real scores of two or more classes along axis {where}, got {tensor.dtype} of shape {shape}; "
-            "name another output or axis, or compare with OutputError"
+            f"{other}name another output or axis, or compare with OutputError"
         )
     if tensor.is_floating_point() and tensor.element_size() == 1:
         tensor = tensor.float()  # torch has no arithmetic on eight-bit floats
@@ -127,10 +145,11 @@ def target(labels: Tree | None, scores: Scores, *, label: str | int | None, igno
     if labels is None:
         raise CriterionError("expected labels to compare with, got none; give them with the data")
     held = pick(labels, label, what="label", usual="labels").to(scores.values.device)
+    held = held.squeeze(-1) if tuple(held.shape) == (*scores.shape, 1) else held
     if held.dtype == torch.bool or held.is_floating_point() or held.is_complex() or tuple(held.shape) != scores.shape:
         raise CriterionError(
             f"expected class numbers of shape {scores.shape} as labels, got {held.dtype} of shape {tuple(held.shape)}; "
-            "name the axis of the classes or another label"
+            f"{_remedy(held, scores)}name the axis of the classes or another label"
         )
     held = held.reshape(scores.values.shape[:2]).long()
     counts = held != ignore
@@ -142,6 +161,54 @@ def target(labels: Tree | None, scores: Scores, *, label: str | int | None, igno
             "leave such positions out with ignore="
         )
     return held, counts
+
+
+def _remedy(held: Tensor, scores: Scores) -> str:
+    """Return what to do about labels that are no class numbers."""
+    if held.ndim == len(scores.shape) + 1 and bool(((held == 0) | (held == 1)).all()):
+        if bool((held.sum(-1) == 1).all()):
+            return "give one-hot labels as labels.argmax(-1), or "
+        return "labels of several classes at once go with ThresholdChange(0) or Misclassified(threshold=0), or "
+    return "give class numbers as labels.long(), or " if tuple(held.shape) == scores.shape else ""
+
+
+def sides(values: Tensor, labels: Tree | None, *, label: str | int | None, ignore: int) -> tuple[Tensor, Tensor]:
+    """Return which side of a threshold labels of 0 and 1 ask for, and whether each counts, both (rows, values).
+
+    Raises :class:`CriterionError` for labels of another shape than *values*, or with other numbers.
+
+    >>> sides(torch.zeros(3, 1), torch.tensor([1, 0, -100]), label=None, ignore=-100)[0].flatten()
+    tensor([ True, False, False])
+    """
+    if labels is None:
+        raise CriterionError("expected labels to compare with, got none; give them with the data")
+    held = pick(labels, label, what="label", usual="labels").to(values.device)
+    wide, counts = flat(held.double()), flat(held != ignore)
+    if not values.is_floating_point() or held.ndim == 0 or wide.shape != flat(values).shape:
+        raise CriterionError(
+            f"a threshold needs one label for each floating-point value, got {held.dtype} of shape "
+            f"{tuple(held.shape)} for {values.dtype} of shape {tuple(values.shape)}; leave the threshold out for scores"
+        )
+    wrong = wide[counts & (wide != 0) & (wide != 1)]
+    if len(wrong):
+        raise CriterionError(f"labels beside a threshold are 0 and 1, got {float(wrong[0]):g}; leave it out for scores")
+    return (wide == 1) & counts, counts
+
+
+def enough(changed: Tensor, share: float, *, of: Tensor | int | None = None) -> Tensor:
+    """Return the lanes in which a position changed, and at least *share* *of* those that count (all unless told).
+
+    >>> enough(torch.tensor([[True, False], [False, False]]), 0.5)
+    tensor([ True, False])
+    """
+    # A quotient in double meets a share written as a decimal exactly; a product of share and count would not.
+    return changed.any(1) & (changed.sum(1).double() / (changed.shape[1] if of is None else of) >= share)
+
+
+def check_share(share: float) -> None:
+    """Raise :class:`CriterionError` for a share of positions that is none."""
+    if not 0 <= share <= 1:
+        raise CriterionError(f"a share of positions lies between 0 and 1, got {share}")
 
 
 def newly_bad(golden: Tensor, faulty: Tensor) -> Tensor:
