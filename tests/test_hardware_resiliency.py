@@ -63,9 +63,9 @@ def known(request, small):
     space = upset_space(accelerator, layers.works, layers.space)
     index, cell, share = every_upset(space)
     mass = cells_of(space).mass[cell] * share
-    inputs, words = np.tile(np.arange(10), len(index)), np.zeros(10 * len(index), dtype=np.uint64)
-    trials, kept = Upset(layers).trials(space, np.repeat(index, 10), inputs, words=words, engine=engine)
-    assert len(kept) == len(inputs)
+    inputs, rng = np.tile(np.arange(10), len(index)), np.random.default_rng(0)
+    trials, kept = Upset(layers).trials(space, np.repeat(index, 10), inputs, rng=rng, engine=engine)
+    assert kept.all()
     right, due, changed = (np.zeros(len(inputs), dtype=bool) for _ in range(3))
     for lanes in engine.run(trials):
         golden, faulty = lanes.golden, lanes.faulty

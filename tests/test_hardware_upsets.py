@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from torchfault.data import Data
 from torchfault.engine import Engine
-from torchfault.errors import HardwareError
+from torchfault.errors import HardwareError, SpaceError
 from torchfault.hardware.accelerator import ACCELERATORS, FLAT, NVDLA_LIKE
 from torchfault.hardware.layers import layers_of
 from torchfault.hardware.measure import UpsetMeasure
@@ -126,8 +126,7 @@ def test_upsets_do_what_wrong_operands_do(name, accelerator, rng):
     for kind, one in upset_cases(accelerator):
         bits = rng.integers(0, 32, n)
         index, inputs = drawn(space, kind, bits, rng=rng), rng.integers(0, 3, n)
-        upsets, words = space.locate(index), np.zeros(n, dtype=np.uint64)
-        trials, kept = Upset(layers).trials(space, index, inputs, words=words, engine=engine)
+        upsets, (trials, kept) = space.locate(index), struck(layers, space, index, engine, inputs=inputs)
         assert len(kept) == (upsets.row >= 0).sum() > 0
         for lanes in engine.run(trials):
             for at, trial in enumerate(lanes.trial):
@@ -154,10 +153,11 @@ def check_variable(layer, x, one, u):
         assert moved.reshape(-1).abs().argmax() == int(u.element)
 
 
-def struck(layers, space, index, engine):
-    """Return the trials of upsets on the first input."""
-    n = len(index)
-    return Upset(layers).trials(space, index, np.zeros(n, int), words=np.zeros(n, np.uint64), engine=engine)
+def struck(layers, space, index, engine, *, inputs=None):
+    """Return the trials of upsets, on the first input unless told, and which upsets they are."""
+    given = np.zeros(len(index), int) if inputs is None else inputs
+    trials, kept = Upset(layers).trials(space, index, given, rng=np.random.default_rng(0), engine=engine)
+    return trials, np.flatnonzero(kept)
 
 
 def test_every_use_flips_the_variable_itself(rng):
@@ -224,13 +224,15 @@ def test_random_words_are_written_as_they_are_given(two_layers, rng):
     engine, layers = two_layers
     space, fault = upset_space(NVDLA_LIKE, layers.works, engine.space), Upset(layers)
     (kind,) = (at for at, one in enumerate(NVDLA_LIKE.types) if one.name == "local control")
-    index = drawn(space, np.full(20, kind), -1, rng=rng)
-    words = fault.words(20, rng=rng)
-    assert len(np.unique(words)) == 20
-    trials, kept = fault.trials(space, index, np.zeros(20, int), words=words, engine=engine)
-    assert kept.tolist() == list(range(20))
+    index, inputs = drawn(space, np.full(20, kind), -1, rng=rng), np.arange(20)[::-1] % 7
+    trials, kept = fault.trials(space, index, inputs, rng=np.random.default_rng(1), engine=engine)
+    assert kept.all()
+    assert (trials.inputs == inputs).all()
     assert (trials.keep == 0).all()
+    words = np.random.default_rng(1).integers(0, 2**64, size=20, dtype=np.uint64)
     assert (trials.toggle == words >> np.uint64(32)).all()
+    ((part, owner),) = fault.parts(space, index, inputs, words=words, engine=engine)
+    assert (part.toggle == trials.toggle[owner]).all()
     assert (trials.element == space.locate(index).element).all()
     assert {engine.space.sites[i].name for i in trials.site} == {"0:output"}
 
@@ -238,14 +240,16 @@ def test_random_words_are_written_as_they_are_given(two_layers, rng):
 @pytest.mark.parametrize("memory", [1 << 20, 1 << 30])
 @pytest.mark.parametrize("chip", ACCELERATORS.values(), ids=ACCELERATORS)
 def test_parts_are_the_same_trials_within_the_memory(chip, memory, two_layers, rng):
-    engine, layers = two_layers
-    engine = Engine(engine.model, engine.data, memory=memory)
+    model, data, layers = two_layers[0].model, two_layers[0].data, two_layers[1]
+    engine = Engine(model, data, memory=memory)
     space, fault, n = upset_space(chip, layers.works, engine.space), Upset(layers), 3000
     mass = UpsetMeasure(in_use=True).mass(space)
     cell = rng.choice(len(mass), size=n, p=mass)
     index = space.number_of(cell, UpsetMeasure().draw_places(space, cell, rng=rng))
-    inputs, words = rng.integers(0, 70, n), fault.words(n, rng=rng)
-    whole, kept = fault.trials(space, index, inputs, words=words, engine=engine)
+    inputs, words = rng.integers(0, 70, n), np.random.default_rng(1).integers(0, 2**64, size=n, dtype=np.uint64)
+    whole, some = fault.trials(space, index, inputs, rng=np.random.default_rng(1), engine=Engine(model, data))
+    kept = np.flatnonzero(some)
+    assert (whole.inputs == inputs[kept]).all()
     seen = np.zeros(n, dtype=int)
     expected = {at: [part.tolist() for part in edits(whole, number)] for number, at in enumerate(kept)}
     for trials, at in fault.parts(space, index, inputs, words=words, engine=engine):
@@ -279,8 +283,12 @@ def test_upsets_without_a_trial_are_refused_or_left_out(two_layers):
     with pytest.raises(HardwareError, match="control strikes no variable"):
         struck(layers, space, np.array([0, len(space) - 1]), engine)
     other = UpsetSpace(FLAT, space.works[:1], space.widths[:1])
-    with pytest.raises(HardwareError, match="other layers than the model's"):
-        struck(layers, other, np.array([0]), engine)
+    fault.check(space, engine)
+    for wrong in (other, engine.space):
+        with pytest.raises(HardwareError, match="make the space of these layers"):
+            fault.check(wrong, engine)
+    with pytest.raises(SpaceError, match="no site is called"):
+        fault.check(space, Engine(nn.Linear(2, 2), Data(torch.zeros(1, 2))))
     trials, kept = struck(layers, space, np.array([], dtype=int), engine)
     assert len(trials) == len(kept) == 0
     none = np.array([], dtype=int)

@@ -57,6 +57,17 @@ class Trials:
         columns = (self.site[rows], self.element[rows], self.keep[rows], self.toggle[rows])
         return Trials(self.sites, offsets, self.inputs[order], *columns)
 
+    @classmethod
+    def join(cls, parts: Sequence["Trials"]) -> "Trials":
+        """Return the trials of all *parts*, which have the same sites, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        before = np.cumsum([0, *(part.offsets[-1] for part in parts[:-1])])
+        offsets = [part.offsets[1:] + base for part, base in zip(parts, before, strict=True)]
+        names = ("inputs", "site", "element", "keep", "toggle")
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return cls(sites=parts[0].sites, offsets=np.concatenate(([0], *offsets)), **columns)
+
     def on(self, inputs: NDArray[np.int64]) -> "Trials":
         """Return every trial once on each of *inputs*, trial by trial."""
         repeated = self.take(np.repeat(np.arange(len(self)), len(inputs)))

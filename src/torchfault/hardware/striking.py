@@ -76,7 +76,7 @@ class EngineTarget:
     def strike(self, cell: Ints, inputs: Ints, *, rng: np.random.Generator) -> Fates:
         """Strike a random variable of each *cell*, at a random use, on its row of *inputs*."""
         index = self.space.number_of(cell, UpsetMeasure().draw_places(self.space, cell, rng=rng))
-        return self.run(index, inputs, words=self.fault.words(len(index), rng=rng))
+        return self.run(index, inputs, words=rng.integers(0, 2**64, size=len(index), dtype=np.uint64))
 
     def run(self, index: Ints, inputs: Ints, *, words: NDArray[np.uint64]) -> Fates:
         """Run every upset on its row of *inputs*, shape (upsets, images); those without a trial end as golden does."""
@@ -105,7 +105,7 @@ def judged(engine: Engine, trials: Trials) -> list[tuple[Ints, Fates]]:
     found = []
     for lanes in engine.run(trials):
         labels = rows(engine.data.labels, torch.from_numpy(lanes.inputs))
-        wrong = judge(Misclassified(), lanes.golden, lanes.faulty, labels, crashed=lanes.crashed)
-        changed = judge(Top1Change(), lanes.golden, lanes.faulty, labels, crashed=lanes.crashed)
+        wrong = judge(Misclassified(), lanes.golden, lanes.faulty, labels)
+        changed = judge(Top1Change(), lanes.golden, lanes.faulty, labels)
         found.append((lanes.trial, Fates(wrong.failed, changed.failed, changed.due)))
     return found

@@ -8,6 +8,8 @@ computed in double precision from golden operands and rounded once.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchfault.data import Data, leaves, rows
-from torchfault.engine import Engine
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import Accelerator, FlipFlops
 from torchfault.hardware.layers import Layers
@@ -41,6 +42,17 @@ _INPUTS = 64  # inputs whose golden operands are held at a time, if a quarter of
 _EDIT = 128  # bytes that one changed word takes until it is an edit
 
 
+class Machine(Protocol):
+    """What upsets need of an engine: its inputs, the sites of its model, and how much memory there is."""
+
+    @property
+    def data(self) -> Data: ...
+    @property
+    def space(self) -> FaultSpace: ...
+    @property
+    def memory(self) -> int: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Upset:
     """The fault model of upsets: what each of an :class:`UpsetSpace` of *layers* does to the words of an engine.
@@ -54,27 +66,44 @@ class Upset:
     >>> fault = Upset(layers_of(engine.model, engine.data))
     >>> space = upset_space(FLAT, fault.layers.works, engine.space)
     >>> index, inputs, rng = np.array([7, 70_000]), np.array([0, 3]), np.random.default_rng(0)
-    >>> trials, kept = fault.trials(space, index, inputs, words=fault.words(2, rng=rng), engine=engine)
-    >>> trials.inputs[kept == 1]
-    array([3])
+    >>> trials, kept = fault.trials(space, index, inputs, rng=rng, engine=engine)
+    >>> trials.inputs, kept
+    (array([0, 3]), array([ True,  True]))
     """
 
     layers: Layers
 
-    def words(self, n: int, *, rng: np.random.Generator) -> Words:
-        """Return the random words of *n* upsets: what some types leave, and no part of an upset's number."""
-        return rng.integers(0, 2**64, size=n, dtype=np.uint64)
+    def check(self, space: object, engine: Machine) -> None:
+        """Raise :class:`HardwareError` unless *space* is one of upsets in these layers, whose sites *engine* has."""
+        if not isinstance(space, UpsetSpace) or space.works != tuple(
+            replace(one, node=-1) for one in self.layers.works
+        ):
+            raise HardwareError(f"upsets strike the layers of the model, got {space!r}; make the space of these layers")
+        for work in space.works:
+            for name in (*work.inputs, *work.weights, *work.outputs):
+                engine.space.position(name)
+
+    def trials(
+        self, space: UpsetSpace, index: Ints, inputs: Ints, *, rng: np.random.Generator, engine: Machine
+    ) -> tuple[Trials, NDArray[np.bool_]]:
+        """Return the trials that upsets *index* become on *inputs*, shape (n,), and which of them become one, (n,).
+
+        The others strike a variable that no product uses, and change nothing. Random words that some types leave come
+        from *rng*, one for each upset. Raises :class:`HardwareError` for upsets of control, which are crashes without a
+        trial.
+        """
+        words = rng.integers(0, 2**64, size=len(index), dtype=np.uint64)
+        none = self._made(space, index[:0], inputs[:0], words=words[:0], engine=engine)
+        parts, owners = zip(none, *self.parts(space, index, inputs, words=words, engine=engine), strict=True)
+        owner, kept = np.concatenate(owners), np.zeros(len(index), dtype=bool)
+        kept[owner] = True
+        return Trials.join(parts).take(np.argsort(owner)), kept
 
     @torch.inference_mode()
-    def trials(
-        self, space: UpsetSpace, index: Ints, inputs: Ints, *, words: Words, engine: Engine
+    def _made(
+        self, space: UpsetSpace, index: Ints, inputs: Ints, *, words: Words, engine: Machine
     ) -> tuple[Trials, Ints]:
-        """Return one trial for each upset of *index* on its input, and which upsets the trials are, by position.
-
-        *index*, *inputs* and *words* have shape (n,). Upsets whose variable no product uses change nothing and have no
-        trial. The golden operands of all *inputs* are held at once: see :meth:`parts`. Raises :class:`HardwareError`
-        for upsets of control, which are crashes without a trial, and for a space of other layers.
-        """
+        """Return the trials of upsets on inputs whose golden operands are held at once, and the positions of these."""
         upsets = self._located(space, index)
         needed = np.unique(inputs)
         golden = _Golden(self.layers, engine.data, needed)
@@ -97,9 +126,12 @@ class Upset:
         return Trials(engine.space.sites, offsets, inputs[kept], site[order].astype(np.int32), *columns), kept
 
     def parts(
-        self, space: UpsetSpace, index: Ints, inputs: Ints, *, words: Words, engine: Engine
+        self, space: UpsetSpace, index: Ints, inputs: Ints, *, words: Words, engine: Machine
     ) -> Iterator[tuple[Trials, Ints]]:
-        """Yield the trials of :meth:`trials` in parts whose golden operands and edits fit into the engine's memory."""
+        """Yield the same trials, and the positions of their upsets, in parts that fit into the engine's memory.
+
+        At most a quarter of it goes to golden operands of inputs, and a quarter to edits. *words* are random words.
+        """
         upsets = self._located(space, index)
         at_once = max(1, min(_INPUTS, engine.memory // 4 // max(self.layers.nbytes, 1)))
         most = max(1, engine.memory // 4 // _EDIT)
@@ -112,13 +144,11 @@ class Upset:
             fits = int(np.searchsorted(edits, edits[begin] + most, side="right")) - 1
             end = max(begin + 1, min(end, begin + _AT_ONCE, fits))
             part = order[begin:end]
-            trials, kept = self.trials(space, index[part], inputs[part], words=words[part], engine=engine)
+            trials, kept = self._made(space, index[part], inputs[part], words=words[part], engine=engine)
             yield trials, part[kept]
             begin = end
 
     def _located(self, space: UpsetSpace, index: Ints) -> Upsets:
-        if space.works != tuple(replace(work, node=-1) for work in self.layers.works):
-            raise HardwareError(f"the upsets of {space} are of other layers than the model's; make the space of these")
         upsets = space.locate(index)
         if (upsets.element < 0).any():
             raise HardwareError("an upset of control strikes no variable, so it has no trial; count it as a crash")
@@ -136,13 +166,19 @@ class Upset:
         return counts
 
 
+@dataclass(frozen=True, eq=False)
 class _Golden:
-    """The golden operands of some inputs, one row per input."""
+    """The golden operands of some *inputs* of *data*, one row per input, computed when first asked for."""
 
-    def __init__(self, layers: Layers, data: Data, inputs: Ints) -> None:
-        self.layers = layers
-        chosen = rows(data.inputs, torch.from_numpy(inputs))
-        self.values = evaluate(layers.program, leaves(chosen), len(inputs))
+    layers: Layers
+    data: Data
+    inputs: Ints
+
+    @cached_property
+    def values(self) -> dict[int, Any]:
+        """The value of every node."""
+        chosen = rows(self.data.inputs, torch.from_numpy(self.inputs))
+        return evaluate(self.layers.program, leaves(chosen), len(self.inputs))
 
     def __call__(self, node: int) -> tuple[Tensor, bool]:
         """Return the value of *node*, flat per input, and whether it differs between inputs."""
