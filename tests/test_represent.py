@@ -162,3 +162,38 @@ def test_what_does_not_fit_is_refused():
     twin.weight.data += 1
     with pytest.raises(ModelError, match="represent the model anew after changes"):
         inject(twin, Fault("weight", 0, 0)).__enter__()
+
+
+LARGEST = torch.finfo(torch.float32).max
+
+
+@pytest.mark.parametrize("how", ["uint8", "uint8:tensor", "uint5:2", "int8", "int8:tensor", "int3:2"])
+@pytest.mark.parametrize(
+    "row", [[3e38, -3e38, 1.0], [LARGEST, -LARGEST, 0.0], [-LARGEST, 7.0, 2.0], [2.9e38, 1e38, -2e38]]
+)
+def test_scales_do_not_overflow(how, row):
+    layer = nn.Linear(3, 2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([row, [1.0, -0.5, 0.25]]))
+    kept = represent(layer, how).weight.detach()
+    width = int(how[how.index("t") + 1])
+    step = max((max(row) - min(row)) / (2**width - 1), max(map(abs, row)) / (2 ** (width - 1) - 1))
+    assert kept.isfinite().all()
+    # One step of the codes away at most: half for rounding, and half where the zero point was rounded.
+    assert (kept[0].double() - torch.tensor(row).double()).abs().max() <= 1.01 * step
+    usual = represent(nn.Linear(3, 2, bias=False).requires_grad_(False), how)
+    assert usual.weight.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("how", "dtype", "value"),
+    [("e4m3", torch.float32, 1e6), ("uint8", torch.float16, 65504.0), ("bfloat16", torch.float32, LARGEST)],
+)
+def test_what_a_format_turns_into_infinity_is_refused(how, dtype, value):
+    layer = nn.Linear(2, 2, bias=False).to(dtype)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[value, -value], [1.0, 2.0]]))
+    with pytest.raises(
+        StorageError, match=f"'weight': {how} turns .* into infinity or NaN; choose a format of a wider"
+    ):
+        represent(layer, how)

@@ -143,7 +143,11 @@ def keep(tensor: Tensor, storage: Storage) -> Stored:
     plain = tensor.detach().float()
     if not bool(plain.isfinite().all()):
         raise StorageError(f"{storage.name} keeps finite values, got NaN or infinity; look for them in the checkpoint")
-    return Stored(storage, tuple(tensor.shape), tensor.dtype, storage.encode(plain))
+    stored = Stored(storage, tuple(tensor.shape), tensor.dtype, storage.encode(plain))
+    if not bool((kept := stored.value()).isfinite().all()):
+        lost = float(plain[~kept.isfinite()].abs().max())
+        raise StorageError(f"{storage.name} turns {lost:.4g} into infinity or NaN; choose a format of a wider range")
+    return stored
 
 
 def as_matrix(tensor: Tensor) -> Tensor:

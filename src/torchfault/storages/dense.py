@@ -95,13 +95,15 @@ class Affine:
         groups = self._grouped(tensor)
         if self.symmetric:
             top = (1 << self.width - 1) - 1
-            scale = _safe(groups.abs().amax(2) / top)
-            zero, low, high, held = torch.zeros_like(scale), -top, top, torch.int8
+            zero, low, high, held = torch.zeros_like(groups[..., 0]), -top, top, torch.int8
+            scale = _bounded(_safe(groups.abs().amax(2) / top), torch.full_like(zero, top))
         else:
             high, low, held = (1 << self.width) - 1, 0, torch.uint8
-            least = groups.amin(2).clamp(max=0)
-            scale = _safe((groups.amax(2).clamp(min=0) - least) / high)
-            zero = (-least / scale).round().clamp(low, high)
+            # A quarter of them all, and back, so that no difference overflows; powers of two round nothing.
+            least, most = groups.amin(2).clamp(max=0) / 4, groups.amax(2).clamp(min=0) / 4
+            scale = _safe((most - least) / high * 4)
+            zero = (-least / scale * 4).round().clamp(low, high)
+            scale = _bounded(scale, torch.maximum(zero, high - zero))
         codes = ((groups / scale.unsqueeze(2)).round() + zero.unsqueeze(2)).clamp(low, high).to(held)
         words = {"": joined(codes, tensor), "scale": self._per_group(scale)}
         return words if self.symmetric else {**words, "zero_point": self._per_group(zero.to(held))}
@@ -204,6 +206,13 @@ class BlockFloat:
             return place, (words[""].reshape(-1)[place].double() * self._step(new).unsqueeze(1)).float()
         block = block_of(element, columns(shape), self.block)
         return element, (new.double() * self._step(words["exponent"].reshape(-1)[block])).float()
+
+
+def _bounded(scale: Tensor, furthest: Tensor) -> Tensor:
+    """Return *scale*, reduced where the code *furthest* from zero would stand for more than a float32 holds."""
+    largest = torch.finfo(scale.dtype).max / furthest
+    largest = torch.where((largest * furthest).isinf(), torch.nextafter(largest, torch.zeros_like(largest)), largest)
+    return scale.minimum(largest)
 
 
 def _safe(scale: Tensor) -> Tensor:
