@@ -377,3 +377,20 @@ def test_bounds_of_contributions_are_possible(deep, chip):
                     assert row["data_low"] <= row["data"] <= row["data_high"]
                     assert row["data_high"] <= max(row["data"], most) + 1e-12, (estimator, by, row)
                     assert row["data_low"] >= min(row["data"], least) - 1e-12, (estimator, by, row)
+
+
+def test_random_words_count_as_all_their_bits(small):
+    """A type that leaves random words has one cell in each layer, and no less weight for that in a pilot."""
+    engine, layers = small
+    target = target_of(engine, NVDLA_LIKE, layers)
+    cells, random = target.cells, target.cells.bits > 1
+    assert cells.pairs == 6 * 32
+    assert random.sum() == 2
+    assert (cells.bit[random] == -1).all()
+    profile = profile_upsets(target, trials=4)
+    assert profile.trials[random].sum() == 4 * 32
+    assert profile.trials.sum() == 4 * 6 * 32
+    q = proposal("UNIFORM", cells)
+    outputs = (cells.kind == 4) & (cells.layer == 0)  # of the same variables, at other bits
+    alike = cells.part[outputs][0] / cells.part[random][0]
+    assert q[outputs].sum() == pytest.approx(q[random & (cells.layer == 0)].sum() * alike)

@@ -28,9 +28,9 @@ _BITLESS = 1000  # families from here on are no bits
 class Cells:
     """Cells in columns, shape (cells,): positions of *layer* and type (*kind*), *bit*, and whether they are *control*.
 
-    *p* is the probability that an upset strikes the cell, *used* the utilisation, *variables* their number (times the
-    bits of a word, where a cell is of all), *part* the share of this type among those that hold the same variables.
-    Cells of a *family* do alike: those of one bit; of a type whose pattern leaves random words, all.
+    *p* is the probability that an upset strikes the cell, *used* the utilisation, *variables* their number, *bits* how
+    many bits of each the cell is of, *part* the share of this type among those that hold the same variables. Cells of a
+    *family* do alike: those of one bit; of a type whose pattern leaves random words, all.
     """
 
     layer: Ints
@@ -40,6 +40,7 @@ class Cells:
     p: Floats
     used: Floats
     variables: Floats
+    bits: Ints
     part: Floats
     family: Ints
 
@@ -48,8 +49,8 @@ class Cells:
 
     @property
     def pairs(self) -> int:
-        """The number of pairs of a type and a bit of it."""
-        return int(np.unique(np.stack((self.kind, self.bit))[:, ~self.control], axis=1).shape[1])
+        """The number of pairs of a type and a bit of it, all bits of random words included."""
+        return int(np.unique(np.stack((self.kind, self.bit, self.bits))[:, ~self.control], axis=1)[2].sum())
 
     @property
     def mass(self) -> Floats:
@@ -88,10 +89,10 @@ def cells_of(space: UpsetSpace) -> Cells:
     used = np.array([[utilisation(chip, work, one) for one in chip.types] for work in space.works])
     variables = np.array([[work.count(one.holds) for one in chip.types] for work in space.works], dtype=np.float64)
     control = (holds == "control")[kind]
-    words = np.where((bit < 0) & ~control, np.array(space.widths)[layer, 2], 1)
+    bits = np.where((bit < 0) & ~control, np.array(space.widths)[layer, 2], 1)
     family = np.where(bit >= 0, bit, _BITLESS + kind)
-    p = UpsetMeasure().mass(space)
-    return Cells(layer, kind, bit, control, p, used[layer, kind], variables[layer, kind] * words, part[kind], family)
+    p, at = UpsetMeasure().mass(space), (layer, kind)
+    return Cells(layer, kind, bit, control, p, used[at], variables[at], bits, part[kind], family)
 
 
 def proposal(estimator: str, cells: Cells, profile: Profile | None = None) -> Floats:
@@ -105,7 +106,7 @@ def proposal(estimator: str, cells: Cells, profile: Profile | None = None) -> Fl
     if estimator == "IS":
         return np.asarray(cells.p / cells.p.sum())
     if estimator in ("UNIFORM", "MAC"):
-        q = cells.variables * cells.part
+        q = cells.variables * cells.bits * cells.part
         if estimator == "MAC":
             by_layer = np.bincount(cells.layer, weights=q)
             q = q / by_layer[cells.layer] * np.bincount(cells.layer, weights=cells.p)[cells.layer]

@@ -209,10 +209,12 @@ def _pilot(target: Target, *, trials: int, seed: int) -> tuple[_Stage, ...]:
     struck = np.bincount(pair, cells.p) > 0
     mass = np.where(struck[pair], cells.p, cells.variables)  # types that never upset are looked at all the same
     pair = np.where(cells.control, -1, np.unique(np.where(cells.control, -1, pair), return_inverse=True)[1] - 1)
+    _, first = np.unique(pair[~cells.control], return_index=True)
+    bits = cells.bits[~cells.control][first]
     halves = []
     for streams, count in ((3, trials - trials // 2), (6, trials // 2)):
         if count:
-            plan = Allocation(pair, np.full(cells.pairs, count), np.where(cells.control, 0.0, mass))
+            plan = Allocation(pair, count * bits, np.where(cells.control, 0.0, mass))
             drawn = plan.draw(rng=stream(seed, streams))
             halves.append(_struck(target, plan.q, drawn, 1, seed=seed, streams=streams))
     return tuple(halves)
