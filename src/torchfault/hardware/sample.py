@@ -1,27 +1,24 @@
 """Upsets drawn for an estimate, what became of them, and estimates of whatever weighs them anew; NumPy only."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import hypot, inf, sqrt
+from math import hypot
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from torchfault.hardware.accelerator import Accelerator
 from torchfault.hardware.proposals import Cells
 from torchfault.statistics import Estimate
-from torchfault.statistics.intervals import check_level
+from torchfault.statistics.stratified_score import tilted_bounds
 from torchfault.statistics.weighted import Strata, beta_bounds
 
-__all__ = ["Sample", "difference", "negative", "scaled", "shifted", "tilted_bounds"]
+__all__ = ["Sample", "difference", "negative", "scaled", "shifted"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-# How many changes more than were seen count in the variance of each stratum. Of 1, 1.5 and 2 the first that held its
-# level in simulation, for RA and SDC alike, from 400 lanes on.
+# The draw that the prior of a stratum counts as has a probability of so many changes, over its draws, of one more. Of
+# 1, 1.5 and 2 the first that held its level in simulation, for RA and SDC alike, from 400 lanes on.
 _UNSEEN = 2.0
-_NORMAL = 1e9  # degrees of freedom from which Student's t is normal to all digits
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,19 +99,29 @@ class Sample:
         typical = [_typical(y[self.stage == number]) for number in range(len(self.q))]
         unseen = _UNSEEN * np.repeat(typical, size) / count * moment(2, np.ones_like(mass))
         prior = (moment(2, self.rate) + unseen, moment(3, self.rate), moment(4, self.rate))
-        value, low, high = tilted_bounds(self.weights(mass) * y, number, prior, level=self.level)
-        return self._possible(Estimate(value, low, high, len(y), "stratified-score", self.level), mass, signed=signed)
+        least, most = self._limits(mass, signed=signed)
+        ends = weight[self.q > 0] * np.array([[-1.0 if signed else 0.0], [1.0]])  # a draw may be on one image alone
+        value, low, high = tilted_bounds(
+            self.weights(mass) * y,
+            number,
+            prior,
+            level=self.level,
+            reach=(min(float(ends.min()), 0.0), max(float(ends.max()), 0.0)),
+            least=least,
+            most=most,
+        )
+        return Estimate(value, low, high, len(y), "stratified-score", self.level)
 
     def _possible(self, found: Estimate, mass: Floats, *, signed: bool) -> Estimate:
-        """Return *found* with bounds that an outcome of each fault between its least and its most can reach.
+        """Return *found* with bounds that the mean can reach; heavy weights may bring the estimate itself beyond."""
+        least, most = self._limits(mass, signed=signed)
+        return replace(found, low=min(max(found.low, least), found.value), high=max(min(found.high, most), found.value))
 
-        An outcome is a share of images, or with *signed*, by how much accuracy falls: no more than there is. Heavy
-        weights may bring the estimate itself, which is unbiased, beyond that; it stays within its bounds.
-        """
-        least, most = (self.sa - 1, self.sa) if signed else (0.0, 1.0)
-        more, less = float(mass[mass > 0].sum()), float(mass[mass < 0].sum())
-        low, high = max(found.low, more * least + less * most), min(found.high, more * most + less * least)
-        return replace(found, low=min(found.value, low), high=max(found.value, high))
+    def _limits(self, mass: Floats, *, signed: bool) -> tuple[float, float]:
+        """Return the least and the most that *mass* can sum up to, weighing shares of images, or with *signed* by how
+        much accuracy falls: no more than there is."""
+        ends = mass * np.array([[self.sa - 1], [self.sa]] if signed else [[0.0], [1.0]])
+        return float(ends.min(axis=0).sum()), float(ends.max(axis=0).sum())
 
     def weights(self, mass: Floats) -> Floats:
         """Return mass / q of every draw, shape (draws,)."""
@@ -127,43 +134,6 @@ class Sample:
 def _typical(y: Floats) -> float:
     """Return the mean size of what is not 0, each counted by its size; 1 where all is."""
     return float(y @ y / np.abs(y).sum()) if y.any() else 1.0
-
-
-def tilted_bounds(x: Floats, stratum: Ints, prior: Sequence[Floats], *, level: float) -> tuple[float, float, float]:
-    """Return the mean of stratified draws *x*, and the bounds m with (m - mean)^2 = t^2 (V + (m - mean) K / V).
-
-    V is the variance of the mean and K its third cumulant, stratum by stratum: along the family of exponential tilts, a
-    mean of m goes with a variance of V + (m - mean) K / V, as rare events that are more frequent scatter more. The
-    quantile t is Student's, with 2 V^2 / var degrees of freedom (Satterthwaite, Biometrics Bulletin 2, 1946), var being
-    what the variance of V is beyond the part that goes with the mean, which is in the bounds already. For one stratum
-    of 0 and 1 that is nothing, and this is Wilson's interval but for terms of the order 1 / n^2. *stratum* numbers the
-    draws' strata; the second to fourth moments in *prior*, shape (strata,) each, count as one draw more of each.
-
-    >>> x = np.array([1.0] * 12 + [0.0] * 88)
-    >>> _, low, high = tilted_bounds(x, np.zeros(100, dtype=int), [np.array([0.1])] * 3, level=0.95)
-    >>> round(low, 3), round(high, 3)
-    (0.069, 0.2)
-    """
-    size = len(prior[0])
-    draws = np.bincount(stratum, minlength=size)
-    count = np.maximum(draws, 1)
-    off = x - (np.bincount(stratum, x, size) / count)[stratum]
-    check_level(level)
-    n, mean = len(x), float(x.mean())
-    second, third, fourth = (
-        (np.bincount(stratum, off**power, size) + before) / count
-        for power, before in zip((2, 3, 4), prior, strict=True)
-    )
-    variance, cumulant = float(draws @ second) / n**2, float(draws @ third) / n**3
-    if not variance > 0:
-        return mean, mean, mean
-    # What V scatters by beyond what goes with the mean: none for zeros and ones of one stratum.
-    scatter = float(draws @ (fourth - second**2)) / n**4 - cumulant**2 / variance
-    freedom = 2 * variance**2 / scatter if scatter > 0 else inf
-    z2 = float(stdtrit(min(freedom, _NORMAL), (1 - level) / 2)) ** 2
-    shift = z2 * cumulant / variance / 2
-    half = sqrt(z2 * variance + shift**2)
-    return mean, mean + shift - half, mean + shift + half
 
 
 def shifted(one: Estimate, by: float) -> Estimate:

@@ -6,6 +6,7 @@ from math import inf, nan, pi, sqrt
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
+from scipy.special import ndtri
 
 from torchfault.errors import StatisticsError
 from torchfault.statistics.estimators import Estimate
@@ -152,8 +153,12 @@ def _mean_at(rows: Floats, shapes: Floats, chance: float) -> float:
     if length == 0:
         return first
     z = (z - first) / length  # so that neither tiny nor huge values leave the range of floating point
-    root = brentq(lambda x: _not_above(d * (z - x), shapes) - chance, 0.0, 1.0, xtol=1e-14)
-    return first + length * float(root)
+
+    def off(x: float) -> float:
+        """Return by how many standard deviations of a normal distribution the chance at x is off: nearly linear."""
+        return float(ndtri(min(max(_not_above(d * (z - x), shapes), 1e-15), 1 - 1e-15)) - ndtri(chance))
+
+    return first + length * float(brentq(off, 0.0, 1.0, xtol=1e-14))
 
 
 def _not_above(a: Floats, shapes: Floats) -> float:
@@ -194,10 +199,10 @@ def _saddle(a: Floats, shapes: Floats) -> tuple[float, float, float]:
     low, high, s = 1 / float(a.min()), 1 / float(a.max()), 0.0
     for _ in range(100):
         each = a / (1 - s * a)
-        slope, curve = float((shapes * each).sum()), float((shapes * each**2).sum())
+        slope, curve = float(shapes @ each), float(shapes @ each**2)
         low, high = (low, s) if slope > 0 else (s, high)
         step = s - slope / curve
         if abs(step - s) * sqrt(curve) < 1e-6:
             break
         s = step if low < step < high else (low + high) / 2
-    return s, 1 / sqrt(curve), 2 * float((shapes * each**3).sum()) / curve**1.5
+    return s, 1 / sqrt(curve), 2 * float(shapes @ each**3) / curve**1.5
