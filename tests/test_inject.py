@@ -1,5 +1,13 @@
 """Injection: the right word, in the right place, for as long as the scope, in every mode of torch."""
 
+import _thread
+import asyncio
+import contextlib
+import copy
+import gc
+import signal
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +17,12 @@ from networks import NETWORKS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchfault.adapters.represent import represent
 from torchfault.engine.inject import inject
 from torchfault.errors import FaultError, SpaceError
 from torchfault.faults import BitFlip, RandomWord, StuckAt, Value
 from torchfault.model.discover import find, parameter_sites
+from torchfault.model.undo import Undo, Uninterrupted
 from torchfault.space import Fault, FaultSpace
 from torchfault.trials import strike
 from torchfault.words import WORDS, Edits, word
@@ -549,3 +559,265 @@ def test_the_image_is_struck_where_the_model_takes_it():
     with torch.no_grad():
         assert torch.equal(mine, model(image))
     assert not torch.equal(mine, model(data.inputs))
+
+
+# -- scopes that overlap, in any order ----------------------------------------------------------------------------
+
+
+class Busy(nn.Module):
+    """Modules, functional operations, an LSTM whose steps are sites, and attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.lstm = nn.Conv1d(2, 4, 3, padding=1), nn.LSTM(4, 5, batch_first=True)
+        self.attention, self.fc = nn.MultiheadAttention(5, 1, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.gelu(self.conv(x) + 0.5).transpose(1, 2)
+        h = self.lstm(h)[0]
+        return self.fc(self.attention(h, h, h)[0].mean(1))
+
+
+def hooks_of(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + ("forward" in m.__dict__) for m in model.modules())
+
+
+KINDS = {
+    "same word": ([Fault("fc.weight", 4, 30)], [Fault("fc.weight", 4, 30)], [Fault("fc.weight", 4, 22, StuckAt(1))]),
+    "one tensor": (
+        [Fault("fc.weight", 4, 30)],
+        [Fault("fc.weight", 7, 20)],
+        [Fault("fc.weight", (1, 0), 0, Value(3.0))],
+    ),
+    "everything": (
+        [Fault("conv.weight", 2, 29), Fault("conv:output", (1, 2), SIGN)],
+        [Fault("gelu:output", (0, 3), SIGN), Fault("add:output", (2, 1), TOP)],
+        [Fault("lstm:state.h", 1, SIGN, step=2), Fault("conv.weight", 2, 3)],
+    ),
+    "steps": (
+        [Fault("lstm:state.h", 1, SIGN, step=2)],
+        [Fault("lstm:state.c", 0, SIGN, step=1)],
+        [Fault("lstm:state.h", 2, SIGN, step=0)],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("order", ["012", "021", "102", "120", "201", "210"])
+def test_scopes_that_overlap_may_end_in_any_order(kind, order):
+    torch.manual_seed(3)
+    model, x = Busy().eval(), torch.randn(2, 2, 6)
+    found = find(model, x)
+    before, hooks, fast = state(model), hooks_of(model), torch.backends.mha.get_fastpath_enabled()
+    scopes = [inject(model, faults, space=found) for faults in KINDS[kind]]
+    alive: list[int] = []
+
+    def expected(alive):
+        """What scopes that nest as they began would give."""
+        with contextlib.ExitStack() as nested, torch.no_grad():
+            for one in alive:
+                nested.enter_context(inject(twin, KINDS[kind][one], space=twins))
+            return twin(x), state(twin)
+
+    twin = copy.deepcopy(model)
+    twins = find(twin, x)
+    for number, scope in enumerate(scopes):
+        scope.__enter__()
+        alive.append(number)
+    for step in order:
+        with torch.no_grad():
+            outputs, stored = model(x), state(model)
+        wanted, words = expected(alive)
+        assert torch.equal(outputs, wanted)
+        assert stored == words
+        scopes[int(step)].__exit__(None, None, None)
+        alive.remove(int(step))
+    assert state(model) == before
+    assert hooks_of(model) == hooks
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+    assert not torch.overrides._get_current_function_mode_stack()
+    with torch.no_grad():
+        assert torch.equal(model(x), expected([])[0])
+
+
+@pytest.mark.parametrize("order", ["01", "10"])
+@pytest.mark.parametrize("how", ["int8", "csr", "q3.4"])
+def test_scopes_overlap_in_words_that_stand_for_a_value_together(how, order):
+    model = represent(nn.Sequential(nn.Linear(6, 4)).eval(), how)
+    code = "0.weight:values" if how == "csr" else "0.weight"
+    faults = [[Fault(code, 3, 0), Fault(code, 1, 5)], [Fault(code, 3, 4)]]
+    before = state(model)
+    alone = []
+    for one in faults:
+        with inject(model, one):
+            alone.append(state(model))
+    with inject(model, [*faults[0], *faults[1]]):
+        both = state(model)
+    assert len({before["0.weight"], both["0.weight"], *(one["0.weight"] for one in alone)}) == 4
+    scopes = [inject(model, one) for one in faults]
+    for scope in scopes:
+        scope.__enter__()
+    assert state(model) == both
+    scopes[int(order[0])].__exit__(None, None, None)
+    assert state(model) == alone[int(order[1])]
+    scopes[int(order[1])].__exit__(None, None, None)
+    assert state(model) == before
+
+
+def test_tasks_that_take_turns_each_leave_the_model_right():
+    model, x = Busy().eval(), torch.randn(2, 2, 6)
+    before = state(model)
+    rng = np.random.default_rng(1)
+
+    async def task(number: int) -> None:
+        for _ in range(4):
+            with inject(model, [Fault("fc.weight", number % 3, 30), Fault("gelu:output", (0, number % 4), SIGN)]):
+                await asyncio.sleep(0.001 * rng.random())
+                with torch.no_grad():
+                    model(x)
+                await asyncio.sleep(0.001 * rng.random())
+
+    async def everything() -> None:
+        await asyncio.gather(*(task(number) for number in range(6)))
+
+    asyncio.run(everything())
+    assert state(model) == before
+    assert hooks_of(model) == 0
+    assert not torch.overrides._get_current_function_mode_stack()
+
+
+def test_a_generator_that_nobody_finishes_leaves_the_model_right():
+    model, x = Busy().eval(), torch.randn(1, 2, 6)
+    before = state(model)
+
+    def struck(element):
+        with inject(model, [Fault("fc.weight", element, 30), Fault("gelu:output", element, SIGN)]):
+            while True:
+                yield model(x)
+
+    with torch.no_grad():
+        first, second = struck(1), struck(2)
+        next(first), next(second)
+        del first
+        gc.collect()
+        with inject(model, Fault("fc.weight", 2, 30)):
+            pass
+        next(second)
+    del second
+    gc.collect()
+    assert state(model) == before
+    assert hooks_of(model) == 0
+    assert not torch.overrides._get_current_function_mode_stack()
+
+
+def test_a_scope_may_end_in_another_thread():
+    model, x = Busy().eval(), torch.randn(1, 2, 6)
+    before = state(model)
+    scope = inject(model, [Fault("fc.weight", 2, 30), Fault("gelu:output", 1, SIGN)])
+    scope.__enter__()
+    with torch.no_grad():
+        model(x)
+    thread = threading.Thread(target=scope.__exit__, args=(None, None, None))
+    thread.start()
+    thread.join()
+    assert state(model) == before
+    with torch.no_grad():
+        golden = model(x)
+    assert torch.equal(golden, plainly(model, x))
+    torch.overrides._pop_mode()  # which only this thread can
+
+
+def plainly(model, x):
+    with torch.no_grad():
+        return copy.deepcopy(model)(x)
+
+
+@pytest.mark.parametrize("convert", [lambda m: m.half(), lambda m: m.double(), lambda m: m.to(torch.bfloat16)])
+def test_a_model_that_is_converted_inside_a_scope_is_refused_and_made_right(convert):
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    whole = convert(copy.deepcopy(model))
+    with (
+        pytest.raises(FaultError, match=r"converted or moved inside the scope: '0.weight' \(torch.float32 on cpu, now"),
+        inject(model, [Fault("0.weight", 5, 30), Fault("1.bias", 1, 26)]),
+    ):
+        convert(model)
+    assert state(model) == state(whole)
+
+
+def test_a_parameter_that_is_replaced_inside_a_scope_is_told():
+    model = nn.Linear(4, 3)
+    fresh = nn.Parameter(torch.randn(3, 4))
+    content = fresh.detach().clone()
+    with pytest.raises(FaultError, match="load the model again"), inject(model, Fault("weight", 5, 30)):
+        model.weight = fresh
+    assert torch.equal(model.weight, content)
+
+
+# -- asynchronous interrupts --------------------------------------------------------------------------------------
+
+
+def interrupted(body, after: float) -> bool:
+    """Run *body* again and again until an interrupt comes, *after* so many seconds."""
+    timer = threading.Timer(after, _thread.interrupt_main)
+    try:
+        timer.start()
+        while True:
+            body()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        timer.join()
+
+
+@pytest.mark.parametrize("kind", ["weights", "operations"])
+@pytest.mark.parametrize("times", [40, pytest.param(400, marks=pytest.mark.slow)])
+def test_an_interrupt_at_any_time_leaves_nothing_behind(kind, times):
+    model, x = Busy().eval(), torch.randn(1, 2, 6)
+    faults = [Fault("fc.weight", 4, 30), Fault("conv.weight", 1, 22)]
+    if kind == "operations":
+        faults += [Fault("gelu:output", 1, SIGN), Fault("conv:output", 2, SIGN)]
+    before, rng = state(model), np.random.default_rng(0)
+    golden = plainly(model, x)
+
+    def body():
+        with torch.no_grad(), inject(model, faults):
+            model(x)
+
+    for number in range(times):
+        assert interrupted(body, 0.002 + 0.01 * rng.random())
+        assert state(model) == before, number
+        assert hooks_of(model) == 0, number
+        assert not torch.overrides._get_current_function_mode_stack(), number
+        assert torch.backends.mha.get_fastpath_enabled(), number
+        with torch.no_grad():
+            assert torch.equal(model(x), golden), number
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_an_uninterrupted_scope_passes_the_interrupt_on_at_its_end(others):
+    done = []
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), Uninterrupted():  # noqa: PT012
+        signal.raise_signal(signal.SIGINT)
+        if others:
+            signal.raise_signal(signal.SIGINT)
+        done.append(1)
+    assert done == [1]
+    assert signal.getsignal(signal.SIGINT) is handler
+    Thread = threading.Thread(target=lambda: Uninterrupted().__enter__())
+    Thread.start()
+    Thread.join()
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_an_error_of_one_action_does_not_keep_the_others_from_being_done():
+    done = []
+
+    def fails():
+        raise ValueError("first")
+
+    with pytest.raises(ValueError, match="first"), Undo() as undo:  # noqa: PT012
+        undo.add(lambda: done.append("last"))
+        undo.add(fails)
+        undo.add(lambda: done.append("before"))
+    assert done == ["before", "last"]

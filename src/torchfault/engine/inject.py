@@ -6,17 +6,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from torchfault.engine.changes import Target
 from torchfault.engine.hooks.strikes import Strike, edits_of, on_sample, strike_of, striking, together
-from torchfault.engine.stored import Memory, Target, edited
+from torchfault.engine.stored import Memory, edited
 from torchfault.errors import FaultError
 from torchfault.model.discover import Discovery
-from torchfault.model.disturb import contents, put_back
-from torchfault.model.states import Cell
+from torchfault.model.states import Cell, module_slots
+from torchfault.model.undo import Undo
 from torchfault.model.unwrapped import unwrapped
+from torchfault.model.watch import memory_address
 from torchfault.space import Fault, FaultSpace, Site
 from torchfault.trials import Trials, edits_by_site, pack
+from torchfault.words import bits_of
 
 __all__ = ["Targets", "inject"]
 
@@ -37,12 +40,18 @@ def inject(
     the first. An ``:input`` strikes only the copy that its own operation reads. *rng* serves fault models that draw. Of
     a model that ``torch.compile`` made, the one behind it is struck and returned.
 
+    Scopes on one model may overlap and end in any order, as those of tasks and generators do: what remains is what the
+    scopes that still last have struck. Ctrl-C comes before or behind a change, never in between. A model that threads
+    share is struck for all of them, and so are its hooks; a thread that wants faults of its own needs a copy of the
+    model. Convert or move the model outside the scope.
+
     Gradients pass straight through a struck activation. For the gradients of a network with struck weights call
     ``backward`` inside the scope: behind it the weights are whole again. Step the optimiser outside.
 
     Raises :class:`SpaceError` for an unknown site, :class:`StorageError` where an index of a sparse parameter would
     point to nowhere (a detected error: nobody can run such a network) and, on leaving the scope, :class:`FaultError`
-    for an activation that was never computed, since a fault that never struck is an error.
+    for an activation that was never computed, since a fault that never struck is an error, and for words that are no
+    longer the model's, since they cannot come back.
 
     >>> import torch
     >>> layer = nn.Linear(2, 1, bias=False)
@@ -58,8 +67,35 @@ def inject(
         _from_trials(model, faults, space) if isinstance(faults, Trials) else _from_faults(model, faults, space, rng)
     )
     cells = space.cells if isinstance(space, Discovery) else ()
-    with as_it_was(model, cells), edited(targets.stored), striking(model, targets.strikes, cells):
+    with as_it_was(model, cells), edited(targets.stored, guarded=True), striking(model, targets.strikes, cells):
         yield model
+    _check_memory(model, targets.stored)
+
+
+def _check_memory(model: nn.Module, targets: Sequence[Target]) -> None:
+    """Raise :class:`FaultError` where words that came back are no longer those of *model*: it was converted or moved.
+
+    Values that the model took over from struck words come back as far as its new type holds them.
+    """
+    memory, lost = Memory(model), []
+    for target in targets:
+        if target.home is not None:
+            continue
+        now = memory.words(target.name)
+        if now.dtype == target.words.dtype and memory_address(now) == memory_address(target.words):
+            continue
+        lost.append(f"'{target.name}' ({target.words.dtype} on {target.words.device}, now {now.dtype} on {now.device})")
+        if now.shape == target.words.shape:
+            first, plain = now.data.unsqueeze(0), target.words.data.unsqueeze(0)
+            golden = target.edits.read(plain)
+            struck = target.edits.changed(golden).to(now)
+            mine = target.edits.read(first)
+            target.edits.put(first, torch.where(bits_of(mine) == bits_of(struck), golden.to(now), mine))
+    if lost:
+        raise FaultError(
+            f"the model was converted or moved inside the scope: {', '.join(lost[:3])}; its words came back as far as "
+            "the new ones hold them, so load the model again, and convert it before the scope"
+        )
 
 
 _NEEDS_CELLS = "'{}' has time steps, which only the model shows; use inject(..., space=find(model, data))"
@@ -69,17 +105,13 @@ _NEEDS_CELLS = "'{}' has time steps, which only the model shows; use inject(...,
 def as_it_was(model: nn.Module, cells: Sequence[Cell]) -> Iterator[None]:
     """Let *cells* hold again, at the end of this scope, the states that they held at its beginning."""
     modules = dict(model.named_modules())
-    homes = [home for cell in cells for home in contents(modules[cell.path])]
-    kept = [
-        (value, value.detach().clone()) for _, held in homes for value in held.values() if isinstance(value, Tensor)
-    ]
-    try:
+    with Undo() as undo:
+        for cell in cells:
+            module = modules[cell.path]
+            for slot in dict.fromkeys((*module_slots(module), *cell.held)):
+                if not callable(slot.read(module)):  # nor what other scopes have put in the place of a method
+                    undo.add(slot.kept(module))
         yield
-    finally:
-        put_back(homes)
-        for tensor, value in kept:
-            if not torch.equal(tensor, value):
-                tensor.data.copy_(value)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,8 +6,8 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from torchfault.engine.changes import Change, Target
 from torchfault.engine.hooks.strikes import edits_of
-from torchfault.engine.stored import change
 from torchfault.errors import SpaceError, did_you_mean
 from torchfault.space import Fault, FaultSpace, Site
 from torchfault.words import WORDS, word_of
@@ -66,16 +66,10 @@ def upset_optimizer(
         if fault.site not in known:
             raise SpaceError(f"the optimiser keeps no '{fault.site}'{did_you_mean(fault.site, known)}")
         by_site.setdefault(fault.site, []).append(fault)
-    named = [(stored[name], one) for name, mine in by_site.items() for one in edits_of(known[name], mine, generator)]
-    undo: list[Callable[[], None]] = []
-    for tensor, edits in named:
-        change(tensor, edits.to(tensor.device), undo)
-
-    def restore() -> None:
-        while undo:
-            undo.pop()()
-
-    return restore
+    named = [(name, one) for name, mine in by_site.items() for one in edits_of(known[name], mine, generator)]
+    change = Change([Target(name, stored[name], edits.to(stored[name].device)) for name, edits in named])
+    change.write()
+    return change.take
 
 
 def _state(model: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:

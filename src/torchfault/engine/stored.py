@@ -1,31 +1,22 @@
 """The stored words of a model by the names of their sites, changed in a scope and brought back."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from torchfault.engine.changes import Target, changes_of
 from torchfault.errors import FaultError, SpaceError, did_you_mean
 from torchfault.model.constants import constant_home, is_constant
 from torchfault.model.home import Home
 from torchfault.model.memory import homes
+from torchfault.model.undo import Undo
 from torchfault.names import site_name
 from torchfault.trials import Trials, edits_by_site
 from torchfault.words import Edits, WordFormat, word_of
 
-__all__ = ["Memory", "Target", "change", "edited"]
-
-
-@dataclass(frozen=True, eq=False)
-class Target:
-    """Words to change: the tensor called *name*, in its *home* if it is no plain parameter or buffer."""
-
-    name: str
-    words: Tensor
-    edits: Edits
-    home: Home | None
+__all__ = ["Memory", "edited"]
 
 
 class Memory:
@@ -77,8 +68,10 @@ class Memory:
             raise FaultError(
                 f"'{name}' has {edits.fmt.name} words in the fault space, got {fmt.name}; find the sites again"
             )
-        words = self.words(name)
-        return Target(name, words, edits.to(words.device), self.home(name))
+        # The memory itself: a parameter stays the same object when the model is converted.
+        words, home = self.words(name).data, self.home(name)
+        module = None if home is None else self.model.get_submodule(home.module)
+        return Target(name, words, edits.to(words.device), home, module)
 
     def targets(self, trials: Trials) -> list[Target]:
         """Return the words that the rows of *trials* change, all together."""
@@ -86,57 +79,20 @@ class Memory:
 
 
 @contextmanager
-def edited(targets: Sequence[Target]) -> Iterator[None]:
-    """Change stored words in this scope; the touched ones come back, in reverse order.
+def edited(targets: Sequence[Target], *, guarded: bool = False) -> Iterator[None]:
+    """Change stored words in this scope; it may end before or behind others that change the same words.
 
-    Raises :class:`StorageError` where an index would point to nowhere.
+    Where it is *guarded*, Ctrl-C never comes in between. Raises :class:`StorageError` where an index would point to
+    nowhere.
     """
-    undo: list[Callable[[], None]] = []
-    together: dict[int, list[Target]] = {}
-    try:
-        for target in targets:
-            if target.home is None or target.home.install is None:
-                change(target.words, target.edits, undo)
-            else:
-                together.setdefault(id(target.home), []).append(target)
-        for mine in together.values():
-            changed: dict[str, Tensor] = {}
-            for target in mine:
-                words = changed.get(target.name, target.words)
-                changed[target.name] = target.edits.copied(words.unsqueeze(0)).squeeze(0)
-            assert mine[0].home is not None
-            assert mine[0].home.install is not None
-            undo.append(mine[0].home.install(changed))
+    if not targets:
         yield
-    finally:
-        _undo(undo)
-
-
-def change(tensor: Tensor, edits: Edits, undo: list[Callable[[], None]]) -> None:
-    """Change the words of *tensor* that *edits* name, in place, and add to *undo* what writes the old ones back."""
-    inference = tensor.is_inference()
-
-    def write(values: Tensor) -> None:
-        with torch.inference_mode(inference):
-            edits.put(first, values)
-
-    with torch.inference_mode(inference):
-        # Through .data: autograd must not take the edit, or its end, for a change of a weight that backward needs.
-        first = tensor.data.unsqueeze(0)
-        saved = edits.read(first)
-        struck = edits.changed(saved)
-    undo.append(lambda: write(saved))
-    write(struck)
-
-
-def _undo(undo: list[Callable[[], None]]) -> None:
-    """Call all of *undo*, the last first; an interrupt waits until everything is as it was."""
-    interrupt: KeyboardInterrupt | None = None
-    while undo:
-        try:
-            undo[-1]()  # writing saved words twice does no harm
-            undo.pop()
-        except KeyboardInterrupt as error:
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
+        return
+    with Undo(guarded=guarded) as undo:
+        undo.add(torch.clear_autocast_cache)  # which may hold copies of the words
+        with undo.guard:
+            for change in changes_of(targets):
+                undo.add(change.leave)
+                change.enter()
+            torch.clear_autocast_cache()
+        yield

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchfault.model.undo import Undo
+
 __all__ = ["contents", "put_back", "reset_states", "undisturbed", "unfused"]
 
 Homes = list[tuple[dict[str, Any], dict[str, Any]]]
@@ -93,12 +95,31 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
 @contextmanager
 def unfused() -> Iterator[None]:
     """Let attention layers take their ordinary path in this scope: the fused one calls no module inside them."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
+    with Undo() as undo:
+        undo.add(_FUSED.leave)
+        _FUSED.enter()
         yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+
+
+class _Fused:
+    """Torch's switch for the fused path, which is off for as long as one of the scopes that need that lasts."""
+
+    def __init__(self) -> None:
+        self.scopes, self.before = 0, True
+
+    def enter(self) -> None:
+        self.scopes += 1
+        if self.scopes == 1:
+            self.before = torch.backends.mha.get_fastpath_enabled()
+            torch.backends.mha.set_fastpath_enabled(False)
+
+    def leave(self) -> None:
+        self.scopes -= 1
+        if not self.scopes:
+            torch.backends.mha.set_fastpath_enabled(self.before)
+
+
+_FUSED = _Fused()
 
 
 def reset_states(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from torchfault.model.states import Cell
 from torchfault.model.timesteps import taken_apart
+from torchfault.model.undo import Undo
 
 __all__ = ["Mark", "inside", "mark_operator", "marked"]
 
@@ -39,14 +40,14 @@ def marked(model: nn.Module, cells: Sequence[Cell], mark: Mark) -> Iterator[None
         return mark(f"{site}#{counts[site] - 1}", tensor)
 
     with ExitStack() as scope:
-        begin = model.register_forward_pre_hook(lambda *_: counts.clear(), prepend=True)
-        scope.callback(begin.remove)
+        undo = scope.enter_context(Undo())
+        undo.add(model.register_forward_pre_hook(lambda *_: counts.clear(), prepend=True).remove)
         for cell in cells:
             module = modules[cell.path]
             shown: dict[int, Tensor] = {}
             before, after = _hooks(cell, stored, numbered, shown)
-            scope.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
-            scope.callback(module.register_forward_hook(after, with_kwargs=True).remove)
+            undo.add(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+            undo.add(module.register_forward_hook(after, with_kwargs=True).remove)
             if cell.inside:
                 scope.enter_context(taken_apart(module, _marks_inside(cell.path, numbered, shown)))
         yield

@@ -1,7 +1,7 @@
 """Find the modules that keep something from one time step to the next, and where: by watching a model run."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +45,21 @@ class Slot:
     def write(self, module: nn.Module, value: Any) -> None:
         """Put *value* there, past whatever checks the module makes."""
         self._home(module)[self.name] = value
+
+    def kept(self, module: nn.Module) -> Callable[[], None]:
+        """Return what lets the place hold again what it holds now, nothing included."""
+        there, value = self.name in self._home(module), self.read(module)
+        content = value.detach().clone() if isinstance(value, Tensor) else None
+
+        def back() -> None:
+            if content is not None and not torch.equal(value, content):
+                value.data.copy_(content)
+            if there:
+                self.write(module, value)
+            else:
+                self._home(module).pop(self.name, None)
+
+        return back
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ are known by what they are called and what they offer: no library is imported.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
+
+from torchfault.model.undo import Undo
 
 __all__ = ["MarkState", "runs_inside", "taken_apart"]
 
@@ -29,13 +30,31 @@ def runs_inside(module: nn.Module) -> bool:
     return _recurrent(module) or _is_spikingjelly(module) or _is_norse(module)
 
 
-@dataclass(frozen=True)
 class _Apart:
-    """A function that runs step by step, in the place of the *plain* one."""
+    """A function that runs step by step, in the place of attribute *name* of *module* for as long as it has marks."""
 
-    run: Callable[..., Any]
-    plain: Callable[..., Any]
-    mark: MarkState
+    def __init__(self, module: nn.Module, name: str) -> None:
+        self.module, self.name, self.own = module, name, name in module.__dict__
+        self.marks: list[MarkState] = []
+        make = {"forward": _recurrent_forward, "activation": _norse_activation}.get(name, _spikingjelly_forward)
+        self.plain = getattr(module, name)
+        self.run = make(module, self.plain, self._mark)
+
+    def _mark(self, state: str, tensor: Tensor) -> Tensor:
+        for mark in self.marks:
+            tensor = mark(state, tensor)
+        return tensor
+
+    def leave(self, mark: MarkState) -> None:
+        """Forget *mark*, and give way to the plain function once there is none left."""
+        if mark in self.marks:
+            self.marks.remove(mark)
+        if self.marks or self.module.__dict__.get(self.name) is not self:
+            return
+        if self.own:
+            object.__setattr__(self.module, self.name, self.plain)
+        else:
+            object.__delattr__(self.module, self.name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.run(*args, **kwargs)
@@ -45,23 +64,16 @@ class _Apart:
 def taken_apart(module: nn.Module, mark: MarkState) -> Iterator[None]:
     """Let *module* run step by step in this scope, and show the states that each step leaves to *mark*.
 
-    In a scope within another one the outer sees a state first, and the inner what the outer goes on with.
+    Scopes may overlap, and end in any order: that which began first sees a state first, the next what it goes on with.
     """
     name = "forward" if _recurrent(module) else "multi_step_forward" if _is_spikingjelly(module) else "activation"
-    own, before = name in module.__dict__, module.__dict__.get(name)
-    if isinstance(before, _Apart):
-        earlier, latest = before.mark, mark
-        mark = lambda state, tensor: latest(state, earlier(state, tensor))  # noqa: E731
-    plain = before.plain if isinstance(before, _Apart) else getattr(module, name)
-    make = {"forward": _recurrent_forward, "activation": _norse_activation}.get(name, _spikingjelly_forward)
-    object.__setattr__(module, name, _Apart(make(module, plain, mark), plain, mark))
-    try:
+    found = module.__dict__.get(name)
+    apart = found if isinstance(found, _Apart) else _Apart(module, name)
+    with Undo() as undo:
+        undo.add(lambda: apart.leave(mark))
+        apart.marks.append(mark)
+        object.__setattr__(module, name, apart)
         yield
-    finally:
-        if own:
-            object.__setattr__(module, name, before)
-        else:
-            object.__delattr__(module, name)
 
 
 def _comes_from(module: nn.Module, library: str, *names: str) -> bool:

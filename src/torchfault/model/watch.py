@@ -3,11 +3,11 @@
 import types
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor, nn, overrides
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -16,6 +16,7 @@ from torchfault.model.disturb import unfused
 from torchfault.model.marks import inside, marked
 from torchfault.model.states import Cell
 from torchfault.model.torch_ao.quantised import is_leaf
+from torchfault.model.undo import Undo
 from torchfault.names import site_name
 
 __all__ = ["Moment", "Visitor", "hands_out", "memory_address", "operation_name", "visiting"]
@@ -194,8 +195,8 @@ class _Watch:
         return result if fresh is None else _replaced(flat, spec, kept, fresh)
 
 
-def _hook(watch: _Watch, module: nn.Module, path: str, handles: list[Any], *, inputs: bool, outputs: bool) -> None:
-    """Follow the calls of *module*, and show them to the visitor as asked for; add the hooks to *handles*."""
+def _hook(watch: _Watch, module: nn.Module, path: str, undo: Undo, *, inputs: bool, outputs: bool) -> None:
+    """Follow the calls of *module*, and show them to the visitor as asked for; *undo* takes the hooks off."""
     owns = hands_out(module)
     own = (*module._parameters.values(), *module._buffers.values())
     stored = [watch.names[id(tensor)] for tensor in own if id(tensor) in watch.names]
@@ -229,8 +230,8 @@ def _hook(watch: _Watch, module: nn.Module, path: str, handles: list[Any], *, in
         finally:
             watch.paused = False
 
-    handles.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=not path))
-    handles.append(module.register_forward_hook(after, always_call=True, with_kwargs=True))
+    undo.add(module.register_forward_pre_hook(before, with_kwargs=True, prepend=not path).remove)
+    undo.add(module.register_forward_hook(after, always_call=True, with_kwargs=True).remove)
 
 
 def _show_marks(watch: _Watch, model: nn.Module, cells: Sequence[Cell]) -> AbstractContextManager[None]:
@@ -263,6 +264,18 @@ class _Operations(TorchFunctionMode):
         super().__init__()
         self.watch = watch
         self.names = names
+
+    def leave(self) -> None:
+        """Take the mode out of torch's stack, wherever it stands there: scopes may end in any order."""
+        self.watch.paused = True  # also where the scope ends in another thread than it began in
+        above: list[TorchFunctionMode] = []
+        while (mode := overrides._get_current_function_mode()) is not None:
+            overrides._pop_mode()
+            if mode is self:
+                break
+            above.append(mode)
+        for mode in reversed(above):
+            overrides._push_mode(mode)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
@@ -338,15 +351,15 @@ def visiting(
     known = dict(model.named_modules(remove_duplicate=False))
     wanted = {id(known[name]) for name in modules if name not in closed}
     reading = wanted if read is None else {id(known[name]) for name in read}
-    handles: list[Any] = []
-    with ExitStack() as stack:
-        stack.enter_context(unfused())
-        stack.callback(lambda: [handle.remove() for handle in handles])
-        for path, module in model.named_modules():
-            if follow_all or not path or id(module) in wanted:
-                inputs, outputs = id(module) in reading, id(module) in wanted
-                _hook(watch, module, path, handles, inputs=inputs, outputs=outputs)
-        if follow_all:
-            stack.enter_context(_Operations(watch, operations))
-        stack.enter_context(_show_marks(watch, model, cells))
-        yield
+    with Undo() as undo, unfused():
+        with undo.guard:
+            for path, module in model.named_modules():
+                if follow_all or not path or id(module) in wanted:
+                    inputs, outputs = id(module) in reading, id(module) in wanted
+                    _hook(watch, module, path, undo, inputs=inputs, outputs=outputs)
+            if follow_all:
+                mode = _Operations(watch, operations)
+                undo.add(mode.leave)
+                overrides._push_mode(mode)
+        with _show_marks(watch, model, cells):
+            yield

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchfault.engine.changes import Target
 from torchfault.engine.graph.groups import Group
 from torchfault.engine.graph.patches import Patch
-from torchfault.engine.stored import Memory, Target
+from torchfault.engine.stored import Memory
 from torchfault.model.lane_axis import LaneAxis, take
 from torchfault.model.program import Node, Value
 from torchfault.model.torch_ao.channels import Rows

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from torchfault.engine.stored import Target, edited
+from torchfault.engine.changes import Target
+from torchfault.engine.stored import edited
 from torchfault.model.lane_axis import LaneAxis, by_sample, take
 from torchfault.model.rounding import round_output
 from torchfault.model.torch_ao.quantised import code_memory
