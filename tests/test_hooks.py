@@ -296,7 +296,7 @@ def test_trials_of_another_space_are_refused(rng):
 
 
 def test_models_without_rows_are_refused():
-    with pytest.raises(ModelError, match=r"one row per input, got shape \(2,\)"):
+    with pytest.raises(ModelError, match=r"need an axis that counts the inputs, got shape \(2,\)"):
         HooksExecutor(_Returning(lambda y: y.sum(0)), Data(torch.randn(4, 2)), memory=MEMORY)
     turned = HooksExecutor(_Returning(lambda y: y.t()), Data(torch.randn(4, 2)), memory=MEMORY)
     assert turned.golden().shape == (4, 2)  # rows come first, wherever the model has them

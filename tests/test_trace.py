@@ -1,6 +1,5 @@
 """Models followed by ``torch.fx``, whose modules run as they are: every lane as the slow reference says."""
 
-import numpy as np
 import pytest
 import torch
 from agreement import assert_agree, collect, random_trials
@@ -83,9 +82,9 @@ def test_a_monitor_sees_what_it_sees_under_hooks() -> None:
     tables = []
     for executor in (traced, hooks):
         monitor = Monitor(executor.space)
-        monitor.begin(trials, np.arange(len(trials)))
-        for lanes in executor.run(trials, monitor):
-            monitor.finish(lanes)
+        run = monitor.begin(trials)
+        for lanes in executor.run(trials, run):
+            run.finish(lanes)
         tables.append(monitor.table())
     assert tables[0].equals(tables[1])
 
