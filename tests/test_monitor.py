@@ -251,8 +251,8 @@ def test_a_state_that_is_overwritten_ends_the_error_in_time() -> None:
         trials = strike(space, space.locate(number), model=BitFlip(), rng=np.random.default_rng(0), inputs=inputs)
         monitor = Monitor(engine.space)
         assert sum(len(lanes.trial) for lanes in engine.run(trials, monitor=monitor)) == 2
-        # Every neuron fires at every step and is reset to 0: a potential of 0 has no bit 29 to lose, but one to gain. It
-        # makes 1e-19 of it, which is no subnormal number that a kernel might flush.
+        # Every neuron fires at every step and is reset to 0: a potential of 0 has no bit 29 to lose, but one to gain,
+        # which makes 1e-19 of it: no subnormal number that a kernel might flush.
         assert monitor.travel().last_step.tolist() == [0, 1]
         assert monitor.travel().last_changed.tolist() == ["1:state.v"] * 2
         assert monitor.travel().masked_at.tolist() == ["1:output"] * 2
