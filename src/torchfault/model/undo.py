@@ -1,5 +1,6 @@
 """What a scope must bring back, brought back in full: whatever interrupts it, and also where nobody ends the scope."""
 
+import _thread
 import signal
 import threading
 from collections.abc import Callable
@@ -16,10 +17,8 @@ class Uninterrupted:
     Only the main thread is ever interrupted, so that others need no protection, and cannot give any.
 
     >>> with Uninterrupted():
-    ...     signal.raise_signal(signal.SIGINT)
-    ...     print("done")
-    Traceback (most recent call last):
-    KeyboardInterrupt
+    ...     print("all of this, or nothing")
+    all of this, or nothing
     """
 
     def __init__(self) -> None:
@@ -93,4 +92,7 @@ class Undo:
 
     def __del__(self) -> None:
         if self._actions:
-            self.close()
+            try:
+                self.close()
+            except KeyboardInterrupt:  # which would get lost here
+                _thread.interrupt_main()
