@@ -159,7 +159,7 @@ def test_wrong_vouchers_move_the_value_and_the_bounds():
     """By hand: 100 trials, 90 vouched for by pools, of 10 audited one fails; of the 80 others a tenth may be wrong."""
     from torchfault.campaign.audit import widened
     from torchfault.statistics import Estimate
-    from torchfault.statistics.sequential import upper_at_every_look
+    from torchfault.statistics.looks import upper_at_every_look
 
     failed, marks = np.zeros(100, dtype=bool), np.zeros(100, dtype=np.uint8)
     failed[:5] = True
@@ -182,7 +182,7 @@ def test_what_pools_hide_is_in_proportion_to_what_they_may_show():
     """By hand: 90 of 100 trials vouched for by pools, which showed four failing faults and hid none of them again."""
     from torchfault.campaign.audit import widened
     from torchfault.statistics import Estimate
-    from torchfault.statistics.sequential import upper_at_every_look
+    from torchfault.statistics.looks import upper_at_every_look
 
     failed, marks = np.arange(100) < 4, np.full(100, VOUCHED | POOLED, dtype=np.uint8)
     marks[:10] = np.where(failed[:10], POOLED | CONTROLLED, 0)

@@ -35,7 +35,7 @@ from torchfault.statistics import (
     wilson_trials,
 )
 from torchfault.statistics.intervals import variance_left
-from torchfault.statistics.sequential import after_looks, upper_at_every_look
+from torchfault.statistics.looks import after_looks, upper_at_every_look
 
 Floats = NDArray[np.float64]
 COUNTS = [

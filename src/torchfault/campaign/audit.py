@@ -11,7 +11,7 @@ from torchfault.campaign.shortcuts import assumption
 from torchfault.sampling.deviation import LABELS
 from torchfault.space import FaultSpace
 from torchfault.statistics import Estimate
-from torchfault.statistics.sequential import upper_at_every_look
+from torchfault.statistics.looks import upper_at_every_look
 from torchfault.store import Columns, Record
 from torchfault.store.columns import AUDITED, CONTROLLED, HIDDEN, POOLED, VOUCHED, WRONG
 
@@ -29,7 +29,7 @@ class Audit:
 
     Of *trials* outcomes, found by *lanes* lanes, *vouched* rest on the assumption; *audited* of them, drawn at random,
     were run alone, *wrong* of those came out otherwise, so that at most a share *error* of what is vouched for is wrong
-    (:func:`~torchfault.statistics.sequential.upper_at_every_look`, at the campaign's level). *controlled* faults that
+    (:func:`~torchfault.statistics.upper_at_every_look`, at the campaign's level). *controlled* faults that
     fail alone were struck amid masked pools, which hid *hidden*; at most a share *missed* is hidden, if those that were
     found are like those that were not.
 

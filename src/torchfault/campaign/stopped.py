@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from torchfault.statistics import Estimate, HalfWidth
-from torchfault.statistics.sequential import after_looks
+from torchfault.statistics.looks import after_looks
 from torchfault.store import Columns, Record
 
 __all__ = ["LOOK", "unbiased"]

@@ -10,7 +10,7 @@ from torchfault.hardware.accelerator import Accelerator
 from torchfault.hardware.proposals import Cells
 from torchfault.statistics import Estimate
 from torchfault.statistics.stratified_score import tilted_bounds
-from torchfault.statistics.weighted import Strata, beta_bounds
+from torchfault.statistics.weights import Strata, beta_bounds
 
 __all__ = ["Sample", "difference", "negative", "scaled", "shifted"]
 

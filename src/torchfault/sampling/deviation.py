@@ -110,7 +110,7 @@ class Deviation:
     words mislead costs draws, not truth. *site* and *model* are half-widths at *level*; their intervals hold at every
     look (:func:`torchfault.statistics.confidence_sequence`). *reserve* is what draws are planned to leave of each
     half-width to what shortcuts add to it; the stop goes by what they do add. Each block of *block* draws goes where
-    they are needed still (:func:`torchfault.statistics.allocation.needed_draws`). With *pool* draws are priced as
+    they are needed still (:func:`torchfault.statistics.needed_draws`). With *pool* draws are priced as
     struck in pools of so many (:class:`torchfault.campaign.Shortcuts`); what is left of a block goes to the cheapest.
     *margins*, the golden lead of the best class on each input, shape (inputs,)
     (:func:`torchfault.sensitivity.margins`), part the inputs: small flips fail on the *unsure* ones, the share of least

@@ -1,7 +1,6 @@
 """Estimates that carry their uncertainty: intervals, sample sizes, weighted and stratified means, stopping rules."""
 
-from torchfault.statistics.assisted import assisted_mean
-from torchfault.statistics.bounded import bounded_mean, capped_mean
+from torchfault.statistics.allocation import needed_draws
 from torchfault.statistics.estimators import (
     Estimate,
     design_effect,
@@ -11,7 +10,10 @@ from torchfault.statistics.estimators import (
     weighted_mean,
 )
 from torchfault.statistics.intervals import INTERVALS, IntervalFunction, clopper_pearson, jeffreys, wilson
+from torchfault.statistics.looks import after_looks, upper_at_every_look
+from torchfault.statistics.means import bounded_mean, capped_mean
 from torchfault.statistics.quantiles import quantile_interval
+from torchfault.statistics.regression import assisted_mean
 from torchfault.statistics.samples import leveugle_sample_size, wilson_trials
 from torchfault.statistics.sequences import Sequence, Sequences, confidence_sequence
 from torchfault.statistics.stopping import AllOf, AnyOf, HalfWidth, MaxTrials, Progress, StoppingRule, TimeBudget
@@ -29,6 +31,7 @@ __all__ = [
     "Sequences",
     "StoppingRule",
     "TimeBudget",
+    "after_looks",
     "assisted_mean",
     "bounded_mean",
     "capped_mean",
@@ -38,9 +41,11 @@ __all__ = [
     "effective_sample_size",
     "jeffreys",
     "leveugle_sample_size",
+    "needed_draws",
     "proportion",
     "quantile_interval",
     "stratified",
+    "upper_at_every_look",
     "weighted_mean",
     "wilson",
     "wilson_trials",

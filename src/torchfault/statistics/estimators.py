@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from torchfault.errors import StatisticsError
 from torchfault.statistics.intervals import Floats, check_level, find_interval, variance_left
-from torchfault.statistics.weighted import Strata, beta_bounds, check_draws, check_weights, ratio_bounds, vector
+from torchfault.statistics.weights import Strata, beta_bounds, check_draws, check_weights, ratio_bounds, vector
 
 __all__ = [
     "Estimate",

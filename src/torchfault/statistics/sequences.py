@@ -64,7 +64,7 @@ class Sequences:
     of shape (groups,), is the half-width for which a sequence is tuned: it is narrowest, compared with an interval for
     one look, when it gets there, and holds at any. *prior*, (groups, strata), is the failure probability of each
     stratum, strictly between 0 and 1, that is expected before the first round: good ones save trials, bad ones cost
-    them. *price* is what the trials are allocated by (:func:`~torchfault.statistics.allocation.needed_draws`), which
+    them. *price* is what the trials are allocated by (:func:`~torchfault.statistics.needed_draws`), which
     decides the stakes alone.
 
     For a trial y of stratum h and any guess g, log E exp(-s y) = log(1 - p u) with u = 1 - exp(-s), which is concave in

@@ -121,7 +121,7 @@ class HalfWidth(StoppingRule):
     few failures stop early. Simulated at 95 % over h of 0.01 to 0.1 and proportions of 0.002 to 0.5, asked every 100
     trials: Wilson's and Jeffreys' cover in at least 91 %, hardly below what they do at a fixed number, and
     Clopper-Pearson's loses its guarantee (93.9 %); asked every 10 trials, Jeffreys' loses 3 points more than Wilson's.
-    The value of such a campaign is unbiased all the same (:func:`torchfault.statistics.sequential.after_looks`).
+    The value of such a campaign is unbiased all the same (:func:`torchfault.statistics.after_looks`).
     To rule the former out, fix the number beforehand (:func:`~torchfault.statistics.wilson_trials`,
     :class:`MaxTrials`).
     Raises :class:`StatisticsError` for a half-width outside 0 to 0.5 or an unknown method.

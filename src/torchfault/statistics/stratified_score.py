@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from torchfault.statistics.bounded import bounded_mean
 from torchfault.statistics.intervals import check_level
+from torchfault.statistics.means import bounded_mean
 
 __all__ = ["tilted_bounds"]
 

@@ -11,7 +11,7 @@ from scipy.special import ndtri
 from torchfault.errors import StatisticsError
 from torchfault.statistics.estimators import Estimate
 from torchfault.statistics.intervals import Floats, check_level
-from torchfault.statistics.weighted import Strata, check_draws, share_within
+from torchfault.statistics.weights import Strata, check_draws, share_within
 
 __all__ = ["bounded_mean", "capped_mean"]
 
@@ -141,7 +141,7 @@ def _within(y: Floats, low: float, high: float) -> Floats:
 def _fixed(w: Floats, group: NDArray[np.int64], *, ratio: bool) -> bool:
     """Return whether there are strata of equal weights, with as many draws as these weights say."""
     count = np.bincount(group)
-    equal = np.abs(w - (np.bincount(group, w) / count)[group]).max() <= _ROUNDING
+    equal = np.abs(w - (np.bincount(group, w) / count)[group]).max() <= _ROUNDING * w.max()
     return len(count) > 1 and bool(equal) and (ratio or abs(float(w.mean()) - 1) <= _ROUNDING)
 
 

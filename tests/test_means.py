@@ -12,7 +12,7 @@ from scipy.stats import binom
 
 from torchfault.errors import StatisticsError
 from torchfault.statistics import bounded_mean, capped_mean, clopper_pearson, quantile_interval
-from torchfault.statistics.bounded import _not_above
+from torchfault.statistics.means import _not_above
 
 Floats = NDArray[np.float64]
 

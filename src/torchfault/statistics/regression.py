@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike, NDArray
 from torchfault.errors import StatisticsError
 from torchfault.statistics.estimators import Estimate, weighted_mean
 from torchfault.statistics.intervals import check_level
-from torchfault.statistics.weighted import Strata, beta_bounds
+from torchfault.statistics.weights import Strata, beta_bounds
 
 __all__ = ["assisted_mean"]
 
