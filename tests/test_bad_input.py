@@ -98,7 +98,7 @@ FLAGS = ["run", "--model", "torchfault.zoo:digits_cnn", "--data", "data.npz", "-
 CASES: dict[str, tuple[str | list[str], str]] = {
     # the file as such
     "no such file": (["run", "missing.yaml"], "there is no configuration file 'missing.yaml'"),
-    "a folder for a file": (["run", "nothing"], "cannot read the configuration 'nothing': Is a directory"),
+    "a folder for a file": (["run", "nothing"], "the configuration 'nothing' is a folder; give a YAML file"),
     "not UTF-8": (["run", "latin.yaml"], "a configuration is UTF-8 text, got a byte 0xe9"),
     "empty file": ("", "the configuration is empty"),
     "a list": ("- a\n- b\n", "run.yaml:1: expected 'key: value' lines, got a list"),
@@ -106,7 +106,7 @@ CASES: dict[str, tuple[str | list[str], str]] = {
     "tab": ("model:\n\tfactory: a:b\n", "run.yaml:2: not valid YAML: found character"),
     "two documents": ("model: a:b\n---\nmodel: a:b\n", "run.yaml:2: not valid YAML: but found another document"),
     "python tag": ("model: !!python/name:os.system\n", "run.yaml:1: YAML tags such as"),
-    "alias": ("model: &m a:b\ncheckpoint: *m\n", "run.yaml:1: YAML aliases are not supported"),
+    "alias": ("model: &m a:b\ncheckpoint: *m\n", "run.yaml:2: YAML aliases are not supported"),
     "key twice": (GOOD + "stop: 5\n", "run.yaml:7: key 'stop' is already given on line 5"),
     "key that is a number": (GOOD + "5: stop\n", "run.yaml:7: a key is a word, got '5'"),
     "control character": (GOOD + "name: a\x00b\n", "not valid YAML: .*special characters are not allowed"),

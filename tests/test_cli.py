@@ -432,15 +432,15 @@ def test_progress_is_one_live_line_on_a_terminal(monkeypatch):
     from rich.console import Console
 
     from torchfault.campaign import Standing
-    from torchfault.cli import progress
+    from torchfault.cli import progress, screen
     from torchfault.statistics import proportion
 
-    screen = Console(file=io.StringIO(), force_terminal=True, width=120)
-    monkeypatch.setattr(progress, "stderr", lambda: screen)
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    monkeypatch.setattr(screen, "_stderr", lambda: console)
     with progress.Watch(level=0.95, method="wilson") as watch:
         watch(Standing(500, 1000, 250.0, 2.0, proportion(5, 500)))
         watch(Standing(900, None, 250.0, None, proportion(5, 500)))
-    shown = screen.file.getvalue()
+    shown = console.file.getvalue()
     assert "━" * 14 in shown
     assert "500 of 1,000 trials  250/s  2.0 s left  failing 1.00 % [0.43, 2.32]" in shown
     assert "900 trials  250/s  failing" in shown
@@ -505,15 +505,17 @@ def test_fields_of_plots_are_those_of_the_word_formats():
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
-def test_no_figure_is_cut_short_on_a_narrow_terminal(width):
+def test_no_figure_is_cut_short_on_a_narrow_terminal(width, monkeypatch):
     from rich.console import Console
 
+    from torchfault.cli import screen
     from torchfault.cli.screen import print_table, simple_table
 
     cells = [[f"layer{row}.conv.with.a.long.name", "1,234,567", "[10.00, 20.00]", "end"] for row in range(3)]
     table = simple_table({"layer": "left", "trials": "right", "interval": "left", "last": "left"}, cells, title="T")
     console = Console(file=io.StringIO(), force_terminal=True, width=width, no_color=True, soft_wrap=True)
-    print_table(console, table)
+    monkeypatch.setattr(screen, "_stdout", lambda: console)
+    print_table(table)
     shown = re.sub(r"\x1b\[[\d;]*m", "", console.file.getvalue())
     assert "…" not in shown
     for row in cells:

@@ -10,6 +10,7 @@ import numpy as np
 
 from torchfault.errors import SpaceError
 from torchfault.names.word_names import width_of
+from torchfault.text import visible
 
 __all__ = ["ACTIVATION_KINDS", "Fault", "Site"]
 
@@ -32,8 +33,9 @@ class Site:
     the time steps from ``first`` to ``end - 1``, at each of which the tensor is computed anew; *duration* is the number
     of steps that the model runs in all (``end`` unless told).
 
-    Raises :class:`SpaceError` for an unknown format of words (unless *width* is given), a negative size, a bit outside
-    the word, a channel axis outside the shape, or steps that are not as many as the first axis is long.
+    Raises :class:`SpaceError` for a name that no file could hold (a lone surrogate), an unknown format of words (unless
+    *width* is given), a negative size, a bit outside the word, a channel axis outside the shape, or steps that are not
+    as many as the first axis is long.
 
     >>> site = Site("fc.weight", (10, 64), word="int8", module="fc", module_type="Linear")
     >>> site.elements, site.size
@@ -53,6 +55,8 @@ class Site:
     duration: int = 0
 
     def __post_init__(self) -> None:
+        if any("\ud800" <= letter <= "\udfff" for letter in self.name + self.module):
+            raise SpaceError(f"a site has a name that can be written, got '{visible(self.name)}'; rename the module")
         width = width_of(self.word)
         if self.width == 0 and width is None:
             raise SpaceError(f"site '{self.name}' has words of an unknown format, '{self.word}'; give their width")

@@ -2,7 +2,7 @@
 
 import os
 import sys
-import traceback
+import warnings
 from collections.abc import Sequence
 
 __all__ = ["main"]
@@ -18,11 +18,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done; 2: bad input, told in one line; 130: interrupted by Ctrl-C; 1: an error of torchfault itself.
     """
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    from torchfault.cli.screen import traced, warned
     from torchfault.errors import TorchfaultError
 
     _forgive_narrow_encodings()
     try:
-        return _dispatch(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = warned
+            return _dispatch(arguments)
     except TorchfaultError as error:
         return _complain(str(error), BAD_INPUT)
     except BrokenPipeError:
@@ -32,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _complain("interrupted before the first results; nothing was written", INTERRUPTED, label="stopped")
     except Exception:
-        traceback.print_exc()
+        traced()
         return _complain("this is a bug in torchfault; please report it with the lines above and the command", INTERNAL)
 
 
@@ -60,11 +63,9 @@ def _usage(error: Exception) -> str:
 
 
 def _complain(message: str, status: int, *, label: str = "error") -> int:
-    from torchfault.cli.screen import stderr
+    from torchfault.cli.screen import complain
 
-    sys.stdout.flush()
-    stderr().print(f"[bold red]{label}:[/]", end=" ")
-    stderr().print(" ".join(message.split()), markup=False)
+    complain(label, message)
     return status
 
 

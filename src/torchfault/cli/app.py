@@ -7,6 +7,7 @@ import typer
 
 import torchfault
 from torchfault.cli.flags import configured
+from torchfault.cli.screen import strays_aside
 from torchfault.config import Settings
 
 __all__ = ["app"]
@@ -251,7 +252,8 @@ def resume(
 
     given: dict[str, Any] = {"stop.trials": trials, "stop.half_width": half_width, "stop.time": time}
     given |= {"device": device, "threads": threads, "memory": memory, "checkpoint.path": checkpoint, "data.path": data}
-    resume_campaign(name, store, {key: value for key, value in given.items() if value is not None})
+    with strays_aside():
+        resume_campaign(name, store, {key: value for key, value in given.items() if value is not None})
 
 
 @app.command()

@@ -3,8 +3,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from torchfault.cli import showing
-from torchfault.cli.screen import count, duration, print_table, share, simple_table, stderr, stdout
+from torchfault.cli.screen import check_format, count, duration, print_frame, print_table, say, share, simple_table
 from torchfault.config import Settings
 from torchfault.config.build import build_campaign, build_engine, weights_of
 
@@ -20,7 +19,7 @@ def plan_campaigns(settings: Settings, *, margin: float, speed: float | None, fo
     """Print the number of faults and lanes of each method, and the time that they would take."""
     from torchfault.sampling import Uniform, bits_from, plan
 
-    showing.check_format(form)
+    check_format(form)
     uniform = settings.model_copy(update={"sampler": type(settings.sampler)()})
     engine = build_engine(uniform)
     campaign = build_campaign(uniform, engine)
@@ -33,7 +32,7 @@ def plan_campaigns(settings: Settings, *, margin: float, speed: float | None, fo
     rate = speed or inputs * _measured(replace(campaign, sampler=Uniform()))
     table = plan(space, margin=margin, bits=bits, rate=rate, **lanes)
     if form != "table":
-        showing.print_frame(table, form)
+        print_frame(table, form)
         return
     heads = {name: "left" if name == "method" else "right" for name in table.columns if name != "seconds"}
     shown: list[list[Any]] = table.to_numpy().tolist()
@@ -41,9 +40,10 @@ def plan_campaigns(settings: Settings, *, margin: float, speed: float | None, fo
         [method, count(strata), count(trials), share(part), count(lanes), duration(seconds)]
         for method, strata, trials, part, lanes, seconds in shown
     ]
-    print_table(stdout(), simple_table({**heads, "time": "right"}, rows))
+    print_table(simple_table({**heads, "time": "right"}, rows))
     how = "as given" if speed else f"as measured on {count(_MEASURED)} trials"
-    stderr().print(f"\n  margin ±{100 * margin:g} % at 95 %; {count(round(rate))} lanes per second, {how}", style="dim")
+    say()
+    say((f"  margin ±{100 * margin:g} % at 95 %; {count(round(rate))} lanes per second, {how}", "dim"))
 
 
 def _measured(campaign: "Campaign") -> float:

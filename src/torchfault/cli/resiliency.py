@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from torchfault.cli import showing
-from torchfault.cli.screen import facts, print_table, share, simple_table, stderr, stdout
+from torchfault.cli.screen import check_format, facts, print_frame, print_table, say, share, simple_table
 from torchfault.config import Settings
 from torchfault.config.build import build_engine
 from torchfault.errors import DataError, HardwareError, did_you_mean
@@ -44,7 +43,7 @@ def show_resiliency(
     from torchfault.hardware.proposals import check_estimator
     from torchfault.hardware.resiliency import resiliency_accuracy, software_accuracy
 
-    showing.check_format(form)
+    check_format(form)
     check_estimator(estimator)
     if table not in TABLES:
         raise HardwareError(f"no table is called '{table}'{did_you_mean(table, TABLES)}; known: {', '.join(TABLES)}")
@@ -69,17 +68,18 @@ def show_resiliency(
     summary = _summary(found, software, fit)
     if form != "table":
         frames = {"summary": lambda: summary, "what-if": lambda: changes}
-        showing.print_frame(frames.get(table, lambda: found.table(table))(), form)
+        print_frame(frames.get(table, lambda: found.table(table))(), form)
         return
     _print_summary(summary, found)
     _print_parts(found)
     if fit is not None:
-        stdout().print(f"\nfailures in 10^9 hours (FIT)\n{fit}", markup=False)
+        for line in ("", "failures in 10^9 hours (FIT)", *str(fit).splitlines()):
+            say(line, out=True)
     _print_changes(changes, counted=fit is not None)
     told = [("accelerator", chip.name), ("estimator", found.estimator), ("lanes", f"{found.lanes:,}")]
     missing = "" if fit is not None else "not counted; give --flip-flops for failures in time"
-    stderr().print()
-    facts(stderr(), [*told, ("flip-flops", missing)])
+    say()
+    facts([*told, ("flip-flops", missing)])
 
 
 def _chip(name: str, harden: Sequence[str], buffers: Sequence[str], flip_flops: int | None) -> "Accelerator":
@@ -141,13 +141,13 @@ def _print_summary(table: "pd.DataFrame", found: "Resiliency") -> None:
         for name, value, low, high in table.itertuples(index=False)
         if name in _MEANING
     ]
-    print_table(stdout(), simple_table(heads, rows))
+    print_table(simple_table(heads, rows))
 
 
 def _print_parts(found: "Resiliency") -> None:
     """Print what types, layers and bits take from the accuracy; bits that take nothing are left out."""
-    console = stdout()
-    console.print("\nwhat takes it away, in points: faults in data, as sampled, and crashes of control, as summed")
+    say(out=True)
+    say("what takes it away, in points: faults in data, as sampled, and crashes of control, as summed", out=True)
     heads = {"data": "right", "interval": "left", "control": "right", "both": "right"}
     for by in ("type", "layer", "bit"):
         table = found.table(by)
@@ -162,18 +162,17 @@ def _print_parts(found: "Resiliency") -> None:
             ]
             for name, data, low, high, control, both in table.itertuples(index=False)
         ]
-        console.print()
-        print_table(console, simple_table({by: "left", **heads}, rows))
+        say(out=True)
+        print_table(simple_table({by: "left", **heads}, rows))
 
 
 def _print_changes(table: "pd.DataFrame", *, counted: bool) -> None:
     """Print the what-if table: RA and failures in time after each change, and by how much they change."""
-    console = stdout()
     unit = "FIT" if counted else "% of upsets"
-    console.print(f"\nwhat if, from the same upsets weighed anew: RA in %, failures in {unit}")
-    console.print(
-        "RA is given an upset: without upsets that did no harm it falls, and so do failures; judge by these\n"
-    )
+    say(out=True)
+    say(f"what if, from the same upsets weighed anew: RA in %, failures in {unit}", out=True)
+    say("RA is given an upset: without upsets that did no harm it falls, and so do failures; judge by these", out=True)
+    say(out=True)
     heads = {"change": "left", "RA": "right", "RA changes by": "left", "chip": "right"}
     heads |= {"SDC": "right", "SDC changes by": "left", "DUE": "right", "DUE changes by": "left"}
     rows = []
@@ -185,7 +184,7 @@ def _print_changes(table: "pd.DataFrame", *, counted: bool) -> None:
         for name in ("sdc_fit", "due_fit"):
             cells += [show(row[name]), _change(row, f"{name}_change", show)]
         rows.append(cells)
-    print_table(console, simple_table(heads, rows))
+    print_table(simple_table(heads, rows))
 
 
 def _change(row: dict[str, Any], name: str, show: Callable[[float], str]) -> str:

@@ -1,17 +1,26 @@
 """`sites`, `run`, `resume` and `demo`: build what the settings say, run it, and show what came out."""
 
-import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.text import Text
 
 from torchfault.cli import showing
 from torchfault.cli.progress import Watch
-from torchfault.cli.screen import count, facts, print_table, simple_table, stderr, stdout
+from torchfault.cli.screen import (
+    check_format,
+    complain,
+    count,
+    facts,
+    print_frame,
+    print_table,
+    say,
+    simple_table,
+    width,
+    working,
+)
 from torchfault.cli.tables import results_table
 from torchfault.config import Override, Settings, apply, restore_settings
 from torchfault.config.build import build_campaign, build_engine, build_space, choose_criterion, describe_stop
@@ -30,24 +39,23 @@ __all__ = ["INTERRUPTED", "campaign_of", "list_sites", "resume_campaign", "run_c
 
 def list_sites(settings: Settings, form: str) -> None:
     """Print every chosen site with its size, and the sums."""
-    showing.check_format(form)
-    with _busy("capturing the model"):
+    check_format(form)
+    with working("capturing the model"):
         engine = build_engine(settings)
     space = build_space(settings, engine.space)
     table = space.table()
     if form != "table":
-        showing.print_frame(table, form)
+        print_frame(table, form)
         return
     numbers = {"bits", "elements", "faults"}
     columns = {name: "right" if name in numbers else "left" for name in table.columns}
     rows = [[count(cell) if isinstance(cell, int) else str(cell) for cell in row] for row in table.to_numpy().tolist()]
-    console = stdout()
-    print_table(console, simple_table(columns, rows))
-    console.print()
+    print_table(simple_table(columns, rows))
+    say(out=True)
     heads = {"kind": "left", "sites": "right", "elements": "right", "faults": "right"}
     kinds = dict.fromkeys(site.kind for site in space.sites)
     sums = [_sum(kind, [site for site in space.sites if site.kind == kind]) for kind in kinds]
-    print_table(console, simple_table(heads, [*sums, _sum("all", space.sites)]))
+    print_table(simple_table(heads, [*sums, _sum("all", space.sites)]))
 
 
 def _sum(name: str, sites: "Sequence[Site]") -> list[str]:
@@ -97,14 +105,14 @@ def run_demo(output: Path, *, trials: int, seed: int) -> None:
 
     check_plot(output)
     settings = demo_settings(trials=trials, seed=seed)
-    console = stderr()
     if not is_trained():
-        console.print("  a small CNN learns scikit-learn's handwritten digits: a few seconds, once", style="dim")
+        say(("  a small CNN learns scikit-learn's handwritten digits: a few seconds, once", "dim"))
     results = campaign_of(settings, None)
     level, method = settings.level, settings.interval
     _tables(results, ("site", "bit"), level=level, method=method)
     showing.save_plot(results, output, level=level, method=method)
-    console.print(f"\n  plot saved to {output}", markup=False)
+    say()
+    say(f"  plot saved to {output}")
     example = "--model torchfault.demo:model --data torchfault.demo:data"
     _next([f"torchfault sites {example}", f"torchfault run {example} --fault stuck-at-1 --bits exponent"])
 
@@ -114,7 +122,7 @@ def campaign_of(settings: Settings, store: "Store | None") -> "Results":
     from torchfault.campaign import CampaignInterrupted, check, check_resumable, run
 
     assert settings.name is not None
-    with _busy("loading and capturing the model"):
+    with working("loading and capturing the model"):
         engine = build_engine(settings)
         campaign = build_campaign(settings, engine)
         check(campaign)
@@ -133,11 +141,11 @@ def campaign_of(settings: Settings, store: "Store | None") -> "Results":
 
 def _stopped(results: "Results", store: "Store | None") -> None:
     """Say what a Ctrl-C left behind, and how to go on."""
-    console, name = stderr(), results.name
+    name = results.name
     if store is None or name not in store:
-        console.print("[bold yellow]stopped:[/] interrupted before anything was kept")
+        complain("stopped", "interrupted before anything was kept", style="bold yellow")
         return
-    console.print(f"[bold yellow]stopped:[/] interrupted; {count(len(results))} trials are kept in {store}")
+    complain("stopped", f"interrupted; {count(len(results))} trials are kept in {store}", style="bold yellow")
     _next([f"torchfault resume {name}{showing.store_flag(str(store))}"])
 
 
@@ -145,10 +153,9 @@ def _describe(settings: Settings, engine: "Engine", campaign: "Campaign", store:
     """Say what is about to be struck, how, and how good the model is without faults."""
     from torchfault.campaign import reach
 
-    console, space = stderr(), campaign.space
-    console.print(Text(settings.name or "", style="bold"))
+    space = campaign.space
+    say((settings.name or "", "bold"))
     facts(
-        console,
         [
             ("model", _model(settings, engine)),
             ("golden", _golden(engine)),
@@ -160,12 +167,10 @@ def _describe(settings: Settings, engine: "Engine", campaign: "Campaign", store:
         ],
     )
     if (reached := reach(campaign)) < 1:
-        console.print(
-            f"  note: {100 * reached:.3g} % of the faults can be drawn, the others count as unknown; use --floor 0.5",
-            style="yellow",
-        )
+        part = f"{100 * reached:.3g} % of the faults can be drawn, the others count as unknown; use --floor 0.5"
+        say((f"  note: {part}", "yellow"))
     if settings.checkpoint is None and not settings.model.pretrained and settings.model.factory not in _READY:
-        console.print("  note: no checkpoint is given; the weights are the factory's own", style="yellow")
+        say(("  note: no checkpoint is given; the weights are the factory's own", "yellow"))
 
 
 def _failure(settings: Settings, engine: "Engine") -> str:
@@ -213,30 +218,16 @@ def _finish(results: "Results", settings: Settings, where: str) -> None:
 
 
 def _tables(results: "Results", groupings: tuple[str, ...], *, level: float, method: str) -> None:
-    console = stdout()
-    stderr().print()
+    say()
     showing.summary(results, level=level, method=method)
     for by in groupings:
         frame = results.table(by, level=level, method=method)
-        console.print()
-        table = results_table(results, frame, by=by, level=level, method=method, width=console.width)
-        print_table(console, table)
+        say(out=True)
+        print_table(results_table(results, frame, by=by, level=level, method=method, width=width()))
 
 
 def _next(commands: list[str]) -> None:
     """Say what to try next."""
-    console = stderr()
-    console.print()
+    say()
     for label, command in zip(["next", *[""] * len(commands)], commands, strict=False):
-        console.print(Text(f"  {label:<4}  ", style="dim") + Text(command, style="bold"))
-
-
-@contextlib.contextmanager
-def _busy(what: str) -> Iterator[None]:
-    """Show that something is going on, on a terminal."""
-    console = stderr()
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(f"{what} ...", spinner="dots"):
-        yield
+        say((f"  {label:<4}  ", "dim"), (command, "bold"))

@@ -1,44 +1,162 @@
-"""What the user sees: two consoles, aligned facts, numbers as people write them, tables without lines."""
+"""Everything that is printed: lines, aligned facts, tables, frames; what others wrote is escaped here, and only here.
 
+Names of layers and campaigns, paths and messages of errors are anybody's text: markup, control characters and escape
+sequences in them stay visible text. Nothing else in the package prints.
+"""
+
+import contextlib
 import math
+import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.text import Text
 
+from torchfault.errors import ConfigError, did_you_mean
+from torchfault.text import visible
+
 if TYPE_CHECKING:
+    import pandas as pd
+    from rich.live import Live
     from rich.table import Table
 
-__all__ = ["count", "duration", "facts", "print_table", "share", "simple_table", "stderr", "stdout"]
+__all__ = [
+    "FORMATS",
+    "check_format",
+    "complain",
+    "count",
+    "duration",
+    "facts",
+    "is_terminal",
+    "live_line",
+    "print_frame",
+    "print_table",
+    "say",
+    "share",
+    "simple_table",
+    "strays_aside",
+    "told",
+    "traced",
+    "warned",
+    "width",
+    "working",
+]
 
+FORMATS = ("table", "markdown", "csv", "json")
 _PIPED_WIDTH = 160  # of what is not a terminal: wide enough for every table as it is
+_MARKS = re.compile(r"([\\|`*\[\]<>~])")  # what Markdown would take for its own in a cell
+
+Piece = str | tuple[str, str]
+"""Text, or text and its style."""
+
+_results: list[TextIO] = []  # where results go while `sys.stdout` is turned aside
 
 
-def stdout() -> Console:
+def _result_stream() -> TextIO:
+    return _results[-1] if _results else sys.stdout
+
+
+def _stdout() -> Console:
     """Return the console of results: what a pipe or a file should get."""
-    return _console(sys.stdout)
+    return _console(_result_stream())
 
 
-def stderr() -> Console:
+def _stderr() -> Console:
     """Return the console of everything else: facts, progress, errors."""
     return _console(sys.stderr)
 
 
-def _console(stream: object) -> Console:
-    console = Console(file=stream, highlight=False, soft_wrap=True)  # type: ignore[arg-type]
+def _console(stream: TextIO) -> Console:
+    console = Console(file=stream, highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
     return console
 
 
-def facts(console: Console, pairs: Iterable[tuple[str, str]]) -> None:
-    """Print names and what they are, one to a line, aligned."""
+@contextlib.contextmanager
+def strays_aside() -> Iterator[None]:
+    """Keep what models and factories print in this scope out of the results: it goes to standard error."""
+    _results.append(_result_stream())
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results.pop()
+
+
+def width() -> int:
+    """Return how many columns results may take."""
+    return _stdout().width
+
+
+def is_terminal() -> bool:
+    """Return whether somebody watches standard error as it comes."""
+    return _stderr().is_terminal
+
+
+def told(*pieces: Piece) -> Text:
+    """Return pieces of text, some with a style, as one that prints as it is."""
+    parts = [piece if isinstance(piece, tuple) else (piece, "") for piece in pieces]
+    return Text.assemble(*((visible(text), style) for text, style in parts))
+
+
+def say(*pieces: Piece, out: bool = False) -> None:
+    """Print a line of one or more pieces, on standard error unless it is *out* with the results."""
+    (_stdout() if out else _stderr()).print(told(*pieces))
+
+
+def complain(label: str, message: object, *, style: str = "bold red") -> None:
+    """Print one line about what went wrong, behind what was printed before."""
+    _result_stream().flush()
+    say((f"{label}:", style), " ", " ".join(str(message).split()))
+
+
+def warned(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning as one line; takes the place of :func:`warnings.showwarning`."""
+    del category, filename, lineno, file, line
+    complain("warning", message, style="bold yellow")
+
+
+def traced() -> None:
+    """Print the exception at hand with its traceback."""
+    for line in traceback.format_exc().splitlines():
+        say(line)
+
+
+def facts(pairs: Iterable[tuple[str, str]], *, out: bool = False) -> None:
+    """Print names and what they are, one to a line, aligned; those that are nothing are left out."""
     rows = [(name, value) for name, value in pairs if value]
-    width = max((len(name) for name, _ in rows), default=0)
+    across = max((len(name) for name, _ in rows), default=0)
     for name, value in rows:
-        console.print(Text(f"  {name:<{width}}  ", style="dim") + Text(value))
+        say((f"  {name:<{across}}  ", "dim"), value, out=out)
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show that something is going on, on a terminal."""
+    console = _stderr()
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(told(f"{what} ..."), spinner="dots"):
+        yield
+
+
+def live_line() -> "Live":
+    """Return a line that changes as long as it is shown; update it by :func:`told`."""
+    from rich.live import Live
+
+    return Live(Text(), console=_stderr(), transient=True, auto_refresh=False)
 
 
 def count(number: int) -> str:
@@ -56,6 +174,8 @@ def duration(seconds: float) -> str:
     >>> duration(4.26), duration(75), duration(7260)
     ('4.3 s', '1 min 15 s', '2 h 1 min')
     """
+    if not math.isfinite(seconds):
+        return "-"
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -63,7 +183,7 @@ def duration(seconds: float) -> str:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{count(whole // 3600)} h {whole % 3600 // 60} min"
 
 
 def share(value: float, digits: int = 2) -> str:
@@ -75,12 +195,12 @@ def share(value: float, digits: int = 2) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.{digits}f}"
 
 
-def print_table(console: Console, table: "Table") -> None:
+def print_table(table: "Table") -> None:
     """Print a table in full: a narrow terminal may break its lines, but no figure is ever cut short."""
-    width, natural = console.width, console.measure(table, options=console.options.update(max_width=10_000)).maximum
-    console.width = max(natural, width)
+    console = _stdout()
+    natural = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+    console.width = max(natural, console.width)
     console.print(table, crop=False)
-    console.width = width
 
 
 def simple_table(columns: Mapping[str, str], rows: Iterable[Sequence[str]], *, title: str = "") -> "Table":
@@ -92,7 +212,7 @@ def simple_table(columns: Mapping[str, str], rows: Iterable[Sequence[str]], *, t
     table = Table(
         box=rule,
         show_edge=False,
-        title=title or None,
+        title=told((title, "bold")) if title else None,
         title_justify="left",
         title_style="bold",
         pad_edge=False,
@@ -100,7 +220,35 @@ def simple_table(columns: Mapping[str, str], rows: Iterable[Sequence[str]], *, t
     )
     table.border_style = table.header_style = "dim"
     for heading, alignment in columns.items():
-        table.add_column(heading, justify="right" if alignment == "right" else "left", no_wrap=True)
+        table.add_column(told(heading), justify="right" if alignment == "right" else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(told, row))
     return table
+
+
+def check_format(form: str) -> None:
+    """Raise :class:`ConfigError` unless *form* is one of the formats."""
+    if form not in FORMATS:
+        raise ConfigError(f"--format: expected {', '.join(FORMATS)}, got '{form}'{did_you_mean(form, FORMATS)}")
+
+
+def print_frame(frame: "pd.DataFrame", form: str) -> None:
+    """Write a data frame to standard output in full, as ``csv``, ``json`` or ``markdown``."""
+    plain = frame.map(lambda cell: visible(cell) if isinstance(cell, str) else cell)
+    plain.columns = [visible(name) for name in frame.columns]
+    stream = _result_stream()
+    if form == "csv":
+        stream.write(plain.to_csv(index=False, lineterminator="\n"))
+    elif form == "json":
+        stream.write(plain.to_json(orient="records", indent=2, double_precision=15) + "\n")
+    else:
+        lines = [[_marked(name) for name in plain.columns], ["---"] * len(plain.columns)]
+        lines += [[_marked(cell) for cell in row] for row in plain.itertuples(index=False)]
+        stream.write("".join(f"| {' | '.join(line)} |\n" for line in lines))
+
+
+def _marked(cell: object) -> str:
+    """Return a cell of a Markdown table."""
+    if cell != cell:
+        return ""
+    return f"{cell:.6g}" if isinstance(cell, float) else _MARKS.sub(r"\\\1", str(cell))

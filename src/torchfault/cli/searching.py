@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchfault.cli import showing
 from torchfault.cli.running import campaign_of
-from torchfault.cli.screen import count, facts, print_table, share, simple_table, stderr, stdout
+from torchfault.cli.screen import check_format, count, facts, print_frame, print_table, say, share, simple_table
 from torchfault.config import Settings
 from torchfault.config.schema import Sampler
 from torchfault.errors import ConfigError
@@ -21,7 +20,7 @@ def search_faults(settings: Settings, *, top: int, plot: Path | None, output: Pa
     from torchfault.report.plots import check_plot
     from torchfault.store import Store
 
-    showing.check_format(form)
+    check_format(form)
     if plot is not None:
         check_plot(plot)
     if output is not None and output.suffix.lower() != ".csv":
@@ -34,12 +33,14 @@ def search_faults(settings: Settings, *, top: int, plot: Path | None, output: Pa
     found = results.faults().query("failed")
     if output is not None:
         found.to_csv(output, index=False, lineterminator="\n")
-        stderr().print(f"\n  {count(len(found))} faults written to {output}", markup=False)
+        say()
+        say(f"  {count(len(found))} faults written to {output}")
     if plot is not None:
         from torchfault.report.plots import plot_discovery, save
 
         save(plot_discovery(results.discovery(), title=results.name), plot)
-        stderr().print(f"\n  plot saved to {plot}", markup=False)
+        say()
+        say(f"  plot saved to {plot}")
 
 
 def show_discovery(results: "Results", *, top: int, form: str) -> None:
@@ -47,27 +48,27 @@ def show_discovery(results: "Results", *, top: int, form: str) -> None:
     found = results.discovery()
     frame = found.table()
     if form != "table":
-        showing.print_frame(frame, form)
+        print_frame(frame, form)
         return
-    console, total = stdout(), found.total
-    console.print(f"[bold]{results.name}[/]  {count(len(found.faults))} faults found that fail")
+    total = found.total
+    say((results.name, "bold"), f"  {count(len(found.faults))} faults found that fail", out=True)
     facts(
-        console,
         [
             ("in all", f"about {count(round(total.value))} [{count(round(total.low))}, {count(round(total.high))}]"),
             ("space", f"{count(len(results.space))} faults, of which {count(len(results))} were struck"),
             ("side", f"{count(found.side)} of them at random, by which the others are counted"),
         ],
+        out=True,
     )
-    console.print()
+    say(out=True)
     heads = dict.fromkeys(("trials", "found", "precision", "recall", "low", "high"), "right")
     rows = [
         [count(int(trials)), count(int(hits)), *(share(part) for part in parts)]
         for trials, hits, *parts in frame.itertuples(index=False)
     ]
-    print_table(console, simple_table(heads, rows))
+    print_table(simple_table(heads, rows))
     if top:
-        console.print()
+        say(out=True)
         places = results.faults().query("failed").tail(top)
         columns = {"trial": "right", "site": "left", "element": "right", "bit": "right", "input": "right"}
-        print_table(console, simple_table(columns, places[list(columns)].astype(str).to_numpy().tolist()))
+        print_table(simple_table(columns, places[list(columns)].astype(str).to_numpy().tolist()))

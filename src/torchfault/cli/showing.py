@@ -1,32 +1,36 @@
 """`show` and `export`: what a store holds, without torch and without the model."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchfault.cli.screen import count, duration, facts, print_table, share, simple_table, stderr, stdout
+from torchfault.cli.screen import (
+    check_format,
+    count,
+    duration,
+    facts,
+    print_frame,
+    print_table,
+    say,
+    share,
+    simple_table,
+    width,
+)
 from torchfault.cli.tables import results_table
-from torchfault.errors import ConfigError, StoreError, did_you_mean
+from torchfault.errors import StoreError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from torchfault.campaign import Results
     from torchfault.store import Record, Store
 
 __all__ = [
-    "FORMATS",
     "export_campaign",
     "find",
     "level_and_method",
-    "print_frame",
     "show_campaign",
     "show_diagnostics",
     "summary",
 ]
-
-FORMATS = ("table", "markdown", "csv", "json")
 
 
 def show_campaign(
@@ -60,14 +64,13 @@ def show_campaign(
         save_plot(results, plot, level=chosen, method=method)
     if form == "table":
         summary(results, level=chosen, method=method)
-        console = stdout()
-        console.print()
-        table = results_table(results, frame, by=by, level=chosen, method=method, width=console.width)
-        print_table(console, table)
+        say(out=True)
+        print_table(results_table(results, frame, by=by, level=chosen, method=method, width=width()))
     else:
         print_frame(frame, form)
     if plot is not None:
-        stderr().print(f"\n  plot saved to {plot}", markup=False)
+        say()
+        say(f"  plot saved to {plot}")
 
 
 def show_diagnostics(name: str | None, where: str, *, form: str, level: float | None) -> None:
@@ -83,9 +86,7 @@ def show_diagnostics(name: str | None, where: str, *, form: str, level: float | 
     if form != "table":
         print_frame(found.allocation, form)
         return
-    console = stdout()
     facts(
-        console,
         [
             ("trials", f"{count(found.trials)}, by {count(results.lanes)} lanes"),
             ("weights", f"{found.lightest:.3g} to {found.heaviest:.3g}"),
@@ -95,16 +96,17 @@ def show_diagnostics(name: str | None, where: str, *, form: str, level: float | 
             ),
             ("worth", "" if found.worth != found.worth else f"{found.worth:,.0f} uniform trials for the same interval"),
         ],
+        out=True,
     )
-    console.print()
+    say(out=True)
     heads = dict.fromkeys(("stratum", "faults", "trials", "failures", "weight", "variance"), "right")
     rows = [
         [str(stratum), share(part), count(trials), count(failures), f"{weight:.3g}", share(variance)]
         for stratum, part, trials, failures, weight, variance in found.allocation.itertuples(index=False)
     ]
-    print_table(console, simple_table(heads, rows))
+    print_table(simple_table(heads, rows))
     for warning in found.warnings:
-        stderr().print(f"  warning: {warning}", style="yellow", markup=False)
+        say((f"  warning: {warning}", "yellow"))
 
 
 def export_campaign(name: str | None, where: str, *, output: Path | None, force: bool) -> None:
@@ -117,7 +119,7 @@ def export_campaign(name: str | None, where: str, *, output: Path | None, force:
         if target.exists() and not force:
             raise StoreError(f"the file '{target}' exists; choose another --output, or write over it with --force")
         rows = store.export(record.name, target)
-    stderr().print(f"{count(rows)} rows of campaign '{record.name}' written to {target}", markup=False)
+    say(f"{count(rows)} rows of campaign '{record.name}' written to {target}")
 
 
 def find(store: "Store", name: str | None) -> "Record":
@@ -131,12 +133,6 @@ def find(store: "Store", name: str | None) -> "Record":
     return records[0]
 
 
-def check_format(form: str) -> None:
-    """Raise :class:`ConfigError` unless *form* is one of the formats."""
-    if form not in FORMATS:
-        raise ConfigError(f"--format: expected {', '.join(FORMATS)}, got '{form}'{did_you_mean(form, FORMATS)}")
-
-
 def level_and_method(record: "Record", level: float | None, interval: str | None) -> tuple[float, str]:
     """Return the level and the method asked for, or those of the campaign."""
     settings: Mapping[str, Any] = record.configuration.get("settings", {})
@@ -146,23 +142,21 @@ def level_and_method(record: "Record", level: float | None, interval: str | None
 
 def summary(results: "Results", *, level: float, method: str) -> None:
     """Print what a campaign found on the whole, and by which trials."""
-    record, console = results.record, stdout()
+    record = results.record
     estimate = results.estimate(level=level, method=method)
     metric = results.columns.values is not None
     if not len(results):
-        console.print(f"[bold]{record.name}[/] has no trials yet")
+        say((record.name, "bold"), " has no trials yet", out=True)
         return
     what = (
         f"{results.measured} {estimate}"
         if metric
         else f"{estimate.format_percent()} of {count(len(results))} trials fail"
     )
-    console.print(f"[bold]{record.name}[/]  {what}", end="")
-    console.print(f"  ({100 * level:g} % interval, {estimate.method})", style="dim")
+    say((record.name, "bold"), f"  {what}", (f"  ({100 * level:g} % interval, {estimate.method})", "dim"), out=True)
     due, sites = int(results.columns.due.sum()), count(len(results.space.sites))
     struck = f"{count(results.failures)} {'changed the metric' if metric else 'failures'}"
     facts(
-        console,
         [
             ("outcome", f"{struck}, {count(due)} of them with NaN or infinity (DUE)" if due else struck),
             (
@@ -172,6 +166,7 @@ def summary(results: "Results", *, level: float, method: str) -> None:
             ("lanes", _lanes(results, level)),
             ("ended", f"{_ending(record)}, after {duration(record.seconds)}"),
         ],
+        out=True,
     )
 
 
@@ -188,27 +183,12 @@ def _ending(record: "Record") -> str:
     return f"{record.status}: {record.reason}" if record.reason else record.status
 
 
-def print_frame(frame: "pd.DataFrame", form: str) -> None:
-    """Write a data frame to standard output in full."""
-    if form == "csv":
-        sys.stdout.write(frame.to_csv(index=False, lineterminator="\n"))
-    elif form == "json":
-        sys.stdout.write(frame.to_json(orient="records", indent=2, double_precision=15) + "\n")
-    else:
-        lines = [list(frame.columns), ["---"] * len(frame.columns)]
-        lines += [
-            ["" if cell != cell else f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row]
-            for row in frame.itertuples(index=False)
-        ]
-        sys.stdout.write("".join(f"| {' | '.join(line)} |\n" for line in lines))
-
-
 def _list(records: Sequence["Record"], where: str, form: str) -> None:
     """Print which campaigns a store holds."""
     import pandas as pd
 
     if not records and form == "table":
-        stdout().print(f"{short(where)} holds no campaign yet; start one with: torchfault run --help", markup=False)
+        say(f"{short(where)} holds no campaign yet; start one with: torchfault run --help", out=True)
         return
     rows = [(r.name, r.status, r.trials, r.inputs, len(r.space), round(r.seconds, 3), r.created) for r in records]
     frame = pd.DataFrame(rows, columns=["name", "status", "trials", "inputs", "faults", "seconds", "created"])
@@ -224,8 +204,9 @@ def _list(records: Sequence["Record"], where: str, form: str) -> None:
         "begun": "left",
     }
     shown = [(r.name, r.status, count(r.trials), count(len(r.space)), duration(r.seconds), r.created) for r in records]
-    print_table(stdout(), simple_table(columns, shown))
-    stderr().print(f"\n  next  torchfault show {records[-1].name}{store_flag(where)}", markup=False)
+    print_table(simple_table(columns, shown))
+    say()
+    say(f"  next  torchfault show {records[-1].name}{store_flag(where)}")
 
 
 def store_flag(where: str) -> str:

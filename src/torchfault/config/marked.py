@@ -9,26 +9,53 @@ from typing import Any
 import yaml
 
 from torchfault.errors import ConfigError, first_line
+from torchfault.files import read_start, unreadable
 
 __all__ = ["Key", "Marked", "parse", "read", "scalar"]
 
 Key = tuple[str | int, ...]
 """The way to a value: names in mappings and positions in lists."""
 
+_MOST_BYTES = 1 << 20
+_MOST_LEVELS = 50
+_MOST_DIGITS = 400
 _INTEGER = re.compile(r"^[-+]?(?:[0-9][0-9_]*|0x[0-9a-fA-F_]+|0o[0-7_]+)$")
 _FLOAT = re.compile(
     r"^[-+]?(?:\.[0-9]+|[0-9][0-9_]*\.[0-9]*|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.inf$|^\.nan$"
 )
 
 
+class _Refused(yaml.MarkedYAMLError):
+    """YAML that is valid, and not supported."""
+
+
 class _Loader(yaml.SafeLoader):
-    """Plain values as in YAML 1.2: ``1e-6`` is a number, while ``on``, ``1:30`` and ``2026-11-21`` are text."""
+    """Plain values as in YAML 1.2: ``1e-6`` is a number, while ``on``, ``1:30`` and ``2026-11-21`` are text.
+
+    Values nest only so deep, and none stands for another one, so that no text grows when it is read.
+    """
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 as PyYAML declares it
+    levels = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Return the next node, as PyYAML does."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        mark: Any = event.start_mark
+        if isinstance(event, yaml.AliasEvent):
+            raise _Refused(problem="YAML aliases are not supported; write the value out", problem_mark=mark)
+        if self.levels >= _MOST_LEVELS:
+            raise _Refused(problem=f"values nest more than {_MOST_LEVELS} deep", problem_mark=mark)
+        self.levels += 1
+        node = super().compose_node(parent, index)
+        self.levels -= 1
+        return node
 
 
 def _whole(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     text = str(loader.construct_scalar(node)).replace("_", "")
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(text):,} digits")
     return int(text, 0 if text.lstrip("+-")[:2] in ("0x", "0o") else 10)
 
 
@@ -62,15 +89,20 @@ class Marked:
 
 def read(path: Path) -> Marked:
     """Return the marked values of the YAML file at *path*, or raise :class:`ConfigError`."""
+    if (why := unreadable(path)) is not None:
+        if why == "does not exist":
+            raise ConfigError(f"there is no configuration file '{path}'; docs/configuration.md shows one")
+        raise ConfigError(f"the configuration '{path}' {why}; give a YAML file")
+    held = read_start(path, _MOST_BYTES + 1)
+    if len(held) > _MOST_BYTES:
+        raise ConfigError(
+            f"the configuration '{path}' has more than {_MOST_BYTES >> 20} MiB; give a YAML file of settings"
+        )
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"there is no configuration file '{path}'; docs/configuration.md shows one") from None
+        text = held.decode("utf-8")
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise ConfigError(f"{path}: a configuration is UTF-8 text, got a byte 0x{byte:02x}; save it as UTF-8") from None
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration '{path}': {error.strerror}") from None
     return parse(text, str(path))
 
 
@@ -88,11 +120,13 @@ def parse(text: str, source: str) -> Marked:
         if not isinstance(node, yaml.MappingNode):
             got = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
             raise ConfigError(f"{source}:{node.start_mark.line + 1}: expected 'key: value' lines, got {got}")
-        lines = dict(_marks(node, (), source, set()))
+        lines = dict(_marks(node, (), source))
         return Marked(loader.construct_document(node), lines, source)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
+        if isinstance(error, _Refused):
+            raise ConfigError(f"{source}{line}: {error.problem}") from None
         if isinstance(error, yaml.constructor.ConstructorError):
             raise ConfigError(f"{source}{line}: {_TAGS}") from None
         raise ConfigError(f"{source}{line}: not valid YAML: {error.problem or error.context}") from None
@@ -117,12 +151,8 @@ def scalar(text: str) -> Any:
         return text
 
 
-def _marks(node: yaml.Node, at: Key, source: str, seen: set[int]) -> Iterator[tuple[Key, int]]:
+def _marks(node: yaml.Node, at: Key, source: str) -> Iterator[tuple[Key, int]]:
     """Yield the line of every value below *node*; the line of a mapping's value is that of its key."""
-    line = node.start_mark.line + 1
-    if id(node) in seen:
-        raise ConfigError(f"{source}:{line}: YAML aliases are not supported; write the value out")
-    seen.add(id(node))
     if isinstance(node, yaml.MappingNode):
         first: dict[str, int] = {}
         for key, value in node.value:
@@ -136,8 +166,8 @@ def _marks(node: yaml.Node, at: Key, source: str, seen: set[int]) -> Iterator[tu
                 )
             first[key.value] = here
             yield (*at, key.value), here
-            yield from _marks(value, (*at, key.value), source, seen)
+            yield from _marks(value, (*at, key.value), source)
     elif isinstance(node, yaml.SequenceNode):
         for position, value in enumerate(node.value):
             yield (*at, position), value.start_mark.line + 1
-            yield from _marks(value, (*at, position), source, seen)
+            yield from _marks(value, (*at, position), source)

@@ -1,9 +1,11 @@
 """Plots for papers and slides, by Matplotlib: estimates as dots, their intervals as lines."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchfault.errors import StoreError
+from torchfault.text import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +65,7 @@ def plot_vulnerability(
     right.set_ylabel(unit)
     for axes in (left, right):
         _quiet(axes)
-    figure.suptitle(title or "Vulnerability", x=0.01, ha="left", fontsize=12, fontweight="bold", color=_INK)
+    figure.suptitle(_plain(title or "Vulnerability"), x=0.01, ha="left", fontsize=12, fontweight="bold", color=_INK)
     figure.text(
         0.99,
         0.985,
@@ -105,7 +107,7 @@ def plot_discovery(found: "Discovery", *, title: str = "") -> "Figure":
         axes.set_xlabel("faults struck; the dotted line ends the random sample")
         axes.set_ylim(bottom=0)
         _quiet(axes)
-    figure.suptitle(title or "Search", x=0.01, ha="left", fontsize=12, fontweight="bold", color=_INK)
+    figure.suptitle(_plain(title or "Search"), x=0.01, ha="left", fontsize=12, fontweight="bold", color=_INK)
     return figure
 
 
@@ -120,7 +122,9 @@ def save(figure: "Figure", path: str | Path) -> None:
     target = Path(path)
     check_plot(target)
     try:
-        figure.savefig(target, dpi=160, metadata=_undated(target.suffix.lower()))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # names may be in any script
+            figure.savefig(target, dpi=160, metadata=_undated(target.suffix.lower()))
     except OSError as error:
         raise StoreError(
             f"the plot {target} cannot be written ({error.strerror or error}); choose another place"
@@ -140,12 +144,17 @@ def _undated(suffix: str) -> dict[str, Any]:
     return {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(suffix, {})
 
 
+def _plain(text: object) -> str:
+    """Return text from elsewhere so that Matplotlib neither obeys it nor takes it for a formula."""
+    return visible(text).replace("$", r"\$")
+
+
 def _rows(axes: "Axes", frame: "pd.DataFrame", scale: float) -> None:
     position = list(range(len(frame)))
     value, low, high = (frame[name].to_numpy(float) * scale for name in ("value", "low", "high"))
     axes.hlines(position, low, high, color=_WEAK, linewidth=1.6)
     axes.plot(value, position, "o", color=_DOT, markersize=4.5, clip_on=False, zorder=3)
-    axes.set_yticks(position, [str(key) for key in frame["key"]], fontsize=8)
+    axes.set_yticks(position, [_plain(key) for key in frame["key"]], fontsize=8)
     axes.set_ylim(len(frame) - 0.5, -0.5)
     axes.grid(axis="x", color=_BAND, linewidth=1)
     # The interval of a handful of trials would press all the others flat: it may run off the scale.

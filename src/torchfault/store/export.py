@@ -14,6 +14,7 @@ from torchfault.errors import StoreError
 from torchfault.space import FaultSpace
 from torchfault.store.columns import Columns
 from torchfault.store.record import Batch
+from torchfault.text import visible
 
 if TYPE_CHECKING:
     from torchfault.store.database import Store
@@ -64,9 +65,9 @@ def flat(space: FaultSpace, batch: Batch) -> Table:
     sites = space.sites
     table: Table = {
         "trial": owner + batch.first,
-        "site": np.array([site.name for site in sites])[where.site],
+        "site": np.array([visible(site.name) for site in sites])[where.site],
         "kind": np.array([site.kind for site in sites])[where.site],
-        "layer": np.array([site.module for site in sites])[where.site],
+        "layer": np.array([visible(site.module) for site in sites])[where.site],
         "element": where.element,
         "bit": where.bit,
         "channel": space.channels(where),
