@@ -14,6 +14,7 @@ from torchfault.adapters.arrays import class_numbers, inputs_of, read_arrays
 from torchfault.adapters.images import read_folder
 from torchfault.data import Data, Tree, concatenate, leaves
 from torchfault.errors import DataError, TorchfaultError, brief
+from torchfault.files import unreadable
 
 __all__ = ["as_data", "load_data", "random_data"]
 
@@ -47,7 +48,7 @@ def load_data(
     """
     if callable(source):
         data = _made(source, dict(kwargs or {}), limit)
-    elif Path(source).is_dir():
+    elif unreadable(source) == "is a folder":
         data = read_folder(Path(source), size=size, grey=grey, limit=limit)
     else:
         data = read_arrays(Path(source), inputs, labels)
@@ -63,7 +64,13 @@ def random_data(shape: Sequence[int], *, inputs: int, seed: int) -> Data:
     >>> random_data((3, 8, 8), inputs=2, seed=0).inputs.shape
     torch.Size([2, 3, 8, 8])
     """
-    return Data(torch.randn((inputs, *shape), generator=torch.Generator().manual_seed(seed)))
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        return Data(torch.randn((inputs, *shape), generator=generator))
+    except (RuntimeError, MemoryError) as error:  # too many for the memory, or for torch to count
+        raise DataError(
+            f"{inputs} random inputs of shape {tuple(shape)} do not fit in memory ({brief(error)})"
+        ) from None
 
 
 def as_data(given: Any, *, limit: int | None = None) -> Data:

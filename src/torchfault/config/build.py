@@ -164,7 +164,8 @@ def _check_device(name: str) -> None:
     import torch
 
     try:
-        torch.empty(0, device=name)
+        if torch.empty(0, device=name).is_meta:
+            raise RuntimeError("it keeps no values")
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = first_line(error)
         raise ConfigError(f"device '{name}' cannot be used here ({reason}); use cpu, or one that torch sees") from None

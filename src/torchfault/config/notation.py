@@ -1,12 +1,12 @@
 """The compact notations of a configuration: ``23-30,sign``, ``3:7``, ``1GiB``, ``10m``."""
 
-import math
 import re
 
 __all__ = ["parse_bits", "parse_bytes", "parse_lasting", "parse_seconds", "parse_steps"]
 
 FIELDS = ("sign", "exponent", "mantissa", "magnitude")
 _LARGEST_BIT = 63
+_LONGEST = 100 * 365.25 * 86_400.0  # seconds
 
 
 def parse_bits(value: object) -> tuple[int | str, ...]:
@@ -92,13 +92,14 @@ def parse_seconds(value: object) -> float:
     >>> parse_seconds("1h30m"), parse_seconds(45)
     (5400.0, 45.0)
     """
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _LONGEST:
         return float(value)
     found = re.fullmatch(r"(?:([0-9.]+)\s*h)?\s*(?:([0-9.]+)\s*m(?:in)?)?\s*(?:([0-9.]+)\s*s)?", str(value).strip())
     try:
         parts = [float(part or 0) for part in found.groups()] if found else []
     except ValueError:
         parts = []
-    if seconds := sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False)):
+    seconds = sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
+    if 0 < seconds <= _LONGEST:
         return seconds
-    raise ValueError(f"expected a time above 0 such as 90s, 10m or 1h30m, got '{value}'")
+    raise ValueError(f"expected a time above 0 such as 90s, 10m or 1h30m, up to 100 years, got '{value}'")

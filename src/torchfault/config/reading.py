@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torchfault.config.marked import Key, Marked, read
 from torchfault.config.merge import Override, expanded, put, resolve
 from torchfault.config.schema import Section, Settings
-from torchfault.errors import ConfigError, did_you_mean
+from torchfault.errors import ConfigError, did_you_mean, first_line
 
 __all__ = ["apply", "leaf_keys", "read_settings", "restore_settings"]
 
@@ -121,7 +121,7 @@ def _problem(error: Any, places: _Places) -> str:
     if kind == "extra_forbidden":
         return f"{places.of(key)}: no such key{_nearest(key)}"
     if kind == "value_error":
-        return f"{places.of(key)}: {context['error']}"
+        return f"{places.of(key)}: {first_line(context['error'])}"
     hint = did_you_mean(str(got), context["expected"].replace("'", "").split()) if kind == "literal_error" else ""
     return f"{places.of(key)}: expected {_wanted(kind, error['msg'], context)}, got {_shown(got)}{hint}"
 

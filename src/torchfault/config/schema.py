@@ -35,8 +35,12 @@ def _listed(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
+_LOWEST, _HIGHEST = 0.01, 1 - 1e-9  # confidence levels that somebody can mean
+_NARROWEST = 1e-7  # half-width: 1e14 trials
+
+
 def _level(value: float) -> float:
-    if not 0 < value < 1:
+    if not _LOWEST <= value <= _HIGHEST:
         hint = f"; did you mean {value / 100:g}?" if 1 <= value < 100 else ""
         raise ValueError(f"expected a confidence level between 0 and 1, got {value:g}{hint}")
     return value
@@ -122,7 +126,10 @@ class DataSource(Section):
     )
     grey: bool = Field(default=False, description="Read the images of a folder with one channel instead of three.")
     limit: int | None = Field(
-        default=None, ge=1, description="Use the first so many inputs only (of a folder: classes taken in turn)."
+        default=None,
+        ge=1,
+        le=10**12,
+        description="Use the first so many inputs only (of a folder: classes taken in turn).",
     )
 
     @model_validator(mode="after")
@@ -193,30 +200,35 @@ class Sampler(Section):
         "like `adaptive`, from strata of how far a flip moves its word and of how sure its input is; `search` finds as "
         "many faults that fail as it can.",
     )
-    faults: int | None = Field(default=None, ge=1, description="With `uniform`: faults struck together per trial (1).")
+    faults: int | None = Field(
+        default=None, ge=1, le=10_000, description="With `uniform`: faults struck together per trial (1)."
+    )
     rate: float | None = Field(
-        default=None, gt=0, le=1, description="With `bit-error-rate`: the probability that a bit is struck."
+        default=None, ge=1e-18, le=1, description="With `bit-error-rate`: the probability that a bit is struck."
     )
     margin: float | None = Field(
         default=None,
-        gt=0,
+        ge=1e-6,
         lt=1,
         description="With statistical injection: the error that each sample is large enough for, at 95 % (0.01).",
     )
     whole: float | None = Field(
         default=None,
-        gt=0,
+        ge=_NARROWEST,
         lt=0.5,
         description="With `adaptive` and `deviation`: the half-width to reach for all faults together.",
     )
     site: float | None = Field(
         default=None,
-        gt=0,
+        ge=_NARROWEST,
         lt=0.5,
         description="With `adaptive` and `deviation`: the half-width to reach for each site.",
     )
     bit: float | None = Field(
-        default=None, gt=0, lt=0.5, description="With `adaptive`: the half-width to reach for each bit position."
+        default=None,
+        ge=_NARROWEST,
+        lt=0.5,
+        description="With `adaptive`: the half-width to reach for each bit position.",
     )
 
     score: Annotated[str, Field(pattern=r"^(effect|joint|rising|[GELR]B[IR]N)$")] | None = Field(
@@ -233,7 +245,7 @@ class Sampler(Section):
         "out of reach.",
     )
     images: int | None = Field(
-        default=None, ge=1, description="With `importance`: the number of inputs from which scores come (8)."
+        default=None, ge=1, le=10**12, description="With `importance`: the number of inputs from which scores come (8)."
     )
 
     @model_validator(mode="after")
@@ -278,6 +290,7 @@ class Shortcuts(Section):
     pool: int = Field(
         default=0,
         ge=0,
+        le=10_000,
         description="Strike quiet faults together, at most so many per lane: a masked pool counts for all of them, a "
         "failing one is searched; assumes that errors do not cancel. 0: no pools.",
     )
@@ -300,10 +313,10 @@ class Shortcuts(Section):
 class Stop(Section):
     """When the campaign ends: as soon as one of the rules is met. 10,000 trials unless a rule is given."""
 
-    trials: int | None = Field(default=None, ge=1, description="Stop after so many trials.")
+    trials: int | None = Field(default=None, ge=1, le=10**15, description="Stop after so many trials.")
     half_width: float | None = Field(
         default=None,
-        gt=0,
+        ge=_NARROWEST,
         lt=0.5,
         description="Stop once the interval of the whole is at most this far to either side.",
     )

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Select, func, insert, inspect, select, update
 from sqlalchemy.exc import IntegrityError
 
 from torchfault.errors import StoreError, did_you_mean
+from torchfault.files import unreadable
 from torchfault.store import schema
 from torchfault.store.columns import Columns, pack, unpack
 from torchfault.store.connect import connect, place, translated
@@ -241,6 +242,9 @@ class Store:
 
 def _check_file(file: Path, access: str) -> None:
     """Say early, and without touching anything, why *file* cannot be a store."""
+    why = unreadable(file)
+    if why not in (None, "is a folder", "does not exist"):
+        raise StoreError(f"the store {file} {why}; use another file")
     if file.is_dir():
         raise StoreError(f"a store is a file, got the folder {file}; use a file such as {file / 'results.sqlite'}")
     if access != "create" and not file.exists():
