@@ -123,3 +123,18 @@ def test_engines_take_what_is_at_hand():
         assert torch.equal(data.inputs, X)
         assert torch.equal(data.labels, labels)
     assert tf.Engine(small(), X).data.labels is None
+
+
+@pytest.mark.parametrize("name", ["a:input", ":skull:", "conv@1", "a:b@2"])
+@pytest.mark.parametrize("use", USES)
+def test_names_that_sites_are_parted_by_are_refused(name, use):
+    model = nn.Sequential(small())
+    model.add_module(name, nn.Linear(3, 3))
+    with pytest.raises(ModelError, match=r"has '[:@]' in its name, which parts the names of sites; rename it"):
+        USES[use](model)
+    model.add_module("a@b", nn.Linear(3, 3))
+    del model._modules[name]
+    assert unwrapped(model) is model
+    model.register_parameter("scale:x", nn.Parameter(torch.ones(1)))
+    with pytest.raises(ModelError, match="'scale:x' has ':' in its name"):
+        unwrapped(model)

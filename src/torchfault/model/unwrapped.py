@@ -1,5 +1,7 @@
 """The module that can be struck: the one behind a compiled one, and none that runs as a TorchScript program."""
 
+import re
+
 import torch
 from torch import nn
 
@@ -7,12 +9,14 @@ from torchfault.errors import ModelError
 
 __all__ = ["unwrapped"]
 
+_ROLE = re.compile(r":|@(?=\d)")  # what begins a role (conv1:input), or the number of a call (relu@1)
+
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return *model*, or the module behind it where ``torch.compile`` made it.
 
-    Raises :class:`ModelError` for what is no module, and for what runs past its modules: a ScriptModule, or a compiled
-    module inside another one.
+    Raises :class:`ModelError` for what is no module, for what runs past its modules (a ScriptModule, or a compiled
+    module inside another one), and for names that no site can have.
 
     >>> unwrapped(nn.ReLU)
     Traceback (most recent call last):
@@ -35,4 +39,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
             raise ModelError(
                 f"{what} is compiled, and what runs is no longer its modules; give the model as it was before compile()"
             )
+    for path in dict.fromkeys((*dict(model.named_modules()), *dict(model.named_parameters()))):
+        if found := _ROLE.search(path):
+            raise ModelError(f"'{path}' has '{found[0]}' in its name, which parts the names of sites; rename it")
     return model

@@ -26,6 +26,7 @@ FIELDS = {  # bits of mantissa and of exponent; above them is the sign
 }
 _INK, _WEAK, _DOT, _BAND = "#1f2933", "#7b8794", "#c2410c", "#f3f4f6"
 _MOST_ROWS = 60
+_LONGEST = 60  # characters of a name
 
 
 def plot_vulnerability(
@@ -145,8 +146,10 @@ def _undated(suffix: str) -> dict[str, Any]:
 
 
 def _plain(text: object) -> str:
-    """Return text from elsewhere so that Matplotlib neither obeys it nor takes it for a formula."""
-    return visible(text).replace("$", r"\$")
+    """Return text from elsewhere so that Matplotlib neither obeys it nor takes it for a formula; long ones cut."""
+    plain = visible(text)
+    cut = plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST // 2]}…{plain[-_LONGEST // 2 :]}"
+    return cut.replace("$", r"\$")
 
 
 def _rows(axes: "Axes", frame: "pd.DataFrame", scale: float) -> None:

@@ -15,6 +15,7 @@ from torchfault.words.emulated import power_of_two
 __all__ = ["Affine", "BlockFloat", "Formatted"]
 
 _BIAS = 127
+_LARGEST = 1 << 16  # neighbours that share a scale or an exponent
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ class Affine:
     symmetric: bool = True
 
     def __post_init__(self) -> None:
-        if not 2 <= self.width <= 8 or (self.group or 0) < 0:
-            raise StorageError(f"codes have 2 to 8 bits and groups 1 or more, got {self.width} and {self.group}")
+        if not 2 <= self.width <= 8 or not 0 <= (self.group or 0) <= _LARGEST:
+            raise StorageError(f"codes have 2 to 8 bits and groups 1 to {_LARGEST}, got {self.width} and {self.group}")
 
     @property
     def name(self) -> str:
@@ -162,8 +163,8 @@ class BlockFloat:
     block: int = 16
 
     def __post_init__(self) -> None:
-        if not 2 <= self.width <= 8 or self.block < 1:
-            raise StorageError(f"codes have 2 to 8 bits and blocks 1 or more, got {self.width} and {self.block}")
+        if not 2 <= self.width <= 8 or not 1 <= self.block <= _LARGEST:
+            raise StorageError(f"codes have 2 to 8 bits and blocks 1 to {_LARGEST}, got {self.width} and {self.block}")
 
     @property
     def name(self) -> str:

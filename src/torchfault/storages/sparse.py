@@ -39,6 +39,9 @@ def _size(shape: Sequence[int]) -> tuple[int, int]:
     return int(shape[0]), math.prod(shape[1:])
 
 
+_LARGEST = 1 << 12  # rows or columns of a block
+
+
 @dataclass(frozen=True)
 class Coo:
     """Coordinates: ``values`` (n,) and ``indices`` (2, n), the row and the column of each, of type *index*.
@@ -158,8 +161,8 @@ class Bsr:
     index: str = "int32"
 
     def __post_init__(self) -> None:
-        if self.height < 1 or self.width < 1:
-            raise StorageError(f"blocks have 1 row and column or more, got {self.height}x{self.width}")
+        if not 1 <= self.height <= _LARGEST or not 1 <= self.width <= _LARGEST:
+            raise StorageError(f"blocks have 1 to {_LARGEST} rows and columns, got {self.height}x{self.width}")
 
     @property
     def name(self) -> str:
