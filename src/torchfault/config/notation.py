@@ -2,10 +2,21 @@
 
 import re
 
-__all__ = ["parse_bits", "parse_bytes", "parse_lasting", "parse_seconds", "parse_steps"]
+from torchfault.expressions import IMPORTED
+
+__all__ = [
+    "check_imported",
+    "check_level",
+    "parse_bits",
+    "parse_bytes",
+    "parse_lasting",
+    "parse_seconds",
+    "parse_steps",
+]
 
 FIELDS = ("sign", "exponent", "mantissa", "magnitude")
 _LARGEST_BIT = 63
+_LOWEST, _HIGHEST = 0.01, 1 - 1e-9  # confidence levels that somebody can mean
 _LONGEST = 100 * 365.25 * 86_400.0  # seconds
 
 
@@ -103,3 +114,27 @@ def parse_seconds(value: object) -> float:
     if 0 < seconds <= _LONGEST:
         return seconds
     raise ValueError(f"expected a time above 0 such as 90s, 10m or 1h30m, up to 100 years, got '{value}'")
+
+
+def check_level(value: float) -> float:
+    """Return a confidence level as it is, or raise :class:`ValueError`.
+
+    >>> check_level(95.0)
+    Traceback (most recent call last):
+    ValueError: expected a confidence level between 0 and 1, got 95; did you mean 0.95?
+    """
+    if not _LOWEST <= value <= _HIGHEST:
+        hint = f"; did you mean {value / 100:g}?" if 1 <= value < 100 else ""
+        raise ValueError(f"expected a confidence level between 0 and 1, got {value:g}{hint}")
+    return value
+
+
+def check_imported(text: str) -> str:
+    """Return the way to an object of the user's own as it is, or raise :class:`ValueError`.
+
+    >>> check_imported("my.data:test")
+    'my.data:test'
+    """
+    if not IMPORTED.match(text):
+        raise ValueError(f"expected package.module:name, got '{text}'")
+    return text

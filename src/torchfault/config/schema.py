@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from torchfault.config import notation
-from torchfault.expressions import IMPORTED, parse_criterion, parse_fault, parse_metric
+from torchfault.expressions import parse_criterion, parse_fault, parse_metric
 
 __all__ = [
     "Checkpoint",
@@ -35,22 +35,7 @@ def _listed(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-_LOWEST, _HIGHEST = 0.01, 1 - 1e-9  # confidence levels that somebody can mean
 _NARROWEST = 1e-7  # half-width: 1e14 trials
-
-
-def _level(value: float) -> float:
-    if not _LOWEST <= value <= _HIGHEST:
-        hint = f"; did you mean {value / 100:g}?" if 1 <= value < 100 else ""
-        raise ValueError(f"expected a confidence level between 0 and 1, got {value:g}{hint}")
-    return value
-
-
-def _imported(text: str) -> str:
-    if not IMPORTED.match(text):
-        raise ValueError(f"expected package.module:name, got '{text}'")
-    return text
-
 
 Patterns = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(strict=False)]
 Numbers = Annotated[tuple[float, ...], Field(strict=False)]
@@ -102,7 +87,7 @@ class DataSource(Section):
     path: Path | None = Field(
         default=None, strict=False, description="An `.npz` file, or a folder of images with one sub-folder per class."
     )
-    factory: Annotated[str, AfterValidator(_imported)] | None = Field(
+    factory: Annotated[str, AfterValidator(notation.check_imported)] | None = Field(
         default=None,
         description="`package.module:factory` that returns `torchfault.data.Data`, a data set of (input, label) "
         "pairs, an (inputs, labels) pair, or inputs alone.",
@@ -384,7 +369,7 @@ class Settings(Section):
     )
     stop: Stop = Field(default=Stop(), description="When the campaign ends; a number alone means its `trials`.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="The seed of everything random.")
-    level: Annotated[float, AfterValidator(_level)] = Field(
+    level: Annotated[float, AfterValidator(notation.check_level)] = Field(
         default=0.95, description="The confidence level of intervals."
     )
     interval: Literal["wilson", "clopper-pearson", "jeffreys"] = Field(
