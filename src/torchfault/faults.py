@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'torchfault.faults' has no attribute '{name}'")
 
 
+@runtime_checkable
 class FaultModel(Protocol):
     """How a word changes: for words of one format and the struck *bit* of each, the masks of ``(w & keep) ^ toggle``.
 

@@ -1,45 +1,125 @@
-"""Measures: how likely each fault of a space is, factored as site x element x bit; NumPy only."""
+"""Measures: how likely each fault of a space is, as a mass for each cell and a spread over its places; NumPy only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from torchfault.cells import Space
 from torchfault.errors import SpaceError
-from torchfault.space import FaultSpace, Site
+from torchfault.space import FaultSpace
 
-__all__ = ["Measure", "draw", "probability", "uniform"]
+__all__ = ["UNIFORM", "Measure", "ProductMeasure", "draw", "probability"]
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@runtime_checkable
+class Measure(Protocol):
+    """The probabilities p over a space: a mass for each cell, and how it is spread over the places of the cell."""
+
+    def mass(self, space: Space) -> Floats:
+        """Return the probability of each cell, shape (cells,); they sum to 1."""
+        ...
+
+    def within(self, space: Space, cell: Ints, place: Ints) -> Floats:
+        """Return the probability of each place, given its cell, shape (n,)."""
+        ...
+
+    def draw_places(self, space: Space, cell: Ints, *, rng: np.random.Generator) -> Ints:
+        """Return a place of each *cell*, drawn by its probability given the cell, shape (n,)."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
-class Measure:
+class ProductMeasure:
     """A distribution over a fault space: p(site) p(element | site) p(bit | site).
 
-    *sites* holds one probability per site, shape (sites,), and sums to 1. *elements* and *bits* map a site's name to
-    the conditional probabilities of its elements and of its bits (in the order of ``site.bits``); a site left out
-    is uniform. Raises :class:`SpaceError` where a factor is negative or does not sum to 1, and, when the measure is
-    used, where it does not fit the space.
+    *sites* holds one probability per site, shape (sites,), and sums to 1; without it every fault is as likely as any
+    other. *elements* and *bits* map a site's name to the conditional probabilities of its elements and of its bits
+    (in the order of ``site.bits``); a site left out is uniform. Raises :class:`SpaceError` where a factor is negative
+    or does not sum to 1, and, when the measure is used, where it does not fit the space.
 
-    >>> Measure(np.array([0.25, 0.75]), bits={"fc.weight": np.array([0.5, 0.5])}).sites
-    array([0.25, 0.75])
+    >>> from torchfault.space import Site
+    >>> space = FaultSpace((Site("a", (3,), bits=(30, 31)), Site("b", (1,), bits=(31,))))
+    >>> ProductMeasure(np.array([0.25, 0.75]), bits={"a": np.array([0.4, 0.6])}).mass(space)
+    array([0.1 , 0.15, 0.75])
     """
 
-    sites: Floats
+    sites: Floats | None = None
     elements: Mapping[str, Floats] | None = None
     bits: Mapping[str, Floats] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sites", _check(self.sites, "the sites"))
+        if self.sites is not None:
+            object.__setattr__(self, "sites", _checked(self.sites, "the sites"))
         for what in ("elements", "bits"):
             if factor := getattr(self, what):
-                checked = {name: _check(values, f"the {what} of '{name}'") for name, values in factor.items()}
+                checked = {name: _checked(values, f"the {what} of '{name}'") for name, values in factor.items()}
                 object.__setattr__(self, what, checked)
 
+    def mass(self, space: Space) -> Floats:
+        """Return p(site) p(bit | site) of each cell, shape (cells,)."""
+        cells, known = space.cells, self._fitting(space)
+        share = space_shares(space) if self.sites is None else self.sites
+        each = (share / np.maximum(np.bincount(cells.group, minlength=len(share)), 1))[cells.group]
+        for name, by_bit in (self.bits or {}).items():
+            here = cells.group == known.position(name)
+            each[here] = share[known.position(name)] * by_bit
+        return np.asarray(each)
 
-def _check(values: ArrayLike, what: str) -> Floats:
+    def within(self, space: Space, cell: Ints, place: Ints) -> Floats:
+        """Return p(element | site), shape (n,)."""
+        p = 1 / np.maximum(space.cells.sizes[cell], 1).astype(np.float64)
+        for here, by_element in self._uneven(space, cell):
+            p[here] = by_element[place[here]]
+        return p
+
+    def draw_places(self, space: Space, cell: Ints, *, rng: np.random.Generator) -> Ints:
+        """Return an element for each *cell*, shape (n,)."""
+        place = rng.integers(0, space.cells.sizes[cell], dtype=np.int64)
+        for here, by_element in self._uneven(space, cell):
+            place[here] = rng.choice(len(by_element), size=len(here), p=by_element)
+        return place
+
+    def _uneven(self, space: Space, cell: Ints) -> list[tuple[Ints, Floats]]:
+        """Return the rows of *cell* whose site has probabilities for its elements, with these."""
+        if not self.elements:
+            return []
+        known, site = self._fitting(space), space.cells.group[cell]
+        return [(np.flatnonzero(site == known.position(name)), p) for name, p in self.elements.items()]
+
+    def _fitting(self, space: Space) -> FaultSpace:
+        """Return *space*, or refuse one that the measure was not made for."""
+        if not isinstance(space, FaultSpace):
+            if self.sites is None and not self.elements and not self.bits:
+                return space  # type: ignore[return-value]  # a uniform measure asks nothing of it
+            raise SpaceError(f"a product measure is over sites, got a {type(space).__name__}; take its own measure")
+        if self.sites is not None and len(self.sites) != len(space.sites):
+            raise SpaceError(
+                f"a space of {len(space.sites)} sites needs one probability each, got {len(self.sites)}; count them"
+            )
+        share = () if self.sites is None else self.sites
+        empty = [site.name for site, p in zip(space.sites, share, strict=False) if p > 0 and not site.size]
+        if empty:
+            raise SpaceError(f"'{empty[0]}' has no element, so its probability is 0, got more; move it to other sites")
+        for held, length, what in ((self.elements, "elements", "elements"), (self.bits, "bits", "bits")):
+            for name, values in (held or {}).items():
+                site = space.site(name)
+                count = site.elements if length == "elements" else len(site.bits)
+                if len(values) != count:
+                    raise SpaceError(f"'{name}' has {count} {what}, got {len(values)} probabilities; give one for each")
+        return space
+
+
+UNIFORM = ProductMeasure()
+"""The measure under which every fault of a space is equally likely."""
+
+
+def _checked(values: ArrayLike, what: str) -> Floats:
     numbers = np.asarray(values, dtype=np.float64)
     total = numbers.sum()
     if numbers.ndim != 1 or not (numbers >= 0).all() or not np.isclose(total, 1.0, rtol=0, atol=1e-9):
@@ -50,70 +130,37 @@ def _check(values: ArrayLike, what: str) -> Floats:
     return numbers
 
 
-def _fit(measure: Measure, space: FaultSpace) -> None:
-    """Refuse a measure that was made for another space."""
-    if len(measure.sites) != len(space.sites):
-        raise SpaceError(f"a space of {len(space.sites)} sites needs one probability each, got {len(measure.sites)}")
-    empty = [site.name for site, p in zip(space.sites, measure.sites, strict=True) if p > 0 and not site.size]
-    if empty:
-        raise SpaceError(f"'{empty[0]}' has no element, so its probability is 0, got more; move it to other sites")
-    for name in (*(measure.elements or ()), *(measure.bits or ())):
-        space.position(name)
+def space_shares(space: Space) -> Floats:
+    """Return the share of the faults that each group of cells (site, layer) has, shape (groups,).
 
-
-def uniform(space: FaultSpace) -> Measure:
-    """Return the measure under which every fault of *space* is equally likely.
-
-    >>> space = FaultSpace((Site("a", (3,)), Site("b", (1,))))
-    >>> uniform(space).sites
+    >>> from torchfault.space import Site
+    >>> space_shares(FaultSpace((Site("a", (3,)), Site("b", (1,)))))
     array([0.75, 0.25])
     """
-    return Measure(space.sizes / len(space))
+    cells = space.cells
+    return np.asarray(np.bincount(cells.group, cells.sizes.astype(np.float64)) / len(space))
 
 
-def probability(measure: Measure, space: FaultSpace, index: ArrayLike) -> Floats:
+def probability(measure: Measure, space: Space, index: ArrayLike) -> Floats:
     """Return the probability of each fault number of *index*, shape (n,).
 
+    >>> from torchfault.space import Site
     >>> space = FaultSpace((Site("a", (3,), word="int8"),))
-    >>> float(probability(uniform(space), space, [5])[0] * len(space))
+    >>> float(probability(UNIFORM, space, [5])[0] * len(space))
     1.0
     """
-    _fit(measure, space)
-    site, element, bit = space.locate(index)
-    p = measure.sites[site]
-    for position in np.unique(site):
-        here = site == position
-        one = space.sites[position]
-        by_element, by_bit = _factors(measure, one)
-        p[here] *= 1 / one.elements if by_element is None else by_element[element[here]]
-        p[here] *= 1 / len(one.bits) if by_bit is None else by_bit[np.searchsorted(one.bits, bit[here])]
-    return p
+    cell = space.cell_of(index)
+    return np.asarray(measure.mass(space)[cell] * measure.within(space, cell, space.place_of(index)))
 
 
-def draw(measure: Measure, space: FaultSpace, n: int, *, rng: np.random.Generator) -> NDArray[np.int64]:
+def draw(measure: Measure, space: Space, n: int, *, rng: np.random.Generator) -> Ints:
     """Return *n* fault numbers drawn independently from *measure*, shape (n,).
 
+    >>> from torchfault.space import Site
     >>> space = FaultSpace((Site("a", (3,)),))
-    >>> draw(uniform(space), space, 4, rng=np.random.default_rng(0)).shape
+    >>> draw(UNIFORM, space, 4, rng=np.random.default_rng(0)).shape
     (4,)
     """
-    _fit(measure, space)
-    site = rng.choice(len(space.sites), size=n, p=measure.sites)
-    element, bit = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
-    for position in np.unique(site):
-        here = np.flatnonzero(site == position)
-        one = space.sites[position]
-        by_element, by_bit = _factors(measure, one)
-        element[here] = rng.choice(one.elements, size=here.size, p=by_element)
-        bit[here] = np.asarray(one.bits)[rng.choice(len(one.bits), size=here.size, p=by_bit)]
-    return space.number(site, element, bit)
-
-
-def _factors(measure: Measure, site: Site) -> tuple[Floats | None, Floats | None]:
-    """Return the element and bit factors of *site*, ``None`` for uniform ones, after checking their lengths."""
-    by_element = (measure.elements or {}).get(site.name)
-    by_bit = (measure.bits or {}).get(site.name)
-    for values, length, what in ((by_element, site.elements, "elements"), (by_bit, len(site.bits), "bits")):
-        if values is not None and len(values) != length:
-            raise SpaceError(f"'{site.name}' has {length} {what}, got {len(values)} probabilities; give one for each")
-    return by_element, by_bit
+    mass = measure.mass(space)
+    cell = rng.choice(len(mass), size=n, p=mass / mass.sum())
+    return space.number_of(cell, measure.draw_places(space, cell, rng=rng))

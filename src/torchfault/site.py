@@ -1,7 +1,7 @@
 """One site of a fault space, and one fault in it; NumPy only."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -99,6 +99,25 @@ class Site:
     def is_activation(self) -> bool:
         """Whether the tensor is computed anew for every input."""
         return self.kind in ACTIVATION_KINDS
+
+    def plain(self) -> dict[str, Any]:
+        """Return the site in JSON values, which :meth:`from_plain` reads."""
+        row: dict[str, Any] = {"name": self.name, "shape": list(self.shape), "word": self.word, "width": self.width}
+        row |= {"kind": self.kind, "module": self.module, "module_type": self.module_type, "channel": self.channel}
+        row |= {} if self.bits == tuple(range(self.width)) else {"bits": list(self.bits)}
+        return row if self.steps is None else row | {"steps": list(self.steps), "duration": self.duration}
+
+    @classmethod
+    def from_plain(cls, row: Mapping[str, Any]) -> "Site":
+        """Return the site that :meth:`plain` wrote.
+
+        >>> site = Site("lif:state.v", (4, 10), kind="state", steps=(3, 7), bits=(31,))
+        >>> Site.from_plain(site.plain()) == site
+        True
+        """
+        steps = tuple(row["steps"]) if "steps" in row else None
+        held: dict[str, Any] = {**row, "shape": tuple(row["shape"]), "bits": tuple(row.get("bits", ())), "steps": steps}
+        return cls(**held)
 
     def part_of(self, whole: "Site") -> bool:
         """Whether this is *whole*, or some of its bits and time steps.

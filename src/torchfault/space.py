@@ -1,9 +1,9 @@
-"""The fault space: sites, and every (site, element, bit) numbered from 0 to N - 1 in closed form; NumPy only."""
+"""The fault space: every bit of every element of every site, numbered from 0 to N - 1 in closed form; NumPy only."""
 
 import hashlib
 import math
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from torchfault.cells import Axis, Cells
 from torchfault.errors import SpaceError, did_you_mean
-from torchfault.names import listed, matching
+from torchfault.selection import select_sites
 from torchfault.site import ACTIVATION_KINDS, Fault, Site
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ACTIVATION_KINDS", "Fault", "FaultSpace", "Locations", "Site"]
+__all__ = ["ACTIVATION_KINDS", "Fault", "FaultSpace", "Locations", "Site", "as_space"]
 
 _LARGEST = np.iinfo(np.int64).max
+Ints = NDArray[np.int64]
 
 
 class Locations(NamedTuple):
@@ -216,6 +218,96 @@ class FaultSpace:
         passed, inside = np.divmod(locations.element, each[locations.site])
         return first[locations.site] + passed, inside
 
+    @cached_property
+    def cells(self) -> Cells:
+        """A cell for each site and bit, sites in order and bits from the lowest up; places are elements."""
+        bits = [np.array(site.bits, dtype=np.int64) for site in self.sites]
+        group = np.repeat(np.arange(len(bits)), [len(part) for part in bits])
+        sizes = np.array([site.elements for site in self.sites], dtype=np.int64)[group]
+        return Cells(sizes, group, np.concatenate(bits))
+
+    @cached_property
+    def _first_cells(self) -> Ints:
+        """The number of the first cell of each site."""
+        count = self._bits[0]
+        return np.cumsum(count) - count
+
+    def cell_of(self, index: ArrayLike) -> Ints:
+        """Return the cell of each fault number, shape (n,).
+
+        >>> FaultSpace((Site("a", (2,), bits=(3, 5)), Site("b", (1,), bits=(7,)))).cell_of([0, 1, 2, 4])
+        array([0, 1, 0, 2])
+        """
+        where = self.locate(index)
+        return np.asarray(self._first_cells[where.site] + self._bits[2][where.site, where.bit])
+
+    def place_of(self, index: ArrayLike) -> Ints:
+        """Return the element that each fault number strikes, shape (n,)."""
+        return self.locate(index).element
+
+    def number_of(self, cell: ArrayLike, place: ArrayLike) -> Ints:
+        """Return the fault number at each element of a cell, shape (n,).
+
+        >>> FaultSpace((Site("a", (2,), bits=(3, 5)), Site("b", (1,), bits=(7,)))).number_of([1, 2], [1, 0])
+        array([3, 4])
+        """
+        which, where = np.asarray(cell, dtype=np.int64), np.asarray(place, dtype=np.int64)
+        site = self.cells.group[which]
+        return np.asarray(self._offsets[site] + where * self._bits[0][site] + which - self._first_cells[site])
+
+    def flips(self, index: ArrayLike) -> tuple[Ints, Ints, Ints]:
+        """Return every fault of the words that *index* is in: the row of *index*, its number and its bit, (n,) each.
+
+        >>> FaultSpace((Site("a", (2,), bits=(3, 5)),)).flips([2])
+        (array([0, 0]), array([2, 3]), array([3, 5]))
+        """
+        where = self.locate(index)
+        count, forward, backward = self._bits
+        row = np.repeat(np.arange(len(where.site)), count[where.site])
+        ordinal = np.arange(len(row)) - np.repeat(np.cumsum(count[where.site]) - count[where.site], count[where.site])
+        first = _whole(index, "fault numbers") - backward[where.site, where.bit]
+        return row, first[row] + ordinal, forward[where.site[row], ordinal].astype(np.int64)
+
+    @property
+    def groupings(self) -> tuple[str, ...]:
+        """The names that :meth:`axis` takes."""
+        return (*_LABELS, "channel", "step")
+
+    def axis(self, by: str) -> Axis:
+        """Return the groups of a table by ``model``, ``site``, ``layer``, ``channel``, ``bit``, ``kind`` or ``step``.
+
+        Layers are modules, channels keys such as ``conv1.weight[3]`` (or the site alone where it has none), and the
+        step is -1 in sites without time steps. Raises :class:`SpaceError` for another name.
+
+        >>> FaultSpace((Site("a", (2,), bits=(3, 5)), Site("b", (1,), bits=(5,)))).axis("bit").faults
+        array([2, 3])
+        """
+        if by not in self.groupings:
+            near = did_you_mean(by, self.groupings)
+            raise SpaceError(f"faults are grouped by {', '.join(self.groupings)}, got '{by}'{near}")
+        return _by_channel(self) if by == "channel" else _by_step(self) if by == "step" else _labelled(self, by)
+
+    def columns(self, index: ArrayLike) -> dict[str, NDArray[Any]]:
+        """Return site, kind, layer, element, bit and channel of each fault, and its step where sites have steps."""
+        where, sites = self.locate(index), self.sites
+        table: dict[str, NDArray[Any]] = {
+            name: np.array([getattr(site, held) for site in sites])[where.site]
+            for name, held in (("site", "name"), ("kind", "kind"), ("layer", "module"))
+        }
+        table |= {"element": where.element, "bit": where.bit, "channel": self.channels(where)}
+        if any(site.steps for site in sites):
+            table |= dict(zip(("step", "element"), self.steps(where), strict=True))
+        return table
+
+    def plain(self) -> dict[str, Any]:
+        """Return the sites in JSON values; :func:`as_space` reads them.
+
+        >>> space = FaultSpace((Site("a", (2,), bits=(3, 5)),))
+        >>> as_space(space.plain()) == space
+        True
+        """
+        return {"kind": "faults", "sites": [site.plain() for site in self.sites]}
+
     def select(
         self,
         names: str | Iterable[str] = "*",
@@ -241,23 +333,8 @@ class FaultSpace:
         Traceback (most recent call last):
         torchfault.errors.SpaceError: no site matches 'convl*'; did you mean 'conv1*'?
         """
-        every = set(range(len(self.sites)))
-        kept, dropped = (matching(self.names, patterns, what="site") for patterns in (names, exclude))
-        kind, type_ = [site.kind for site in self.sites], [site.module_type for site in self.sites]
-        by_kind = matching(kind, kinds, what="site of kind") if listed(kinds) else every
-        by_type = matching(type_, types, what="site of module type") if listed(types) else every
-        chosen = sorted((kept & by_kind & by_type) - dropped)
-        if not chosen:
-            raise SpaceError("no site passes all the filters together; loosen one of names, exclude, kinds or types")
-        wanted = set(bits)
-        sites = [self.sites[i] for i in chosen]
-        if wanted:
-            held = {bit for site in sites for bit in site.bits}
-            if not wanted <= held:
-                lacking, widest = sorted(wanted - held), max(held)
-                raise SpaceError(f"no chosen site has the bits {lacking}; the highest is {widest}, see space.table()")
-            sites = [replace(s, bits=tuple(wanted & set(s.bits))) for s in sites if wanted & set(s.bits)]
-        return FaultSpace(tuple(sites if steps is None else _during(sites, *steps)))
+        wanted = {"exclude": exclude, "kinds": kinds, "types": types}
+        return FaultSpace(tuple(select_sites(self.sites, names, **wanted, bits=bits, steps=steps)))
 
     def table(self) -> "pd.DataFrame":
         """Return a data frame with one row per site: name, kind, module type, shape, word, bits, elements, faults.
@@ -289,16 +366,56 @@ def _whole(values: ArrayLike, what: str) -> NDArray[np.int64]:
     return array.astype(np.int64).reshape(-1)
 
 
-def _during(sites: Sequence[Site], first: int, end: int) -> list[Site]:
-    """Return *sites* with the time steps *first* to *end* - 1 alone, in those that have steps."""
-    last = max((site.steps[1] for site in sites if site.steps), default=0)
-    if not 0 <= first < end <= last:
-        known = f"steps run from 0 to {last - 1} here" if last else "no chosen site has time steps"
-        raise SpaceError(f"time steps are a range such as 0:{last or 4}, got {first}:{end}; {known}")
-    kept = []
-    for site in sites:
-        if site.steps is None:
-            kept.append(site)
-        elif (low := max(first, site.steps[0])) < (high := min(end, site.steps[1])):
-            kept.append(replace(site, shape=(high - low, *site.shape[1:]), steps=(low, high)))
-    return kept
+_LABELS: Mapping[str, Callable[[Site, int], str | int]] = {
+    "model": lambda site, bit: "model",  # noqa: ARG005 each takes both
+    "site": lambda site, bit: site.name,  # noqa: ARG005
+    "layer": lambda site, bit: site.module or "(model)",  # noqa: ARG005
+    "kind": lambda site, bit: site.kind,  # noqa: ARG005
+    "bit": lambda site, bit: bit,  # noqa: ARG005
+}
+
+
+def _labelled(space: FaultSpace, by: str) -> Axis:
+    """Return the axis of groups that are made of whole cells, by the label of each."""
+    cells = space.cells
+    labels = [_LABELS[by](space.sites[s], bit) for s, bit in zip(cells.group, cells.bit.tolist(), strict=True)]
+    keys: list[Any] = sorted(set(labels)) if by == "bit" else list(dict.fromkeys(labels))
+    position = {key: code for code, key in enumerate(keys)}
+    of_cell = np.array([position[label] for label in labels], dtype=np.int64)
+    faults = np.zeros(len(keys), dtype=np.int64)
+    np.add.at(faults, of_cell, cells.sizes)
+    return Axis(keys, faults, lambda index: of_cell[space.cell_of(index)], of_cell)
+
+
+def _by_channel(space: FaultSpace) -> Axis:
+    channels = [1 if site.channel is None else site.shape[site.channel] for site in space.sites]
+    keys: list[str] = []
+    for site, count in zip(space.sites, channels, strict=True):
+        keys += [site.name] if site.channel is None else [f"{site.name}[{channel}]" for channel in range(count)]
+    each = [site.size // max(count, 1) for site, count in zip(space.sites, channels, strict=True)]
+    begin = np.cumsum(channels) - channels
+
+    def code(index: ArrayLike) -> Ints:
+        where = space.locate(index)
+        return np.asarray(begin[where.site] + np.maximum(space.channels(where), 0))
+
+    return Axis(keys, np.repeat(np.array(each, dtype=np.int64), channels), code)
+
+
+def _by_step(space: FaultSpace) -> Axis:
+    held = [range(*site.steps) if site.steps else range(-1, 0) for site in space.sites]
+    keys = sorted({step for steps in held for step in steps})
+    faults = np.zeros(len(keys), dtype=np.int64)
+    for site, steps in zip(space.sites, held, strict=True):
+        faults[[keys.index(step) for step in steps]] += site.size // max(len(steps), 1)
+    position = np.full(keys[-1] + 2, -1, dtype=np.int64)
+    position[keys] = np.arange(len(keys))  # -1 is the last place
+    return Axis(keys, faults, lambda index: position[space.steps(space.locate(index))[0]])
+
+
+def as_space(plain: Mapping[str, Any]) -> FaultSpace:
+    """Return the fault space that :meth:`FaultSpace.plain` wrote; raises :class:`SpaceError` for anything else."""
+    try:
+        return FaultSpace(tuple(Site.from_plain(row) for row in plain["sites"]))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise SpaceError(f"a fault space is written as a list of sites, got {error!r}; restore the file") from None

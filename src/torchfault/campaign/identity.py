@@ -1,158 +1,129 @@
-"""What a campaign is, as plain JSON, and in what two of them differ: a resumed campaign must be the one that began."""
+"""Which campaign a stored one is: its record, and in what another differs; only the same one may be resumed."""
 
-import ast
-import functools
-import hashlib
-import inspect
-import json
-import math
-import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from types import BuiltinFunctionType, FunctionType, MethodType
+import platform
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
-__all__ = ["describe", "differences", "show"]
+import torchfault
+from torchfault.campaign.campaign import Campaign, level_of, repeats_of
+from torchfault.campaign.description import describe, differences
+from torchfault.data import Tree, leaves
+from torchfault.errors import CampaignError
+from torchfault.results.spaces import space_of
+from torchfault.sampling import Design
+from torchfault.store import Record
 
-Plain = Any
-"""What JSON holds: None, bool, int, float, str, lists and dictionaries of them."""
+__all__ = ["check_same", "record_of", "sample_of"]
+
+_FREE = ("stop", "settings", "level")  # what a resumed campaign may have otherwise
+_SAMPLE = 64  # values of the golden outputs that a record holds
+_CLOSE = 1e-3  # of their scale: what other processors may round otherwise
 
 
-def describe(value: object) -> Plain:
-    """Return *value* as plain JSON that is equal for equal values, in every process.
+def record_of(
+    campaign: Campaign, design: Design, *, name: str, settings: Mapping[str, Any] | None, golden: Mapping[str, Any]
+) -> Record:
+    """Return what a store keeps of *campaign*; *golden* are facts about the model without faults."""
+    verdicts = {key: describe(criterion) for key, criterion in campaign.verdicts.items()}
+    configuration = {
+        "sampler": describe(campaign.sampler),
+        "measure": describe(campaign.measure),
+        "fault": describe(campaign.fault),
+        "criterion": None if campaign.metric else describe(campaign.criterion),
+        "verdicts": verdicts,
+        "metric": describe(campaign.metric),
+        "resolver": describe(campaign.resolver),
+        "assumption": campaign.resolver.assumption,
+        "inputs_per_fault": repeats_of(campaign, design),
+        "stop": describe(campaign.stop),
+        "level": level_of(campaign),
+    }
+    configuration |= {} if settings is None else {"settings": dict(settings)}
+    versions = {
+        "torchfault": torchfault.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "executor": campaign.engine.executor,
+    }
+    return Record(
+        name,
+        space=campaign.space.plain(),
+        faults=len(campaign.space),
+        inputs=campaign.inputs,
+        design=design.plain(),
+        golden={**golden, "outputs": sample_of(campaign.engine.golden())},
+        configuration=configuration,
+        seed=campaign.seed,
+        versions=versions,
+        model=campaign.engine.digest(),
+        data=campaign.engine.data.digest(),
+    )
 
-    A dataclass becomes its class and fields; a function its name, a hash of its source (without comments and layout)
-    and what it closes over; an array or a tensor a hash of its contents; any other object its class and attributes.
-    Classes from outside torchfault carry a hash of their source too.
 
-    >>> from torchfault.sampling import Uniform
-    >>> describe(Uniform(faults=2))
-    {'class': 'Uniform', 'fields': {'faults': 2}}
+def sample_of(outputs: Tree) -> list[float]:
+    """Return some values of golden *outputs*, evenly spread over each tensor; NaN and infinities as 0.
+
+    >>> sample_of({"logits": torch.tensor([[1.0, 2.0]]), "loss": torch.tensor([torch.nan])})
+    [1.0, 2.0, 0.0]
     """
-    plain: Plain = json.loads(json.dumps(_plain(value, ())))
-    return plain
+    tensors = [leaf.detach().flatten() for leaf in leaves(outputs) if leaf.numel()]
+    values: list[float] = []
+    for flat in tensors:
+        count = min(max(_SAMPLE // len(tensors), 1), len(flat))
+        some = flat[torch.linspace(0, len(flat) - 1, count, dtype=torch.float64).long()]
+        if some.is_complex():
+            some = some.abs()
+        values += some.to(torch.float64).nan_to_num(0.0, 0.0, 0.0).tolist()
+    return values
 
 
-def _plain(value: object, above: tuple[int, ...]) -> Plain:
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else repr(value)
-    if isinstance(value, np.generic):
-        return _plain(value.item(), above)
-    if id(value) in above:
-        return {"again": len(above) - above.index(id(value))}
-    return _compound(value, (*above, id(value)))
+def check_same(stored: Record, now: Record) -> None:
+    """Raise :class:`CampaignError`, naming what changed, unless the two are records of one campaign."""
+    changed = differences(_identity(stored), _identity(now))
+    if stored.space != now.space:
+        changed.append(_space_change(stored, now))
+    if not changed and not _alike(stored.golden.get("outputs", []), now.golden["outputs"]):
+        changed.append(
+            "model (its words are the same, but its outputs without faults are not: what it computes changed)"
+        )
+    if changed:
+        raise CampaignError(
+            f"campaign '{now.name}' was begun with another {', '.join(changed)}; "
+            "restore that to resume it, or choose another name"
+        )
 
 
-def _compound(value: object, above: tuple[int, ...]) -> Plain:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, above) for key, item in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted((_plain(item, above) for item in value), key=repr)
-    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
-        return [_plain(item, above) for item in value]
-    if isinstance(value, FunctionType | BuiltinFunctionType | MethodType | functools.partial | type):
-        return _callable(value, above)
-    if is_dataclass(value) and not isinstance(value, type):
-        held = {part.name: _plain(getattr(value, part.name), above) for part in fields(value) if part.init}
-        return _class(type(value)) | {"fields": held}
-    if hasattr(value, "__array__"):
-        array = np.ascontiguousarray(np.asarray(value.detach().cpu() if hasattr(value, "detach") else value))
-        digest = hashlib.sha256(array.tobytes()).hexdigest()
-        return {"array": digest, "type": str(array.dtype), "shape": list(array.shape)}
-    if isinstance(value, bytes | bytearray):
-        return {"bytes": hashlib.sha256(value).hexdigest()}
-    return _class(type(value)) | {"fields": _plain(getattr(value, "__dict__", {}), above)}
+def _identity(record: Record) -> dict[str, Any]:
+    """Return all that decides a campaign's trials and outcomes, save its space and what may be rounded otherwise."""
+    fixed = {key: value for key, value in record.configuration.items() if key not in _FREE}
+    digests = {"model": {"sha256": record.model}, "data": {"sha256": record.data}}
+    return {**digests, "inputs": record.inputs, "seed": record.seed, **fixed}
 
 
-def _callable(value: Any, above: tuple[int, ...]) -> Plain:
-    if isinstance(value, type):
-        return _class(value)
-    if isinstance(value, functools.partial):
-        return {
-            "function": "partial",
-            "of": _plain(value.func, above),
-            "arguments": _plain([list(value.args), value.keywords], above),
-        }
-    if isinstance(value, MethodType):
-        return {"method": value.__name__, "of": _plain(value.__self__, above)}
-    described: dict[str, Plain] = {"function": f"{value.__module__}.{value.__qualname__}", "source": _source(value)}
-    if isinstance(value, FunctionType):
-        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
-        # An empty cell belongs to a function that is still being defined, such as one that calls itself.
-        inside = {name: _plain(cell.cell_contents, above) for name, cell in cells if _filled(cell)}
-        defaults = _plain([list(value.__defaults__ or ()), value.__kwdefaults__ or {}], above)
-        described |= {"closure": inside} if inside else {}
-        described |= {"defaults": defaults} if defaults != [[], {}] else {}
-    return described
+def _alike(before: list[float], now: list[float]) -> bool:
+    one, two = np.array(before), np.array(now)
+    return one.shape == two.shape and bool(
+        np.abs(one - two).max(initial=0.0) <= _CLOSE * np.abs(one).max(initial=1e-12)
+    )
 
 
-def _filled(cell: Any) -> bool:
-    try:
-        _ = cell.cell_contents
-    except ValueError:
-        return False
-    return True
-
-
-def _class(kind: type) -> dict[str, Plain]:
-    if kind.__module__.partition(".")[0] == "torchfault":
-        return {"class": kind.__qualname__}
-    return {"class": f"{kind.__module__}.{kind.__qualname__}", "source": _source(kind)}
-
-
-def _source(value: Any) -> str | None:
-    """Return a hash of the source of a function or class, the same after a change of comments or layout alone."""
-    try:
-        source = textwrap.dedent(inspect.getsource(value))
-    except (OSError, TypeError):
-        return None  # typed into an interpreter, or compiled
-    try:
-        source = ast.unparse(ast.parse(source))
-    except SyntaxError:  # a lambda amid an expression
-        source = " ".join(source.split())
-    return hashlib.sha256(source.encode()).hexdigest()
-
-
-def show(plain: Plain) -> str:
-    """Return what :func:`describe` made as short text for a message.
-
-    >>> show({"class": "Uniform", "fields": {"faults": 2}}), show({"function": "my.metric", "source": None})
-    ('Uniform(faults=2)', 'my.metric')
-    """
-    if isinstance(plain, list):
-        return f"[{', '.join(map(show, plain))}]"
-    if not isinstance(plain, dict):
-        return repr(plain)
-    if "class" in plain:
-        name = str(plain["class"]).rpartition(".")[2]
-        return f"{name}({', '.join(f'{key}={show(item)}' for key, item in plain.get('fields', {}).items())})"
-    for key in ("function", "method"):
-        if key in plain:
-            return str(plain[key])
-    for key in ("array", "sha256"):
-        if key in plain:
-            return f"{key} {str(plain[key])[:12]}"
-    return f"{{{', '.join(f'{key}: {show(item)}' for key, item in plain.items())}}}"
-
-
-def differences(before: Mapping[str, Plain], now: Mapping[str, Plain]) -> list[str]:
-    """Return what changed between two descriptions, one phrase for each entry that differs.
-
-    >>> differences({"seed": 1, "fault": None}, {"seed": 2, "fault": None})
-    ['seed (was 1, is now 2)']
-    """
-    changed = []
-    for key in dict.fromkeys((*before, *now)):
-        one, two = before.get(key), now.get(key)
-        if one == two:
-            continue
-        was, is_now = show(one), show(two)
-        if was == is_now:  # a hash inside differs
-            changed.append(f"{key} ({was}: its source or what it holds)")
-        else:
-            changed.append(f"{key} (was {was}, is now {is_now})")
-    return changed
+def _space_change(stored: Record, now: Record) -> str:
+    """Return in words how the spaces of two records differ."""
+    kinds = [record.space.get("kind") for record in (stored, now)]
+    if kinds != ["faults", "faults"]:
+        return f"space (was {space_of(stored)!r}, is now {space_of(now)!r})"
+    before, after = ({site["name"]: site for site in record.space["sites"]} for record in (stored, now))
+    gone = [name for name in before if name not in after]
+    new = [name for name in after if name not in before]
+    other = [name for name in after if name in before and before[name] != after[name]]
+    phrases = [
+        f"{what} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        for what, names in (("without", gone), ("with the new", new), ("with another", other))
+        if names
+    ]
+    return f"space (now {'; '.join(phrases) or 'its sites in another order'})"

@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, get_args
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from torchfault.cells import Axis, Cells
 from torchfault.errors import HardwareError, SpaceError, did_you_mean
 from torchfault.hardware.accelerator import Accelerator, FlipFlops, Holds, accelerator_of, plain_accelerator
 from torchfault.hardware.operands import input_offsets, use_of_input, use_of_output, use_of_weight
@@ -50,31 +51,6 @@ class Upsets(NamedTuple):
     def take(self, index: Ints) -> "Upsets":
         """Return the upsets at *index*."""
         return Upsets(*(column[index] for column in self))
-
-
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """Cells in columns, shape (cells,): their *sizes*, the places in each, the *group*, here a layer, and the *bit*."""
-
-    sizes: Ints
-    group: Ints
-    bit: Ints
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-
-@dataclass(frozen=True, eq=False)
-class Axis:
-    """The groups of a table: their *keys*, the *faults* in each, and the *code* of each fault number.
-
-    *of_cell* is the group of each cell, ``None`` where cells are finer than groups.
-    """
-
-    keys: list[str] | list[int]
-    faults: Ints
-    code: Callable[[Ints], Ints]
-    of_cell: Ints | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -215,6 +191,11 @@ class UpsetSpace:
         for one in np.unique(pair).tolist():
             yield *divmod(one, len(self.accelerator.types)), np.flatnonzero(pair == one)
 
+    @property
+    def groupings(self) -> tuple[str, ...]:
+        """The names that :meth:`axis` takes."""
+        return ("model", "layer", "type", "bit", "kind")
+
     def axis(self, by: str) -> Axis:
         """Return the groups of a table *by* model, layer, type, bit (-1 for none), or kind: what flip-flops hold.
 
@@ -235,8 +216,8 @@ class UpsetSpace:
             kinds = [holds for holds in get_args(Holds) if any(one.holds == holds for one in types)]
             keys, of_cell = list(kinds), np.array([kinds.index(one.holds) for one in types], dtype=np.int64)[self.type]
         else:
-            known = ("model", "layer", "type", "bit", "kind")
-            raise HardwareError(f"upsets go by {', '.join(known)}, got '{by}'{did_you_mean(by, known)}")
+            near = did_you_mean(by, self.groupings)
+            raise HardwareError(f"upsets are grouped by {', '.join(self.groupings)}, got '{by}'{near}")
         faults = np.zeros(len(keys), dtype=np.int64)
         np.add.at(faults, of_cell, self.cells.sizes)
         return Axis(keys, faults, lambda index: of_cell[self.cell_of(index)], of_cell)

@@ -8,8 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from torchfault.errors import SamplingError, did_you_mean
-from torchfault.sampling.draws import Draws
+from torchfault.measures import UNIFORM, draw, probability
+from torchfault.sampling.design import Design, Strata
+from torchfault.sampling.protocol import Draws, Population
 from torchfault.sampling.scores import Score, runs, score_of
+from torchfault.sampling.tally import Tally
 from torchfault.space import FaultSpace
 
 __all__ = ["SHARES", "Importance", "Shares"]
@@ -22,10 +25,10 @@ SHARES: tuple[str, ...] = get_args(Shares)
 
 @dataclass(frozen=True, eq=False)
 class Importance:
-    """Draw faults in proportion to *score*, and a share *floor* of them uniformly from the whole space.
+    """Draw faults in proportion to *score*, and a share *floor* of them by the measure (uniformly, unless told).
 
-    With q the probability of a fault under this mixture, a draw weighs p / q for the uniform p, exactly, and 1 /
-    *floor* at most. Whatever the score, the weighted mean is unbiased: a good score makes it narrow, and a bad one
+    With q the probability of a fault under this mixture and p its own, a draw weighs p / q, exactly, and 1 / *floor*
+    at most. Whatever the score, the weighted mean is unbiased: a good score makes it narrow, and a bad one
     costs the draws that it wastes, at most as if only *floor* of them had been made.
 
     *shares* says how the draws by score are split over the sites: by the sum of their ``score``, by their ``size``, or
@@ -42,7 +45,7 @@ class Importance:
     >>> from torchfault.space import Site
     >>> space = FaultSpace((Site("a", (1000,)),))
     >>> score = Sensitivity({"a": np.arange(1000.0)}, bits="exponential")
-    >>> draws = Importance(score).draw(space, 1000, rng=np.random.default_rng(0))
+    >>> draws = Importance(score).draw(Population(space), 1000, rng=np.random.default_rng(0), start=0)
     >>> bool(draws.weight.max() <= 2), bool(np.mean(space.locate(draws.index).bit == 31) > 0.2)
     (True, True)
     """
@@ -64,30 +67,38 @@ class Importance:
                 f"{self.threshold} and {self.block}; the usual floor is 0.5"
             )
 
-    def total(self, space: FaultSpace) -> int | None:
-        """Return ``None``: draws are with replacement and never run out."""
-        del space
-        return None
+    def design(self, population: Population) -> Design:
+        """Return one stratum, drawn from without end by weights up to 1 / *floor*."""
+        space, measure = _fault_space(population), population.measure
+        largest, reach = (1 / self.floor, 1.0) if self.floor > 0 else (None, self.support(space))
+        if self.floor == 0 and measure is UNIFORM:
+            largest = 1 / (len(space) * self._drawn(space)[1])
+        return Design(Strata.one(len(space)), block=self.block, largest_weight=largest, reach=reach)
 
-    def draw(self, space: FaultSpace, n: int, *, rng: np.random.Generator, start: int = 0) -> Draws:
-        """Return *n* trials with weights p / q; *start* does not matter, since they are independent."""
-        del start
-        index = rng.integers(0, len(space), size=n, dtype=np.int64)
+    def draw(
+        self, population: Population, n: int, *, rng: np.random.Generator, start: int, tally: Tally | None = None
+    ) -> Draws:
+        """Return *n* trials with weights p / q; *start* and *tally* do not matter, since they are independent."""
+        del start, tally
+        space, measure = _fault_space(population), population.measure
+        plain = measure is UNIFORM
+        index = rng.integers(0, len(space), size=n, dtype=np.int64) if plain else draw(measure, space, n, rng=rng)
         scored = rng.random(n) >= self.floor
         at = rng.random((4, n))
         if scored.any():
             index[scored] = _Ladder.of(self, space).pick(at[:, scored])
-        weight = 1 / (len(space) * self.density(space, index))
+        p = np.full(n, 1 / len(space)) if plain else probability(measure, space, index)
+        weight = p / self.density(population, index)
         # a weight that is 1 but for rounding would cost the estimate its plain interval
         weight[np.isclose(weight, 1.0, rtol=1e-12, atol=0)] = 1.0
         return Draws(index, weight, np.zeros(n, dtype=np.int32))
 
-    def density(self, space: FaultSpace, index: ArrayLike) -> Floats:
+    def density(self, population: Population, index: ArrayLike) -> Floats:
         """Return the probability q with which one draw is each fault of *index*, shape (n,)."""
-        uniform = self.floor / len(space)
-        if self.floor == 1:
-            return np.full(np.size(index), uniform)
-        return np.asarray(uniform + (1 - self.floor) * _Ladder.of(self, space).density(index))
+        space = _fault_space(population)
+        q = np.zeros(np.size(index)) if self.floor == 1 else _Ladder.of(self, space).density(index)
+        p = 1 / len(space) if population.measure is UNIFORM else probability(population.measure, space, index)
+        return np.asarray(self.floor * p + (1 - self.floor) * q)
 
     def support(self, space: FaultSpace) -> float:
         """Return the share of the faults of *space* that can be drawn: 1 unless *floor* is 0.
@@ -100,10 +111,6 @@ class Importance:
         """
         return 1.0 if self.floor > 0 else self._drawn(space)[0] / len(space)
 
-    def largest_weight(self, space: FaultSpace) -> float:
-        """Return the largest p / q of any fault that can be drawn: 1 / *floor*, or else by a pass over the space."""
-        return 1 / self.floor if self.floor > 0 else 1 / (len(space) * self._drawn(space)[1])
-
     def _drawn(self, space: FaultSpace) -> tuple[int, float]:
         """Return how many faults can be drawn by their scores, and the least probability among them."""
         ladder, count, least = _Ladder.of(self, space), 0, 1.0
@@ -113,6 +120,14 @@ class Importance:
                 reached = q[q > 0]
                 count, least = count + reached.size, min(least, float(reached.min(initial=1.0)))
         return count, least
+
+
+def _fault_space(population: Population) -> FaultSpace:
+    if not isinstance(population.space, FaultSpace):
+        raise SamplingError(
+            f"scores are of the elements and bits of sites, got a {type(population.space).__name__}; use Uniform()"
+        )
+    return population.space
 
 
 @dataclass(frozen=True, eq=False)

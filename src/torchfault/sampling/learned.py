@@ -6,10 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.errors import SamplingError
-from torchfault.sampling.draws import Draws, History
+from torchfault.sampling.design import Design, Strata
 from torchfault.sampling.importance import Importance
+from torchfault.sampling.protocol import Draws, Population
 from torchfault.sampling.scores import Score, score_of
+from torchfault.sampling.tally import Tally
 from torchfault.space import FaultSpace, Locations, Site
+from torchfault.store import Columns
 
 __all__ = ["Fitted", "Learned"]
 
@@ -64,9 +67,12 @@ class Learned:
     >>> from torchfault.sampling.scores import Table
     >>> space = FaultSpace((Site("a", (8,), bits=(30, 31)),))
     >>> sampler = Learned(Table({"a": np.ones((8, 2))}), floor=0.1, block=256)
-    >>> draws = sampler.draw(space, 256, rng=np.random.default_rng(0))
-    >>> past = History(draws.index, draws.stratum, space.locate(draws.index).bit == 31)
-    >>> later = sampler.replan(space, past).draw(space, 256, rng=np.random.default_rng(1))
+    >>> population = Population(space)
+    >>> tally = Tally(space, sampler.design(population))
+    >>> draws = sampler.draw(population, 256, rng=np.random.default_rng(0), start=0)
+    >>> failed = space.locate(draws.index).bit == 31
+    >>> tally.add(Columns(draws.index, np.zeros(256, dtype=np.int64), {"failed": failed}))
+    >>> later = sampler.draw(population, 256, rng=np.random.default_rng(1), start=256, tally=tally)
     >>> bool((space.locate(later.index).bit == 31).mean() > 0.6)
     True
     """
@@ -83,48 +89,56 @@ class Learned:
                 "what was learnt from few outcomes may be wrong"
             )
 
-    def total(self, space: FaultSpace) -> int | None:
-        """Return ``None``: draws are with replacement and never run out."""
-        del space
-        return None
+    def design(self, population: Population) -> Design:
+        """Return one stratum, drawn from without end by weights up to 1 / *floor*."""
+        return Design(Strata.one(len(population.space)), block=self.block, largest_weight=1 / self.floor, adapts=True)
 
-    def largest_weight(self, space: FaultSpace) -> float:
-        """Return the largest p / q of any draw: 1 / *floor*."""
-        del space
-        return 1 / self.floor
-
-    def draw(self, space: FaultSpace, n: int, *, rng: np.random.Generator, start: int = 0) -> Draws:
-        """Return *n* trials of the first block."""
-        return self._by(self.score).draw(space, n, rng=rng, start=start)
-
-    def replan(self, space: FaultSpace, history: History) -> Importance:
-        """Return the sampler of the block that follows *history*."""
-        blocks = len(history) // self.block
-        if not blocks:
-            return self._by(self.score)
-        fitted = fit(self.score, space, history.take(self.block << (blocks.bit_length() - 1)), power=0.5)
-        return self._by(fitted or self.score)
-
-    def finished(self, space: FaultSpace, history: History) -> str | None:
-        """Return ``None``: a rule of the campaign decides when it is enough."""
-        del space, history
-        return None
+    def draw(
+        self, population: Population, n: int, *, rng: np.random.Generator, start: int, tally: Tally | None = None
+    ) -> Draws:
+        """Return the block that begins at *start*, by what a regression makes of the outcomes in *tally*."""
+        score = self.score
+        if tally is not None and (blocks := start // self.block):
+            trials = self.block << (blocks.bit_length() - 1)
+            assert isinstance(population.space, FaultSpace)
+            space = population.space
+            held = tally.follow(("learned", id(self)), lambda: _Fits(self.score, space, self.block))
+            score = held.by(trials) or self.score
+        return self._by(score).draw(population, n, rng=rng, start=start)
 
     def _by(self, score: Score) -> Importance:
         return Importance(score, floor=self.floor, block=self.block)
 
 
-def fit(score: Score, space: FaultSpace, history: History, *, power: float = 1.0) -> Fitted | None:
-    """Return the regression of the outcomes in *history* on *score*, site and bit, ``None`` where all are alike."""
+class _Fits:
+    """The fits of a campaign so far: one at each power of two of its blocks."""
+
+    def __init__(self, score: Score, space: FaultSpace, block: int) -> None:
+        self.score, self.space, self.block = score, space, block
+        self._columns, self._fitted = Columns.empty(), dict[int, Fitted | None]()
+
+    def add(self, columns: Columns) -> None:
+        """Take in the next trials."""
+        self._columns = Columns.join([self._columns, columns])
+
+    def by(self, trials: int) -> Fitted | None:
+        """Return the fit to the first so many trials, ``None`` where their outcomes are all alike."""
+        if trials not in self._fitted:
+            self._fitted[trials] = fit(self.score, self.space, self._columns.take(0, trials), power=0.5)
+        return self._fitted[trials]
+
+
+def fit(score: Score, space: FaultSpace, columns: Columns, *, power: float = 1.0) -> Fitted | None:
+    """Return the regression of the outcomes in *columns* on *score*, site and bit, ``None`` where all are alike."""
     from sklearn.linear_model import LogisticRegression
 
-    if history.failed.all() or not history.failed.any():
+    if columns.failed.all() or not columns.failed.any():
         return None
-    where = space.locate(history.faults)
-    logarithm = np.log(np.maximum(score_of(score, space, history.faults), _LEAST))
+    where = space.locate(columns.faults)
+    logarithm = np.log(np.maximum(score_of(score, space, columns.faults), _LEAST))
     bits = max(site.width for site in space.sites)
     features = _features(where, logarithm, len(space.sites), bits)
-    model = LogisticRegression(C=1.0, max_iter=2000).fit(features, history.failed)
+    model = LogisticRegression(C=1.0, max_iter=2000).fit(features, columns.failed)
     found = model.coef_[0]
     by_site = dict(zip(space.names, found[1 : 1 + len(space.sites)].tolist(), strict=True))
     return Fitted(score, float(model.intercept_[0]), float(found[0]), by_site, found[1 + len(space.sites) :], power)

@@ -8,10 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.errors import SamplingError
-from torchfault.sampling.classes import Classified, Words, classify
-from torchfault.sampling.draws import Draws, History, stream
-from torchfault.sampling.uniform import distinct
+from torchfault.measures import UNIFORM
+from torchfault.sampling.design import Design, Strata
+from torchfault.sampling.deviations import Words, word_classes
+from torchfault.sampling.protocol import Draws, Population, stream
+from torchfault.sampling.simple import distinct
+from torchfault.sampling.tally import Tally
 from torchfault.space import FaultSpace
+from torchfault.store import Columns
 
 __all__ = ["Search"]
 
@@ -19,7 +23,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 SIDE, SOUGHT = 0, 1  # the strata: the side sample, and what the search picks
-_THOUGHT = 0.01  # what is thought of faults of which nothing is known
+_PRIOR = 0.01  # the failing share expected of faults of which nothing is known
 _TRUST = 4.0  # what a larger group tells of a smaller one counts as so many trials of it
 _BURST = 8  # faults of one cell in a block before the next best cell is looked at
 
@@ -36,15 +40,17 @@ class Search:
     out, such as those that an earlier campaign found harmless. Each fault has one lane, on a random input.
 
     The first *side* faults are a random sample without replacement: they alone give estimates, also of the number of
-    faults there are to be found (:meth:`torchfault.campaign.Results.discovery`). Raises :class:`SamplingError` for
+    faults there are to be found (:func:`torchfault.results.recall`). Raises :class:`SamplingError` for
     numbers out of range. Source: Thompson, Biometrika 25, 1933.
 
     >>> from torchfault.space import Site
     >>> space = FaultSpace((Site("a", (100,)),))
     >>> sampler = Search(side=64, block=64)
-    >>> first = sampler.draw(space, 64, rng=np.random.default_rng(0))
-    >>> history = History(first.index, first.stratum, space.locate(first.index).bit == 30)
-    >>> after = sampler.replan(space, history).draw(space, 64, rng=np.random.default_rng(1))
+    >>> population = Population(space)
+    >>> first = sampler.draw(population, 64, rng=np.random.default_rng(0), start=0)
+    >>> tally, failed = Tally(space, sampler.design(population)), space.locate(first.index).bit == 30
+    >>> tally.add(Columns(first.index, np.zeros(64, dtype=np.int64), {"failed": failed}, strata=first.stratum))
+    >>> after = sampler.draw(population, 64, rng=np.random.default_rng(1), start=64, tally=tally)
     >>> bool((space.locate(after.index).bit == 30).mean() > 3 / 32), len(set(first.index) & set(after.index))
     (True, 0)
     """
@@ -63,9 +69,15 @@ class Search:
                 "the usual ones are 2048 and 512"
             )
 
-    def total(self, space: FaultSpace) -> int | None:
-        """Return the number of faults that are not known."""
-        return len(space) - len(self._known(space))
+    def design(self, population: Population) -> Design:
+        """Return two strata, of which the side sample alone tells of all faults."""
+        space = _fault_space(population)
+        size, none = len(space), np.full(2, -1)
+        strata = Strata(np.array([SIDE, SOUGHT]), none, none, np.array([size, size]), np.array([1.0, 0.0]))
+        total = size - len(self._known(space))
+        return Design(
+            strata, replacement=False, total=total, block=self.block, sample=(SIDE,), largest_weight=1.0, adapts=True
+        )
 
     def _known(self, space: FaultSpace) -> Ints:
         known = np.unique(np.array(self.known, dtype=np.int64))
@@ -81,13 +93,27 @@ class Search:
             self._cells[key] = _Cells(space, self)
         return self._cells[key]
 
-    def draw(self, space: FaultSpace, n: int, *, rng: np.random.Generator, start: int = 0) -> Draws:
-        """Return faults of the side sample; :meth:`replan` makes the sampler of a block that knows the outcomes."""
-        del rng  # the side sample is one sample without replacement, over several blocks
-        sample = self._side(space)[start : start + n]
-        if len(sample) < n:
-            raise SamplingError(f"the side sample ends at {self.side}, got {start} to {start + n}; replan from there")
-        return Draws(sample, np.ones(n), np.full(n, SIDE, dtype=np.int32))
+    def draw(
+        self, population: Population, n: int, *, rng: np.random.Generator, start: int, tally: Tally | None = None
+    ) -> Draws:
+        """Return the next block: of the side sample, or where the outcomes in *tally* say that faults will fail."""
+        space = _fault_space(population)
+        side = self._side(space)
+        if start < len(side):
+            sample = side[start : start + n]
+            sought = n - len(sample)  # the last block of a small space
+            if sought:
+                raise SamplingError(
+                    f"the side sample ends at {len(side)}, got {start} to {start + n}; draw whole blocks"
+                )
+            return Draws(sample, np.ones(n), np.full(n, SIDE, dtype=np.int32))
+        if tally is None:
+            raise SamplingError("a search goes by the outcomes of its side sample, got none; pass the tally")
+        cells = self.cells(space)
+        found = tally.follow(("search", id(self)), lambda: _Struck(cells, self._known(space)))
+        mean, weight = cells.beliefs(found.trials, found.failures)
+        score = np.where(found.struck < cells.size, rng.beta(mean * weight, (1 - mean) * weight), -1.0)
+        return Draws(_next(cells, score, found, n), np.ones(n), np.full(n, SOUGHT, dtype=np.int32))
 
     def _side(self, space: FaultSpace) -> Ints:
         known, rng = self._known(space), stream(self.seed, 0)
@@ -96,70 +122,61 @@ class Search:
             chosen += chosen >= one
         return rng.permutation(chosen)
 
-    def replan(self, space: FaultSpace, history: History) -> "Search | _Sought":
-        """Return the sampler of the block that follows *history*: itself until the side sample is run."""
-        if len(history) < min(self.side, self.total(space) or 0):
-            return self
-        return _Sought(self, history)
 
-    def finished(self, space: FaultSpace, history: History) -> str | None:
-        """Return ``None``: a search goes on until it is stopped or has struck every fault."""
-        del space, history
-        return None
+def _fault_space(population: Population) -> FaultSpace:
+    if not isinstance(population.space, FaultSpace) or population.measure is not UNIFORM:
+        raise SamplingError("a search strikes words of sites, got another space or a measure; leave the measure out")
+    return population.space
 
 
-@dataclass(frozen=True, eq=False)
-class _Sought:
-    """One block of a search that has come as far as *history*."""
+class _Struck:
+    """What a search has done so far, by cell: *trials*, *failures*, and how many faults were *struck* or known."""
 
-    plan: Search
-    history: History
+    def __init__(self, cells: "_Cells", known: Ints) -> None:
+        self.cells = cells
+        self.trials, self.failures = np.zeros((2, len(cells.size)), dtype=np.int64)
+        self.struck = np.zeros(len(cells.size), dtype=np.int64)
+        self.ranks: dict[int, Ints] = {}
+        self._take(known)
 
-    @property
-    def block(self) -> int:
-        """The number of trials."""
-        return self.plan.block
+    def add(self, columns: Columns) -> None:
+        """Take in the next trials."""
+        cell = self.cells.of(columns.faults)
+        self.trials += np.bincount(cell, minlength=len(self.trials))
+        self.failures += np.bincount(cell[columns.failed.astype(bool)], minlength=len(self.trials))
+        self._take(columns.faults)
 
-    def total(self, space: FaultSpace) -> int | None:
-        """Return the number of faults that are not known."""
-        return self.plan.total(space)
+    def _take(self, faults: Ints) -> None:
+        cell, rank = self.cells.of(faults), self.cells.rank(faults)
+        self.struck += np.bincount(cell, minlength=len(self.struck))
+        for one, ranks in zip(*_grouped(cell, rank), strict=True):
+            held = self.ranks.get(one)
+            self.ranks[one] = ranks if held is None else np.concatenate((held, ranks))
 
-    def draw(self, space: FaultSpace, n: int, *, rng: np.random.Generator, start: int = 0) -> Draws:
-        """Return the next *n* faults; *start* does not matter, since the history says where the search is."""
-        del start
-        cells = self.plan.cells(space)
-        cell = cells.of(self.history.faults)
-        trials = np.bincount(cell, minlength=len(cells.size))
-        failures = np.bincount(cell[self.history.failed], minlength=len(cells.size))
-        gone = np.concatenate((self.history.faults, self.plan._known(space)))
-        struck = np.bincount(cells.of(gone), minlength=len(cells.size))
-        mean, weight = cells.beliefs(trials, failures)
-        score = np.where(struck < cells.size, rng.beta(mean * weight, (1 - mean) * weight), -1.0)
-        index = self._next(cells, score, gone, struck, n)
-        return Draws(index, np.ones(n), np.full(n, SOUGHT, dtype=np.int32))
 
-    def _next(self, cells: "_Cells", score: Floats, gone: Ints, struck: Ints, n: int) -> Ints:
-        """Take faults from the best cells, some of each, and from the top again while they do not suffice."""
-        order = np.argsort(-score, kind="stable")
-        order = order[score[order] >= 0]
-        left = (cells.size - struck)[order]
-        burst = _BURST
-        while np.minimum(left, burst).sum() < n:
-            burst *= 4
-        ends = np.cumsum(np.minimum(left, burst))
-        chosen = order[: int(np.searchsorted(ends, n)) + 1]
-        counts = np.minimum(left, burst)[: len(chosen)]
-        counts[-1] -= ends[len(chosen) - 1] - n
-        taken = dict(zip(*_grouped(cells.of(gone), cells.rank(gone)), strict=True))
-        none = np.zeros(0, dtype=np.int64)
-        parts = [
-            cells.fault(one, _free(taken.get(one, none), count))
-            for one, count in zip(chosen.tolist(), counts.tolist(), strict=True)
-        ]
-        return np.concatenate(parts)
+def _next(cells: "_Cells", score: Floats, found: _Struck, n: int) -> Ints:
+    """Take faults from the best cells, some of each, and from the top again while they do not suffice."""
+    order = np.argsort(-score, kind="stable")
+    order = order[score[order] >= 0]
+    left = (cells.size - found.struck)[order]
+    burst = _BURST
+    while np.minimum(left, burst).sum() < n:
+        burst *= 4
+    ends = np.cumsum(np.minimum(left, burst))
+    chosen = order[: int(np.searchsorted(ends, n)) + 1]
+    counts = np.minimum(left, burst)[: len(chosen)]
+    counts[-1] -= ends[len(chosen) - 1] - n
+    none = np.zeros(0, dtype=np.int64)
+    parts = [
+        cells.fault(one, _free(found.ranks.get(one, none), count))
+        for one, count in zip(chosen.tolist(), counts.tolist(), strict=True)
+    ]
+    return np.concatenate(parts)
 
 
 def _grouped(key: Ints, value: Ints) -> tuple[list[int], list[Ints]]:
+    if not len(key):
+        return [], []
     order = np.argsort(key, kind="stable")
     keys, first = np.unique(key[order], return_index=True)
     return keys.tolist(), np.split(value[order], first[1:])
@@ -212,7 +229,7 @@ class _Cells:
 
     def beliefs(self, trials: Ints, failures: Ints) -> tuple[Floats, Floats]:
         """Return the mean and the weight, in trials, of what is believed of each cell."""
-        mean = np.full(len(self.size), _THOUGHT)
+        mean = np.full(len(self.size), _PRIOR)
         for group in (self.bit, self.pair, np.arange(len(self.size))):
             n, k = np.bincount(group, trials)[group], np.bincount(group, failures)[group]
             mean = (k + _TRUST * mean) / (n + _TRUST)
@@ -236,7 +253,7 @@ class _Kinds:
         code = np.maximum(space.channels(where), 0)
         held = None if words is None else words.get(site.name)
         if held is not None and len(held) == 1:
-            code = _leading(classify(site, held, (1.0,)))
+            code = word_classes(site, held)[0][0].astype(np.int64)
         kind = np.unique(code, return_inverse=True)[1].reshape(-1)
         size = np.bincount(kind)
         order = np.lexsort((stream(seed, 1, s).random(len(element)), kind))
@@ -251,10 +268,3 @@ class _Kinds:
     def element(self, kind: int, place: Ints) -> Ints:
         """Return the elements at places of a kind."""
         return np.asarray(self._order[int(self.size[:kind].sum()) + place])
-
-
-def _leading(known: Classified) -> Ints:
-    """Return the class of each element of a site whose words are the same for all inputs."""
-    code = np.empty(known.site.elements, dtype=np.int64)
-    code[known.order] = np.repeat(np.arange(known.count.shape[1]), known.count[0])
-    return code

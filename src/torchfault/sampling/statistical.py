@@ -7,35 +7,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from torchfault.errors import SamplingError, did_you_mean
-from torchfault.sampling.draws import Draws
-from torchfault.sampling.uniform import distinct
-from torchfault.space import FaultSpace, Locations
+from torchfault.measures import UNIFORM
+from torchfault.sampling.design import Design, Strata
+from torchfault.sampling.protocol import Draws, Population
+from torchfault.sampling.simple import distinct
+from torchfault.sampling.tally import Tally
+from torchfault.space import FaultSpace
 from torchfault.statistics import leveugle_sample_size
 
-__all__ = ["METHODS", "Statistical", "Strata", "bit_probabilities", "bits_from"]
+__all__ = ["METHODS", "Statistical", "bit_probabilities", "bits_from"]
 
 METHODS = ("network-wise", "layer-wise", "data-unaware", "data-aware")
 _WORST = 0.5
 _AT_ONCE = 1 << 16
-
-
-@dataclass(frozen=True, eq=False)
-class Strata:
-    """How a space is cut: each pair of site and bit, the stratum it belongs to, and its faults, all of shape (pairs,).
-
-    *where* names the pairs (at element 0) and *stratum* numbers the strata from 0.
-    """
-
-    where: Locations
-    stratum: NDArray[np.int64]
-    faults: NDArray[np.int64]
-
-    @property
-    def sizes(self) -> NDArray[np.int64]:
-        """The number of faults in each stratum, shape (strata,)."""
-        sizes = np.zeros(int(self.stratum[-1]) + 1, dtype=np.int64)
-        np.add.at(sizes, self.stratum, self.faults)
-        return sizes
 
 
 @dataclass(frozen=True)
@@ -55,7 +39,7 @@ class Statistical:
 
     >>> from torchfault.space import Site
     >>> space = FaultSpace((Site("a.weight", (1000,)), Site("b.weight", (10,))))
-    >>> {method: Statistical(method).total(space) for method in METHODS[:3]}
+    >>> {method: Statistical(method).design(Population(space)).total for method in METHODS[:3]}
     {'network-wise': 7404, 'layer-wise': 7696, 'data-unaware': 29304}
     """
 
@@ -87,29 +71,32 @@ class Statistical:
         """More trials than any sample has: drawing without replacement takes one random stream for all of them."""
         return 1 << 62
 
-    def total(self, space: FaultSpace) -> int | None:
-        """Return the size of the sample: the floor of the sum over strata of unrounded sizes."""
-        return int(self.allocation(space).sum())
+    def design(self, population: Population) -> Design:
+        """Return the strata, of each of which what is left is known."""
+        space = _uniform(population)
+        draws = self.allocation(space)
+        return Design(
+            self.strata(space),
+            replacement=False,
+            total=int(draws.sum()),
+            block=self.block,
+            largest_weight=float(self._weights(space, draws).max()),
+        )
 
     def strata(self, space: FaultSpace) -> Strata:
         """Return how *space* is cut into strata."""
-        bits = [len(site.bits) for site in space.sites]
-        site = np.repeat(np.arange(len(bits), dtype=np.int32), bits)
-        bit = np.concatenate([np.array(one.bits, dtype=np.int16) for one in space.sites])
-        where = Locations(site, np.zeros(len(site), dtype=np.int64), bit)
-        faults = np.array([one.elements for one in space.sites], dtype=np.int64)[site]
-        each = {"network-wise": np.zeros_like(site), "layer-wise": site}.get(self.method, np.arange(len(site)))
-        return Strata(where, each.astype(np.int64), faults)
+        cells = space.cells
+        each = {"network-wise": np.zeros(len(cells), dtype=np.int64), "layer-wise": cells.group}
+        return Strata.of_cells(space, each.get(self.method, np.arange(len(cells))), cells.sizes / len(space))
 
     def allocation(self, space: FaultSpace) -> NDArray[np.int64]:
         """Return the number of draws from each stratum, shape (strata,).
 
         Raises :class:`SamplingError` where the space has a word format for which *bits* say nothing.
         """
-        strata = self.strata(space)
-        sizes = strata.sizes
+        sizes = self.strata(space).sizes
         needed = np.zeros(len(sizes))
-        p = self._p(space, strata)
+        p = self._p(space, len(sizes))
         for one in np.unique(p[p > 0]):
             same = p == one
             needed[same] = leveugle_sample_size(sizes[same], margin=self.margin, t=self.t, p=float(one))
@@ -117,43 +104,55 @@ class Statistical:
         reached = np.floor(np.cumsum(needed) + 1e-6).astype(np.int64)  # 1e-6: sums of whole numbers stay whole
         return np.diff(reached, prepend=0)
 
-    def _p(self, space: FaultSpace, strata: Strata) -> NDArray[np.float64]:
+    def _p(self, space: FaultSpace, strata: int) -> NDArray[np.float64]:
         """Return the failure probability that each stratum's size is made for."""
         if self.bits is None:
-            return np.full(len(strata.sizes), self.p)
-        p = np.empty(len(strata.stratum))
-        for row, (site, _, bit) in enumerate(zip(*strata.where, strict=True)):
-            one = space.sites[site]
+            return np.full(strata, self.p)
+        for one in space.sites:
             known = self.bits.get(one.word)
             if known is None or len(known) != one.width:
                 raise SamplingError(
                     f"'{one.name}' has {one.word} words, for which bits hold "
                     f"{'nothing' if known is None else f'{len(known)} numbers'}; give one p for each of {one.width}"
                 )
-            p[row] = known[bit]
-        return p
+        cells = space.cells
+        rows = zip(cells.group.tolist(), cells.bit.tolist(), strict=True)
+        return np.array([self.bits[space.sites[site].word][bit] for site, bit in rows])[:strata]
 
-    def draw(self, space: FaultSpace, n: int, *, rng: np.random.Generator, start: int = 0) -> Draws:
+    def _weights(self, space: FaultSpace, draws: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the weight of a draw from each stratum."""
+        weight = self.strata(space).sizes / len(space) * (draws.sum() / np.maximum(draws, 1))
+        # a weight that is 1 but for rounding would cost the estimate its plain interval
+        return np.where(np.isclose(weight, 1.0, rtol=1e-12, atol=0), 1.0, weight)
+
+    def draw(
+        self, population: Population, n: int, *, rng: np.random.Generator, start: int, tally: Tally | None = None
+    ) -> Draws:
         """Return trials *start* to *start + n* of the sample that *rng* decides; all of it is drawn every time."""
+        del tally
+        space = _uniform(population)
         draws = self.allocation(space)
         total = int(draws.sum())
         if n < 0 or start < 0 or start + n > total:
             raise SamplingError(f"the sample ends at {total}, got {start} to {start + n}; draw fewer")
-        strata = self.strata(space)
-        sizes = strata.sizes
+        sizes = self.strata(space).sizes
         first = np.cumsum(sizes) - sizes
         inside = [distinct(int(size), int(count), rng) for size, count in zip(sizes, draws, strict=True)]
         order = rng.permutation(total)[start : start + n]
         stratum = np.repeat(np.arange(len(sizes)), draws)[order]
         place = np.concatenate(inside)[order]
-        weight = sizes / len(space) * (total / np.maximum(draws, 1))
-        if self.method in METHODS[:2]:  # strata are runs of fault numbers
-            index = first[stratum] + place
-        else:
-            index = space.number(strata.where.site[stratum], place, strata.where.bit[stratum])
-        # a weight that is 1 but for rounding would cost the estimate its plain interval
-        exact = np.where(np.isclose(weight, 1.0, rtol=1e-12, atol=0), 1.0, weight)
-        return Draws(index, exact[stratum], stratum.astype(np.int32))
+        runs = self.method in METHODS[:2]  # strata are runs of fault numbers, else cells
+        index = first[stratum] + place if runs else space.number_of(stratum, place)
+        return Draws(index, self._weights(space, draws)[stratum], stratum.astype(np.int32))
+
+
+def _uniform(population: Population) -> FaultSpace:
+    """Return the space, which has to be one of words that are all as likely as any other."""
+    if not isinstance(population.space, FaultSpace) or population.measure is not UNIFORM:
+        raise SamplingError(
+            "statistical injection samples equally likely faults, got another space or a measure; use Uniform()"
+        )
+    return population.space
 
 
 def bit_probabilities(values: ArrayLike, word: str = "float32") -> tuple[float, ...]:

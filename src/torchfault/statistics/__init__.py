@@ -16,7 +16,17 @@ from torchfault.statistics.quantiles import quantile_interval
 from torchfault.statistics.regression import assisted_mean
 from torchfault.statistics.samples import leveugle_sample_size, wilson_trials
 from torchfault.statistics.sequences import Sequence, Sequences, confidence_sequence
-from torchfault.statistics.stopping import AllOf, AnyOf, HalfWidth, MaxTrials, Progress, StoppingRule, TimeBudget
+from torchfault.statistics.stopping import (
+    AllOf,
+    AnyOf,
+    HalfWidth,
+    MaxTrials,
+    Progress,
+    Rule,
+    StoppingRule,
+    TimeBudget,
+    rules,
+)
 
 __all__ = [
     "INTERVALS",
@@ -27,6 +37,7 @@ __all__ = [
     "IntervalFunction",
     "MaxTrials",
     "Progress",
+    "Rule",
     "Sequence",
     "Sequences",
     "StoppingRule",
@@ -44,6 +55,7 @@ __all__ = [
     "needed_draws",
     "proportion",
     "quantile_interval",
+    "rules",
     "stratified",
     "upper_at_every_look",
     "weighted_mean",

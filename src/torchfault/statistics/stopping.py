@@ -1,7 +1,7 @@
 """When a campaign has enough: frozen rules, asked at block borders, composed with ``|`` (either) and ``&`` (both)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,20 +12,36 @@ from torchfault.errors import StatisticsError
 from torchfault.statistics.estimators import proportion
 from torchfault.statistics.intervals import check_level, find_interval
 
-__all__ = ["AllOf", "AnyOf", "HalfWidth", "MaxTrials", "Progress", "StoppingRule", "TimeBudget"]
+__all__ = ["AllOf", "AnyOf", "HalfWidth", "MaxTrials", "Progress", "Rule", "StoppingRule", "TimeBudget", "rules"]
+
+
+Widths = Callable[[str, float, str], NDArray[np.float64]]
+"""Takes a grouping, a level and a method; returns the half-width of the interval of each of its groups: infinite where
+nothing is known, or where a stop would bias the value."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a campaign has come: trials run, failures among them, seconds spent.
+    """How far a campaign has come: trials run, failures among them, seconds spent, and the half-widths of intervals.
 
-    >>> Progress(trials=1000, failures=3, seconds=2.5)
-    Progress(trials=1000, failures=3, seconds=2.5)
+    Without *widths*, the trials count as independent and equally weighted.
+
+    >>> round(Progress(trials=1000, failures=3, seconds=2.5).half_width("model", level=0.95, method="wilson"), 4)
+    0.0039
     """
 
     trials: int
-    failures: int
+    failures: float
     seconds: float
+    widths: Widths | None = None
+
+    def half_width(self, by: str, *, level: float, method: str) -> float:
+        """Return the largest half-width of the intervals of the groups of *by*."""
+        if self.widths is not None:
+            return float(self.widths(by, level, method).max(initial=0.0))
+        if by != "model":
+            raise StatisticsError(f"half-widths by {by} come from a campaign, got counts alone; ask for the model's")
+        return float(proportion(self.failures, self.trials, method=method, level=level).half_width)
 
 
 class StoppingRule(ABC):
@@ -33,7 +49,7 @@ class StoppingRule(ABC):
 
     >>> rule = MaxTrials(1000) & HalfWidth(0.01) | TimeBudget(3600)
     >>> rule(Progress(trials=1000, failures=3, seconds=2.5))
-    '1000 of 1000 trials run and half-width 0.0039 of at most 0.01 reached (wilson, 95 %)'
+    '1000 of 1000 trials run and half-width 0.0039 of at most 0.01 reached by model (95 %)'
     """
 
     @abstractmethod
@@ -114,25 +130,28 @@ class MaxTrials(StoppingRule):
 
 @dataclass(frozen=True)
 class HalfWidth(StoppingRule):
-    """Stop once the interval of the overall failure proportion is *h* or less to each side, after *minimum* trials.
+    """Stop once the intervals of all groups of *by* are *h* or less to each side, after *minimum* trials.
 
-    *h* is a fraction: 0.01 for one percentage point. The intervals are made for a number of trials fixed in
-    advance. Stopping at a moment that the data choose costs them a little coverage, since samples that happen to hold
-    few failures stop early. Simulated at 95 % over h of 0.01 to 0.1 and proportions of 0.002 to 0.5, asked every 100
-    trials: Wilson's and Jeffreys' cover in at least 91 %, hardly below what they do at a fixed number, and
-    Clopper-Pearson's loses its guarantee (93.9 %); asked every 10 trials, Jeffreys' loses 3 points more than Wilson's.
-    The value of such a campaign is unbiased all the same (:func:`torchfault.statistics.after_looks`).
-    To rule the former out, fix the number beforehand (:func:`~torchfault.statistics.wilson_trials`,
-    :class:`MaxTrials`).
+    *h* is a fraction: 0.01 for one percentage point; *by* is ``model`` (all faults together), ``site``, ``layer``,
+    ``bit`` or another grouping of the space. Adaptive samplers draw towards it, and their intervals hold at every look.
+
+    Those of other samplers are made for a number of trials fixed in advance. Stopping at a moment that the data choose
+    costs them a little coverage, since samples that happen to hold few failures stop early. Simulated at 95 % over h of
+    0.01 to 0.1 and proportions of 0.002 to 0.5, asked every 100 trials: Wilson's and Jeffreys' cover in at least 91 %,
+    hardly below what they do at a fixed number, and Clopper-Pearson's loses its guarantee (93.9 %); asked every 10
+    trials, Jeffreys' loses 3 points more than Wilson's. The value of a uniform campaign that ends so is unbiased all
+    the same (:func:`torchfault.statistics.after_looks`). To rule the former out, fix the number beforehand
+    (:func:`~torchfault.statistics.wilson_trials`, :class:`MaxTrials`), or sample adaptively.
     Raises :class:`StatisticsError` for a half-width outside 0 to 0.5 or an unknown method.
 
     >>> HalfWidth(0.01)(Progress(trials=1000, failures=3, seconds=2.5))
-    'half-width 0.0039 of at most 0.01 reached (wilson, 95 %)'
+    'half-width 0.0039 of at most 0.01 reached by model (95 %)'
     >>> HalfWidth(0.01)(Progress(trials=1000, failures=300, seconds=2.5)) is None
     True
     """
 
     h: float
+    by: str = "model"
     method: str = "wilson"
     level: float = 0.95
     minimum: int = 100
@@ -140,9 +159,9 @@ class HalfWidth(StoppingRule):
     def __post_init__(self) -> None:
         find_interval(self.method)
         check_level(self.level)
-        if not 0 < self.h < 0.5 or self.minimum < 1:
+        if isinstance(self.h, str) or not 0 < self.h < 0.5 or self.minimum < 1:
             raise StatisticsError(
-                f"HalfWidth takes a fraction between 0 and 0.5 and a minimum of trials from 1 up, got h={self.h}, "
+                f"HalfWidth takes a fraction between 0 and 0.5 and a minimum of trials from 1 up, got h={self.h!r}, "
                 f"minimum={self.minimum}; one percentage point is 0.01"
             )
 
@@ -160,10 +179,10 @@ class HalfWidth(StoppingRule):
     def __call__(self, progress: Progress, /) -> str | None:
         if progress.trials < self.minimum:
             return None
-        reached = proportion(progress.failures, progress.trials, method=self.method, level=self.level).half_width
+        reached = progress.half_width(self.by, level=self.level, method=self.method)
         if reached > self.h:
             return None
-        return f"half-width {reached:.2g} of at most {self.h:g} reached ({self.method}, {100 * self.level:g} %)"
+        return f"half-width {reached:.2g} of at most {self.h:g} reached by {self.by} ({100 * self.level:g} %)"
 
 
 @dataclass(frozen=True)
@@ -182,3 +201,15 @@ class TimeBudget(StoppingRule):
 
     def __call__(self, progress: Progress, /) -> str | None:
         return f"time budget of {self.seconds:g} s spent" if progress.seconds >= self.seconds else None
+
+
+def rules(rule: Rule | None) -> Iterator[Rule]:
+    """Yield *rule* and all the rules inside it.
+
+    >>> len(list(rules(MaxTrials(1000) & HalfWidth(0.01) | TimeBudget(3600))))
+    5
+    """
+    if rule is not None:
+        yield rule
+        for inner in rule.rules if isinstance(rule, AnyOf | AllOf) else ():
+            yield from rules(inner)

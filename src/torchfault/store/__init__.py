@@ -3,6 +3,6 @@
 from torchfault.store.columns import Columns, pack, unpack
 from torchfault.store.database import Store
 from torchfault.store.record import Batch, Record
-from torchfault.store.schema import MIGRATIONS, SCHEMA_VERSION
+from torchfault.store.schema import SCHEMA_VERSION
 
-__all__ = ["MIGRATIONS", "SCHEMA_VERSION", "Batch", "Columns", "Record", "Store", "pack", "unpack"]
+__all__ = ["SCHEMA_VERSION", "Batch", "Columns", "Record", "Store", "pack", "unpack"]

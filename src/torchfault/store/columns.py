@@ -2,40 +2,21 @@
 
 import json
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.errors import StoreError
 
-__all__ = [
-    "AUDITED",
-    "CONTROLLED",
-    "HIDDEN",
-    "POOLED",
-    "VOUCHED",
-    "WRONG",
-    "Columns",
-    "pack",
-    "unpack",
-]
+__all__ = ["Columns", "pack", "unpack"]
 
-_MAGIC = b"TFB"
-_VERSION = 1
-_FAILED, _DUE = 1, 2
-
-# What a mark says of a trial's outcome, where shortcuts were taken (:mod:`torchfault.campaign.shortcuts`).
-VOUCHED = 4  # no lane of its own showed it: other lanes vouch for it
-AUDITED = 8  # a lane of its own has checked what others vouched for
-WRONG = 16  # and found another outcome, which stands now
-CONTROLLED = 32  # it fails alone, and was struck once more amid a masked pool
-HIDDEN = 64  # which was masked all the same
-POOLED = 128  # it was struck in a pool
-_MARKS = VOUCHED | AUDITED | WRONG | CONTROLLED | HIDDEN | POOLED
+_MAGIC, _VERSION = b"TFB", 2
+_MOST_BYTES = 1 << 29  # of a batch when inflated; a batch strikes at most some 2^20 faults
 _TYPES = {"f": "<f8", "i": "<i{}", "u": "<u{}"}
+Flags = NDArray[np.bool_] | NDArray[np.uint64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,38 +24,59 @@ class Columns:
     """Finished trials, one entry each in every column but *faults*.
 
     *faults*, shape (faults,), holds fault numbers; *counts*, shape (trials,), how many consecutive ones each trial
-    struck together, ``None`` for one each. *inputs*, *failed*, *due*, *weights* (p/q; ``None``: all 1) and *strata*
-    (``None``: all 0) have shape (trials,). Where a metric over the whole data set was measured, *inputs* is -1,
-    *values* holds its drop below golden and *metric* what it was; otherwise both are ``None``. *marks* say how an
-    outcome came to be known (``VOUCHED``, ``AUDITED``, ...; ``None``: by a lane of its own), and *lanes* how many lanes
-    ran, each counted at one of the trials that it served (``None``: one each). Raises :class:`StoreError` where the
-    lengths disagree.
+    struck together, ``None`` for one each. *inputs*, *weights* (p/q; ``None``: all 1), *strata* (``None``: all 0) and
+    *lanes* (how many ran, each counted at one of the trials that it served; ``None``: one each) have shape (trials,).
+    *flags* are named outcomes (``failed``, ``due``, ``crash``, further verdicts) and how they came to be known
+    (``vouched``, ``audited``, ...), bool (trials,); a flag left out is set nowhere. Where a metric over the whole data
+    set was measured, *inputs* is -1, *values* holds its drop below golden and *metric* what it was.
 
-    >>> done = Columns(np.array([7, 9]), np.array([0, 1]), np.array([True, False]), np.array([False, False]))
-    >>> len(done), done.owner.tolist()
-    (2, [0, 1])
+    With *unit* ``word`` a row is a whole word, named by its lowest fault, and flags are uint64 masks by bit position.
+    Raises :class:`StoreError` where the lengths disagree.
+
+    >>> done = Columns(np.array([7, 9]), np.array([0, 1]), {"failed": np.array([True, False])})
+    >>> len(done), done.owner.tolist(), done.flag("due").tolist()
+    (2, [0, 1], [False, False])
     """
 
     faults: NDArray[np.int64]
     inputs: NDArray[np.int64]
-    failed: NDArray[np.bool_]
-    due: NDArray[np.bool_]
+    flags: Mapping[str, Flags] = field(default_factory=dict)
     weights: NDArray[np.float64] | None = None
     strata: NDArray[np.int32] | None = None
     counts: NDArray[np.int64] | None = None
     values: NDArray[np.float64] | None = None
     metric: NDArray[np.float64] | None = None
-    marks: NDArray[np.uint8] | None = None
     lanes: NDArray[np.int64] | None = None
+    unit: Literal["fault", "word"] = "fault"
 
     def __post_init__(self) -> None:
-        lengths = {part.name: len(column) for part in fields(self) if (column := getattr(self, part.name)) is not None}
+        held = {name: getattr(self, name) for name in _OPTIONAL}
+        lengths = {name: len(column) for name, column in (held | dict(self.flags)).items() if column is not None}
         faults = len(self) if self.counts is None else int(self.counts.sum())
-        if lengths.pop("faults") != faults or set(lengths.values()) != {len(self)}:
-            raise StoreError(f"columns need one entry per trial and {faults} faults, got lengths {lengths}")
+        if len(self.faults) != faults or set(lengths.values()) - {len(self)}:
+            raise StoreError(
+                f"columns need one entry per trial and {faults} faults, got {len(self)} trials of {len(self.faults)} "
+                f"faults and lengths {lengths}"
+            )
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def flag(self, name: str) -> Flags:
+        """Return a flag, unset where it is left out, shape (trials,)."""
+        if name in self.flags:
+            return self.flags[name]
+        return np.zeros(len(self), dtype=np.bool_) if self.unit == "fault" else np.zeros(len(self), dtype=np.uint64)
+
+    @property
+    def failed(self) -> Flags:
+        """Which trials failed."""
+        return self.flag("failed")
+
+    @property
+    def due(self) -> Flags:
+        """Which trials gave no answer: NaN, infinity, or an exception."""
+        return self.flag("due")
 
     @property
     def owner(self) -> NDArray[np.int64]:
@@ -82,19 +84,48 @@ class Columns:
         trials = np.arange(len(self), dtype=np.int64)
         return trials if self.counts is None else np.repeat(trials, self.counts)
 
+    @property
+    def weight(self) -> NDArray[np.float64]:
+        """The weight of each trial, also where all are 1."""
+        return np.ones(len(self)) if self.weights is None else self.weights
+
+    @property
+    def stratum(self) -> NDArray[np.int64]:
+        """The stratum of each trial, also where all are 0."""
+        return np.zeros(len(self), dtype=np.int64) if self.strata is None else self.strata.astype(np.int64)
+
     def take(self, first: int, last: int) -> "Columns":
         """Return the trials from *first* up to *last*, exclusive.
 
-        >>> done = Columns(np.arange(3), np.zeros(3, dtype=np.int64), np.zeros(3, dtype=bool), np.zeros(3, dtype=bool))
-        >>> done.take(1, 3).faults.tolist()
+        >>> Columns(np.arange(3), np.zeros(3, dtype=np.int64)).take(1, 3).faults.tolist()
         [1, 2]
         """
         begin, end = first, last
         if self.counts is not None:
             begin, end = int(self.counts[:first].sum()), int(self.counts[:last].sum())
-        held = {part.name: getattr(self, part.name) for part in fields(self)[1:]}
+        held = {name: getattr(self, name) for name in _OPTIONAL}
         cut: dict[str, Any] = {name: None if column is None else column[first:last] for name, column in held.items()}
-        return Columns(self.faults[begin:end], **cut)
+        flags = {name: flag[first:last] for name, flag in self.flags.items()}
+        return replace(self, faults=self.faults[begin:end], inputs=self.inputs[first:last], flags=flags, **cut)
+
+    def where(self, chosen: NDArray[np.bool_]) -> "Columns":
+        """Return the trials that are *chosen*, shape (trials,)."""
+        held = {name: getattr(self, name) for name in _OPTIONAL}
+        cut: dict[str, Any] = {name: None if column is None else column[chosen] for name, column in held.items()}
+        flags = {name: flag[chosen] for name, flag in self.flags.items()}
+        return replace(self, faults=self.faults[chosen[self.owner]], inputs=self.inputs[chosen], flags=flags, **cut)
+
+    def flips(self, row: NDArray[np.int64], faults: NDArray[np.int64], bit: NDArray[np.int64]) -> "Columns":
+        """Return words as single flips: *faults* of the words at *row* whose *bit* is struck, shape (n,) each."""
+        shift = bit.astype(np.uint64)
+        flags = {name: (mask[row] >> shift & np.uint64(1)).astype(np.bool_) for name, mask in self.flags.items()}
+        return replace(self.at(row, faults), flags=flags)
+
+    def at(self, row: NDArray[np.int64], faults: NDArray[np.int64]) -> "Columns":
+        """Return single *faults* without outcomes; input, weight and stratum are those of the trial at *row*."""
+        held = {name: getattr(self, name) for name in ("weights", "strata")}
+        cut: dict[str, Any] = {name: None if column is None else column[row] for name, column in held.items()}
+        return Columns(faults, self.inputs[row], **cut)
 
     @classmethod
     def empty(cls) -> "Columns":
@@ -103,8 +134,8 @@ class Columns:
         >>> len(Columns.empty())
         0
         """
-        whole, flag = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.bool_)
-        return cls(whole, whole, flag, flag)
+        whole = np.zeros(0, dtype=np.int64)
+        return cls(whole, whole)
 
     @classmethod
     def join(cls, parts: Sequence["Columns"]) -> "Columns":
@@ -116,18 +147,22 @@ class Columns:
         parts = [part for part in parts if len(part)]
         if len(parts) < 2:
             return parts[0] if parts else cls.empty()
-        joined: dict[str, Any] = {}
-        for name in (part.name for part in fields(cls)):
+        joined: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in ("faults", "inputs")
+        }
+        for name in _OPTIONAL:
             if any(getattr(part, name) is not None for part in parts):
                 joined[name] = np.concatenate([_filled(part, name) for part in parts])
-        return cls(**joined)
+        names = dict.fromkeys(name for part in parts for name in part.flags)
+        flags = {name: np.concatenate([part.flag(name) for part in parts]) for name in names}
+        return cls(**joined, flags=flags, unit=parts[0].unit)
 
 
-_DEFAULTS = {
+_OPTIONAL = tuple(part.name for part in fields(Columns) if part.default is None)
+_DEFAULTS: Mapping[str, tuple[int, type]] = {
     "weights": (1, np.float64),
     "strata": (0, np.int32),
     "counts": (1, np.int64),
-    "marks": (0, np.uint8),
     "lanes": (1, np.int64),
 }
 
@@ -146,33 +181,36 @@ def _filled(part: Columns, name: str) -> NDArray[Any]:
 def pack(columns: Columns) -> bytes:
     """Return *columns* as bytes that any reader can take apart without this library.
 
-    The bytes are ``TFB``, one byte with the version of the format (1), and a zlib stream, whose checksum covers all of
+    The bytes are ``TFB``, one byte with the version of the format (2), and a zlib stream, whose checksum covers all of
     it. Inflated, it is a little-endian 32-bit length, a JSON header of that length, and the arrays it lists, end to
-    end: ``{"trials": n, "columns": [[name, type, length], ...]}``, with NumPy's type strings, little-endian, each
-    whole number in the narrowest type that holds its column. *failed* and *due* are bits 0 and 1 of the column
-    ``flags``, whose higher bits are the *marks*. Left out: weights that are all 1, strata that are all 0, counts and
-    lanes that are all 1.
+    end: ``{"trials": n, "unit": "fault", "columns": [[name, type, length], ...], "flags": [...]}``, flags likewise,
+    with NumPy's type strings, little-endian, each whole number in the narrowest type that holds its column. Flags of
+    single faults are bits, the first trial in the highest bit of the first byte (type ``bits``, length in trials);
+    those of words are masks. Left out: flags that are set nowhere, and columns that hold nothing but their default
+    (weights, counts and lanes 1, strata 0).
 
-    >>> done = Columns(np.array([7, 9]), np.array([0, 1]), np.array([True, False]), np.array([False, False]))
-    >>> unpack(pack(done)).faults.tolist()
-    [7, 9]
+    >>> done = Columns(np.array([7, 9]), np.array([0, 1]), {"failed": np.array([True, False])})
+    >>> unpack(pack(done)).failed.tolist()
+    [True, False]
     """
-    flags = columns.failed.astype(np.uint8) * _FAILED | columns.due.astype(np.uint8) * _DUE
-    if columns.marks is not None:
-        flags |= columns.marks & np.uint8(_MARKS)
-    named: dict[str, NDArray[Any]] = {"faults": columns.faults, "inputs": columns.inputs, "flags": flags}
-    for name, (default, _) in _DEFAULTS.items():
-        column = None if name == "marks" else getattr(columns, name)
-        if column is not None and not np.all(column == default):
+    named: dict[str, NDArray[Any]] = {"faults": columns.faults, "inputs": columns.inputs}
+    for name in _OPTIONAL:
+        column = getattr(columns, name)
+        if column is not None and not (name in _DEFAULTS and np.all(column == _DEFAULTS[name][0])):
             named[name] = column
-    for name in ("values", "metric"):
-        if getattr(columns, name) is not None:
-            named[name] = getattr(columns, name)
     arrays = {name: _narrow(column) for name, column in named.items()}
     table = [[name, array.dtype.str, len(array)] for name, array in arrays.items()]
-    header = json.dumps({"trials": len(columns), "columns": table}, separators=(",", ":")).encode()
-    body = b"".join(array.tobytes() for array in arrays.values())
-    stream = zlib.compress(len(header).to_bytes(4, "little") + header + body, 6)
+    flags: list[list[Any]] = []
+    parts = [array.tobytes() for array in arrays.values()]
+    for name, flag in columns.flags.items():
+        if flag.any():
+            bits = flag.dtype == np.bool_
+            held = np.packbits(flag) if bits else _narrow(flag)
+            flags.append([name, "bits" if bits else held.dtype.str, len(flag)])
+            parts.append(held.tobytes())
+    head = {"trials": len(columns), "unit": columns.unit, "columns": table, "flags": flags}
+    header = json.dumps(head, separators=(",", ":")).encode()
+    stream = zlib.compress(len(header).to_bytes(4, "little") + header + b"".join(parts), 6)
     return _MAGIC + bytes([_VERSION]) + stream
 
 
@@ -201,31 +239,33 @@ def unpack(blob: bytes) -> Columns:
             f"this torchfault reads batches of format {_VERSION}, got {blob[3:4].hex()}; upgrade torchfault"
         )
     try:
-        named = _arrays(zlib.decompress(blob[4:]))
-        flags = named.pop("flags")
-        failed, due = (flags & _FAILED).astype(np.bool_), (flags & _DUE).astype(np.bool_)
-        marks = flags & np.uint8(_MARKS)
-        return Columns(failed=failed, due=due, marks=marks if marks.any() else None, **named)
-    except (zlib.error, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        reader = zlib.decompressobj()
+        data = reader.decompress(blob[4:], _MOST_BYTES)
+        if not reader.eof:
+            raise ValueError(f"it is cut off, or larger than {_MOST_BYTES} bytes")
+        return _columns(data)
+    except (zlib.error, ValueError, KeyError, TypeError, IndexError, UnicodeDecodeError, RecursionError) as error:
         raise StoreError(f"a batch of trials cannot be read ({error}); the store is damaged") from None
 
 
-_READ_AS = {
-    "faults": np.int64,
-    "inputs": np.int64,
-    "counts": np.int64,
-    "strata": np.int32,
-    "flags": np.uint8,
-    "lanes": np.int64,
-}
+_READ_AS = {"faults": np.int64, "inputs": np.int64, "counts": np.int64, "strata": np.int32, "lanes": np.int64}
 
 
-def _arrays(data: bytes) -> dict[str, NDArray[Any]]:
+def _columns(data: bytes) -> Columns:
     start = 4 + int.from_bytes(data[:4], "little")
     header = json.loads(data[4:start])
-    named: dict[str, NDArray[Any]] = {}
+    named: dict[str, Any] = {}
+    flags: dict[str, Flags] = {}
     for name, dtype, length in header["columns"]:
         column = np.frombuffer(data, dtype=np.dtype(dtype), count=length, offset=start)
         start += column.nbytes
         named[name] = column.astype(_READ_AS.get(name, np.float64))
-    return named
+    for name, dtype, length in header["flags"]:
+        bits = dtype == "bits"
+        count = -(-length // 8) if bits else length
+        column = np.frombuffer(data, dtype=np.uint8 if bits else np.dtype(dtype), count=count, offset=start)
+        start += column.nbytes
+        flags[name] = np.unpackbits(column, count=length).astype(np.bool_) if bits else column.astype(np.uint64)
+    if start != len(data):
+        raise ValueError(f"{len(data) - start} bytes are left over")
+    return Columns(**named, flags=flags, unit=header["unit"])

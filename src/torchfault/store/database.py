@@ -19,7 +19,7 @@ from torchfault.store import schema
 from torchfault.store.columns import Columns, pack, unpack
 from torchfault.store.connect import connect, place, translated
 from torchfault.store.lock import lock_file, lock_session
-from torchfault.store.record import Batch, Record, from_row, to_row
+from torchfault.store.record import Batch, Record, batch_checksum, from_row, row_checksum, to_row
 
 __all__ = ["Store"]
 
@@ -28,10 +28,11 @@ class Store:
     """Campaigns in an SQLite file (or, by URL, another database); a context manager.
 
     *where* is a path or an SQLAlchemy URL such as ``postgresql+psycopg://host/name``. *access* is ``"create"`` (the
-    file is made when the first campaign is), ``"write"`` (it must exist; one of an older version is brought up to
-    date) or ``"read"`` (it is never changed). *timeout* is how many seconds to wait for another writer's transaction.
-    Every batch is one transaction, so that whatever happens to the process, the store holds whole batches. Raises
-    :class:`StoreError` for a place that holds something else, cannot be opened, is damaged or of a newer version.
+    file is made when the first campaign is), ``"write"`` (it must exist) or ``"read"`` (it is never changed). *timeout*
+    is how many seconds to wait for another writer's transaction. Every batch is one transaction, so that whatever
+    happens to the process, the store holds whole batches; rows and batches carry checksums, which are verified when
+    they are read. Raises :class:`StoreError` for a place that holds something else, cannot be opened, is damaged or of
+    another version.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -92,7 +93,11 @@ class Store:
         raise StoreError(f"the store {self} has no campaign '{name}', {held}{did_you_mean(name, known)}")
 
     def __contains__(self, name: object) -> bool:
-        return any(record.name == name for record in self.campaigns())
+        if not self._ready or not isinstance(name, str):
+            return False
+        with self._reading() as connection:
+            wanted = select(schema.campaigns.c.id).where(schema.campaigns.c.name == name)
+            return connection.execute(wanted).first() is not None
 
     def create(self, record: Record) -> Record:
         """Add a campaign without trials and return it as stored; raises :class:`StoreError` where the name is taken."""
@@ -121,7 +126,8 @@ class Store:
                     "another process has extended it: run it again to resume"
                 )
             row = {"campaign": number, "number": count, "first": first, "trials": len(columns)}
-            connection.execute(insert(schema.batches).values(**row, seconds=seconds, data=blob))
+            checksum = batch_checksum(first, len(columns), seconds, blob)
+            connection.execute(insert(schema.batches).values(**row, seconds=seconds, data=blob, checksum=checksum))
 
     def batches(self, name: str) -> Iterator[Batch]:
         """Yield the batches of a campaign in order, one in memory at a time."""
@@ -132,7 +138,7 @@ class Store:
             keys = connection.execute(select(batches.number).where(mine).order_by(batches.number)).scalars().all()
             expected = 0
             for number in keys:
-                wanted = select(batches.first, batches.trials, batches.seconds, batches.data)
+                wanted = select(batches.first, batches.trials, batches.seconds, batches.data, batches.checksum)
                 row = connection.execute(wanted.where(mine, batches.number == number)).one()
                 columns = self._unpacked(name, number, row)
                 if (row.first, row.trials) != (expected, len(columns)):
@@ -173,16 +179,12 @@ class Store:
         finally:
             release()
 
-    def export(self, name: str, path: str | Path) -> int:
-        """Write a campaign to *path* (``.parquet`` or ``.csv``), one row per fault; see :func:`export_trials`."""
-        from torchfault.store.export import export_trials
-
-        return export_trials(self, name, Path(path))
-
     def _mark(self, name: str, values: dict[str, Any]) -> None:
         with self._writing() as connection:
             number = self._number(connection, name)
-            connection.execute(update(schema.campaigns).where(schema.campaigns.c.id == number).values(**values))
+            mine = schema.campaigns.c.id == number
+            row = dict(connection.execute(select(schema.campaigns).where(mine)).one()._mapping) | values
+            connection.execute(update(schema.campaigns).where(mine).values(**values, checksum=row_checksum(row)))
 
     def _number(self, connection: Connection, name: str) -> int:
         number = connection.execute(select(schema.campaigns.c.id).where(schema.campaigns.c.name == name)).scalar()
@@ -192,6 +194,8 @@ class Store:
 
     def _unpacked(self, name: str, number: int, row: Any) -> Columns:
         try:
+            if batch_checksum(row.first, row.trials, row.seconds, row.data) != row.checksum:
+                raise StoreError("its row does not fit its checksum; the store is damaged")
             return unpack(row.data)
         except StoreError as error:
             raise StoreError(f"batch {number} of campaign '{name}' in {self}: {error}") from None
@@ -211,21 +215,17 @@ class Store:
                 yield connection
 
     def _prepare(self) -> None:
-        """Make the tables where there are none, bring older ones up to date, refuse anything else."""
+        """Make the tables where there are none; refuse anything else than a store of this version."""
         if self._ready:
             return
         with self._reading() as connection:
             version = self._version(connection)
-        if version != schema.SCHEMA_VERSION and self._access == "read":
-            need = "is empty" if version is None else f"has schema {version}, not {schema.SCHEMA_VERSION}"
-            raise StoreError(f"the store {self} {need}; open it once with access='write' to bring it up to date")
-        if version != schema.SCHEMA_VERSION:
+        if version is None and self._access == "read":
+            raise StoreError(f"the store {self} is empty; run a campaign into it first")
+        if version is None:
             with self._writing() as connection:
-                version = self._version(connection)  # again: another process may have been faster
-                if version is None:
+                if self._version(connection) is None:  # again: another process may have been faster
                     schema.create(connection)
-                elif version < schema.SCHEMA_VERSION:
-                    schema.migrate(connection, version)
         self._ready = True
 
     def _version(self, connection: Connection) -> int | None:

@@ -5,6 +5,7 @@ Each names the broken rule. Call them in a test; the table of built-ins in ``tes
 
 from torchfault.hardware.conformance import check_accelerator
 from torchfault.testing.criteria import check_criterion
+from torchfault.testing.examples import example_campaign, example_record
 from torchfault.testing.executors import check_executor
 from torchfault.testing.faults import check_fault_model
 from torchfault.testing.samplers import check_sampler
@@ -19,4 +20,6 @@ __all__ = [
     "check_sampler",
     "check_storage",
     "check_word_format",
+    "example_campaign",
+    "example_record",
 ]

@@ -2,22 +2,21 @@
 
 import csv
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from torchfault.cells import Space
 from torchfault.errors import StoreError
+from torchfault.results.spaces import space_of
 from torchfault.space import FaultSpace
-from torchfault.store.columns import Columns
-from torchfault.store.record import Batch
+from torchfault.store import Batch, Columns, Record, Store
 from torchfault.text import visible
-
-if TYPE_CHECKING:
-    from torchfault.store.database import Store
 
 __all__ = ["export_trials", "flat"]
 
@@ -25,7 +24,7 @@ Table = dict[str, NDArray[Any]]
 Write = Callable[[Table], None]
 
 
-def export_trials(store: "Store", name: str, path: Path) -> int:
+def export_trials(store: Store, name: str, path: Path) -> int:
     """Write the campaign *name* to *path*, by its suffix as ``.parquet`` or ``.csv``; return the number of rows.
 
     There is one row per fault, in order, with the columns of :func:`flat`: the faults of one trial share its number
@@ -35,13 +34,14 @@ def export_trials(store: "Store", name: str, path: Path) -> int:
     writers = {".parquet": _parquet, ".csv": _csv}
     if path.suffix.lower() not in writers:
         raise StoreError(f"an export is a .parquet or a .csv file, got '{path.name}'; change its ending")
-    space = store.campaign(name).space
-    part = path.with_name(f"{path.name}.part")
-    rows = 0
+    record = store.campaign(name)
+    space, rows = space_of(record), 0
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
+        part.touch(exist_ok=False)  # never through a link that another user laid there
         with writers[path.suffix.lower()](part) as write:
             for batch in _at_least_one(store.batches(name)):
-                table = flat(space, batch)
+                table = flat(space, batch, record)
                 rows += len(table["trial"])
                 write(table)
         os.replace(part, path)
@@ -53,35 +53,37 @@ def export_trials(store: "Store", name: str, path: Path) -> int:
     return rows
 
 
-def flat(space: FaultSpace, batch: Batch) -> Table:
-    """Return one row per fault: trial, site, kind, layer, element, bit, channel, input, weight, stratum and outcome.
+def flat(space: Space, batch: Batch, record: Record) -> Table:
+    """Return one row per fault: trial, where it struck, input, weight, stratum, and what came of it.
 
-    *channel* is -1 in sites without channels and *input* -1 where the whole data set was run. Only there do the columns
-    *value* (the drop of the metric) and *metric* appear. Where sites have time steps there is a column *step*, -1 in
-    the others, and *element* counts within the step.
+    Where it struck is told by the columns of the space (:meth:`torchfault.cells.Space.columns`). *input* is -1 where
+    the whole data set was run; only there do the columns *value* (the drop of the metric) and *metric* appear. Outcomes
+    are ``failed``, ``due``, the campaign's further verdicts, and how they came to be known where some were not seen.
     """
     columns = batch.columns
-    owner, where = columns.owner, space.locate(columns.faults)
-    sites = space.sites
-    table: Table = {
-        "trial": owner + batch.first,
-        "site": np.array([visible(site.name) for site in sites])[where.site],
-        "kind": np.array([site.kind for site in sites])[where.site],
-        "layer": np.array([visible(site.module) for site in sites])[where.site],
-        "element": where.element,
-        "bit": where.bit,
-        "channel": space.channels(where),
-        "input": columns.inputs[owner],
-        "weight": np.ones(len(owner)) if columns.weights is None else columns.weights[owner],
-        "stratum": np.zeros(len(owner), dtype=np.int32) if columns.strata is None else columns.strata[owner],
-        "failed": columns.failed[owner],
-        "due": columns.due[owner],
-    }
-    if any(site.steps for site in sites):
-        table |= dict(zip(("step", "element"), space.steps(where), strict=True))
+    trial, owner = columns.owner, columns.owner
+    if columns.unit == "word":
+        assert isinstance(space, FaultSpace)
+        trial, faults, bit = space.flips(columns.faults)
+        columns = columns.flips(trial, faults, bit)
+        owner = columns.owner
+    table: Table = {"trial": trial + batch.first}
+    table |= {key: _text(values) for key, values in space.columns(columns.faults).items()}
+    table |= {"input": columns.inputs[owner], "weight": columns.weight[owner], "stratum": columns.stratum[owner]}
+    names = ["failed", "due", *record.configuration.get("verdicts", {})]
+    names += list(_KNOWN) if record.configuration.get("assumption") else []
+    table |= {flag: columns.flag(flag)[owner] for flag in names}
     if columns.values is not None and columns.metric is not None:
         table |= {"value": columns.values[owner], "metric": columns.metric[owner]}
     return table
+
+
+_KNOWN = ("vouched", "audited", "refuted")
+
+
+def _text(values: NDArray[Any]) -> NDArray[Any]:
+    """Return names with what does not print written out; other columns as they are."""
+    return np.array([visible(value) for value in values.tolist()]) if values.dtype.kind in "UO" else values
 
 
 def _at_least_one(batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -1,26 +1,25 @@
 """Group testing: many faults that are expected to be harmless struck together in one lane, failing pools searched."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Found", "search"]
+from torchfault.resolve.block import Block
+
+__all__ = ["Searched", "search"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-Ask = Callable[[Sequence[Ints]], Bools]
-"""Runs one lane for each pool of faults, all on one input each, and returns which of them fail."""
 
 # A pool tells most where it fails as often as not: that many failing faults are expected in it then, log 2.
 _EXPECTED = 0.69
 
 
 @dataclass(eq=False)
-class Found:
+class Searched:
     """What a search tells of its faults: which *failing*, which *alone* had a lane of their own; *masked* pools."""
 
     failing: Bools
@@ -36,32 +35,22 @@ class _Group:
     guilty: bool
 
 
-def search(items: Ints, inputs: Ints, words: Ints, rates: Floats, ask: Ask, *, pool: int) -> Found:
+def search(items: Ints, inputs: Ints, words: Ints, rates: Floats, block: Block, *, pool: int) -> Searched:
     """Find which faults fail, pools of at most *pool* at a time; one fault is run alone before it is said to fail.
 
-    *items* are the numbers that *ask* knows the faults by; *inputs*, *words* (equal for faults of one word) and *rates*
-    (the failing share expected) are theirs, all of shape (n,). A masked pool counts for all its members. Of a failing
-    one the first half is struck: where it is masked the other half must fail, else the other half goes back to those
-    that nothing is known of. Source: Dorfman, Annals of Mathematical Statistics 14, 1943; halving after Sobel & Groll,
-    Bell System Technical Journal 38, 1959.
-
-    >>> bad = np.array([False] * 40 + [True] + [False] * 23)
-    >>> lanes = []
-    >>> def ask(pools):
-    ...     lanes.extend(pools)
-    ...     return np.array([bad[pool].any() for pool in pools])
-    >>> zero = np.zeros(64, dtype=np.int64)
-    >>> found = search(np.arange(64), zero, np.arange(64), np.full(64, 0.01), ask, pool=64)
-    >>> np.flatnonzero(found.failing).tolist(), len(lanes)
-    ([40], 10)
+    *items* are rows of *block*; *inputs*, *words* (equal for faults of one word) and *rates* (the failing share
+    expected) are theirs, all of shape (n,). A masked pool counts for all its members. Of a failing one the first half
+    is struck: where it is masked the other half must fail, else the other half goes back to those that nothing is known
+    of. Source: Dorfman, Annals of Mathematical Statistics 14, 1943; halving after Sobel & Groll, Bell System Technical
+    Journal 38, 1959.
     """
-    state = _Search(inputs, words, rates, pool, Found(np.zeros(len(items), bool), np.zeros(len(items), bool)))
+    state = _Search(inputs, words, rates, pool, Searched(np.zeros(len(items), bool), np.zeros(len(items), bool)))
     bag, guilty = np.arange(len(items)), list[_Group]()
     while len(bag) or guilty:
         pools, bag = state.pools(bag)
         groups = [*guilty, *pools]
         struck = [state.first_half(group) if group.guilty else group.items for group in groups]
-        failed = ask([items[part] for part in struck])
+        failed = _struck(block, [items[part] for part in struck])
         guilty, back = [], [bag]
         for group, part, fails in zip(groups, struck, failed.tolist(), strict=True):
             state.note(part, fails)
@@ -76,6 +65,17 @@ def search(items: Ints, inputs: Ints, words: Ints, rates: Floats, ask: Ask, *, p
     return state.found
 
 
+def _struck(block: Block, pools: list[Ints]) -> Bools:
+    """Run one lane for each of *pools*; a pool of one fault is a trial like any other, whose verdicts are kept."""
+    failed = np.zeros(len(pools), dtype=bool)
+    single = np.array([len(pool) == 1 for pool in pools])
+    alone = np.array([pool[0] for pool in pools], dtype=np.int64)[single]
+    block.run_alone(alone)
+    failed[single] = block.failed[alone]
+    failed[~single] = block.strike_together([pool for pool in pools if len(pool) > 1])
+    return failed
+
+
 @dataclass(frozen=True, eq=False)
 class _Search:
     """The faults of a search by position, and what was found so far."""
@@ -84,7 +84,7 @@ class _Search:
     words: Ints
     rates: Floats
     pool: int
-    found: Found
+    found: Searched
 
     def note(self, part: Ints, fails: bool) -> None:
         """Take in the outcome of a lane that struck *part*."""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from torchfault.space import FaultSpace
+from torchfault.cells import Space
+from torchfault.sampling.tally import failing_share
 from torchfault.statistics import Estimate, effective_sample_size, wilson_trials
 from torchfault.store import Columns
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Diagnostics", "diagnose"]
+
+Floats = NDArray[np.float64]
 
 _STARVED = 0.1  # a region that gets less than this share of what it would get by chance
 _LARGE = 0.01  # regions of a smaller share are not worth a warning
@@ -33,10 +36,9 @@ class Diagnostics:
     *trials*, *failures*, the largest *weight*, and its *variance*: the share of the estimate's. *warnings* name the
     regions that were starved, with the remedy.
 
-    >>> from torchfault.space import Site
+    >>> from torchfault.space import FaultSpace, Site
     >>> space = FaultSpace((Site("a", (100,)), Site("b", (100,))))
-    >>> flags, zero = np.zeros(50, dtype=bool), np.zeros(50, dtype=np.int64)
-    >>> columns = Columns(np.arange(50), zero, flags, flags)
+    >>> columns = Columns(np.arange(50), np.zeros(50, dtype=np.int64))
     >>> found = diagnose(space, columns, Estimate(0.0, 0.0, 0.07, 50, "wilson"))
     >>> found.effective, found.warnings[0][:68]
     (50.0, "site 'b' has 50 % of the faults and no trial: nothing is known of it")
@@ -52,10 +54,10 @@ class Diagnostics:
     warnings: tuple[str, ...]
 
 
-def diagnose(space: FaultSpace, columns: Columns, estimate: Estimate) -> Diagnostics:
+def diagnose(space: Space, columns: Columns, estimate: Estimate) -> Diagnostics:
     """Return the diagnostics of *columns*, trials on *space* from which *estimate* was made."""
-    weights = np.ones(len(columns)) if columns.weights is None else columns.weights
-    table = _allocation(columns, weights)
+    weights, failing = columns.weight, failing_share(space, columns)
+    table = _allocation(columns, weights, failing)
     effective = effective_sample_size(weights) if weights.any() else 0.0
     worth = nan
     if 0 <= estimate.low <= estimate.value <= estimate.high <= 1 and estimate.half_width > 0:
@@ -68,17 +70,16 @@ def diagnose(space: FaultSpace, columns: Columns, estimate: Estimate) -> Diagnos
         float(weights.min(initial=np.inf)) if len(weights) else nan,
         float(weights.max(initial=0.0)) if len(weights) else nan,
         table,
-        tuple(_warnings(space, columns, weights, effective, table)),
+        tuple(_warnings(space, columns, failing, effective, table)),
     )
 
 
-def _allocation(columns: Columns, weights: NDArray[np.float64]) -> "pd.DataFrame":
+def _allocation(columns: Columns, weights: Floats, failing: Floats) -> "pd.DataFrame":
     import pandas as pd
 
-    stratum = np.zeros(len(columns), dtype=np.int64) if columns.strata is None else columns.strata.astype(np.int64)
-    names, of = np.unique(stratum, return_inverse=True)
+    names, of = np.unique(columns.stratum, return_inverse=True)
     trials = np.bincount(of, minlength=len(names))
-    x = weights * columns.failed
+    x = weights * failing
     heaviest = np.zeros(len(names))
     np.maximum.at(heaviest, of, weights)
     total = weights.sum() or 1.0
@@ -89,48 +90,45 @@ def _allocation(columns: Columns, weights: NDArray[np.float64]) -> "pd.DataFrame
             "stratum": names,
             "share": np.bincount(of, weights, len(names)) / total,
             "trials": trials,
-            "failures": np.bincount(of[columns.failed], minlength=len(names)),
+            "failures": np.bincount(of[failing > 0], minlength=len(names)),
             "weight": heaviest,
             "variance": variance / (variance.sum() or 1.0),
         }
     )
 
 
-def _warnings(
-    space: FaultSpace, columns: Columns, weights: NDArray[np.float64], effective: float, table: "pd.DataFrame"
-) -> "list[str]":
-    count, found = len(columns), []
+def _warnings(space: Space, columns: Columns, failing: Floats, effective: float, table: "pd.DataFrame") -> list[str]:
+    count, weights, warnings = len(columns), columns.weight, list[str]()
     if not count:
         return ["there is no trial yet: run some"]
-    site = space.locate(columns.faults).site
-    struck = np.bincount(site, minlength=len(space.sites))
-    shares = space.sizes / len(space)
-    for one, share, trials in zip(space.sites, shares, struck.tolist(), strict=True):
+    axis = space.axis("site" if "site" in space.groupings else "layer")
+    struck = np.bincount(axis.code(columns.faults), minlength=len(axis))
+    for key, share, trials in zip(axis.keys, axis.faults / len(space), struck.tolist(), strict=True):
         if share >= _LARGE and trials == 0:
-            found.append(
-                f"site '{one.name}' has {100 * share:.2g} % of the faults and no trial: nothing is known of it; "
+            warnings.append(
+                f"site '{key}' has {100 * share:.2g} % of the faults and no trial: nothing is known of it; "
                 "run more trials, or mix uniform draws in"
             )
-        elif share >= _LARGE and trials < _STARVED * share * len(site) and columns.strata is None:
-            found.append(
-                f"site '{one.name}' has {100 * share:.2g} % of the faults and {100 * trials / len(site):.2g} % of the "
-                "trials: its interval is wide; mix uniform draws in, or stratify by site"
+        elif share >= _LARGE and trials < _STARVED * share * len(columns.faults) and columns.strata is None:
+            warnings.append(
+                f"site '{key}' has {100 * share:.2g} % of the faults and {100 * trials / len(columns.faults):.2g} % of "
+                "the trials: its interval is wide; mix uniform draws in, or stratify by site"
             )
     for stratum, share, trials in zip(table["stratum"], table["share"], table["trials"], strict=True):
         if share >= _LARGE and trials < _STARVED * share * count:
-            found.append(
+            warnings.append(
                 f"stratum {stratum} stands for {100 * share:.2g} % of the faults by {trials} of {count} trials: a "
                 "failure there would weigh heavily; give it more draws, or a larger uniform part"
             )
-    x = weights * columns.failed
-    if columns.weights is not None and columns.failed.sum() > 1 and x.max() > _HEAVY * x.sum():
-        found.append(
+    x = weights * failing
+    if columns.weights is not None and failing.sum() > 1 and x.max() > _HEAVY * x.sum():
+        warnings.append(
             f"one failing trial makes up {100 * x.max() / x.sum():.2g} % of the estimate: the proposal misses faults "
             "that fail; bound its weights by a larger uniform part, and run more trials"
         )
     if isfinite(effective) and effective < _POOR * count and columns.strata is None:
-        found.append(
+        warnings.append(
             f"{count} trials are worth {effective:.0f} if outcomes do not follow the proposal: its scores are too "
             "extreme; mix uniform draws in"
         )
-    return found
+    return warnings

@@ -1,0 +1,188 @@
+"""From numbers to trials: the n-th one is a function of the seed and n, and where the sampler adapts of earlier outcomes."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchfault.campaign.campaign import Campaign, UpsetModel, population_of, repeats_of
+from torchfault.errors import SamplingError
+from torchfault.faults import FaultModel
+from torchfault.sampling import Design, Draws, stream
+from torchfault.sampling.tally import Tally
+from torchfault.space import FaultSpace
+from torchfault.store import Columns
+from torchfault.trials import Trials, strike
+
+__all__ = ["RESOLVING", "Drawn", "Source"]
+
+Ints = NDArray[np.int64]
+
+# No batch strikes more faults than this: their numbers, places and masks take about 50 bytes each.
+_MOST_FAULTS = 1 << 20
+FAULTS, MASKS, INPUTS, RESOLVING = range(4)  # the purposes of the random streams; changing one changes every campaign
+_ROWS = 1 << 12  # draws whose inputs are chosen at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Consecutive trials that are ready to run: *columns*, whose outcomes are unset, and their lanes.
+
+    Lane i runs trial i of *trials* for row ``row[i]`` of the columns, and strikes the fault ``index[i]`` (of several,
+    the first). A row without a lane changes nothing; one of a word has a lane for each of its bits.
+    """
+
+    columns: Columns
+    trials: Trials
+    row: Ints
+    index: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """A block of draws, which one random stream decides, and the lanes that they become.
+
+    *inputs*, shape (draws, repeats), are those of each draw, ``None`` for all in order. Key i (a draw, or by *rows* a
+    draw on an input) has the lanes ``ends[i]`` to ``ends[i + 1]`` of *struck*, whose faults are *index*.
+    """
+
+    number: int
+    draws: Draws
+    inputs: Ints | None
+    struck: Trials
+    index: Ints
+    ends: Ints
+    by_row: bool = False
+
+
+class Source:
+    """The trials of *campaign*, by number; keeps the block that it drew last."""
+
+    def __init__(self, campaign: Campaign, design: Design) -> None:
+        self.campaign, self.design = campaign, design
+        self.population, self.repeats = population_of(campaign), repeats_of(campaign, design)
+        self.size = campaign.sampler.block * self.repeats
+        self.total = None if design.total is None else design.total * self.repeats
+        self._latest: _Block | None = None
+
+    def take(self, first: int, last: int, tally: Tally | None) -> Drawn:
+        """Return the trials *first* to *last*, or fewer, where these strike more faults than fit into memory.
+
+        Where draws depend on outcomes, *last* is in the block of *first*, and *tally* holds all before this block (all
+        that come later, once it was drawn). Blocks are always drawn whole, since they are what a random stream decides:
+        how many trials are asked for at a time changes none of them.
+        """
+        parts, faults = list[Drawn](), 0
+        for number in range(first // self.size, (last - 1) // self.size + 1):
+            begin, end = max(first - number * self.size, 0), min(last - number * self.size, self.size)
+            parts.append(self._part(self.block(number, tally), begin, end))
+            faults += len(parts[-1].columns.faults)
+            if faults >= _MOST_FAULTS:
+                break
+        return _joined(parts)
+
+    def block(self, number: int, tally: Tally | None) -> _Block:
+        """Return block *number*, drawn anew unless it was the latest."""
+        if self._latest is None or self._latest.number != number:
+            self._latest = self._drawn(number, tally)
+        return self._latest
+
+    def _drawn(self, number: int, tally: Tally | None) -> _Block:
+        campaign, sampler, end = self.campaign, self.campaign.sampler, self.design.total
+        start = number * sampler.block
+        n = sampler.block if end is None else min(sampler.block, end - start)
+        rng = stream(campaign.seed, FAULTS, number)
+        draws = sampler.draw(self.population, n, rng=rng, start=start, tally=tally if self.design.adapts else None)
+        if len(draws) != n:
+            raise SamplingError(
+                f"{type(sampler).__name__} was asked for {n} trials, got {len(draws)}; mend the sampler"
+            )
+        inputs, masks = self._inputs(number, draws), stream(campaign.seed, MASKS, number)
+        if isinstance(campaign.fault, UpsetModel):
+            return self._upset(campaign.fault, number, draws, inputs, masks)
+        return self._struck(campaign.fault, number, draws, inputs, masks)
+
+    def _struck(
+        self, fault: FaultModel, number: int, draws: Draws, inputs: Ints | None, rng: np.random.Generator
+    ) -> _Block:
+        """Return draws as changes of words: a lane for each draw, or for each bit of a word that is drawn whole."""
+        space = self.campaign.space
+        assert isinstance(space, FaultSpace)
+        if self.design.unit == "word":
+            row, index, _ = space.flips(draws.index)
+            ends = np.searchsorted(row, np.arange(len(draws) + 1))
+            return _Block(number, draws, inputs, strike(space, space.locate(index), model=fault, rng=rng), index, ends)
+        struck = strike(space, space.locate(draws.index), model=fault, rng=rng, counts=draws.counts)
+        index, ends = draws.index, np.arange(len(draws) + 1)
+        if draws.counts is not None:
+            index = index[np.cumsum(draws.counts) - draws.counts]
+        return _Block(number, draws, inputs, struck, index, ends)
+
+    def _upset(
+        self, fault: UpsetModel, number: int, draws: Draws, inputs: Ints | None, rng: np.random.Generator
+    ) -> _Block:
+        """Return draws as what upsets do to words, on the input of each; some meet no word at all."""
+        if inputs is None:
+            inputs = np.tile(np.arange(self.repeats), (len(draws), 1))
+        index = np.repeat(draws.index, self.repeats)
+        struck, kept = fault.trials(
+            self.campaign.space, index, inputs.reshape(-1), rng=rng, engine=self.campaign.engine
+        )
+        ends = np.concatenate(([0], np.cumsum(kept)))
+        return _Block(number, draws, inputs, struck, index[kept], ends, by_row=True)
+
+    def _inputs(self, number: int, draws: Draws) -> Ints | None:
+        """Return the inputs of each draw, shape (draws, repeats); different ones, ``None`` for all of them."""
+        n, inputs = len(draws), self.campaign.inputs
+        if draws.inputs is not None:
+            return draws.inputs.reshape(n, 1)
+        if self.repeats == inputs or self.campaign.metric is not None:
+            return None
+        rng = stream(self.campaign.seed, INPUTS, number)
+        if self.repeats == 1:
+            return rng.integers(inputs, size=(n, 1), dtype=np.int64)
+        rows = [min(_ROWS, n - first) for first in range(0, n, _ROWS)]
+        return np.concatenate([np.argsort(rng.random((count, inputs)), axis=1)[:, : self.repeats] for count in rows])
+
+    def _part(self, block: _Block, first: int, last: int) -> Drawn:
+        """Return trials *first* to *last* of those that a block becomes."""
+        draws, position = block.draws, np.arange(first, last, dtype=np.int64)
+        draw, which = np.divmod(position, self.repeats)
+        if self.campaign.metric is not None:
+            inputs = np.full(len(position), -1, dtype=np.int64)
+        else:
+            inputs = which if block.inputs is None else block.inputs[draw, which]
+        faults, counts = _pick(draws, draw)
+        columns = Columns(
+            faults,
+            inputs,
+            weights=None if (draws.weight == 1).all() else draws.weight[draw],
+            strata=None if (draws.stratum == 0).all() else draws.stratum[draw],
+            counts=counts,
+            unit=self.design.unit,
+        )
+        key = position if block.by_row else draw
+        each = block.ends[key + 1] - block.ends[key]
+        row = np.repeat(np.arange(len(key)), each)
+        lanes = np.arange(len(row)) - np.repeat(np.cumsum(each) - each, each) + block.ends[key][row]
+        trials = replace(block.struck.take(lanes), inputs=np.maximum(inputs, 0)[row])
+        return Drawn(columns, trials, row, block.index[lanes])
+
+
+def _pick(draws: Draws, order: Ints) -> tuple[Ints, Ints | None]:
+    """Return the fault numbers, and their counts, of the draws at positions *order*."""
+    if draws.counts is None:
+        return draws.index[order], None
+    begins = np.cumsum(draws.counts) - draws.counts
+    chosen = draws.counts[order]
+    within = np.arange(chosen.sum()) - np.repeat(np.cumsum(chosen) - chosen, chosen)
+    return draws.index[np.repeat(begins[order], chosen) + within], chosen
+
+
+def _joined(parts: list[Drawn]) -> Drawn:
+    if len(parts) == 1:
+        return parts[0]
+    before = np.cumsum([0, *(len(part.columns) for part in parts[:-1])])
+    row = np.concatenate([part.row + begin for part, begin in zip(parts, before, strict=True)])
+    trials, index = Trials.join([part.trials for part in parts]), np.concatenate([part.index for part in parts])
+    return Drawn(Columns.join([part.columns for part in parts]), trials, row, index)

@@ -1,0 +1,175 @@
+"""From lanes to verdicts: what became of every lane that an engine ran, and of an input without faults."""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from torchfault.campaign.campaign import Campaign, Machine
+from torchfault.criteria import NonFinite, judge
+from torchfault.criteria.outputs import flat
+from torchfault.data import Tree, leaves, map_tensors, rows
+from torchfault.engine.executor import Lanes
+from torchfault.errors import CampaignError, CriterionError, EngineError
+from torchfault.resolve import Verdicts
+from torchfault.trials import Trials
+
+__all__ = ["Judge", "Meter", "golden_facts"]
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Seen = Callable[[int], None]
+
+_MOST_BYTES = 1 << 28  # of outputs that are gathered for metrics at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """Runs trials of *campaign*, a lane each, and returns their verdicts by name; *seen* is told of lanes as they end."""
+
+    campaign: Campaign
+    seen: Seen
+
+    def __call__(self, trials: Trials) -> Verdicts:
+        """Return ``failed``, ``due`` and the further verdicts of the campaign, shape (trials,) each."""
+        names = ("failed", "due", *self.campaign.verdicts)
+        found = {name: np.zeros(len(trials), dtype=np.bool_) for name in names}
+        for lanes in _each_once(self.campaign.engine, trials):
+            for name, values in self._verdicts(lanes.inputs, lanes.golden, lanes.faulty).items():
+                found[name][lanes.trial] = values
+            self.seen(len(lanes.trial))
+        return found
+
+    def golden(self) -> Verdicts:
+        """Return the verdicts on every input without faults, shape (inputs,) each."""
+        outputs = self.campaign.engine.golden()
+        return self._verdicts(np.arange(self.campaign.inputs), outputs, outputs)
+
+    def _verdicts(self, inputs: NDArray[np.int64], golden: Tree, faulty: Tree) -> Verdicts:
+        labels = rows(self.campaign.engine.data.labels, torch.from_numpy(inputs))
+        outcomes = judge(self.campaign.criterion, golden, faulty, labels)
+        found = {"failed": outcomes.failed, "due": outcomes.due}
+        more = self.campaign.verdicts.items()
+        return found | {name: judge(criterion, golden, faulty, labels).failed for name, criterion in more}
+
+
+def _each_once(engine: Machine, trials: Trials) -> Iterator[Lanes]:
+    """Run *trials* and hold the engine to its word: a trial lost or repeated would bias every result unseen."""
+    runs = np.zeros(len(trials), dtype=np.int64)
+    for lanes in engine.run(trials):
+        np.add.at(runs, lanes.trial, 1)
+        yield lanes
+    if (runs != 1).any():
+        wrong = int(np.flatnonzero(runs != 1)[0])
+        raise EngineError(f"an engine runs every trial once, got {runs[wrong]} runs of trial {wrong}; mend the engine")
+
+
+@dataclass(frozen=True, eq=False)
+class Meter:
+    """Measures the metric of *campaign* over the whole data set, trial by trial.
+
+    Raises :class:`CampaignError` where the metric without faults is no finite number.
+    """
+
+    campaign: Campaign
+
+    @cached_property
+    def outputs(self) -> Tree:
+        """The outputs without faults."""
+        return self.campaign.engine.golden()
+
+    @cached_property
+    def golden(self) -> float:
+        """The metric without faults."""
+        metric = self._number(self.outputs)
+        if not math.isfinite(metric):
+            raise CampaignError(
+                f"the metric of the model without faults must be a finite number, got {metric}; check it"
+            )
+        return metric
+
+    @property
+    def bounds(self) -> list[float] | None:
+        """The least and the largest drop there can be, ``None`` where the metric does not tell."""
+        return None
+
+    def drop(self, metric: Floats) -> Floats:
+        """Return by how much *metric* is worse than without faults."""
+        return self.golden - metric
+
+    def batch(self, lanes: int) -> int:
+        """Return how many trials make a batch of about *lanes* lanes whose gathered outputs fit into memory."""
+        size = sum(leaf.numel() * leaf.element_size() for leaf in leaves(self.outputs))
+        return max(1, min(lanes // self.campaign.inputs, _MOST_BYTES // max(size, 1)))
+
+    def __call__(self, trials: Trials, seen: Seen) -> tuple[Floats, Bools]:
+        """Return the metric of every trial, and which trials gave no answer on some input, shape (trials,) each.
+
+        Every trial runs on all inputs; its outputs are gathered, in rows of golden ones, until all of them are there.
+        """
+        inputs = self.campaign.inputs
+        metric, due = np.full(len(trials), self.golden), np.zeros(len(trials), dtype=np.bool_)
+        left = np.full(len(trials), inputs)
+        gathered: dict[int, Tree] = {}
+        for lanes in _each_once(self.campaign.engine, trials.on(np.arange(inputs))):
+            owner = lanes.trial // inputs
+            changed = np.flatnonzero(~lanes.masked)
+            if changed.size:
+                some = torch.from_numpy(changed)
+                outcomes = judge(NonFinite(), rows(lanes.golden, some), rows(lanes.faulty, some), None)
+                np.logical_or.at(due, owner[changed], outcomes.due)
+            for trial in np.unique(owner[changed]).tolist():
+                if trial not in gathered:
+                    gathered[trial] = map_tensors(torch.clone, self.outputs)
+                mine = changed[owner[changed] == trial]
+                _put(gathered[trial], lanes.inputs[mine], rows(lanes.faulty, torch.from_numpy(mine)))
+            np.subtract.at(left, owner, 1)
+            done = [int(trial) for trial in np.unique(owner) if not left[trial]]
+            for trial in done:
+                if trial in gathered:
+                    metric[trial] = self._number(gathered.pop(trial))
+            seen(len(done))
+        return metric, due
+
+    def _number(self, outputs: Tree) -> float:
+        assert self.campaign.metric is not None
+        value: object = self.campaign.metric(outputs, self.campaign.engine.data.labels)
+        try:
+            return float(value)  # type: ignore[arg-type]  # a tensor of one element is welcome
+        except (TypeError, ValueError, RuntimeError):
+            raise CriterionError(f"a metric returns one number, got {type(value).__name__}; reduce it to one") from None
+
+
+def golden_facts(campaign: Campaign, judge: Judge, meter: Meter | None) -> dict[str, Any]:
+    """Return what there is to know of the model without faults: its metric, or on how many inputs it fails already.
+
+    Warns where the outputs on some inputs are not finite, and raises :class:`CampaignError` where those on all are: no
+    fault can fail by a NaN or infinity there.
+    """
+    bad = torch.stack([~flat(leaf.isfinite()).all(1) for leaf in leaves(campaign.engine.golden())]).any(0)
+    count, inputs = int(bad.sum()), campaign.inputs
+    if count == inputs:
+        raise CampaignError(
+            "the outputs without faults hold NaN or infinity on every input, so that no fault can be told from them; "
+            "check the model, its weights and the data"
+        )
+    if count:
+        warnings.warn(
+            f"the outputs without faults hold NaN or infinity on {count} of {inputs} inputs, where faults are compared "
+            "with these; leave the inputs out",
+            stacklevel=5,
+        )
+    if meter is not None:
+        return {"not_finite": count, "metric": meter.golden, "drop_bounds": meter.bounds}
+    return {"not_finite": count, **{name: int(values.sum()) for name, values in judge.golden().items()}}
+
+
+def _put(into: Tree, inputs: NDArray[np.int64], part: Tree) -> None:
+    for target, source in zip(leaves(into), leaves(part), strict=True):
+        target[torch.from_numpy(inputs)] = source.to(target.device)

@@ -1,0 +1,94 @@
+"""From drawn trials to finished ones: their outcomes by the campaign's resolver, or its metric, back in their rows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchfault.campaign.campaign import Campaign
+from torchfault.campaign.drawing import Drawn
+from torchfault.campaign.judging import Judge, Meter
+from torchfault.resolve import Block, Verdicts
+from torchfault.resolve.audit import audit, control
+from torchfault.resolve.expectation import Expectation, is_top_bit
+from torchfault.sampling import Design
+from torchfault.sampling.tally import Tally
+from torchfault.space import FaultSpace
+from torchfault.store import Columns
+
+__all__ = ["Prospects", "measured", "prospects_of", "resolved"]
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+_HIGH = 0.01  # what a bit may make one expect at most, where strata tell how large the change is
+
+
+@dataclass(frozen=True, eq=False)
+class Prospects:
+    """What earlier outcomes make likely of lanes, (lanes,): the failing share *expected*, and which to strike *alone*."""
+
+    expected: Floats
+    alone: Bools
+
+
+def prospects_of(campaign: Campaign, design: Design, drawn: Drawn, tally: Tally) -> Prospects:
+    """Return the prospects of *drawn* by the outcomes in *tally*; none for resolvers that do not go by them."""
+    n, space, strata = len(drawn.row), campaign.space, design.strata
+    if not campaign.resolver.assumption or not isinstance(space, FaultSpace):
+        return Prospects(np.zeros(n), np.zeros(n, dtype=bool))
+    most = {} if strata.alone is None else {"most": _HIGH}
+    expectation = tally.follow("expectation", lambda: Expectation(space, strata=len(strata), **most))
+    single = drawn.columns.at(drawn.row, drawn.index)
+    alone = is_top_bit(space, drawn.index) if strata.alone is None else strata.alone[single.stratum] > 0
+    return Prospects(expectation.of(single), alone)
+
+
+def resolved(
+    campaign: Campaign,
+    drawn: Drawn,
+    judge: Judge,
+    prospects: Prospects,
+    *,
+    golden: Callable[[], Verdicts],
+    rng: np.random.Generator,
+) -> Columns:
+    """Return the columns of *drawn* with their outcomes; what others vouch for is audited with *rng*.
+
+    *golden* returns the verdicts on all inputs without faults.
+    """
+    index, expected, alone = drawn.index, prospects.expected, prospects.alone
+    block = Block(campaign.space, index, drawn.trials, judge, golden, expected, alone)
+    campaign.resolver.resolve(block, np.arange(len(index)))
+    audit(block, rng=rng)
+    control(block, rng=rng)
+    return _in_rows(drawn, block, golden)
+
+
+def _in_rows(drawn: Drawn, block: Block, golden: Callable[[], Verdicts]) -> Columns:
+    """Return the outcomes of lanes as those of rows: of the same trials, of words as masks, or as golden without."""
+    columns, row = drawn.columns, drawn.row
+    lanes = np.bincount(row, block.lanes, len(columns)).astype(np.int64)
+    if columns.unit == "word":
+        assert isinstance(block.space, FaultSpace)
+        hot = np.left_shift(np.uint64(1), block.space.locate(block.index).bit.astype(np.uint64))
+        masks = {name: np.zeros(len(columns), dtype=np.uint64) for name in block.flags}
+        for name, values in block.flags.items():
+            np.bitwise_or.at(masks[name], row[values], hot[values])
+        return replace(columns, flags=masks, lanes=lanes)
+    flags = {name: np.zeros(len(columns), dtype=np.bool_) for name in block.flags}
+    if len(row) < len(columns):
+        flags |= {name: values[columns.inputs] for name, values in golden().items()}
+        for name in ("failed", "due", *block.flags):
+            flags[name][row] = False
+    for name, values in block.flags.items():
+        flags[name][row] = values
+    return replace(columns, flags=flags, lanes=lanes)
+
+
+def measured(drawn: Drawn, meter: Meter, seen: Callable[[int], None]) -> Columns:
+    """Return the columns of *drawn* with the metric of every trial; one that changes it at all counts as failed."""
+    metric, due = meter(drawn.trials, seen)
+    drop = meter.drop(metric)
+    flags = {"failed": due | ~(drop == 0), "due": due}
+    return replace(drawn.columns, flags=flags, values=drop, metric=metric)

@@ -1,0 +1,9 @@
+"""Resolvers: how an outcome becomes known, by a lane of its own or because others vouch for it, audited."""
+
+from torchfault.resolve.block import Ask, Block, Resolver, Verdicts
+from torchfault.resolve.direct import Direct
+from torchfault.resolve.gated import Gated
+from torchfault.resolve.monotone import Monotone
+from torchfault.resolve.pooled import Pooled
+
+__all__ = ["Ask", "Block", "Direct", "Gated", "Monotone", "Pooled", "Resolver", "Verdicts"]

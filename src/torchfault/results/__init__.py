@@ -1,0 +1,11 @@
+"""Results: what a campaign found, estimated from its stored trials and the design of their draws; needs no torch."""
+
+from torchfault.results.assumptions import Audit
+from torchfault.results.diagnostics import Diagnostics
+from torchfault.results.export import export_trials
+from torchfault.results.looks import LOOK
+from torchfault.results.recall import Recall, recall
+from torchfault.results.regression import assisted
+from torchfault.results.results import Results, load
+
+__all__ = ["LOOK", "Audit", "Diagnostics", "Recall", "Results", "assisted", "export_trials", "load", "recall"]

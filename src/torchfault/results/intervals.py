@@ -1,0 +1,185 @@
+"""Which interval a group of faults gets: it follows from the design of the draws, and from nothing else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf, isfinite, nan
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchfault.cells import Axis, Space
+from torchfault.results.assumptions import AuditCounts, widened
+from torchfault.results.finite import parts_of
+from torchfault.results.looks import unbiased
+from torchfault.results.observations import Observations, observe
+from torchfault.results.sequential import Sequential
+from torchfault.sampling.design import Design
+from torchfault.statistics import Estimate, bounded_mean, proportion, quantile_interval, weighted_mean
+from torchfault.statistics.intervals import find_interval
+from torchfault.store import Columns, Record
+
+__all__ = ["Question", "estimates"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is asked of a campaign: of its *record*, *space*, *design* and trials, by which groups, of which outcome."""
+
+    record: Record
+    space: Space
+    design: Design
+    columns: Columns
+    by: str
+    flag: str
+    level: float
+    method: str
+
+    @property
+    def repeats(self) -> int:
+        """The number of inputs that each draw runs on, one after the other."""
+        return int(self.record.configuration.get("inputs_per_fault", 1))
+
+
+def estimates(asked: Question) -> list[Estimate]:
+    """Return the estimate of every group that *asked* names, in the order of its axis."""
+    axis = asked.space.axis(asked.by)
+    found = _by_design(asked, axis)
+    if asked.record.configuration.get("assumption"):
+        found = _audited(asked, axis, found)
+    elif asked.by == "model" and asked.flag == "failed":
+        found = [unbiased(found[0], asked.record, asked.columns, asked.design)]
+    metric = asked.columns.values is not None
+    return [
+        _beyond(one, _reach(asked, int(faults)), metric=metric) for one, faults in zip(found, axis.faults, strict=True)
+    ]
+
+
+def _by_design(asked: Question, axis: Axis) -> list[Estimate]:
+    """Return the estimates of all groups, as if every outcome had been seen."""
+    design, columns = asked.design, asked.columns
+    known: dict[int, Estimate] = {}
+    if design.looks == "every" and asked.flag == "failed":
+        known = Sequential(asked.space, design, columns).estimates(asked.by, level=asked.level) or {}
+    elif not design.replacement and not design.enumerates and columns.values is None and asked.repeats == 1:
+        parts = parts_of(asked.space, design.strata, axis, columns, inputs=asked.record.inputs, flag=asked.flag)
+        for group in range(len(axis)) if parts is not None else ():
+            one = parts.estimate(group, level=asked.level, method=asked.method)  # type: ignore[union-attr]
+            known |= {} if one is None else {group: one}
+    if len(known) == len(axis):
+        return [known[group] for group in range(len(axis))]
+    seen = observe(asked.space, columns, axis, repeats=1 if design.enumerates else asked.repeats, flag=asked.flag)
+    rest = _exhaustive(asked, axis, seen) if design.enumerates else _sampled(asked, seen)
+    return [known.get(group, one) for group, one in enumerate(rest)]
+
+
+def _exhaustive(asked: Question, axis: Axis, seen: Observations) -> list[Estimate]:
+    """Return what trials that take every fault in order leave unknown: all that is missing may fail, or none."""
+    groups, lanes = len(axis), 1 if seen.value is not None else asked.record.inputs
+    done = np.bincount(seen.group, seen.weight, groups)
+    mass = axis.faults.astype(np.float64) * lanes
+    # under a measure the weights of a group sum to its mass, which is known once all of it is there
+    whole = np.where(seen.trials == axis.faults * lanes, done, np.maximum(mass, done))
+    found = []
+    for group, members in enumerate(seen.members()):
+        n, complete = int(seen.trials[group]), int(seen.trials[group]) == int(axis.faults[group]) * lanes
+        if seen.value is not None:
+            value = float(np.average(seen.value[members], weights=seen.weight[members])) if n else nan
+            bounds = (value, value) if complete and n and isfinite(value) else (-inf, inf)
+            found.append(Estimate(value, *bounds, n, "exhaustive", asked.level))
+            continue
+        failing = float(seen.weight[members] @ seen.failed[members])
+        value = failing / done[group] if done[group] > 0 else nan
+        low, high = (
+            (failing / whole[group], (failing + whole[group] - done[group]) / whole[group])
+            if whole[group]
+            else (0.0, 1.0)
+        )
+        found.append(Estimate(value, low, high, n, "exhaustive", asked.level))
+    return found
+
+
+def _sampled(asked: Question, seen: Observations) -> list[Estimate]:
+    """Return estimates from draws that are independent, or independent within their strata."""
+    if seen.plain and seen.value is None and bool(np.isin(seen.failed, (0, 1)).all()):
+        n = seen.trials
+        failures = np.bincount(seen.group, seen.failed, len(n))
+        low, high = find_interval(asked.method)(failures, n, level=asked.level)
+        with np.errstate(invalid="ignore"):
+            value = failures / n
+        rows = zip(value.tolist(), low.tolist(), high.tolist(), n.tolist(), strict=True)
+        return [Estimate(v, lo, hi, count, asked.method, asked.level) for v, lo, hi, count in rows]
+    strata = seen.nested
+    return [_group(asked, seen, members, strata=strata) for members in seen.members()]
+
+
+def _group(asked: Question, seen: Observations, members: Ints, *, strata: bool) -> Estimate:
+    """Return the estimate of one group, given that the fault is one of its own: weights average 1 there.
+
+    Over all trials they do so in expectation only, and dividing by their mean would trade the unbiased estimate for a
+    ratio: only a part of the trials is normalised. A sampler that told its largest weight is taken at its word.
+    """
+    weights = seen.weight[members] * seen.share[members]
+    if seen.value is not None:
+        return _metric(asked, seen.value[members], weights)
+    if not weights.size or not isfinite(weights.sum()) or weights.sum() == 0:
+        return proportion(0, 0, level=asked.level)
+    heaviest = max(asked.design.largest_weight or 0.0, float(weights.max()))
+    stratum = seen.stratum[members] if strata else None
+    part = len(members) < seen.draws
+    values = seen.failed[members]
+    if np.isin(values, (0, 1)).all():
+        return weighted_mean(values, weights, stratum=stratum, level=asked.level, largest_weight=heaviest, ratio=part)
+    return bounded_mean(
+        values,
+        low=0.0,
+        high=1.0,
+        weights=weights,
+        stratum=stratum,
+        largest_weight=heaviest,
+        level=asked.level,
+        ratio=part,
+    )
+
+
+def _metric(asked: Question, values: Floats, weights: Floats) -> Estimate:
+    """Return the mean drop of a metric whose range is known, or else the median of the drops."""
+    bounds: Sequence[float] | None = asked.record.golden.get("drop_bounds")
+    if not len(values):
+        low, high = (-inf, inf) if bounds is None else bounds
+        return Estimate(nan, low, high, 0, "bounded-mean" if bounds else "median", asked.level)
+    if bounds is None:
+        return quantile_interval(values, level=asked.level)
+    heaviest = max(asked.design.largest_weight or 0.0, float(weights.max(initial=1.0)))
+    return bounded_mean(
+        values, low=bounds[0], high=bounds[1], weights=weights, largest_weight=heaviest, level=asked.level
+    )
+
+
+def _audited(asked: Question, axis: Axis, found: list[Estimate]) -> list[Estimate]:
+    """Return estimates with what audits found, and what they leave open, added to them."""
+    counts = AuditCounts(asked.space, asked.design, axis)
+    counts.add(asked.columns)
+    above = np.array([0.0 if one.method == "anytime" else np.nan_to_num(one.high - one.value) for one in found])
+    shifts = np.stack(counts.shifts(asked.level, above=above), axis=1).tolist()
+    said = str(asked.record.configuration["assumption"])
+    return [
+        widened(one, tuple(shift), said) if isfinite(one.value) else one
+        for one, shift in zip(found, shifts, strict=True)
+    ]
+
+
+def _reach(asked: Question, faults: int) -> float:
+    """Return the least share of a group of so many *faults* that the sampler can draw: it may hold all others."""
+    out_of_reach = (1 - asked.design.reach) * len(asked.space)
+    return max(1 - out_of_reach / max(faults, 1), 0.0)
+
+
+def _beyond(estimate: Estimate, reach: float, *, metric: bool) -> Estimate:
+    """Return an estimate that says nothing about the faults out of *reach*, any share of which may fail."""
+    if reach == 1:
+        return estimate
+    method = f"{estimate.method}, {100 * reach:.3g} % in reach"
+    return replace(estimate, high=estimate.high if metric else min(estimate.high + 1 - reach, 1.0), method=method)

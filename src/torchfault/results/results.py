@@ -1,0 +1,197 @@
+"""Results: trials become estimates and tables when asked for, from the stored columns alone, without torch."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from torchfault.cells import Space
+from torchfault.errors import CampaignError, did_you_mean
+from torchfault.results.assumptions import Audit, AuditCounts
+from torchfault.results.diagnostics import Diagnostics, diagnose
+from torchfault.results.intervals import Question, estimates
+from torchfault.results.spaces import space_of
+from torchfault.sampling.design import Design
+from torchfault.statistics import Estimate
+from torchfault.statistics.intervals import find_interval
+from torchfault.store import Batch, Columns, Record, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Results", "load"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Results:
+    """What a campaign found: its *record* (names, digests, design, status), and its trials in *columns*.
+
+    Estimates follow from the design of the draws: they weigh each trial by its p/q, know of the faults that were drawn
+    without replacement how many are left, and hold at every look where the design says so. Where the sampler enumerates
+    everything the interval (method ``exhaustive``) is what the trials that are missing could still change: no width at
+    all at the end.
+
+    >>> from torchfault.campaign import run
+    >>> from torchfault.testing import example_campaign
+    >>> results = run(example_campaign(trials=200))
+    >>> results
+    <Results of 'campaign': 200 trials, 0.040 [0.020, 0.077] fail, finished>
+    """
+
+    record: Record
+    columns: Columns
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def __repr__(self) -> str:
+        found = f"{self.estimate()} {'mean drop' if self.columns.values is not None else 'fail'}, " if len(self) else ""
+        return f"<Results of '{self.name}': {len(self)} trials, {found}{self.record.status}>"
+
+    @property
+    def name(self) -> str:
+        """The name of the campaign."""
+        return self.record.name
+
+    @cached_property
+    def space(self) -> Space:
+        """The faults that could be drawn."""
+        return space_of(self.record)
+
+    @cached_property
+    def design(self) -> Design:
+        """What the sampler promised."""
+        return Design.from_plain(self.record.design)
+
+    @property
+    def level(self) -> float:
+        """The confidence level of the campaign."""
+        return float(self.record.configuration.get("level", 0.95))
+
+    @property
+    def failures(self) -> int:
+        """The number of trials that failed, each bit of a word for itself."""
+        return int(self._flips.failed.sum())
+
+    @property
+    def lanes(self) -> int:
+        """The number of lanes that ran: one for each trial on each of its inputs, or fewer by resolvers."""
+        if self.columns.lanes is not None:
+            return int(self.columns.lanes.sum())
+        return len(self) * (1 if self.columns.values is None else self.record.inputs)
+
+    def estimate(self, flag: str = "failed", *, level: float | None = None, method: str = "wilson") -> Estimate:
+        """Return the probability that a trial fails or, where a metric was measured, the metric's mean drop.
+
+        *flag* names another outcome: ``due``, ``crash``, or a further verdict of the campaign. *level* is the
+        campaign's own unless told. Where the sampler leaves faults out, the upper bound has it that all of these fail;
+        the mean of a metric is of the others then. *method* names an interval for unweighted failures: ``wilson``,
+        ``clopper-pearson`` or ``jeffreys``. Where a half-width ended a uniform campaign, the value reckons with it and
+        is unbiased.
+        """
+        return self._estimates("model", flag, level, method)[0]
+
+    def table(
+        self, by: str = "site", flag: str = "failed", *, level: float | None = None, method: str = "wilson"
+    ) -> "pd.DataFrame":
+        """Return one row per group of *by*: ``model``, ``site``, ``layer`` (module), ``channel``, ``bit``, ``kind``, ...
+
+        The columns are *key*, *trials*, *failures*, *due* (the share without an answer), *value*, *low* and *high*:
+        :meth:`estimate`, given that the fault struck there. A trial of several faults counts in each group that it
+        struck. A group without trials has the value NaN and the interval (0, 1). Raises
+        :class:`torchfault.errors.SpaceError` for another *by*.
+        """
+        import pandas as pd
+
+        axis, columns = self.space.axis(by), self._sampled
+        found = self._estimates(by, flag, level, method)
+        flips = self._flips if columns is self.columns else self._as_flips(columns)
+        trials, failures, due = _counts(flips, axis.code(flips.faults), len(axis), flag)
+        named = {"key": axis.keys, "trials": trials, "failures": failures, "due": due}
+        bounds = np.array([(one.value, one.low, one.high) for one in found]).reshape(-1, 3).T
+        return pd.DataFrame(named | dict(zip(("value", "low", "high"), bounds, strict=True)))
+
+    def audit(self, *, level: float | None = None) -> Audit | None:
+        """Return how well the assumption behind resolvers held, ``None`` where every trial had a lane of its own."""
+        assumption = self.record.configuration.get("assumption", "")
+        if not assumption:
+            return None
+        counts = AuditCounts(self.space, self.design, self.space.axis("model"))
+        counts.add(self.columns)
+        return counts.audit(assumption, level=self.level if level is None else level)
+
+    def diagnostics(self, *, level: float | None = None) -> Diagnostics:
+        """Return how the trials were spent: weights, effective sample size, allocation by stratum, and warnings."""
+        return diagnose(self.space, self.columns, self.estimate(level=level))
+
+    def faults(self) -> "pd.DataFrame":
+        """Return one row per fault, with its place, weight and outcome; the same columns as an export."""
+        import pandas as pd
+
+        from torchfault.results.export import flat
+
+        return pd.DataFrame(flat(self.space, Batch(0, self.columns, 0.0), self.record))
+
+    @cached_property
+    def _sampled(self) -> Columns:
+        """The trials that are a sample, weighed as one.
+
+        That is all, unless the sampler picked some on purpose. Where strata are drawn from until each has enough, the
+        weights within a block no longer hold: a trial stands for its stratum's mass over all trials of the stratum.
+        """
+        design, columns = self.design, self.columns
+        if design.sample is not None:
+            return columns.where(np.isin(columns.stratum, design.sample))
+        if design.looks == "one" or columns.weights is None:
+            return columns
+        drawn = np.bincount(columns.stratum, minlength=len(design.strata))
+        return replace(columns, weights=(design.strata.masses * len(columns) / np.maximum(drawn, 1))[columns.stratum])
+
+    @cached_property
+    def _flips(self) -> Columns:
+        return self._as_flips(self.columns)
+
+    def _as_flips(self, columns: Columns) -> Columns:
+        """Return words as the flips of their bits; faults as they are."""
+        return columns if columns.unit == "fault" else columns.flips(*self.space.flips(columns.faults))  # type: ignore[attr-defined]
+
+    def _estimates(self, by: str, flag: str, level: float | None, method: str) -> list[Estimate]:
+        find_interval(method)
+        known = {"failed", "due", *self.record.configuration.get("verdicts", {}), "crash"}
+        if flag not in known:
+            raise CampaignError(
+                f"'{self.name}' recorded the outcomes {', '.join(sorted(known))}, got '{flag}'{did_you_mean(flag, known)}"
+            )
+        chosen = self.level if level is None else level
+        return estimates(Question(self.record, self.space, self.design, self._sampled, by, flag, chosen, method))
+
+
+def _counts(columns: Columns, group: np.ndarray, groups: int, flag: str) -> tuple[np.ndarray, ...]:
+    """Return trials, failures and the share of trials that were due, by group; a trial counts once in each."""
+    owner = columns.owner
+    if columns.counts is not None:
+        owner, group = np.divmod(np.unique(owner * groups + group), groups)
+    weight = columns.weight[owner]
+    trials = np.bincount(group, minlength=groups)
+    failures = np.bincount(group, columns.flag(flag)[owner], groups).astype(np.int64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        due = np.bincount(group, weight * columns.due[owner], groups) / np.bincount(group, weight, groups)
+    return trials, failures, due
+
+
+def load(store: Store, name: str) -> Results:
+    """Return the results of the campaign *name* in *store*, as far as it has come.
+
+    Raises :class:`torchfault.errors.StoreError` where there is none.
+
+    >>> import tempfile
+    >>> from torchfault.testing import example_record
+    >>> with tempfile.TemporaryDirectory() as folder, Store(f"{folder}/results.sqlite") as store:
+    ...     _ = store.create(example_record("first"))
+    ...     len(load(store, "first"))
+    0
+    """
+    columns = store.trials(name)
+    record = store.campaign(name)
+    return Results(replace(record, trials=len(columns)), columns)  # it may be growing while we read

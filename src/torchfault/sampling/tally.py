@@ -1,0 +1,184 @@
+"""The tally of a campaign: its finished trials, counted as they come by block, stratum and group."""
+
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchfault.cells import Space
+from torchfault.sampling.design import Design
+from torchfault.space import FaultSpace
+from torchfault.statistics.sequences import Sequences
+from torchfault.store import Columns
+
+__all__ = ["Counts", "Follower", "Rounds", "Tally"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+F = TypeVar("F", bound="Follower")
+
+
+class Follower(Protocol):
+    """Something that is kept up to date with the trials of a campaign."""
+
+    def add(self, columns: Columns) -> None:
+        """Take in the next trials."""
+        ...
+
+
+class Tally:
+    """The trials so far of a campaign on *space* under *design*, and whatever follows them.
+
+    *widening* tells by how much what audits leave open widens the intervals of the groups of a grouping.
+
+    Followers are made when first asked for, see all earlier trials then, and every later one once: nothing is counted
+    again.
+
+    >>> from torchfault.space import FaultSpace, Site
+    >>> from torchfault.sampling.design import Strata
+    >>> space = FaultSpace((Site("a", (2,)),))
+    >>> tally = Tally(space, Design(Strata.one(64)))
+    >>> tally.add(Columns(np.array([3, 40]), np.zeros(2, dtype=np.int64), {"failed": np.array([True, False])}))
+    >>> tally.trials, tally.counts("site").failures
+    (2, array([1.]))
+    """
+
+    def __init__(self, space: Space, design: Design, *, widening: "Widening | None" = None) -> None:
+        self.space, self.design, self.widening = space, design, widening
+        self.trials = 0
+        self._parts: list[Columns] = []
+        self._followers: dict[Hashable, Follower] = {}
+
+    def add(self, columns: Columns) -> None:
+        """Take in the next trials."""
+        if len(columns):
+            self._parts.append(columns)
+            self.trials += len(columns)
+            for follower in self._followers.values():
+                follower.add(columns)
+
+    def columns(self) -> Columns:
+        """Return all trials so far, in order."""
+        if len(self._parts) > 1:
+            self._parts = [Columns.join(self._parts)]
+        return self._parts[0] if self._parts else Columns.empty()
+
+    def follow(self, key: Hashable, make: Callable[[], F]) -> F:
+        """Return the follower called *key*; made, and shown all trials so far, the first time."""
+        if key not in self._followers:
+            fresh = make()
+            if self.trials:
+                fresh.add(self.columns())
+            self._followers[key] = fresh
+        return self._followers[key]  # type: ignore[return-value]
+
+    def counts(self, by: str) -> "Counts":
+        """Return how many trials there are, and how many of them failed, by the groups of *by*."""
+        return self.follow(("counts", by), lambda: Counts(self.space, by))
+
+    def rounds(self, by: str, *, level: float) -> "Rounds":
+        """Return the confidence sequences of the groups of *by*, which the design has to have targets for."""
+        make = partial(Rounds, self.space, self.design, by, level=level)
+        return self.follow(("rounds", by, level), make)
+
+    def unfinished(self, by: str, half_width: float, *, level: float) -> NDArray[np.bool_]:
+        """Return which groups of *by* have too wide an interval, audits included, or a value that a stop would bias.
+
+        Groups without a mass are finished. It is for designs whose intervals hold at every look.
+        """
+        rounds = self.rounds(by, level=level)
+        unfinished = np.zeros(len(rounds.axis), dtype=np.bool_)
+        widths = 2 * half_width - self.widened(by, level)
+        unfinished[rounds.groups] = ~rounds.sequences.enough(widths[rounds.groups])
+        return unfinished
+
+    def widened(self, by: str, level: float) -> Floats:
+        """Return by how much audits widen the interval of each group of *by*, shape (groups,)."""
+        if self.widening is None or not self.trials:
+            return np.zeros(len(self.space.axis(by)))
+        return self.widening(self, by, level)
+
+
+Widening = Callable[[Tally, str, float], Floats]
+
+
+class Counts:
+    """The *trials* and *failures* of each group of *by*, shape (groups,); a trial counts once in each that it struck.
+
+    *equal* tells whether all trials have the same weight.
+    """
+
+    def __init__(self, space: Space, by: str) -> None:
+        self.space, self.axis = space, space.axis(by)
+        self.trials, self.failures = np.zeros(len(self.axis)), np.zeros(len(self.axis))
+        self.equal = True
+
+    def add(self, columns: Columns) -> None:
+        """Take in the next trials."""
+        owner, code = columns.owner, self.axis.code(columns.faults)
+        if columns.counts is not None:
+            owner, code = np.divmod(np.unique(owner * len(self.axis) + code), len(self.axis))
+        self.trials += np.bincount(code, minlength=len(self.axis))
+        self.failures += np.bincount(code, failing_share(self.space, columns)[owner], len(self.axis))
+        self.equal &= columns.weights is None or bool((columns.weights == 1).all())
+
+
+def failing_share(space: Space, columns: Columns, flag: str = "failed") -> Floats:
+    """Return the share of the faults of each trial for which *flag* is set, shape (trials,).
+
+    It is 0 or 1 for faults that were struck, and any share between for words, whose bits count the same.
+    """
+    if columns.unit == "fault":
+        return columns.flag(flag).astype(np.float64)
+    assert isinstance(space, FaultSpace)
+    row, faults, bit = space.flips(columns.faults)
+    flips = columns.flips(row, faults, bit)
+    return np.asarray(np.bincount(row, flips.flag(flag), len(columns)) / np.bincount(row, minlength=len(columns)))
+
+
+class Rounds:
+    """Confidence sequences of the groups of a grouping *by*, updated after every complete block.
+
+    *groups* are the codes of those that have a mass; *sequences* has one for each of them, over the strata that reach
+    into it, whose numbers are in *strata*, shape (groups, width), -1 beyond the last.
+    """
+
+    def __init__(self, space: Space, design: Design, by: str, *, level: float) -> None:
+        self.space, self.axis, self.design = space, space.axis(by), design
+        target = design.targets.get(by, min(design.targets.values(), default=0.01))
+        reach, masses = design.strata.within(space, self.axis)
+        self.groups = np.flatnonzero((masses > 0) & reach.any(axis=1))
+        reach = reach[self.groups]
+        order = np.argsort(~reach, axis=1, kind="stable")[:, : int(reach.sum(axis=1).max())]
+        held = np.take_along_axis(reach, order, axis=1)
+        self.strata = np.where(held, order, -1)
+        shares = np.where(held, design.strata.masses[order] / masses[self.groups, None], 0.0)
+        prior = None if design.strata.prior is None else np.where(held, design.strata.prior[order], 0.5)
+        self.sequences = Sequences(shares, target=target, level=level, prior=prior, price=design.price)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin to count a block: failures by group and stratum, trials by stratum."""
+        self._failures = np.zeros(len(self.axis) * len(self.design.strata))
+        self._trials, self._filled = np.zeros(len(self.design.strata)), 0
+
+    def add(self, columns: Columns) -> None:
+        """Take in the next trials; what completes a block updates the sequences."""
+        cell = self.axis.code(columns.faults) * len(self._trials) + columns.stratum
+        share, first = failing_share(self.space, columns), 0
+        while first < len(columns):
+            last = min(first + self.design.block - self._filled, len(columns))
+            some = slice(first, last)
+            self._failures += np.bincount(cell[some], share[some], len(self._failures))
+            self._trials += np.bincount(cell[some] % len(self._trials), minlength=len(self._trials))
+            self._filled, first = self._filled + last - first, last
+            if self._filled == self.design.block:
+                self._complete()
+
+    def _complete(self) -> None:
+        k = self._failures.reshape(len(self.axis), -1)[self.groups[:, None], self.strata]
+        k, n = np.where(self.strata < 0, 0.0, k), np.where(self.strata < 0, 0.0, self._trials[self.strata])
+        self.sequences.update(k, n)
+        self._begin()
