@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from torchfault.errors import SpaceError
 from torchfault.names.word_names import width_of
@@ -89,6 +90,22 @@ class Site:
     def size(self) -> int:
         """The number of faults: elements times bits."""
         return self.elements * len(self.bits)
+
+    @property
+    def channels(self) -> int:
+        """The number of channels, 1 where there is no such axis."""
+        return 1 if self.channel is None else self.shape[self.channel]
+
+    def in_channel(self, channel: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the flat elements of the words numbered *place* in each *channel*, (n,): elements/channels in each.
+
+        >>> Site("conv.weight", (8, 2, 3, 3), channel=1).in_channel(np.array([1]), np.array([10]))
+        array([28])
+        """
+        if self.channel is None:
+            return place
+        inner = math.prod(self.shape[self.channel + 1 :])
+        return np.asarray((place // inner * self.channels + channel) * inner + place % inner)
 
     @property
     def per_step(self) -> int:

@@ -201,7 +201,7 @@ class FaultSpace:
     def channels(self, locations: Locations) -> NDArray[np.int64]:
         """Return the channel of each location, -1 in sites that have none, shape (n,)."""
         inner = np.array([math.prod(s.shape[(s.channel or 0) + 1 :]) for s in self.sites], dtype=np.int64)
-        outer = np.array([s.shape[s.channel] if s.channel is not None else 0 for s in self.sites], dtype=np.int64)
+        outer = np.array([s.channels if s.channel is not None else 0 for s in self.sites], dtype=np.int64)
         width = np.maximum(outer[locations.site], 1)
         channel = (locations.element // np.maximum(inner[locations.site], 1)) % width
         return np.where(outer[locations.site] > 0, channel, -1)
@@ -388,7 +388,7 @@ def _labelled(space: FaultSpace, by: str) -> Axis:
 
 
 def _by_channel(space: FaultSpace) -> Axis:
-    channels = [1 if site.channel is None else site.shape[site.channel] for site in space.sites]
+    channels = [site.channels for site in space.sites]
     keys: list[str] = []
     for site, count in zip(space.sites, channels, strict=True):
         keys += [site.name] if site.channel is None else [f"{site.name}[{channel}]" for channel in range(count)]

@@ -95,7 +95,8 @@ class Campaign:
     metric changed at all.
 
     *resolver* says how outcomes become known: by a lane for each trial, or with fewer lanes under an assumption that is
-    audited (:mod:`torchfault.resolve`).
+    audited (:mod:`torchfault.resolve`). *facts*, plain JSON, are what is known of the model beforehand: they are kept
+    with the results, and decide nothing.
 
     *stop* is a rule of :mod:`torchfault.statistics` (:class:`MaxTrials`, :class:`HalfWidth`, :class:`TimeBudget`,
     combined with ``&`` and ``|``); ``None`` runs a sampler with an end to that end. The n-th trial depends on *seed*
@@ -126,6 +127,7 @@ class Campaign:
     inputs_per_fault: int | None = 1
     seed: int = 0
     stop: Rule | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def inputs(self) -> int:

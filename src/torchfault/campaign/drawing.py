@@ -153,12 +153,14 @@ class Source:
         else:
             inputs = which if block.inputs is None else block.inputs[draw, which]
         faults, counts = _pick(draws, draw)
+        words = None if draws.words is None else draws.words.reshape(len(draws), -1)
         columns = Columns(
             faults,
             inputs,
             weights=None if (draws.weight == 1).all() else draws.weight[draw],
             strata=None if (draws.stratum == 0).all() else draws.stratum[draw],
             counts=counts,
+            words=None if words is None else words[draw, which % words.shape[1]],
             unit=self.design.unit,
         )
         key = position if block.by_row else draw

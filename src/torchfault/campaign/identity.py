@@ -56,7 +56,7 @@ def record_of(
         faults=len(campaign.space),
         inputs=campaign.inputs,
         design=design.plain(),
-        golden={**golden, "outputs": sample_of(campaign.engine.golden())},
+        golden={**campaign.facts, **golden, "outputs": sample_of(campaign.engine.golden())},
         configuration=configuration,
         seed=campaign.seed,
         versions=versions,

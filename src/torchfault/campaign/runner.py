@@ -28,7 +28,9 @@ from torchfault.store import Columns, Record, Store
 __all__ = ["CampaignInterrupted", "check_resumable", "run"]
 
 _SMALLEST_BATCH = 256  # of the first one: results, and a rule's first look, should not have to wait for a full batch
-_TOGETHER = 1 << 12  # trials that a resolver sees together where the sampler's blocks do not decide
+# What a resolver sees together where the sampler's blocks do not decide: single faults, and words, of which most flips
+# need no lane.
+_TOGETHER = {"fault": 1 << 12, "word": 1 << 14}
 _QUIET = 0.1  # seconds between two calls of the progress callback within a batch
 _PATIENCE = 10.0  # an estimate for the callback is made anew after so many times as long as the last one took
 
@@ -253,8 +255,8 @@ def _span(session: _Session, first: int) -> tuple[int, int]:
     What a block or a pool holds must not depend on where a campaign was interrupted.
     """
     total, size = session.source.total, session.source.size
-    if session.together and not session.design.adapts and session.design.unit == "fault":
-        size = _TOGETHER
+    if session.together and not session.design.adapts:
+        size = _TOGETHER[session.design.unit]
     elif not session.together and not session.design.adapts:
         return first, first
     begin = first // size * size

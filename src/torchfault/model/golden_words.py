@@ -14,7 +14,7 @@ from torchfault.model.watch import Moment, visiting
 from torchfault.space import FaultSpace, Site
 from torchfault.words import encode, held_in, word
 
-__all__ = ["golden_words"]
+__all__ = ["golden_words", "per_input"]
 
 Words = NDArray[np.unsignedinteger]
 
@@ -56,7 +56,7 @@ def _watch(
         for position, tensor in enumerate(moment.tensors):
             site = activations.get(moment.name(position))
             if site is not None:
-                found.setdefault(site.name, []).append(_words(_rows(tensor, site, lanes), site))
+                found.setdefault(site.name, []).append(_words(per_input(tensor, site, lanes), site))
         return None
 
     modules = [name for name, _ in model.named_modules() if name]
@@ -66,8 +66,11 @@ def _watch(
             call(model, rows(data.inputs, slice(first, first + lanes)))
 
 
-def _rows(tensor: Tensor, site: Site, lanes: int) -> Tensor:
-    """Return *tensor* with one row per input."""
+def per_input(tensor: Tensor, site: Site, lanes: int) -> Tensor:
+    """Return *tensor*, seen at *site* while so many inputs ran, with one row for each of them: (lanes, elements).
+
+    Raises :class:`ModelError` where it has none.
+    """
     axis = axis_within(tensor.shape, site.shape)
     held = tensor.detach() if axis is None else lanes_first(tensor.detach(), axis)
     if axis is None or len(held) != lanes:

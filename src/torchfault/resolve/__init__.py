@@ -5,5 +5,6 @@ from torchfault.resolve.direct import Direct
 from torchfault.resolve.gated import Gated
 from torchfault.resolve.monotone import Monotone
 from torchfault.resolve.pooled import Pooled
+from torchfault.resolve.zeros import MeetsZeros
 
-__all__ = ["Ask", "Block", "Direct", "Gated", "Monotone", "Pooled", "Resolver", "Verdicts"]
+__all__ = ["Ask", "Block", "Direct", "Gated", "MeetsZeros", "Monotone", "Pooled", "Resolver", "Verdicts"]

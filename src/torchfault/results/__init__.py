@@ -7,5 +7,18 @@ from torchfault.results.looks import LOOK
 from torchfault.results.recall import Recall, recall
 from torchfault.results.regression import assisted
 from torchfault.results.results import Results, load
+from torchfault.results.vulnerability import factors, ranges
 
-__all__ = ["LOOK", "Audit", "Diagnostics", "Recall", "Results", "assisted", "export_trials", "load", "recall"]
+__all__ = [
+    "LOOK",
+    "Audit",
+    "Diagnostics",
+    "Recall",
+    "Results",
+    "assisted",
+    "export_trials",
+    "factors",
+    "load",
+    "ranges",
+    "recall",
+]

@@ -13,7 +13,9 @@ from torchfault.results.finite import parts_of
 from torchfault.results.looks import unbiased
 from torchfault.results.observations import Observations, observe
 from torchfault.results.sequential import Sequential
+from torchfault.results.two_stage import factor_estimates
 from torchfault.sampling.design import Design
+from torchfault.space import FaultSpace
 from torchfault.statistics import Estimate, bounded_mean, proportion, quantile_interval, weighted_mean
 from torchfault.statistics.intervals import find_interval
 from torchfault.store import Columns, Record
@@ -43,9 +45,9 @@ class Question:
         return int(self.record.configuration.get("inputs_per_fault", 1))
 
 
-def estimates(asked: Question) -> list[Estimate]:
-    """Return the estimate of every group that *asked* names, in the order of its axis."""
-    axis = asked.space.axis(asked.by)
+def estimates(asked: Question, axis: Axis | None = None) -> list[Estimate]:
+    """Return the estimate of every group that *asked* names, in the order of its axis, or of another *axis*."""
+    axis = asked.space.axis(asked.by) if axis is None else axis
     found = _by_design(asked, axis)
     if asked.record.configuration.get("assumption"):
         found = _audited(asked, axis, found)
@@ -60,6 +62,10 @@ def estimates(asked: Question) -> list[Estimate]:
 def _by_design(asked: Question, axis: Axis) -> list[Estimate]:
     """Return the estimates of all groups, as if every outcome had been seen."""
     design, columns = asked.design, asked.columns
+    if design.clusters is not None and (axis.of_cell is not None or asked.by == design.clusters):
+        assert isinstance(asked.space, FaultSpace)
+        told = {"flag": asked.flag, "repeats": asked.repeats, "level": asked.level}
+        return factor_estimates(asked.space, design, columns, axis, **told)  # type: ignore[arg-type]
     known: dict[int, Estimate] = {}
     if design.looks == "every" and asked.flag == "failed":
         known = Sequential(asked.space, design, columns).estimates(asked.by, level=asked.level) or {}

@@ -13,6 +13,7 @@ from torchfault.sampling.search import Search
 from torchfault.sampling.simple import BitErrorRate, Exhaustive, Uniform
 from torchfault.sampling.statistical import METHODS, Statistical, bit_probabilities, bits_from
 from torchfault.sampling.tally import Tally
+from torchfault.sampling.two_stage import TwoStage
 from torchfault.sampling.wholewords import WholeWords
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Strata",
     "Table",
     "Tally",
+    "TwoStage",
     "Uniform",
     "WholeWords",
     "bit_probabilities",

@@ -99,6 +99,8 @@ class Design:
     - *reach*: the share of the measure that can be drawn at all; nothing is known of the rest.
     - *sample*: the strata whose trials are a sample of the population; those of the others were picked on purpose.
     - *unit*: what a draw is: a ``fault``, or a ``word`` with all the flips of its bits.
+    - *clusters*: draws come from some groups of this grouping (``channel``) of each site, a random sample of them, the
+      same number from each, evenly along an order, and as many on every input; ``None`` where they come from anywhere.
     - *adapts*: whether the draws of a block depend on the outcomes of earlier ones.
     - *pool*: draws cost as if struck in pools of so many, which decides the stakes of sequences.
 
@@ -117,6 +119,7 @@ class Design:
     reach: float = 1.0
     sample: tuple[int, ...] | None = None
     unit: Literal["fault", "word"] = "fault"
+    clusters: Literal["channel"] | None = None
     adapts: bool = False
     pool: int = 0
 

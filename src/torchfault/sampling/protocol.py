@@ -46,7 +46,8 @@ class Draws:
     *index* has shape (faults,), *weight* and *stratum* (trials,). *counts*, shape (trials,), tells how many
     consecutive faults each trial strikes together; ``None`` means one each. *inputs*, shape (trials,), is given by
     samplers that choose the input of each trial too; ``None`` leaves it to the campaign, which draws it at random.
-    Raises :class:`SamplingError` where the lengths disagree.
+    *words* are the golden words that are struck, to be kept with the trials: shape (trials,), or (trials, inputs) where
+    every trial runs on all inputs. Raises :class:`SamplingError` where the lengths disagree.
 
     >>> len(Draws.equal(np.array([5, 7, 7])))
     3
@@ -57,6 +58,7 @@ class Draws:
     stratum: NDArray[np.int32]
     counts: NDArray[np.int64] | None = None
     inputs: NDArray[np.int64] | None = None
+    words: NDArray[np.uint64] | None = None
 
     def __post_init__(self) -> None:
         faults = len(self.index) if self.counts is None else int(self.counts.sum())

@@ -28,7 +28,8 @@ class Columns:
     *lanes* (how many ran, each counted at one of the trials that it served; ``None``: one each) have shape (trials,).
     *flags* are named outcomes (``failed``, ``due``, ``crash``, further verdicts) and how they came to be known
     (``vouched``, ``audited``, ...), bool (trials,); a flag left out is set nowhere. Where a metric over the whole data
-    set was measured, *inputs* is -1, *values* holds its drop below golden and *metric* what it was.
+    set was measured, *inputs* is -1, *values* holds its drop below golden and *metric* what it was. *words*, where the
+    sampler knows them, are the words that were struck, as they are without faults.
 
     With *unit* ``word`` a row is a whole word, named by its lowest fault, and flags are uint64 masks by bit position.
     Raises :class:`StoreError` where the lengths disagree.
@@ -47,6 +48,7 @@ class Columns:
     values: NDArray[np.float64] | None = None
     metric: NDArray[np.float64] | None = None
     lanes: NDArray[np.int64] | None = None
+    words: NDArray[np.uint64] | None = None
     unit: Literal["fault", "word"] = "fault"
 
     def __post_init__(self) -> None:
@@ -248,7 +250,14 @@ def unpack(blob: bytes) -> Columns:
         raise StoreError(f"a batch of trials cannot be read ({error}); the store is damaged") from None
 
 
-_READ_AS = {"faults": np.int64, "inputs": np.int64, "counts": np.int64, "strata": np.int32, "lanes": np.int64}
+_READ_AS: Mapping[str, type] = {
+    "faults": np.int64,
+    "inputs": np.int64,
+    "counts": np.int64,
+    "strata": np.int32,
+    "lanes": np.int64,
+    "words": np.uint64,
+}
 
 
 def _columns(data: bytes) -> Columns:

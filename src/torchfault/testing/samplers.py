@@ -193,15 +193,17 @@ def _check_weights(sampler: Sampler, population: Population, design: Design, blo
     index = np.concatenate([draws.index for draws in blocks])
     counts = [np.ones(len(draws), dtype=np.int64) if draws.counts is None else draws.counts for draws in blocks]
     owner = np.repeat(np.arange(len(weight)), np.concatenate(counts))
-    if design.unit == "word":
+    part = np.ones(len(owner))
+    if design.unit == "word":  # a word is one draw, however many bits it has
         owner, index, _ = space.flips(index)
-    faults = np.bincount(owner, minlength=len(weight))
+        part = 1 / np.bincount(owner)[owner]
+    faults = np.bincount(owner, part, len(weight))
     root = math.sqrt(len(weight))
     with rule(sampler, "weights are p/q, so that every site, element and bit has its probability on average"):
         off, error = abs(weight.mean() - 1), weight.std() / root
         hold(off <= _SIGMAS * error + 1e-9, f"the mean weight is {weight.mean():.4g} and not 1")
         for what, here, p in _groups(population, space, index):
-            mine = np.bincount(owner, weights=here, minlength=len(weight))
+            mine = np.bincount(owner, weights=here * part, minlength=len(weight))
             excess = weight * (mine - p * faults)
             # The spread of a group that was never drawn is that of weights of 1.
             error = max(float(excess.std()), math.sqrt(p) * faults.mean()) / root

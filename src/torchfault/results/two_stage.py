@@ -1,0 +1,218 @@
+"""Estimates from words drawn in two stages: what the channels left out, and the words left out of each, leave unknown.
+
+They are over the inputs given, so that these add no sampling error. Source: DeepVigor+, arXiv 2410.15742, equations 12
+to 15, for the means; Cochran, Sampling Techniques, 3rd ed. 1977, chapter 10, for their variance.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf, isfinite, nan
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from torchfault.cells import Axis
+from torchfault.sampling.design import Design
+from torchfault.sampling.flips import flips_by_group
+from torchfault.site import Site
+from torchfault.space import FaultSpace
+from torchfault.statistics import Estimate, wilson
+from torchfault.statistics.intervals import quantile
+from torchfault.store import Columns
+
+__all__ = ["Factor", "SiteFactors", "factor_estimates", "site_factors", "weighted_factor"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A factor before its interval is made: *value*, its sampling *variance*, degrees of *freedom*, and *trials*.
+
+    *known* is the share of what was to be tried that has been; of the rest any part may fail.
+    """
+
+    value: float
+    variance: float
+    freedom: float
+    trials: int
+    known: float = 1.0
+
+    def estimate(self, level: float = 0.95) -> Estimate:
+        """Return the factor with a score interval of as many trials as would have this variance.
+
+        Without a variance seen (all words alike) every word counts as one trial. Where nothing was left out the
+        interval has no width.
+
+        >>> print(Factor(0.02, 0.001**2, inf, 1000).estimate())
+        0.0200 [0.0181, 0.0221]
+        """
+        if self.known == 0:
+            return Estimate(nan, 0.0, 1.0, 0, "two-stage-score", level)
+        if self.variance == 0 and self.freedom == inf:
+            whole = Estimate(self.value, self.value, self.value, self.trials, "complete", level)
+            return _with_missing(whole, self.known)
+        trials = float(self.trials)
+        if self.freedom < 1 or not isfinite(self.variance):
+            trials = 1.0
+        elif self.variance > 0:
+            narrower = quantile(level) / -float(stdtrit(self.freedom, (1 - level) / 2)) if isfinite(self.freedom) else 1
+            trials = self.value * (1 - self.value) / self.variance * narrower**2
+        low, high = (float(bound) for bound in wilson(self.value * trials, trials, level=level))
+        found = Estimate(self.value, min(low, self.value), max(high, self.value), self.trials, "two-stage-score", level)
+        return _with_missing(found, self.known)
+
+
+def _with_missing(estimate: Estimate, known: float) -> Estimate:
+    if known >= 1:
+        return estimate
+    low, high = estimate.low * known, estimate.high * known + 1 - known
+    return replace(estimate, low=min(low, estimate.value), high=max(high, estimate.value))
+
+
+def weighted_factor(factors: Sequence[Factor], weights: Sequence[float]) -> Factor:
+    """Return the mean of *factors* by *weights*, which need not sum to 1; degrees of freedom after Satterthwaite.
+
+    Those of which nothing is known count as missing.
+
+    >>> weighted_factor([Factor(0.01, 0.0, inf, 10), Factor(0.04, 0.0, inf, 30)], [1, 2])
+    Factor(value=0.03, variance=0.0, freedom=inf, trials=40, known=1.0)
+    """
+    seen = [(factor, weight) for factor, weight in zip(factors, weights, strict=True) if factor.known > 0]
+    if not seen:
+        return Factor(nan, inf, 0.0, 0, 0.0)
+    known = sum(factor.known * weight for factor, weight in seen) / sum(weights)
+    held = [factor for factor, _ in seen]
+    share = np.array([weight for _, weight in seen], dtype=np.float64)
+    share /= share.sum()
+    value = float(share @ [factor.value for factor in held])
+    parts = share**2 * np.array([factor.variance for factor in held])
+    variance, trials = float(parts.sum()), sum(factor.trials for factor in held)
+    freedom = np.array([factor.freedom for factor in held])
+    if not isfinite(variance):
+        return Factor(value, inf, 0.0, trials, known)
+    if variance == 0:
+        return Factor(value, 0.0, float(freedom.min()), trials, known)
+    some = parts > 0
+    return Factor(value, variance, float(variance**2 / (parts[some] ** 2 / freedom[some]).sum()), trials, known)
+
+
+@dataclass(frozen=True, eq=False)
+class SiteFactors:
+    """The factors of the *channels* drawn of one *site*, and how many *words* of each were drawn on every input."""
+
+    site: Site
+    channels: Ints
+    words: int
+    factors: tuple[Factor, ...]
+
+    @property
+    def whole(self) -> Factor:
+        """The factor of the site: the mean over its channels, of which some may have been left out."""
+        if not self.factors:
+            return Factor(nan, inf, 0.0, 0, 0.0)
+        values = np.array([factor.value for factor in self.factors])
+        within = float(np.mean([factor.variance for factor in self.factors]))
+        share, trials = len(values) / self.site.channels, sum(factor.trials for factor in self.factors)
+        known, mean = float(np.mean([factor.known for factor in self.factors])), float(values.mean())
+        if share == 1:
+            freedom = self.factors[0].freedom * len(values)
+            return Factor(mean, within / len(values), freedom, trials, known)
+        if len(values) < 2:
+            return Factor(mean, inf, 0.0, trials, known)
+        between = float(values.var(ddof=1))
+        variance = ((1 - share) * between + share * within) / len(values)
+        return Factor(mean, variance, len(values) - 1.0, trials, known)
+
+
+def site_factors(
+    space: FaultSpace, design: Design, columns: Columns, axis: Axis, *, flag: str = "failed", repeats: int = 1
+) -> dict[tuple[int, int], SiteFactors]:
+    """Return the factors of each site and group of *axis* that its bits fall into, by their numbers.
+
+    *flag* names the outcome; each draw has run on *repeats* inputs, one after the other. Groups of an axis that are
+    smaller than cells are not told apart.
+    """
+    every = space.axis("model") if axis.of_cell is None else axis
+    flags, found = np.asarray(columns.flag(flag), dtype=np.uint64), {}
+    where = space.locate(columns.faults)
+    channel, total = space.channels(where), (design.total or 0) * repeats
+    mass, weight = dict(zip(design.strata.group.tolist(), design.strata.mass.tolist(), strict=True)), columns.weight
+    for part in flips_by_group(space, columns, every):
+        site, rows = space.sites[part.site], part.rows
+        expected = mass[part.site] / weight[rows[0]] * total
+        share = part.count(flags) / part.bits
+        mine = _by_channel(site, np.maximum(channel[rows], 0), columns.inputs[rows], share, repeats)
+        known = min(len(rows) / expected, 1.0) if expected else 1.0
+        factors = tuple(replace(factor, known=known) for factor in mine.factors)
+        found[part.site, int(part.code[0])] = replace(mine, factors=factors)
+    return found
+
+
+def _by_channel(site: Site, channel: Ints, image: Ints, share: Floats, repeats: int) -> SiteFactors:
+    """Return the factors of channels: *share* is the failing share of each word on its image, in the order of draws."""
+    channels, code = np.unique(channel, return_inverse=True)
+    if repeats > 1:  # the same word on all inputs is one draw
+        draw = np.arange(len(share)) // repeats
+        first = np.searchsorted(draw, np.arange(draw[-1] + 1))
+        share, code, image = np.bincount(draw, share) / np.bincount(draw), code[first], np.zeros(len(first), np.int64)
+    else:
+        image = np.unique(image, return_inverse=True)[1]
+    images = int(image.max(initial=0)) + 1
+    key = code * images + image
+    cells = len(channels) * images
+    count, total = np.bincount(key, minlength=cells), np.bincount(key, share, cells)
+    order = np.argsort(key, kind="stable")
+    alike = key[order][1:] == key[order][:-1]
+    half = np.diff(share[order]) ** 2 / 2
+    square = np.bincount(key[order][1:][alike], half[alike], cells)
+    shape = len(channels), images
+    words, trials = int(count.max()), np.bincount(code, minlength=len(channels)) * repeats
+    values = total.reshape(shape).sum(axis=1) / count.reshape(shape).sum(axis=1)
+    variance, freedom = _within(words, site.elements // site.channels, total.reshape(shape), square.reshape(shape))
+    rows = zip(values.tolist(), variance.tolist(), trials.tolist(), strict=True)
+    return SiteFactors(site, channels, words, tuple(Factor(v, s, freedom, n) for v, s, n in rows))
+
+
+def _within(words: int, of: int, total: NDArray[Any], square: NDArray[Any]) -> tuple[Floats, float]:
+    """Return the variance of each channel's factor from words left out, and its degrees of freedom.
+
+    It is from differences between neighbours in the order by which words were drawn (Wolter, Introduction to Variance
+    Estimation, 2nd ed. 2007, section 8.2).
+    """
+    channels, images = total.shape
+    left = 1 - words / of
+    if left <= 0:
+        return np.zeros(channels), inf
+    if words == 1:  # one word on each image: images count as drawn too, which errs on the wide side
+        if images < 2:
+            return np.full(channels, inf), 0.0
+        return left * total.var(axis=1, ddof=1) / images, images - 1.0
+    spread = square / (words - 1)
+    return left * spread.sum(axis=1) / words / images**2, float(images * (words - 1))
+
+
+def factor_estimates(
+    space: FaultSpace, design: Design, columns: Columns, axis: Axis, *, flag: str, repeats: int, level: float
+) -> list[Estimate]:
+    """Return the estimate of every group of *axis*, whose groups are channels where they are smaller than cells."""
+    found = site_factors(space, design, columns, axis, flag=flag, repeats=repeats)
+    nothing = Factor(nan, inf, 0.0, 0, 0.0)
+    if axis.of_cell is None:
+        estimates = [nothing.estimate(level)] * len(axis)
+        before = np.cumsum([site.channels for site in space.sites]) - [site.channels for site in space.sites]
+        for (site, _), mine in found.items():
+            for channel, factor in zip(mine.channels.tolist(), mine.factors, strict=True):
+                estimates[before[site] + channel] = factor.estimate(level)
+        return estimates
+    faults, cells = np.zeros((len(space.sites), len(axis)), dtype=np.int64), space.cells
+    np.add.at(faults, (cells.group, axis.of_cell), cells.sizes)
+    estimates = []
+    for group in range(len(axis)):
+        sites = np.flatnonzero(faults[:, group]).tolist()
+        parts = [found[site, group].whole if (site, group) in found else nothing for site in sites]
+        estimates.append(weighted_factor(parts, faults[sites, group].tolist()).estimate(level))
+    return estimates
