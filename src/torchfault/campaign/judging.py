@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from torchfault.campaign.campaign import Campaign, Machine
-from torchfault.criteria import NonFinite, judge
+from torchfault.criteria import NonFinite, bounds, higher_is_better, judge
 from torchfault.criteria.outputs import flat
 from torchfault.data import Tree, leaves, map_tensors, rows
 from torchfault.engine.executor import Lanes
@@ -38,25 +38,25 @@ class Judge:
 
     def __call__(self, trials: Trials) -> Verdicts:
         """Return ``failed``, ``due`` and the further verdicts of the campaign, shape (trials,) each."""
-        names = ("failed", "due", *self.campaign.verdicts)
-        found = {name: np.zeros(len(trials), dtype=np.bool_) for name in names}
+        names = ("failed", "due", "crash", *self.campaign.verdicts)
+        verdicts = {name: np.zeros(len(trials), dtype=np.bool_) for name in names}
         for lanes in _each_once(self.campaign.engine, trials):
-            for name, values in self._verdicts(lanes.inputs, lanes.golden, lanes.faulty).items():
-                found[name][lanes.trial] = values
+            for name, values in self._verdicts(lanes).items():
+                verdicts[name][lanes.trial] = values
             self.seen(len(lanes.trial))
-        return found
+        return verdicts
 
     def golden(self) -> Verdicts:
         """Return the verdicts on every input without faults, shape (inputs,) each."""
-        outputs = self.campaign.engine.golden()
-        return self._verdicts(np.arange(self.campaign.inputs), outputs, outputs)
+        outputs, every = self.campaign.engine.golden(), np.arange(self.campaign.inputs)
+        return self._verdicts(Lanes(every, every, outputs, outputs, np.ones(len(every), dtype=np.bool_)))
 
-    def _verdicts(self, inputs: NDArray[np.int64], golden: Tree, faulty: Tree) -> Verdicts:
-        labels = rows(self.campaign.engine.data.labels, torch.from_numpy(inputs))
-        outcomes = judge(self.campaign.criterion, golden, faulty, labels)
-        found = {"failed": outcomes.failed, "due": outcomes.due}
-        more = self.campaign.verdicts.items()
-        return found | {name: judge(criterion, golden, faulty, labels).failed for name, criterion in more}
+    def _verdicts(self, lanes: Lanes) -> Verdicts:
+        labels = rows(self.campaign.engine.data.labels, torch.from_numpy(lanes.inputs))
+        of = partial(judge, golden=lanes.golden, faulty=lanes.faulty, labels=labels, crashed=lanes.crashed)
+        outcomes = of(self.campaign.criterion)
+        own = {"failed": outcomes.failed, "due": outcomes.due, "crash": lanes.crashed}
+        return own | {name: of(criterion).failed for name, criterion in self.campaign.verdicts.items()}
 
 
 def _each_once(engine: Machine, trials: Trials) -> Iterator[Lanes]:
@@ -96,12 +96,15 @@ class Meter:
 
     @property
     def bounds(self) -> list[float] | None:
-        """The least and the largest drop there can be, ``None`` where the metric does not tell."""
-        return None
+        """The least and the largest drop there can be, ``None`` where the metric knows no end."""
+        assert self.campaign.metric is not None
+        ends = [float(end) for end in self.drop(np.array(bounds(self.campaign.metric)))]
+        return sorted(ends) if all(map(math.isfinite, ends)) else None
 
     def drop(self, metric: Floats) -> Floats:
-        """Return by how much *metric* is worse than without faults."""
-        return self.golden - metric
+        """Return by how much *metric* is worse than without faults: a rise, of metrics that are better where lower."""
+        assert self.campaign.metric is not None
+        return self.golden - metric if higher_is_better(self.campaign.metric) else metric - self.golden
 
     def batch(self, lanes: int) -> int:
         """Return how many trials make a batch of about *lanes* lanes whose gathered outputs fit into memory."""
@@ -121,14 +124,14 @@ class Meter:
             owner = lanes.trial // inputs
             changed = np.flatnonzero(~lanes.masked)
             if changed.size:
-                some = torch.from_numpy(changed)
-                outcomes = judge(NonFinite(), rows(lanes.golden, some), rows(lanes.faulty, some), None)
+                some, gone = torch.from_numpy(changed), lanes.crashed[changed]
+                outcomes = judge(NonFinite(), rows(lanes.golden, some), rows(lanes.faulty, some), None, crashed=gone)
                 np.logical_or.at(due, owner[changed], outcomes.due)
             for trial in np.unique(owner[changed]).tolist():
                 if trial not in gathered:
                     gathered[trial] = map_tensors(torch.clone, self.outputs)
                 mine = changed[owner[changed] == trial]
-                _put(gathered[trial], lanes.inputs[mine], rows(lanes.faulty, torch.from_numpy(mine)))
+                _put(gathered[trial], lanes.inputs[mine], rows(lanes.outputs, torch.from_numpy(mine)))
             np.subtract.at(left, owner, 1)
             done = [int(trial) for trial in np.unique(owner) if not left[trial]]
             for trial in done:

@@ -127,41 +127,50 @@ def _group(asked: Question, seen: Observations, members: Ints, *, strata: bool) 
     Over all trials they do so in expectation only, and dividing by their mean would trade the unbiased estimate for a
     ratio: only a part of the trials is normalised. A sampler that told its largest weight is taken at its word.
     """
+    if not 0 < (seen.weight[members] * seen.share[members]).sum() < inf:
+        members = members[:0]
     weights = seen.weight[members] * seen.share[members]
+    mean = _Mean(
+        weights,
+        seen.stratum[members] if strata else None,
+        asked.level,
+        max(asked.design.largest_weight or 0.0, float(weights.max(initial=0.0))),
+        len(members) < seen.draws,
+    )
     if seen.value is not None:
-        return _metric(asked, seen.value[members], weights)
-    if not weights.size or not isfinite(weights.sum()) or weights.sum() == 0:
-        return proportion(0, 0, level=asked.level)
-    heaviest = max(asked.design.largest_weight or 0.0, float(weights.max()))
-    stratum = seen.stratum[members] if strata else None
-    part = len(members) < seen.draws
+        return _metric(seen.value[members], mean, asked.record.golden.get("drop_bounds"))
     values = seen.failed[members]
-    if np.isin(values, (0, 1)).all():
-        return weighted_mean(values, weights, stratum=stratum, level=asked.level, largest_weight=heaviest, ratio=part)
-    return bounded_mean(
-        values,
-        low=0.0,
-        high=1.0,
-        weights=weights,
-        stratum=stratum,
-        largest_weight=heaviest,
-        level=asked.level,
-        ratio=part,
-    )
+    return mean.of_shares(values) if np.isin(values, (0, 1)).all() else mean.of_bounded(values, 0.0, 1.0)
 
 
-def _metric(asked: Question, values: Floats, weights: Floats) -> Estimate:
-    """Return the mean drop of a metric whose range is known, or else the median of the drops."""
-    bounds: Sequence[float] | None = asked.record.golden.get("drop_bounds")
-    if not len(values):
-        low, high = (-inf, inf) if bounds is None else bounds
-        return Estimate(nan, low, high, 0, "bounded-mean" if bounds else "median", asked.level)
+@dataclass(frozen=True, eq=False)
+class _Mean:
+    """How to average over draws: their weights, their strata, and the largest weight there can be."""
+
+    weights: Floats
+    stratum: Ints | None
+    level: float
+    largest_weight: float
+    ratio: bool
+
+    def of_shares(self, values: Floats) -> Estimate:
+        """Return the mean of values that are 0 or 1."""
+        return weighted_mean(values, **vars(self))
+
+    def of_bounded(self, values: Floats, low: float, high: float) -> Estimate:
+        """Return the mean of values from *low* to *high*."""
+        return bounded_mean(values, low=low, high=high, **vars(self))
+
+    def median(self, values: Floats) -> Estimate:
+        """Return the median of values without bounds."""
+        return quantile_interval(values, **vars(self))
+
+
+def _metric(drops: Floats, mean: _Mean, bounds: Sequence[float] | None) -> Estimate:
+    """Return the mean drop of a metric whose range is known, else the median; what is no number is the largest."""
     if bounds is None:
-        return quantile_interval(values, level=asked.level)
-    heaviest = max(asked.design.largest_weight or 0.0, float(weights.max(initial=1.0)))
-    return bounded_mean(
-        values, low=bounds[0], high=bounds[1], weights=weights, largest_weight=heaviest, level=asked.level
-    )
+        return mean.median(drops)
+    return mean.of_bounded(np.where(np.isnan(drops), bounds[1], drops), *bounds)
 
 
 def _audited(asked: Question, axis: Axis, found: list[Estimate]) -> list[Estimate]:
