@@ -1,4 +1,4 @@
-"""From numbers to trials: the n-th one is a function of the seed and n, and where the sampler adapts of earlier outcomes."""
+"""From numbers to trials: the n-th is a function of seed and n, and where the sampler adapts of earlier outcomes."""
 
 from dataclasses import dataclass, replace
 

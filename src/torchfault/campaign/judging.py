@@ -12,8 +12,17 @@ import torch
 from numpy.typing import NDArray
 
 from torchfault.campaign.campaign import Campaign, Machine
-from torchfault.criteria import NonFinite, bounds, higher_is_better, judge
-from torchfault.criteria.outputs import flat
+from torchfault.criteria import (
+    NonFinite,
+    answers,
+    bounds,
+    changes,
+    check_criterion,
+    check_metric,
+    higher_is_better,
+    judge,
+    unusable_inputs,
+)
 from torchfault.data import Tree, leaves, map_tensors, rows
 from torchfault.engine.executor import Lanes
 from torchfault.errors import CampaignError, CriterionError, EngineError
@@ -31,18 +40,21 @@ _MOST_BYTES = 1 << 28  # of outputs that are gathered for metrics at a time
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """Runs trials of *campaign*, a lane each, and returns their verdicts by name; *seen* is told of lanes as they end."""
+    """Runs trials of *campaign*, a lane each, and returns their verdicts; *seen* is told of lanes as they end."""
 
     campaign: Campaign
     seen: Seen
+    details: bool
 
     def __call__(self, trials: Trials) -> Verdicts:
-        """Return ``failed``, ``due`` and the further verdicts of the campaign, shape (trials,) each."""
-        names = ("failed", "due", "crash", *self.campaign.verdicts)
-        verdicts = {name: np.zeros(len(trials), dtype=np.bool_) for name in names}
+        """Return ``failed``, ``due``, ``crash`` and the further verdicts of the campaign, shape (trials,) each.
+
+        With *details* also the ``answer``, the class that the outputs name, and their ``change``.
+        """
+        verdicts: dict[str, Any] = {}
         for lanes in _each_once(self.campaign.engine, trials):
             for name, values in self._verdicts(lanes).items():
-                verdicts[name][lanes.trial] = values
+                verdicts.setdefault(name, np.zeros(len(trials), dtype=values.dtype))[lanes.trial] = values
             self.seen(len(lanes.trial))
         return verdicts
 
@@ -56,6 +68,10 @@ class Judge:
         of = partial(judge, golden=lanes.golden, faulty=lanes.faulty, labels=labels, crashed=lanes.crashed)
         outcomes = of(self.campaign.criterion)
         own = {"failed": outcomes.failed, "due": outcomes.due, "crash": lanes.crashed}
+        if self.details:
+            named = answers(self.campaign.criterion, lanes.faulty)
+            own |= {} if named is None else {"answer": np.where(lanes.crashed, -1, named.cpu().numpy())}
+            own["change"] = np.where(lanes.crashed, np.inf, changes(lanes.golden, lanes.faulty).numpy())
         return own | {name: of(criterion).failed for name, criterion in self.campaign.verdicts.items()}
 
 
@@ -87,7 +103,8 @@ class Meter:
     @cached_property
     def golden(self) -> float:
         """The metric without faults."""
-        metric = self._number(self.outputs)
+        assert self.campaign.metric is not None
+        metric = check_metric(self.campaign.metric, self.outputs, self.campaign.engine.data.labels)
         if not math.isfinite(metric):
             raise CampaignError(
                 f"the metric of the model without faults must be a finite number, got {metric}; check it"
@@ -152,25 +169,29 @@ class Meter:
 def golden_facts(campaign: Campaign, judge: Judge, meter: Meter | None) -> dict[str, Any]:
     """Return what there is to know of the model without faults: its metric, or on how many inputs it fails already.
 
-    Warns where the outputs on some inputs are not finite, and raises :class:`CampaignError` where those on all are: no
-    fault can fail by a NaN or infinity there.
+    Warns where no fault can be judged on some inputs, since their outputs are not finite. Raises :class:`CampaignError`
+    where that holds for all, and :class:`CriterionError` where a criterion or metric does not fit the outputs.
     """
-    bad = torch.stack([~flat(leaf.isfinite()).all(1) for leaf in leaves(campaign.engine.golden())]).any(0)
-    count, inputs = int(bad.sum()), campaign.inputs
-    if count == inputs:
+    golden, data = campaign.engine.golden(), campaign.engine.data
+    unusable = int(unusable_inputs(golden).sum())
+    if unusable == campaign.inputs:
         raise CampaignError(
-            "the outputs without faults hold NaN or infinity on every input, so that no fault can be told from them; "
+            "the outputs without faults are not finite on any input, so that no fault can be told from them; "
             "check the model, its weights and the data"
         )
-    if count:
+    if unusable:
         warnings.warn(
-            f"the outputs without faults hold NaN or infinity on {count} of {inputs} inputs, where faults are compared "
-            "with these; leave the inputs out",
+            f"the outputs without faults are not finite on {unusable} of {campaign.inputs} inputs, on which faults "
+            "cannot be told from them; leave these inputs out",
             stacklevel=5,
         )
     if meter is not None:
-        return {"not_finite": count, "metric": meter.golden, "drop_bounds": meter.bounds}
-    return {"not_finite": count, **{name: int(values.sum()) for name, values in judge.golden().items()}}
+        return {"unusable": unusable, "metric": meter.golden, "drop_bounds": meter.bounds}
+    for criterion in (campaign.criterion, *campaign.verdicts.values()):
+        check_criterion(criterion, golden, data.labels, data.inputs)
+    verdicts = judge.golden()
+    facts = {name: int(values.sum()) for name, values in verdicts.items() if values.dtype == np.bool_}
+    return facts | {"unusable": unusable} | ({"answers": verdicts["answer"].tolist()} if "answer" in verdicts else {})
 
 
 def _put(into: Tree, inputs: NDArray[np.int64], part: Tree) -> None:

@@ -26,7 +26,7 @@ _HIGH = 0.01  # what a bit may make one expect at most, where strata tell how la
 
 @dataclass(frozen=True, eq=False)
 class Prospects:
-    """What earlier outcomes make likely of lanes, (lanes,): the failing share *expected*, and which to strike *alone*."""
+    """What earlier outcomes tell of lanes: the failing share *expected*, and which to strike *alone*, (lanes,)."""
 
     expected: Floats
     alone: Bools
@@ -76,14 +76,15 @@ def _in_rows(drawn: Drawn, block: Block, golden: Callable[[], Verdicts]) -> Colu
         for name, values in block.flags.items():
             np.bitwise_or.at(masks[name], row[values], hot[values])
         return replace(columns, flags=masks, lanes=lanes)
-    flags = {name: np.zeros(len(columns), dtype=np.bool_) for name in block.flags}
+    held = {name: np.zeros(len(columns), dtype=values.dtype) for name, values in block.flags.items()}
     if len(row) < len(columns):
-        flags |= {name: values[columns.inputs] for name, values in golden().items()}
-        for name in ("failed", "due", *block.flags):
-            flags[name][row] = False
+        held |= {name: values[columns.inputs] for name, values in golden().items()}
+        for name in set(held) - set(block.flags):
+            held[name][row] = False
     for name, values in block.flags.items():
-        flags[name][row] = values
-    return replace(columns, flags=flags, lanes=lanes)
+        held[name][row] = values
+    flags = {name: values for name, values in held.items() if values.dtype == np.bool_}
+    return replace(columns, flags=flags, lanes=lanes, answers=held.get("answer"), changes=held.get("change"))
 
 
 def measured(drawn: Drawn, meter: Meter, seen: Callable[[int], None]) -> Columns:

@@ -123,7 +123,10 @@ class _Session:
         self.design = _design(campaign)
         self.source = Source(campaign, self.design)
         self.tally = Tally(campaign.space, self.design, widening=widening if campaign.resolver.assumption else None)
-        self.judge, self.meter = Judge(campaign, self.seen), None if campaign.metric is None else Meter(campaign)
+        self.judge = Judge(
+            campaign, self.seen, details=not campaign.resolver.assumption and self.design.unit == "fault"
+        )
+        self.meter = None if campaign.metric is None else Meter(campaign)
         each = max(len(site.bits) for site in campaign.engine.space.sites) if self.design.unit == "word" else 1
         self.batch = max(batch // each, 1) if self.meter is None else self.meter.batch(batch)
         self.prepared: tuple[int, Drawn, Prospects] | None = None

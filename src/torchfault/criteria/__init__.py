@@ -1,5 +1,6 @@
 """What counts as a failure: criteria that compare golden and faulty outputs, and metrics of a whole data set."""
 
+from torchfault.criteria.answers import answers, changes
 from torchfault.criteria.compose import AllOf, AnyOf, Criterion, Not, Outcomes, judge, unusable_inputs
 from torchfault.criteria.failures import MarginDrop, Misclassified, NonFinite, OutputError, Top1Change, TopK
 from torchfault.criteria.fitting import Fitting, check_criterion, check_metric, fitting, judged
@@ -44,9 +45,11 @@ __all__ = [
     "Top1Change",
     "TopK",
     "accuracy",
+    "answers",
     "as_criterion",
     "as_metric",
     "bounds",
+    "changes",
     "check_criterion",
     "check_metric",
     "fitting",

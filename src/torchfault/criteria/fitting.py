@@ -2,14 +2,14 @@
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from torchfault.criteria.compose import AllOf, AnyOf, Criterion, Not, judge
-from torchfault.criteria.failures import MarginDrop, Misclassified, Top1Change, TopK
+from torchfault.criteria.answers import BY_CLASS, parts_of
+from torchfault.criteria.compose import Criterion, judge
+from torchfault.criteria.failures import Misclassified
 from torchfault.criteria.from_text import as_criterion
 from torchfault.criteria.metrics import Metric
 from torchfault.criteria.outputs import named, pick
@@ -20,7 +20,6 @@ __all__ = ["Fitting", "check_criterion", "check_metric", "fitting", "judged"]
 
 _PLAIN = re.compile(r"[\w.-]+")
 _MANY = 32  # values, of which as many scores of classes would be a strange coincidence
-_BY_CLASS = (Top1Change, TopK, MarginDrop, Misclassified)
 
 
 @dataclass(frozen=True)
@@ -168,8 +167,8 @@ def check_criterion(criterion: Criterion, golden: Tree, labels: Tree | None, inp
         raise
     except Exception as error:
         raise CriterionError(f"the criterion fails on the golden outputs: {brief(error)}") from error
-    for part in _parts(criterion):
-        if not isinstance(part, _BY_CLASS) or part.axis is not None:
+    for part in parts_of(criterion):
+        if not isinstance(part, BY_CLASS) or part.axis is not None:
             continue
         if isinstance(part, Misclassified) and part.threshold is not None:
             continue
@@ -195,27 +194,14 @@ def judged(criterion: Criterion, golden: Tree) -> str:
     "output 'logits' of 2, 5 classes along axis -1"
     """
     found, told = named(golden), dict[str, None]()
-    for part in _parts(criterion):
-        by_class = isinstance(part, _BY_CLASS) and not (isinstance(part, Misclassified) and part.threshold is not None)
+    for part in parts_of(criterion):
+        by_class = isinstance(part, BY_CLASS) and not (isinstance(part, Misclassified) and part.threshold is not None)
         output, axis = getattr(part, "output", None), getattr(part, "axis", None)
         chosen = next((n for n, t in found if by_class and t is pick(golden, output)), str(output or ""))
         where = [f"output '{chosen}' of {len(found)}"] if chosen and len(found) > 1 else []
         where += [f"{pick(golden, output).shape[axis]} classes along axis {axis}"] if by_class and axis else []
         told |= {", ".join(where): None} if where else {}
     return "; ".join(told)
-
-
-def _parts(criterion: Criterion) -> Iterator[Criterion]:
-    """Yield the criteria that *criterion* is composed of."""
-    todo = [criterion]
-    while todo:
-        part = todo.pop()
-        if isinstance(part, AllOf | AnyOf):
-            todo += part.parts
-        elif isinstance(part, Not):
-            todo.append(part.part)
-        else:
-            yield part
 
 
 def check_metric(metric: Metric, golden: Tree, labels: Tree | None) -> float:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,8 @@ __all__ = ["Ask", "Block", "Resolver", "Verdicts"]
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Verdicts = Mapping[str, Bools]
-"""Named outcomes of lanes, ``failed`` and ``due`` among them, shape (lanes,) each."""
+Verdicts = Mapping[str, NDArray[Any]]
+"""Named outcomes of lanes, ``failed`` and ``due`` among them, and details of them, shape (lanes,) each."""
 Ask = Callable[[Trials], Verdicts]
 """Runs trials, one lane each."""
 
@@ -58,7 +58,7 @@ class Block:
     golden: Callable[[], Verdicts]
     expected: Floats
     alone: Bools
-    flags: dict[str, Bools] = field(default_factory=dict)
+    flags: dict[str, NDArray[Any]] = field(default_factory=dict)
     lanes: Ints = field(init=False)
     audit: Floats = field(init=False)
     masked: list[Ints] = field(default_factory=list)
@@ -90,15 +90,18 @@ class Block:
             found = self.ask(self.trials.take(rows))
             self.lanes[rows] += 1
             for name, values in found.items():
-                self.flag(name)[rows] = values
+                self._put(name, rows, values)
             self.flag("vouched")[rows] = False
 
     def take_as_golden(self, rows: Ints) -> None:
         """Give the trials at *rows*, which change nothing at all, the verdicts of their inputs without faults."""
         if len(rows):
             for name, values in self.golden().items():
-                self.flag(name)[rows] = values[self.trials.inputs[rows]]
+                self._put(name, rows, values[self.trials.inputs[rows]])
             self.flag("proven")[rows] = True
+
+    def _put(self, name: str, rows: Ints, values: NDArray[Any]) -> None:
+        self.flags.setdefault(name, np.zeros(len(self.index), dtype=values.dtype))[rows] = values
 
     def strike_together(self, pools: Sequence[Ints]) -> Bools:
         """Run one lane for each of *pools*, trials on one input each; return which fail."""

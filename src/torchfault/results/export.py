@@ -58,7 +58,9 @@ def flat(space: Space, batch: Batch, record: Record) -> Table:
 
     Where it struck is told by the columns of the space (:meth:`torchfault.cells.Space.columns`). *input* is -1 where
     the whole data set was run; only there do the columns *value* (the drop of the metric) and *metric* appear. Outcomes
-    are ``failed``, ``due``, the campaign's further verdicts, and how they came to be known where some were not seen.
+    are ``failed``, ``due``, ``crash``, the campaign's further verdicts, and how they came to be known where some were
+    not seen. Where every lane was looked at there are the *golden_class* and the *faulty_class* (-1: no answer) of
+    criteria by class, and the *change*: the largest difference of any output.
     """
     columns = batch.columns
     trial, owner = columns.owner, columns.owner
@@ -70,9 +72,13 @@ def flat(space: Space, batch: Batch, record: Record) -> Table:
     table: Table = {"trial": trial + batch.first}
     table |= {key: _text(values) for key, values in space.columns(columns.faults).items()}
     table |= {"input": columns.inputs[owner], "weight": columns.weight[owner], "stratum": columns.stratum[owner]}
-    names = ["failed", "due", *record.configuration.get("verdicts", {})]
+    names = ["failed", "due", "crash", *record.configuration.get("verdicts", {})]
     names += list(_KNOWN) if record.configuration.get("assumption") else []
     table |= {flag: columns.flag(flag)[owner] for flag in names}
+    known = record.golden.get("answers")
+    if columns.answers is not None and known is not None:
+        table |= {"golden_class": np.array(known)[columns.inputs[owner]], "faulty_class": columns.answers[owner]}
+    table |= {} if columns.changes is None else {"change": columns.changes[owner]}
     if columns.values is not None and columns.metric is not None:
         table |= {"value": columns.values[owner], "metric": columns.metric[owner]}
     return table

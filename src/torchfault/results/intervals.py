@@ -16,7 +16,7 @@ from torchfault.results.sequential import Sequential
 from torchfault.results.two_stage import factor_estimates
 from torchfault.sampling.design import Design
 from torchfault.space import FaultSpace
-from torchfault.statistics import Estimate, bounded_mean, proportion, quantile_interval, weighted_mean
+from torchfault.statistics import Estimate, bounded_mean, quantile_interval, weighted_mean
 from torchfault.statistics.intervals import find_interval
 from torchfault.store import Columns, Record
 

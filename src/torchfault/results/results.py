@@ -95,7 +95,7 @@ class Results:
     def table(
         self, by: str = "site", flag: str = "failed", *, level: float | None = None, method: str = "wilson"
     ) -> "pd.DataFrame":
-        """Return one row per group of *by*: ``model``, ``site``, ``layer`` (module), ``channel``, ``bit``, ``kind``, ...
+        """Return one row per group of *by*: ``model``, ``site``, ``layer`` (module), ``channel``, ``bit``, ...
 
         The columns are *key*, *trials*, *failures*, *due* (the share without an answer), *value*, *low* and *high*:
         :meth:`estimate`, given that the fault struck there. A trial of several faults counts in each group that it
@@ -160,9 +160,8 @@ class Results:
         find_interval(method)
         known = {"failed", "due", *self.record.configuration.get("verdicts", {}), "crash"}
         if flag not in known:
-            raise CampaignError(
-                f"'{self.name}' recorded the outcomes {', '.join(sorted(known))}, got '{flag}'{did_you_mean(flag, known)}"
-            )
+            named = ", ".join(sorted(known))
+            raise CampaignError(f"'{self.name}' recorded the outcomes {named}, got '{flag}'{did_you_mean(flag, known)}")
         chosen = self.level if level is None else level
         return estimates(Question(self.record, self.space, self.design, self._sampled, by, flag, chosen, method))
 

@@ -15,7 +15,7 @@ __all__ = ["Columns", "pack", "unpack"]
 
 _MAGIC, _VERSION = b"TFB", 2
 _MOST_BYTES = 1 << 29  # of a batch when inflated; a batch strikes at most some 2^20 faults
-_TYPES = {"f": "<f8", "i": "<i{}", "u": "<u{}"}
+_TYPES = {"f": "<f{}", "i": "<i{}", "u": "<u{}"}
 Flags = NDArray[np.bool_] | NDArray[np.uint64]
 
 
@@ -29,7 +29,8 @@ class Columns:
     *flags* are named outcomes (``failed``, ``due``, ``crash``, further verdicts) and how they came to be known
     (``vouched``, ``audited``, ...), bool (trials,); a flag left out is set nowhere. Where a metric over the whole data
     set was measured, *inputs* is -1, *values* holds its drop below golden and *metric* what it was. *words*, where the
-    sampler knows them, are the words that were struck, as they are without faults.
+    sampler knows them, are the words that were struck, as they are without faults; *answers*, where they were noted,
+    the classes that faulty outputs named, -1 for none, and *changes* by how much these moved.
 
     With *unit* ``word`` a row is a whole word, named by its lowest fault, and flags are uint64 masks by bit position.
     Raises :class:`StoreError` where the lengths disagree.
@@ -49,6 +50,8 @@ class Columns:
     metric: NDArray[np.float64] | None = None
     lanes: NDArray[np.int64] | None = None
     words: NDArray[np.uint64] | None = None
+    answers: NDArray[np.int32] | None = None
+    changes: NDArray[np.float32] | None = None
     unit: Literal["fault", "word"] = "fault"
 
     def __post_init__(self) -> None:
@@ -255,6 +258,8 @@ _READ_AS: Mapping[str, type] = {
     "inputs": np.int64,
     "counts": np.int64,
     "strata": np.int32,
+    "answers": np.int32,
+    "changes": np.float32,
     "lanes": np.int64,
     "words": np.uint64,
 }
