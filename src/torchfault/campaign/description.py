@@ -1,18 +1,17 @@
 """What a campaign is, as plain JSON, and in what two of them differ: a resumed campaign must be the one that began."""
 
-import ast
 import functools
 import hashlib
-import inspect
 import json
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
+
+from torchfault.source import source_digest
 
 __all__ = ["describe", "differences", "show"]
 
@@ -79,7 +78,10 @@ def _callable(value: Any, above: tuple[int, ...]) -> Plain:
         }
     if isinstance(value, MethodType):
         return {"method": value.__name__, "of": _plain(value.__self__, above)}
-    described: dict[str, Plain] = {"function": f"{value.__module__}.{value.__qualname__}", "source": _source(value)}
+    described: dict[str, Plain] = {
+        "function": f"{value.__module__}.{value.__qualname__}",
+        "source": source_digest(value),
+    }
     if isinstance(value, FunctionType):
         cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
         # An empty cell belongs to a function that is still being defined, such as one that calls itself.
@@ -101,20 +103,7 @@ def _filled(cell: Any) -> bool:
 def _class(kind: type) -> dict[str, Plain]:
     if kind.__module__.partition(".")[0] == "torchfault":
         return {"class": kind.__qualname__}
-    return {"class": f"{kind.__module__}.{kind.__qualname__}", "source": _source(kind)}
-
-
-def _source(value: Any) -> str | None:
-    """Return a hash of the source of a function or class, the same after a change of comments or layout alone."""
-    try:
-        source = textwrap.dedent(inspect.getsource(value))
-    except (OSError, TypeError):
-        return None  # typed into an interpreter, or compiled
-    try:
-        source = ast.unparse(ast.parse(source))
-    except SyntaxError:  # a lambda amid an expression
-        source = " ".join(source.split())
-    return hashlib.sha256(source.encode()).hexdigest()
+    return {"class": f"{kind.__module__}.{kind.__qualname__}", "source": source_digest(kind)}
 
 
 def show(plain: Plain) -> str:

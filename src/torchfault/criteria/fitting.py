@@ -157,6 +157,7 @@ def check_criterion(criterion: Criterion, golden: Tree, labels: Tree | None, inp
     It does not either where it takes for class scores what, by the *labels* or the *inputs*, is none; naming the axis
     of the classes overrules that.
 
+    >>> from torchfault.criteria.failures import Top1Change
     >>> check_criterion(Top1Change(), torch.randn(3, 8), None, inputs=torch.randn(3, 8))
     Traceback (most recent call last):
     torchfault.errors.CriterionError: Top1Change judges by class scores, ...
@@ -190,6 +191,7 @@ _NO_SCORES = {
 def judged(criterion: Criterion, golden: Tree) -> str:
     """Return which of the *golden* outputs a criterion looks at, and along which axis for classes; empty where plain.
 
+    >>> from torchfault.criteria.failures import Top1Change
     >>> judged(Top1Change(axis=-1), {"logits": torch.zeros(2, 3, 5), "hidden": torch.zeros(2, 4)})
     "output 'logits' of 2, 5 classes along axis -1"
     """

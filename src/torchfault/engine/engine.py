@@ -27,6 +27,7 @@ from torchfault.model.observe import word_name
 from torchfault.model.rounding import rounded_as
 from torchfault.model.unseen import unseen
 from torchfault.model.unwrapped import unwrapped
+from torchfault.source import source_digest
 from torchfault.space import FaultSpace
 from torchfault.trials import Trials
 
@@ -160,8 +161,12 @@ class Engine:
             yield lanes
 
     def digest(self) -> str:
-        """Return a SHA-256 over the model's class, the names, types, shapes and bytes of state, and its rounding."""
+        """Return a SHA-256 over the code of the model's modules, its rounding, and all bytes of its state by name."""
         digest = hashlib.sha256(type(self.model).__qualname__.encode())
+        for name, module in self.model.named_modules():
+            kind = type(module)
+            if kind.__module__.partition(".")[0] != "torch":  # other code with the same weights is another model
+                digest.update(f"{name} {kind.__qualname__} {source_digest(kind)}\n".encode())
         # Not the state dict, which leaves out buffers that are not persistent.
         words = {name: tensor.detach() for name, tensor in self.model.named_parameters() if word_name(tensor)}
         words |= dict(self.model.named_buffers()) | {name: home.words[name] for name, home in self._homes.items()}
