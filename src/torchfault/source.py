@@ -4,21 +4,25 @@ import ast
 import hashlib
 import inspect
 import textwrap
-from collections.abc import Hashable
 from functools import cache
+from typing import Any
 
 __all__ = ["source_digest"]
 
 
-@cache
-def source_digest(value: Hashable) -> str | None:
+def source_digest(value: Any) -> str | None:
     """Return a SHA-256 over the source of a function or class; ``None`` where there is none to read.
 
     >>> source_digest(source_digest) == source_digest(source_digest), source_digest(len) is None
     (True, True)
     """
+    return _digest(value)
+
+
+@cache
+def _digest(value: Any) -> str | None:
     try:
-        source = textwrap.dedent(inspect.getsource(value))  # type: ignore[arg-type]  # what has no source raises
+        source = textwrap.dedent(inspect.getsource(value))
     except (OSError, TypeError):
         return None  # typed into an interpreter, or compiled
     try:
