@@ -28,9 +28,7 @@ from torchfault.store import Columns, Record, Store
 __all__ = ["CampaignInterrupted", "check_resumable", "run"]
 
 _SMALLEST_BATCH = 256  # of the first one: results, and a rule's first look, should not have to wait for a full batch
-# What a resolver sees together where the sampler's blocks do not decide: single faults, and words, of which most flips
-# need no lane.
-_TOGETHER = {"fault": 1 << 12, "word": 1 << 14}
+_TOGETHER = 1 << 12  # rows that a resolver sees together where the sampler's blocks do not decide
 _QUIET = 0.1  # seconds between two calls of the progress callback within a batch
 _PATIENCE = 10.0  # an estimate for the callback is made anew after so many times as long as the last one took
 
@@ -259,7 +257,7 @@ def _span(session: _Session, first: int) -> tuple[int, int]:
     """
     total, size = session.source.total, session.source.size
     if session.together and not session.design.adapts:
-        size = _TOGETHER[session.design.unit]
+        size = _TOGETHER
     elif not session.together and not session.design.adapts:
         return first, first
     begin = first // size * size
