@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from torchfault.cells import Axis, Space
 from torchfault.sampling.design import Design
+from torchfault.sampling.flips import flips_by_group, masks_of, popcount
 from torchfault.sampling.tally import Tally
-from torchfault.space import FaultSpace
 from torchfault.statistics import Estimate
 from torchfault.statistics.sequential import upper_at_every_look
 from torchfault.store import Columns
@@ -72,23 +72,23 @@ class AuditCounts:
     def add(self, columns: Columns) -> None:
         """Take in the next trials."""
         self.lanes += len(columns) if columns.lanes is None else int(columns.lanes.sum())
-        if columns.unit == "word":
-            assert isinstance(self.space, FaultSpace)
-            columns = columns.flips(*self.space.flips(columns.faults))
-        self.trials += len(columns)
-        flag = {name: columns.flag(name).astype(bool) for name in ("failed", "pooled", *self.counts)}
+        flag = {name: masks_of(columns, name) for name in ("failed", "pooled", *self.counts)}
         for name in self.counts:
-            self.counts[name] += int(flag[name].sum())
-        weight, group, kind = columns.weight, self.axis.code(columns.faults), self._kind[columns.stratum]
-        self.total += np.bincount(group, weight, len(self.axis))
-        self.shown += np.bincount(group, weight * (flag["failed"] & flag["pooled"]), len(self.axis))
+            self.counts[name] += int(popcount(flag[name]).sum())
         said = flag["failed"] ^ flag["refuted"]
-        who = np.where(said, _LARGER, np.where(flag["pooled"], _POOLED, _SMALLER))
-        cell, shape = who * self.open.shape[1] + kind, self.audited.shape
-        for held, name in ((self.audited, "audited"), (self.refuted, "refuted")):
-            held += np.bincount(cell, flag[name], held.size).reshape(shape)
-        left = weight * (flag["vouched"] & ~flag["audited"])
-        self.open += np.bincount(cell * len(self.axis) + group, left, self.open.size).reshape(self.open.shape)
+        vouching = {_LARGER: said, _POOLED: ~said & flag["pooled"], _SMALLER: ~said & ~flag["pooled"]}
+        weight, kinds, groups = columns.weight, self._kind[columns.stratum], len(self.axis)
+        for part in flips_by_group(self.space, columns, self.axis):
+            mine, kind = weight[part.rows], kinds[part.rows]
+            self.trials += len(part.rows) * part.bits
+            self.total += np.bincount(part.code, mine * part.bits, groups)
+            self.shown += np.bincount(part.code, mine * part.count(flag["failed"] & flag["pooled"]), groups)
+            for who, masks in vouching.items():
+                for held, name in ((self.audited, "audited"), (self.refuted, "refuted")):
+                    held[who] += np.bincount(kind, part.count(flag[name] & masks), held.shape[1])
+                left = mine * part.count(flag["vouched"] & ~flag["audited"] & masks)
+                cell, open_ = kind * groups + part.code, self.open[who]
+                open_ += np.bincount(cell, left, open_.size).reshape(open_.shape)
 
     def audit(self, assumption: str, *, level: float) -> Audit:
         """Return how well *assumption* held."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.cells import Space
-from torchfault.sampling.tally import failing_share
+from torchfault.sampling.flips import failing_share
 from torchfault.statistics import Estimate, effective_sample_size, wilson_trials
 from torchfault.store import Columns
 

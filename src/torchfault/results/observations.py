@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.cells import Axis, Space
-from torchfault.space import FaultSpace
+from torchfault.sampling.flips import flips_by_group, masks_of
 from torchfault.store import Columns
 
 __all__ = ["Observations", "observe"]
@@ -22,8 +22,8 @@ class Observations:
 
     A draw is a fault on an input; where draws run on several inputs, or are words, their outcomes in a group are
     averaged, since they are not independent. *group*, *weight*, *stratum*, *failed*, *due* and *value* (of a metric)
-    have shape (pairs,); *share* is how much of the draw is in the group. *trials* counts rows of the campaign by
-    group, (groups,), and *draws* all draws.
+    have shape (pairs,); *share* is how much of the draw is in the group, and *size* how many faults on inputs these
+    are. *draws* counts all draws, and *groups* the groups.
     """
 
     group: Ints
@@ -32,9 +32,15 @@ class Observations:
     failed: Floats
     due: Floats
     share: Floats
+    size: Ints
     value: Floats | None
     draws: int
-    trials: Ints
+    groups: int
+
+    @property
+    def trials(self) -> Ints:
+        """The number of trials in each group, shape (groups,)."""
+        return np.bincount(self.group, self.size, self.groups).astype(np.int64)
 
     @property
     def plain(self) -> bool:
@@ -44,14 +50,13 @@ class Observations:
     def members(self) -> list[Ints]:
         """Return the pairs of each group, in order."""
         order = np.argsort(self.group, kind="stable")
-        return np.split(order, np.cumsum(np.bincount(self.group, minlength=len(self.trials)))[:-1])
+        return np.split(order, np.cumsum(np.bincount(self.group, minlength=self.groups))[:-1])
 
     @property
     def nested(self) -> bool:
         """Whether every stratum lies within one group, so that the groups' numbers of draws are fixed as well."""
-        width = len(self.trials)
-        pairs = np.unique(self.stratum * width + self.group)
-        return len(np.unique(pairs // width)) == len(pairs)
+        pairs = np.unique(self.stratum * self.groups + self.group)
+        return len(np.unique(pairs // self.groups)) == len(pairs)
 
 
 def observe(space: Space, columns: Columns, axis: Axis, *, repeats: int = 1, flag: str = "failed") -> Observations:
@@ -59,37 +64,43 @@ def observe(space: Space, columns: Columns, axis: Axis, *, repeats: int = 1, fla
 
     *flag* names the outcome that counts as failed.
     """
-    if columns.unit == "word":
-        assert isinstance(space, FaultSpace)
-        row, faults, bit = space.flips(columns.faults)
-        flips = columns.flips(row, faults, bit)
-        part = np.bincount(row, minlength=len(columns))[row]
-        return _averaged(axis, flips, draw=row, share=1 / part, flag=flag, count=len(columns))
-    if repeats > 1:
-        draw = np.arange(len(columns)) // repeats
-        of = np.bincount(draw)[draw].astype(np.float64)  # the last one may be under way
-        return _averaged(axis, columns, draw=draw, share=1 / of, flag=flag, count=int(draw[-1:].sum()) + 1)
+    if columns.unit == "word" or repeats > 1:
+        return _averaged(space, columns, axis, repeats=repeats, flag=flag)
+    owner, group = _struck(columns, axis)
+    failed, due = (columns.flag(name).astype(np.float64)[owner] for name in (flag, "due"))
+    value = None if columns.values is None else columns.values[owner]
+    weight, stratum, one = columns.weight[owner], columns.stratum[owner], np.ones(len(owner))
+    size = one.astype(np.int64)
+    return Observations(group, weight, stratum, failed, due, one, size, value, len(columns), len(axis))
+
+
+def _struck(columns: Columns, axis: Axis) -> tuple[Ints, Ints]:
+    """Return pairs of a trial and a group that it struck, once each."""
     owner, group = columns.owner, axis.code(columns.faults)
     if columns.counts is not None:
         owner, group = np.divmod(np.unique(owner * len(axis) + group), len(axis))
-    failed, due = (columns.flag(name).astype(np.float64)[owner] for name in (flag, "due"))
-    value = None if columns.values is None else columns.values[owner]
-    trials = np.bincount(group, minlength=len(axis))
-    one = np.ones(len(owner))
-    return Observations(
-        group, columns.weight[owner], columns.stratum[owner], failed, due, one, value, len(columns), trials
-    )
+    return owner, group
 
 
-def _averaged(axis: Axis, rows: Columns, *, draw: Ints, share: Floats, flag: str, count: int) -> Observations:
-    """Return pairs of draws, of which *rows* are parts, and groups, with their outcomes averaged over these parts."""
-    group = axis.code(rows.faults)
-    key, pair = np.unique(draw * len(axis) + group, return_inverse=True)
-    pair, (owner, code) = pair.reshape(-1), np.divmod(key, len(axis))
-    inside = np.bincount(pair, share, len(key)).astype(np.float64)
-    failed, due = (np.bincount(pair, share * rows.flag(name), len(key)) / inside for name in (flag, "due"))
-    first = np.zeros(int(draw.max(initial=-1)) + 1, dtype=np.int64)
-    first[draw[::-1]] = np.arange(len(draw))[::-1]
-    at = first[owner]
-    trials = np.bincount(group, minlength=len(axis))
-    return Observations(code, rows.weight[at], rows.stratum[at], failed, due, inside, None, count, trials)
+def _averaged(space: Space, columns: Columns, axis: Axis, *, repeats: int, flag: str) -> Observations:
+    """Return pairs of a draw and a group, with outcomes averaged over the bits and the inputs of the draw."""
+    if columns.unit == "word":
+        parts = list(flips_by_group(space, columns, axis))
+        row, code = (np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "code"))
+        bits, whole = (np.repeat([getattr(p, name) for p in parts], [len(p.rows) for p in parts]) for name in _SIZES)
+        counts = [np.concatenate([part.count(masks_of(columns, one)) for part in parts]) for one in (flag, "due")]
+    else:
+        row, code = _struck(columns, axis)
+        bits = whole = np.ones(len(row), dtype=np.int64)
+        counts = [masks_of(columns, one)[row] for one in (flag, "due")]
+    key, pair = np.unique(row // repeats * len(axis) + code, return_inverse=True)
+    pair, (draw, group) = pair.reshape(-1), np.divmod(key, len(axis))
+    inside = np.bincount(pair, bits, len(key)).astype(np.int64)
+    failed, due = (np.bincount(pair, count, len(key)) / inside for count in counts)
+    share = np.bincount(pair, bits / whole, len(key)) / np.bincount(pair, minlength=len(key))
+    weight, stratum = columns.weight[draw * repeats], columns.stratum[draw * repeats]
+    draws = -(-len(columns) // repeats)
+    return Observations(group, weight, stratum, failed, due, share, inside, None, draws, len(axis))
+
+
+_SIZES = ("bits", "whole")

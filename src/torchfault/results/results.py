@@ -11,8 +11,10 @@ from torchfault.errors import CampaignError, did_you_mean
 from torchfault.results.assumptions import Audit, AuditCounts
 from torchfault.results.diagnostics import Diagnostics, diagnose
 from torchfault.results.intervals import Question, estimates
+from torchfault.results.observations import observe
 from torchfault.results.spaces import space_of
 from torchfault.sampling.design import Design
+from torchfault.sampling.flips import masks_of, popcount
 from torchfault.statistics import Estimate
 from torchfault.statistics.intervals import find_interval
 from torchfault.store import Batch, Columns, Record, Store
@@ -72,7 +74,7 @@ class Results:
     @property
     def failures(self) -> int:
         """The number of trials that failed, each bit of a word for itself."""
-        return int(self._flips.failed.sum())
+        return int(popcount(masks_of(self.columns, "failed")).sum())
 
     @property
     def lanes(self) -> int:
@@ -104,11 +106,13 @@ class Results:
         """
         import pandas as pd
 
-        axis, columns = self.space.axis(by), self._sampled
-        found = self._estimates(by, flag, level, method)
-        flips = self._flips if columns is self.columns else self._as_flips(columns)
-        trials, failures, due = _counts(flips, axis.code(flips.faults), len(axis), flag)
-        named = {"key": axis.keys, "trials": trials, "failures": failures, "due": due}
+        axis = self.space.axis(by)
+        found, seen = self._estimates(by, flag, level, method), observe(self.space, self._sampled, axis, flag=flag)
+        failures = np.bincount(seen.group, seen.failed * seen.size, len(axis)).round().astype(np.int64)
+        whole, weight = seen.trials, seen.weight * seen.size
+        with np.errstate(invalid="ignore", divide="ignore"):
+            due = np.bincount(seen.group, weight * seen.due, len(axis)) / np.bincount(seen.group, weight, len(axis))
+        named = {"key": axis.keys, "trials": whole, "failures": failures, "due": due}
         bounds = np.array([(one.value, one.low, one.high) for one in found]).reshape(-1, 3).T
         return pd.DataFrame(named | dict(zip(("value", "low", "high"), bounds, strict=True)))
 
@@ -148,14 +152,6 @@ class Results:
         drawn = np.bincount(columns.stratum, minlength=len(design.strata))
         return replace(columns, weights=(design.strata.masses * len(columns) / np.maximum(drawn, 1))[columns.stratum])
 
-    @cached_property
-    def _flips(self) -> Columns:
-        return self._as_flips(self.columns)
-
-    def _as_flips(self, columns: Columns) -> Columns:
-        """Return words as the flips of their bits; faults as they are."""
-        return columns if columns.unit == "fault" else columns.flips(*self.space.flips(columns.faults))  # type: ignore[attr-defined]
-
     def _estimates(self, by: str, flag: str, level: float | None, method: str) -> list[Estimate]:
         find_interval(method)
         known = {"failed", "due", *self.record.configuration.get("verdicts", {}), "crash"}
@@ -164,19 +160,6 @@ class Results:
             raise CampaignError(f"'{self.name}' recorded the outcomes {named}, got '{flag}'{did_you_mean(flag, known)}")
         chosen = self.level if level is None else level
         return estimates(Question(self.record, self.space, self.design, self._sampled, by, flag, chosen, method))
-
-
-def _counts(columns: Columns, group: np.ndarray, groups: int, flag: str) -> tuple[np.ndarray, ...]:
-    """Return trials, failures and the share of trials that were due, by group; a trial counts once in each."""
-    owner = columns.owner
-    if columns.counts is not None:
-        owner, group = np.divmod(np.unique(owner * groups + group), groups)
-    weight = columns.weight[owner]
-    trials = np.bincount(group, minlength=groups)
-    failures = np.bincount(group, columns.flag(flag)[owner], groups).astype(np.int64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        due = np.bincount(group, weight * columns.due[owner], groups) / np.bincount(group, weight, groups)
-    return trials, failures, due
 
 
 def load(store: Store, name: str) -> Results:

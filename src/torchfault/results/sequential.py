@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from torchfault.cells import Space
 from torchfault.sampling.design import Design
-from torchfault.sampling.tally import Rounds, Tally, failing_share
+from torchfault.sampling.flips import failing_share
+from torchfault.sampling.tally import Rounds, Tally
 from torchfault.statistics import Estimate, stratified
 from torchfault.store import Columns
 

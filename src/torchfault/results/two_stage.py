@@ -15,7 +15,7 @@ from scipy.special import stdtrit
 
 from torchfault.cells import Axis
 from torchfault.sampling.design import Design
-from torchfault.sampling.flips import flips_by_group
+from torchfault.sampling.flips import flips_by_group, masks_of
 from torchfault.site import Site
 from torchfault.space import FaultSpace
 from torchfault.statistics import Estimate, wilson
@@ -137,7 +137,9 @@ def site_factors(
     smaller than cells are not told apart.
     """
     every = space.axis("model") if axis.of_cell is None else axis
-    flags, found = np.asarray(columns.flag(flag), dtype=np.uint64), {}
+    flags, found = masks_of(columns, flag), dict[tuple[int, int], SiteFactors]()
+    if not len(columns):
+        return found
     where = space.locate(columns.faults)
     channel, total = space.channels(where), (design.total or 0) * repeats
     mass, weight = dict(zip(design.strata.group.tolist(), design.strata.mass.tolist(), strict=True)), columns.weight

@@ -1,4 +1,4 @@
-"""The flips of whole words, counted by masks: which bits of each word fall into which group, without listing them."""
+"""The flips of words, counted by masks: which bits of each word fall into which group, without listing them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from torchfault.cells import Axis
+from torchfault.cells import Axis, Space
 from torchfault.space import FaultSpace
 from torchfault.store import Columns
 
-__all__ = ["Flips", "flips_by_group", "popcount"]
+__all__ = ["Flips", "failing_share", "flips_by_group", "masks_of", "popcount"]
 
 Ints = NDArray[np.int64]
 Masks = NDArray[np.uint64]
@@ -18,9 +18,9 @@ Masks = NDArray[np.uint64]
 
 @dataclass(frozen=True, eq=False)
 class Flips:
-    """Words at *rows* of some columns whose bits in *mask*, so many *bits*, fall into the groups *code*, (rows,) each.
+    """Trials at *rows* of some columns whose bits in *mask*, so many *bits*, fall into the groups *code*, (rows,) each.
 
-    *whole* is the number of bits that a word of the site has in the space, in all groups.
+    *whole* is the number of bits of each trial in the space, in all groups. Single faults have one bit.
     """
 
     site: int
@@ -35,8 +35,25 @@ class Flips:
         return popcount(flag[self.rows] & self.mask)
 
 
-def flips_by_group(space: FaultSpace, columns: Columns, axis: Axis) -> Iterator[Flips]:
-    """Yield the words of *columns* by site and group of *axis*.
+def masks_of(columns: Columns, flag: str) -> Masks:
+    """Return a flag of *columns* as masks, shape (trials,): of words as it is, 1 where it is set for a single fault."""
+    return np.asarray(columns.flag(flag)).astype(np.uint64, copy=False)
+
+
+def failing_share(space: Space, columns: Columns, flag: str = "failed") -> NDArray[np.float64]:
+    """Return the share of the faults of each trial for which *flag* is set, shape (trials,).
+
+    It is 0 or 1 for faults that were struck, and any share between for words, whose bits count the same.
+    """
+    if columns.unit == "fault":
+        return columns.flag(flag).astype(np.float64)
+    assert isinstance(space, FaultSpace)
+    bits = np.array([len(site.bits) for site in space.sites])
+    return np.asarray(popcount(masks_of(columns, flag)) / bits[space.locate(columns.faults).site])
+
+
+def flips_by_group(space: Space, columns: Columns, axis: Axis) -> Iterator[Flips]:
+    """Yield the trials of *columns*, words or single faults, by site and group of *axis*; single faults all at once.
 
     >>> from torchfault.space import Site
     >>> space = FaultSpace((Site("a", (2,), word="int8", bits=(0, 7)),))
@@ -44,6 +61,10 @@ def flips_by_group(space: FaultSpace, columns: Columns, axis: Axis) -> Iterator[
     >>> [(part.code.tolist(), int(part.mask), part.bits) for part in flips_by_group(space, words, space.axis("bit"))]
     [([0, 0], 1, 1), ([1, 1], 128, 1)]
     """
+    if columns.unit == "fault":
+        yield Flips(0, np.arange(len(columns)), axis.code(columns.faults), np.uint64(1), 1, 1)
+        return
+    assert isinstance(space, FaultSpace)
     site = space.locate(columns.faults).site
     for position in np.unique(site).tolist():
         rows, bits = np.flatnonzero(site == position), np.array(space.sites[position].bits, dtype=np.uint64)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from torchfault.cells import Space
 from torchfault.sampling.design import Design
-from torchfault.space import FaultSpace
+from torchfault.sampling.flips import failing_share
 from torchfault.statistics.sequences import Sequences
 from torchfault.store import Columns
 
@@ -123,19 +123,6 @@ class Counts:
         self.trials += np.bincount(code, minlength=len(self.axis))
         self.failures += np.bincount(code, failing_share(self.space, columns)[owner], len(self.axis))
         self.equal &= columns.weights is None or bool((columns.weights == 1).all())
-
-
-def failing_share(space: Space, columns: Columns, flag: str = "failed") -> Floats:
-    """Return the share of the faults of each trial for which *flag* is set, shape (trials,).
-
-    It is 0 or 1 for faults that were struck, and any share between for words, whose bits count the same.
-    """
-    if columns.unit == "fault":
-        return columns.flag(flag).astype(np.float64)
-    assert isinstance(space, FaultSpace)
-    row, faults, bit = space.flips(columns.faults)
-    flips = columns.flips(row, faults, bit)
-    return np.asarray(np.bincount(row, flips.flag(flag), len(columns)) / np.bincount(row, minlength=len(columns)))
 
 
 class Rounds:
