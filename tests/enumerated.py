@@ -15,10 +15,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchfault.campaign import Campaign
-from torchfault.campaign.groups import code_of
-from torchfault.campaign.measure import measure
-from torchfault.campaign.plan import prepare
+from torchfault.campaign import Campaign, run
 from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.engine.executor import Lanes
@@ -71,8 +68,8 @@ class Enumerated:
         return self.outcomes.mean(axis=1)
 
     def truth(self, by: str = "model") -> NDArray[np.float64]:
-        """Return the failure probability of every group, in the order of :meth:`torchfault.campaign.Results.table`."""
-        code = code_of(self.space, self.space.locate(np.arange(len(self.space))), by)
+        """Return the failure probability of every group, in the order of :meth:`torchfault.results.Results.table`."""
+        code = self.space.axis(by).code(np.arange(len(self.space)))
         failing = np.bincount(code, weights=self.outcomes.sum(axis=1))
         return failing / (np.bincount(code) * self.outcomes.shape[1])
 
@@ -172,10 +169,5 @@ def enumerated() -> Enumerated:
     model, data = _trained()
     engine = Engine(model, data)
     space = engine.space.select(kinds=["weight", "bias", "input"], types=["Conv2d", "Linear"])
-    campaign = Campaign(engine, space, sampler=Exhaustive(block=_BATCH // INPUTS))
-    total = len(space) * INPUTS
-    parts = []
-    for first in range(0, total, _BATCH):
-        plan = prepare(campaign, first, min(first + _BATCH, total))
-        parts.append(measure(campaign, plan, golden=None, seen=lambda _: None).failed)
-    return Enumerated(engine, space, np.concatenate(parts).reshape(len(space), INPUTS))
+    columns = run(Campaign(engine, space, sampler=Exhaustive(block=_BATCH // INPUTS)), batch=_BATCH).columns
+    return Enumerated(engine, space, columns.failed.reshape(len(space), INPUTS))

@@ -4,16 +4,31 @@ import numpy as np
 import pytest
 from doubles import SPACE, Double
 from enumerated import enumerated
-from test_importance import EVERY, SCORES, SMALL, Heavy, as_table, estimates, scores_for
+from test_importance import POPULATION, SCORES, Heavy, as_table, estimates, scores_for
 
-from torchfault.campaign import Campaign, assisted, run
+from torchfault.campaign import Campaign, run
 from torchfault.criteria import accuracy
 from torchfault.errors import CampaignError, SamplingError, StatisticsError
-from torchfault.sampling import Adaptive, Exhaustive, History, Importance, Learned, Statistical, Table, Uniform, stream
+from torchfault.resolve import Pooled
+from torchfault.results import assisted
+from torchfault.sampling import (
+    Adaptive,
+    Exhaustive,
+    Importance,
+    Learned,
+    Population,
+    Search,
+    Statistical,
+    Table,
+    Tally,
+    Uniform,
+    WholeWords,
+    stream,
+)
 from torchfault.sampling.learned import fit
 from torchfault.sensitivity import effect
-from torchfault.statistics import MaxTrials, assisted_mean, weighted_mean
-from torchfault.store import Store
+from torchfault.statistics import HalfWidth, MaxTrials, assisted_mean, weighted_mean
+from torchfault.store import Columns, Store
 from torchfault.testing import check_sampler
 
 
@@ -31,12 +46,12 @@ def predictions(known):
 
 def repeated(known, scores, sampler, *, n, repetitions):
     """Return (value, low, high) of assisted and of plain estimates, each (repetitions, 3)."""
-    both = []
+    both, population = [], Population(known.space)
+    heaviest = sampler.design(population).largest_weight
     for repetition in range(repetitions):
         rng = stream(9, repetition)
-        draws = sampler.draw(known.space, n, rng=rng)
+        draws = sampler.draw(population, n, rng=rng, start=0)
         failed = known.outcomes[draws.index, rng.integers(known.outcomes.shape[1], size=n)]
-        heaviest = 1.0 if isinstance(sampler, Uniform) else sampler.largest_weight(known.space)
         found = assisted_mean(failed, scores[draws.index], scores.mean(), weights=draws.weight, largest_weight=heaviest)
         plain = weighted_mean(failed, draws.weight, largest_weight=heaviest)
         both.append(((found.value, found.low, found.high), (plain.value, plain.low, plain.high)))
@@ -129,7 +144,11 @@ def test_numbers_that_do_not_fit_are_refused(given):
     ("options", "what"),
     [
         ({"sampler": Uniform(2), "stop": MaxTrials(50)}, "several faults in a trial"),
-        ({"sampler": Adaptive(model=0.05)}, "strata"),
+        ({"sampler": Adaptive(), "stop": HalfWidth(0.05)}, "strata"),
+        ({"sampler": Adaptive(WholeWords(), block=64), "stop": HalfWidth(0.2)}, "whole words"),
+        ({"sampler": Search(side=64, block=64), "stop": MaxTrials(128)}, "strata"),
+        ({"inputs_per_fault": 3, "stop": MaxTrials(60)}, "several inputs for each fault"),
+        ({"resolver": Pooled(8), "stop": MaxTrials(60)}, "outcomes that were not seen"),
         ({"sampler": Statistical(margin=0.1)}, "strata"),
         ({"sampler": Exhaustive(), "stop": MaxTrials(50)}, "every fault"),
         ({"sampler": Uniform(), "stop": MaxTrials(50), "metric": accuracy}, "a metric"),
@@ -152,33 +171,28 @@ def test_the_regression_finds_the_bits_that_fail():
     index = rng.integers(0, len(known.space), size=6000)
     failed = known.outcomes[index, rng.integers(known.outcomes.shape[1], size=6000)]
     flat = as_table(known.space, np.ones(len(known.space)))
-    fitted = fit(flat, known.space, History(index, np.zeros(6000, dtype=np.int32), failed))
+    fitted = fit(flat, known.space, Columns(index, index * 0, {"failed": failed}))
     rows = fitted.rows(known.space.sites[0], np.array([0]))[0]
     where = known.space.locate(np.arange(len(known.space)))
     here = where.site == 0
     actual = [known.by_fault[here & (where.bit == bit)].mean() for bit in range(32)]
     assert rows[30] == pytest.approx(actual[30], abs=0.25)
     assert rows[:20].max() < 0.02
-    nothing = History(index, np.zeros(6000, dtype=np.int32), np.zeros(6000, dtype=bool))
-    assert fit(flat, known.space, nothing) is None
+    assert fit(flat, known.space, Columns(index, index * 0)) is None
 
 
 def learned(known, score, repetitions, blocks):
     """Return estimates of repeated campaigns of a learned sampler, one (value, low, high) each."""
-    sampler, found = Learned(score, block=512), []
+    sampler, found, population = Learned(score, block=512), [], Population(known.space)
     for repetition in range(repetitions):
-        history, weights = History(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, bool)), np.zeros(0)
-        for block in range(blocks):
-            rng = stream(3, repetition, block)
-            draws = sampler.replan(known.space, history).draw(known.space, 512, rng=rng)
+        tally = Tally(known.space, sampler.design(population))
+        for start in range(0, blocks * 512, 512):
+            rng = stream(3, repetition, start // 512)
+            draws = sampler.draw(population, 512, rng=rng, start=start, tally=tally)
             failed = known.outcomes[draws.index, rng.integers(known.outcomes.shape[1], size=512)]
-            history = History(
-                np.append(history.faults, draws.index),
-                np.append(history.stratum, draws.stratum),
-                np.append(history.failed, failed),
-            )
-            weights = np.append(weights, draws.weight)
-        estimate = weighted_mean(history.failed, weights, largest_weight=2.0)
+            tally.add(Columns(draws.index, draws.index * 0, {"failed": failed}, weights=draws.weight))
+        columns = tally.columns()
+        estimate = weighted_mean(columns.failed, columns.weight, largest_weight=2.0)
         found.append((estimate.value, estimate.low, estimate.high))
     return np.array(found)
 
@@ -192,13 +206,12 @@ def test_what_was_learnt_narrows_and_does_not_bias():
 
 
 def test_learned_sampling_keeps_the_rules_of_samplers():
-    check_sampler(Learned(SCORES["effect"], block=256), SMALL)
-    assert Learned(SCORES["effect"]).largest_weight(SMALL) == 2
-    assert Learned(SCORES["effect"]).total(SMALL) is None
+    check_sampler(Learned(SCORES["effect"], block=256), POPULATION)
+    design = Learned(SCORES["effect"]).design(POPULATION)
+    assert (design.largest_weight, design.total, design.adapts) == (2, None, True)
     for wrong in ({"floor": 0.0}, {"block": 0}):
         with pytest.raises(SamplingError, match="a floor is above 0"):
             Learned(Table({}), **wrong)
-    assert len(EVERY) == len(SMALL)
 
 
 def test_a_learned_campaign_resumes_byte_by_byte(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from reference import reference
 
-from torchfault.campaign import Campaign, Results, run
+from torchfault.campaign import Campaign, run
 from torchfault.faults import BitFlip
 from torchfault.sampling import Exhaustive, Uniform
 from torchfault.statistics import MaxTrials
@@ -64,7 +64,7 @@ def test_lanes_of_many_faults_are_those_of_the_engine(known):
 
 
 def test_groups_and_the_truth_of_an_exhaustive_campaign(known):
-    results: Results = run(Campaign(known.table, known.space, sampler=Exhaustive()))
+    results = run(Campaign(known.table, known.space, sampler=Exhaustive()))
     assert results.estimate().value == known.truth()[0]
     for by in ("site", "bit", "kind"):
         assert torch.allclose(torch.tensor(results.table(by)["value"].to_numpy()), torch.tensor(known.truth(by)))

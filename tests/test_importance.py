@@ -11,9 +11,12 @@ from scipy.stats import chisquare
 
 from torchfault.campaign import Campaign, run
 from torchfault.errors import CampaignError, SamplingError
+from torchfault.measures import ProductMeasure, probability
+from torchfault.results import Results
 from torchfault.sampling import (
     Effect,
     Importance,
+    Population,
     Score,
     Sensitivity,
     Table,
@@ -117,6 +120,12 @@ SCORES = {
     "table": Table({"a": np.ones((40, 5)), "b": np.eye(12, 8)}),
 }
 EVERY = np.arange(len(SMALL))
+POPULATION = Population(SMALL)
+
+
+def drawn(sampler, n, *, seed, space=SMALL):
+    """Return *n* trials from equally likely faults of *space*."""
+    return sampler.draw(Population(space), n, rng=np.random.default_rng(seed), start=0)
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.3])
@@ -125,9 +134,9 @@ EVERY = np.arange(len(SMALL))
 def test_draws_have_the_probabilities_that_their_weights_say(name, shares, floor):
     for threshold in (0.0, 0.25):
         sampler = Importance(SCORES[name], floor=floor, shares=shares, threshold=threshold)
-        q = sampler.density(SMALL, EVERY)
+        q = sampler.density(POPULATION, EVERY)
         assert q.sum() == pytest.approx(1, abs=1e-9)
-        draws = sampler.draw(SMALL, 6000, rng=np.random.default_rng(5))
+        draws = drawn(sampler, 6000, seed=5)
         np.testing.assert_allclose(draws.weight, 1 / (len(SMALL) * q[draws.index]), rtol=1e-9)
         counts = np.bincount(draws.index, minlength=len(SMALL))
         assert not counts[q == 0].any()
@@ -135,7 +144,9 @@ def test_draws_have_the_probabilities_that_their_weights_say(name, shares, floor
         seen, due = (np.append(x[common], x[~common].sum()) for x in (counts, q * len(draws)))
         assert chisquare(seen[due > 0], due[due > 0] * seen.sum() / due.sum()).pvalue > 1e-4
         assert sampler.support(SMALL) == pytest.approx(np.mean(q > 0))
-        heaviest = sampler.largest_weight(SMALL)
+        design = sampler.design(POPULATION)
+        assert design.reach == sampler.support(SMALL)
+        heaviest = design.largest_weight
         assert draws.weight.max() <= heaviest * (1 + 1e-9)
         assert floor or heaviest == pytest.approx(1 / (len(SMALL) * q[q > 0].min()))
 
@@ -156,15 +167,15 @@ def test_the_published_scheme_keeps_the_sensitivity_from_the_bit_and_the_correct
 
 def test_a_floor_bounds_the_weights_and_reaches_everything():
     sampler = Importance(SCORES["exponential"], floor=0.25)
-    draws = sampler.draw(SMALL, 4096, rng=np.random.default_rng(0))
+    draws = drawn(sampler, 4096, seed=0)
     assert draws.weight.max() <= 4
     assert sampler.support(SMALL) == 1
-    assert Importance(SCORES["table"], floor=1).draw(SMALL, 9, rng=np.random.default_rng(0)).weight.tolist() == [1] * 9
+    assert drawn(Importance(SCORES["table"], floor=1), 9, seed=0).weight.tolist() == [1] * 9
 
 
 @pytest.mark.parametrize("name", SCORES)
 def test_importance_keeps_the_rules_of_samplers(name):
-    check_sampler(Importance(SCORES[name], floor=0.2), SMALL)
+    check_sampler(Importance(SCORES[name], floor=0.2), POPULATION)
 
 
 def test_a_space_of_a_billion_faults_is_never_listed():
@@ -173,7 +184,7 @@ def test_a_space_of_a_billion_faults_is_never_listed():
     elements[[5, 1 << 24]] = 1, 3
     sampler = Importance(Sensitivity({"big": elements}, bits="exponential"), floor=0.5)
     space = FaultSpace((site,))
-    draws = sampler.draw(space, 4096, rng=np.random.default_rng(1))
+    draws = drawn(sampler, 4096, seed=1, space=space)
     where = space.locate(draws.index)
     hit = where.element == 1 << 24
     assert hit.mean() == pytest.approx(0.375, abs=0.04)
@@ -209,7 +220,29 @@ def test_what_makes_no_sense_is_refused(make, message):
 def test_a_score_that_is_nowhere_is_refused_when_drawn():
     sampler = Importance(Sensitivity({"a": np.zeros(40), "b": np.zeros(12)}))
     with pytest.raises(SamplingError, match="above 0 for some fault, got a sum of 0"):
-        sampler.draw(SMALL, 5, rng=np.random.default_rng(0))
+        drawn(sampler, 5, seed=0)
+
+
+MEASURE = ProductMeasure([0.8, 0.2], elements={"b": np.arange(12.0) / 66}, bits={"a": [0.1, 0.1, 0.2, 0.3, 0.3]})
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.3])
+def test_weights_are_exact_under_a_measure_too(floor):
+    """Faults without a probability weigh nothing where the score draws them, and the weighted mean is p's."""
+    population = Population(SMALL, MEASURE)
+    sampler = Importance(Sensitivity({"a": 1 + SLOPES["a"]}, bits="linear"), floor=floor)
+    p, q = probability(MEASURE, SMALL, EVERY), sampler.density(population, EVERY)
+    assert q.sum() == pytest.approx(1, abs=1e-9)
+    draws = sampler.draw(population, 6000, rng=np.random.default_rng(2), start=0)
+    np.testing.assert_allclose(draws.weight, p[draws.index] / q[draws.index], rtol=1e-9)
+    assert (draws.weight == 0).any()
+    check_sampler(sampler, population)
+    assert sampler.design(population).largest_weight == (1 / floor if floor else None)
+
+
+def test_what_a_measure_gives_faults_out_of_reach_is_not_known():
+    with pytest.raises(SamplingError, match="that a score never draws stays unknown"):
+        Importance(SCORES["table"], floor=0.0).design(Population(SMALL, MEASURE))
 
 
 # Campaigns.
@@ -239,9 +272,14 @@ def test_a_campaign_resumes_byte_by_byte_and_keeps_the_weights(tmp_path):
             run(other, store=store)
 
 
-def test_a_half_width_of_equal_trials_is_refused():
-    with pytest.raises(CampaignError, match="equally weighted trials"):
-        run(Campaign(Double(), SPACE, sampler=Importance(Heavy()), stop=HalfWidth(0.01)))
+@pytest.mark.parametrize(("by", "h"), [("model", 0.03), ("site", 0.15), ("layer", 0.12)])
+def test_a_half_width_ends_weighted_trials_with_intervals_as_narrow(by, h):
+    results = run(Campaign(Double(), SPACE, sampler=Importance(Heavy()), stop=HalfWidth(h, by=by)), batch=256)
+    assert results.columns.weights is not None
+    table = results.table(by)
+    assert ((table["high"] - table["low"]) / 2 <= h).all()
+    before = Results(results.record, results.columns.take(0, len(results) - 256)).table(by)
+    assert ((before["high"] - before["low"]) / 2 > h).any()
 
 
 def test_what_is_out_of_reach_counts_as_unknown():
@@ -264,8 +302,8 @@ def test_each_site_may_hold_all_that_is_out_of_reach():
     campaign = Campaign(Double(), space, sampler=Importance(Table(scores), floor=0.0), stop=MaxTrials(2000))
     with pytest.warns(UserWarning, match="of the faults"):
         results = run(campaign)
-    reached = {key: value for key, value in results.record.configuration.items() if key != "reach"}
-    known = replace(results, record=replace(results.record, configuration=reached)).table("site")
+    reached = replace(results.record, design=replace(results.design, reach=1.0).plain())
+    known = Results(reached, results.columns).table("site")
     unknown = 3 * len(space.sites[0].bits) / space.sizes
     np.testing.assert_allclose(results.table("site")["high"], np.minimum(known["high"] + unknown, 1))
 
@@ -277,12 +315,13 @@ def estimates(known, sampler, *, repetitions, n, seed=0):
     """Return the estimates of repeated campaigns on a known network, one (value, low, high) each."""
     from torchfault.statistics import weighted_mean
 
-    rows = []
+    rows, population = [], Population(known.space)
+    heaviest = sampler.design(population).largest_weight
     for repetition in range(repetitions):
         rng = stream(seed, repetition)
-        draws = sampler.draw(known.space, n, rng=rng)
+        draws = sampler.draw(population, n, rng=rng, start=0)
         failed = known.outcomes[draws.index, rng.integers(known.outcomes.shape[1], size=n)]
-        found = weighted_mean(failed, draws.weight, largest_weight=sampler.largest_weight(known.space))
+        found = weighted_mean(failed, draws.weight, largest_weight=heaviest)
         rows.append((found.value, found.low, found.high))
     return np.array(rows)
 

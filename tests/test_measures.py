@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from torchfault.errors import SpaceError
-from torchfault.measures import Measure, draw, probability, uniform
+from torchfault.measures import UNIFORM, Measure, ProductMeasure, draw, probability
 from torchfault.space import FaultSpace, Site
 
 SPACE = FaultSpace(
@@ -26,11 +26,11 @@ def normal(values):
 
 
 MEASURES = {
-    "uniform": uniform(SPACE),
-    "by site": Measure(normal([1, 0, 2, 5])),
-    "by element": Measure(normal([1, 0, 2, 1]), elements={"a": normal([1, 2, 3, 0, 5, 6])}),
-    "by bit": Measure(normal([1, 0, 2, 1]), bits={"b": normal([0, 1, 2, 3])}),
-    "by all": Measure(
+    "uniform": UNIFORM,
+    "by site": ProductMeasure(normal([1, 0, 2, 5])),
+    "by element": ProductMeasure(normal([1, 0, 2, 1]), elements={"a": normal([1, 2, 3, 0, 5, 6])}),
+    "by bit": ProductMeasure(normal([1, 0, 2, 1]), bits={"b": normal([0, 1, 2, 3])}),
+    "by all": ProductMeasure(
         normal([5, 0, 2, 1]),
         elements={"a": normal([9, 1, 1, 1, 1, 9]), "b": normal([4, 3, 2, 1])},
         bits={"a": normal(2.0 ** np.arange(8)), "b": normal([1, 1, 1, 7]), "c": normal([3])},
@@ -40,8 +40,8 @@ MEASURES = {
 
 def by_hand(measure, space):
     """Return the probability of every fault by three loops."""
-    found = []
-    for site, p in zip(space.sites, measure.sites, strict=True):
+    found, shares = [], space.sizes / len(space) if measure.sites is None else measure.sites
+    for site, p in zip(space.sites, shares, strict=True):
         elements = (measure.elements or {}).get(site.name, [1 / max(site.elements, 1)] * site.elements)
         bits = (measure.bits or {}).get(site.name, [1 / len(site.bits)] * len(site.bits))
         found += [p * e * b for e in elements for b in bits]
@@ -56,8 +56,28 @@ def test_probabilities_are_products_and_sum_to_one(name):
 
 
 @pytest.mark.parametrize("name", MEASURES)
+def test_a_measure_is_a_mass_of_cells_and_a_spread_over_their_places(name, rng):
+    measure, every = MEASURES[name], np.arange(len(SPACE))
+    assert isinstance(measure, Measure)
+    cell, place = SPACE.cell_of(every), SPACE.place_of(every)
+    p = by_hand(measure, SPACE)
+    mass = measure.mass(SPACE)
+    np.testing.assert_allclose(mass, np.bincount(cell, p, len(SPACE.cells)), atol=1e-15)
+    within = measure.within(SPACE, cell, place)
+    held = np.bincount(cell, within, len(SPACE.cells))
+    np.testing.assert_allclose(held, SPACE.cells.sizes > 0, atol=1e-12)
+    for one in np.flatnonzero(SPACE.cells.sizes)[::5]:
+        places = measure.draw_places(SPACE, np.full(4000, one), rng=rng)
+        seen, expected = np.bincount(places, minlength=SPACE.cells.sizes[one]), 4000 * within[cell == one]
+        assert not seen[expected == 0].any()
+        assert seen.sum() == 4000
+        if (expected > 0).sum() > 1:
+            assert chisquare(seen[expected > 0], expected[expected > 0]).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("name", MEASURES)
 def test_draws_have_the_frequencies_of_the_measure(name, rng):
-    n = 60_000
+    n = 100_000
     index = draw(MEASURES[name], SPACE, n, rng=rng)
     assert index.dtype == np.int64
     assert index.shape == (n,)
@@ -68,9 +88,9 @@ def test_draws_have_the_frequencies_of_the_measure(name, rng):
 
 
 def test_the_test_of_frequencies_sees_a_wrong_measure(rng):
-    n = 60_000
+    n = 100_000
     seen = np.bincount(draw(MEASURES["by bit"], SPACE, n, rng=rng), minlength=len(SPACE))
-    wrong = n * by_hand(Measure(normal([1, 0, 2, 1]), bits={"b": normal([0, 1.1, 2, 3])}), SPACE)
+    wrong = n * by_hand(ProductMeasure(normal([1, 0, 2, 1]), bits={"b": normal([0, 1.1, 2, 3])}), SPACE)
     assert chisquare(seen[wrong > 0], wrong[wrong > 0]).pvalue < 1e-3
 
 
@@ -81,16 +101,16 @@ def test_draws_depend_on_the_generator_alone():
 
 
 def test_no_draws(rng):
-    assert draw(uniform(SPACE), SPACE, 0, rng=rng).shape == (0,)
-    assert probability(uniform(SPACE), SPACE, []).shape == (0,)
+    assert draw(UNIFORM, SPACE, 0, rng=rng).shape == (0,)
+    assert probability(UNIFORM, SPACE, []).shape == (0,)
 
 
 def test_a_huge_space_is_never_listed(rng):
     space = FaultSpace((Site("a", (2**30, 2**20)), Site("b", (2**26,))))
-    measure = Measure(np.array([0.5, 0.5]))
+    measure = ProductMeasure(np.array([0.5, 0.5]))
     index = draw(measure, space, 1000, rng=rng)
     assert np.array_equal(probability(measure, space, index) < 1e-15, index < space.sizes[0])
-    assert probability(uniform(space), space, index) == pytest.approx(np.full(1000, 1 / len(space)))
+    assert probability(UNIFORM, space, index) == pytest.approx(np.full(1000, 1 / len(space)))
 
 
 @settings(max_examples=50)
@@ -98,11 +118,11 @@ def test_a_huge_space_is_never_listed(rng):
 def test_uniform_gives_every_fault_the_same(sizes, seed):
     space = FaultSpace(tuple(Site(f"s{i}", (n,), word="int8") for i, n in enumerate(sizes)))
     index = np.random.default_rng(seed).integers(0, len(space), 20)
-    assert probability(uniform(space), space, index) == pytest.approx(np.full(20, 1 / len(space)))
+    assert probability(UNIFORM, space, index) == pytest.approx(np.full(20, 1 / len(space)))
 
 
 def test_plain_lists_become_arrays():
-    measure = Measure([0.5, 0, 0.5, 0], elements={"b": [0.25] * 4}, bits={"b": [1, 0, 0, 0]})
+    measure = ProductMeasure([0.5, 0, 0.5, 0], elements={"b": [0.25] * 4}, bits={"b": [1, 0, 0, 0]})
     assert measure.sites.dtype == measure.bits["b"].dtype == np.float64
     assert probability(measure, SPACE, [48]) == pytest.approx([0.125])
 
@@ -110,14 +130,17 @@ def test_plain_lists_become_arrays():
 @pytest.mark.parametrize(
     ("attempt", "message"),
     [
-        (lambda: Measure(np.array([0.5, 0.6])), r"of the sites are one row.* got shape \(2,\) and sum 1.1; normalise"),
-        (lambda: Measure(np.array([1.5, -0.5])), "at least 0"),
-        (lambda: Measure(np.array([0.5, np.nan])), "sum nan"),
-        (lambda: Measure(np.array([0.5, np.inf])), "sum inf"),
-        (lambda: Measure(np.array([])), "sum 0"),
-        (lambda: Measure(np.array([[0.5, 0.5]])), r"got shape \(1, 2\)"),
-        (lambda: Measure(np.array([1.0]), elements={"a": np.array([0.9])}), "of the elements of 'a'"),
-        (lambda: Measure(np.array([1.0]), bits={"a": np.array([2.0, -1.0])}), "of the bits of 'a'"),
+        (
+            lambda: ProductMeasure(np.array([0.5, 0.6])),
+            r"of the sites are one row.* got shape \(2,\) and sum 1.1; normalise",
+        ),
+        (lambda: ProductMeasure(np.array([1.5, -0.5])), "at least 0"),
+        (lambda: ProductMeasure(np.array([0.5, np.nan])), "sum nan"),
+        (lambda: ProductMeasure(np.array([0.5, np.inf])), "sum inf"),
+        (lambda: ProductMeasure(np.array([])), "sum 0"),
+        (lambda: ProductMeasure(np.array([[0.5, 0.5]])), r"got shape \(1, 2\)"),
+        (lambda: ProductMeasure(np.array([1.0]), elements={"a": np.array([0.9])}), "of the elements of 'a'"),
+        (lambda: ProductMeasure(np.array([1.0]), bits={"a": np.array([2.0, -1.0])}), "of the bits of 'a'"),
     ],
 )
 def test_what_is_no_distribution_is_refused(attempt, message):
@@ -125,15 +148,39 @@ def test_what_is_no_distribution_is_refused(attempt, message):
         attempt()
 
 
+class Other:
+    """A space of another kind, of one cell."""
+
+    cells = SPACE.cells
+
+    def __len__(self):
+        return len(SPACE)
+
+
+def test_a_product_over_sites_asks_for_a_space_of_sites():
+    with pytest.raises(SpaceError, match="a product measure is over sites, got a Other; take its own measure"):
+        MEASURES["by all"].mass(Other())
+    np.testing.assert_allclose(UNIFORM.mass(Other()), UNIFORM.mass(SPACE))
+
+
+def test_the_shares_of_sites_may_be_left_as_they_are():
+    measure = ProductMeasure(bits={"b": normal([0, 1, 2, 3])})
+    p = probability(measure, SPACE, np.arange(len(SPACE)))
+    np.testing.assert_allclose(p, by_hand(measure, SPACE))
+
+
 MISFITS = {
-    "sites": (Measure(normal([1, 1])), "a space of 4 sites needs one probability each, got 2"),
-    "an empty site": (Measure(normal([1, 1, 1, 1])), "'empty' has no element, so its probability is 0"),
+    "sites": (ProductMeasure(normal([1, 1])), "a space of 4 sites needs one probability each, got 2"),
+    "an empty site": (ProductMeasure(normal([1, 1, 1, 1])), "'empty' has no element, so its probability is 0"),
     "elements": (
-        Measure(normal([1, 0, 0, 0]), elements={"a": normal([1] * 5)}),
+        ProductMeasure(normal([1, 0, 0, 0]), elements={"a": normal([1] * 5)}),
         "'a' has 6 elements, got 5 probabilities",
     ),
-    "bits": (Measure(normal([0, 0, 1, 0]), bits={"b": normal([1] * 32)}), "'b' has 4 bits, got 32 probabilities"),
-    "names": (Measure(normal([1, 0, 1, 1]), bits={"aa": normal([1] * 8)}), "no site is called 'aa'"),
+    "bits": (
+        ProductMeasure(normal([0, 0, 1, 0]), bits={"b": normal([1] * 32)}),
+        "'b' has 4 bits, got 32 probabilities",
+    ),
+    "names": (ProductMeasure(normal([1, 0, 1, 1]), bits={"aa": normal([1] * 8)}), "no site is called 'aa'"),
 }
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from torchfault.errors import SpaceError
 from torchfault.faults import StuckAt
-from torchfault.space import Fault, FaultSpace, Locations, Site
+from torchfault.space import Fault, FaultSpace, Locations, Site, as_space
 
 WORDS = {"float32": 32, "float16": 16, "int8": 8, "float64": 64, "bool": 1}
 
@@ -205,6 +205,101 @@ def test_channels_are_the_indices_along_their_axis(rng):
 
 
 # Sites.
+
+
+# Cells and groups.
+
+
+@given(spaces(most=4))
+def test_cells_take_the_space_apart_and_numbers_come_back(space):
+    cells, every = space.cells, np.arange(len(space))
+    cell, place, where = space.cell_of(every), space.place_of(every), space.locate(every)
+    pairs = [(s, bit) for s, site in enumerate(space.sites) for bit in site.bits]
+    assert list(zip(cells.group.tolist(), cells.bit.tolist(), strict=True)) == pairs
+    assert cells.sizes.tolist() == [space.sites[s].elements for s, _ in pairs]
+    assert [pairs[c] for c in cell] == list(zip(where.site.tolist(), where.bit.tolist(), strict=True))
+    assert place.tolist() == where.element.tolist()
+    assert np.bincount(cell, minlength=len(cells)).tolist() == cells.sizes.tolist()
+    assert space.number_of(cell, place).tolist() == every.tolist()
+
+
+@given(spaces(most=3), st.data())
+def test_flips_are_all_faults_of_the_same_words(space, data):
+    index = np.array(data.draw(st.lists(st.integers(0, len(space) - 1), min_size=1, max_size=12)))
+    row, faults, bit = space.flips(index)
+    listed = enumerated(space)
+    words = [[i for i, (s, e, _) in enumerate(listed) if (s, e) == listed[one][:2]] for one in index]
+    assert row.tolist() == [r for r, word in enumerate(words) for _ in word]
+    assert faults.tolist() == [i for word in words for i in word]
+    assert bit.tolist() == [listed[i][2] for i in faults]
+
+
+STEPPED = FaultSpace(
+    (
+        Site("conv.weight", (3, 2), module="conv", channel=0, bits=(3, 30)),
+        Site("lif:state.v", (4, 2, 3), kind="state", steps=(2, 6), module="lif", channel=1, word="int8", width=8),
+        Site("none", (0, 2), bits=(1,)),
+        Site("conv.bias", (3,), kind="bias", module="conv", word="int8", width=8, bits=(7,)),
+        Site("add:output", (2,), kind="output", bits=(30,)),
+    )
+)
+
+
+@pytest.mark.parametrize("by", STEPPED.groupings)
+def test_every_grouping_is_that_of_labels_fault_by_fault(by):
+    axis, every = STEPPED.axis(by), np.arange(len(STEPPED))
+    where = STEPPED.locate(every)
+    sites = [STEPPED.sites[s] for s in where.site]
+    channel, step = STEPPED.channels(where).tolist(), STEPPED.steps(where)[0].tolist()
+    labels = {
+        "model": ["model"] * len(every),
+        "site": [site.name for site in sites],
+        "layer": [site.module or "(model)" for site in sites],
+        "kind": [site.kind for site in sites],
+        "bit": where.bit.tolist(),
+        "channel": [s.name if c < 0 else f"{s.name}[{c}]" for s, c in zip(sites, channel, strict=True)],
+        "step": step,
+    }[by]
+    assert [axis.keys[code] for code in axis.code(every)] == labels
+    assert axis.faults.tolist() == [labels.count(key) for key in axis.keys]
+    assert len(axis) == len(axis.keys) == len(set(axis.keys))
+    if axis.of_cell is not None:
+        assert axis.code(every).tolist() == axis.of_cell[STEPPED.cell_of(every)].tolist()
+    assert (axis.of_cell is None) == (by in ("channel", "step"))
+
+
+def test_an_unknown_grouping_is_refused_with_a_suggestion():
+    with pytest.raises(SpaceError, match=r"faults are grouped by model, .*, step, got 'sites'; did you mean 'site'"):
+        STEPPED.axis("sites")
+
+
+def test_a_space_comes_back_from_plain_values_alone():
+    import json
+
+    back = as_space(json.loads(json.dumps(STEPPED.plain())))
+    assert back == STEPPED
+    assert back.digest() == STEPPED.digest()
+    for broken in ({}, {"sites": [{}]}, {"sites": [3]}, {"sites": "x"}):
+        with pytest.raises(SpaceError, match="a fault space is written as a list of sites, got"):
+            as_space(broken)
+
+
+def test_what_an_export_shows_of_a_fault_says_where_it_is():
+    shown = STEPPED.columns(np.arange(len(STEPPED)))
+    assert list(shown) == ["site", "kind", "layer", "element", "bit", "channel", "step"]
+    last = {name: column[-5] for name, column in shown.items()}
+    assert last == {
+        "site": "conv.bias",
+        "kind": "bias",
+        "layer": "conv",
+        "element": 0,
+        "bit": 7,
+        "channel": -1,
+        "step": -1,
+    }
+    first = [STEPPED[int(i)] for i in range(len(STEPPED))]
+    assert shown["element"].tolist() == [fault.element for fault in first]
+    assert "step" not in STEPPED.select(exclude="lif*").columns([0])
 
 
 @pytest.mark.parametrize(

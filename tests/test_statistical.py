@@ -10,14 +10,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from residual_shapes import RESNETS
 
-from torchfault.campaign import Campaign, Results, run
-from torchfault.errors import CampaignError, SamplingError
+from torchfault.campaign import Campaign, run
+from torchfault.errors import SamplingError
 from torchfault.faults import BitFlip
-from torchfault.sampling import METHODS, Statistical, bit_probabilities, plan, stream
+from torchfault.measures import ProductMeasure
+from torchfault.results import Results
+from torchfault.sampling import METHODS, Population, Statistical, bit_probabilities, plan, stream
 from torchfault.space import FaultSpace, Site
 from torchfault.statistics import HalfWidth, MaxTrials, leveugle_sample_size
 from torchfault.store import Columns, Record
 from torchfault.trials import strike
+
+
+def total(sampler, space):
+    """Return the size of the sample from *space*."""
+    return sampler.design(Population(space)).total
+
+
+def drawn(sampler, n, *, rng, start=0):
+    """Return *n* trials of a sample from the doubles' space."""
+    return sampler.draw(Population(SPACE), n, rng=rng, start=start)
+
 
 # Published sizes, from shapes alone.
 
@@ -41,7 +54,7 @@ def test_the_published_spaces_come_out(depth, weights, inputs):
 def test_the_published_sizes_of_resnet18_come_out(what, method, published):
     space = RESNETS[18][what]
     sampler = Statistical(method)
-    assert sampler.total(space) == published
+    assert total(sampler, space) == published
     assert plan(space).set_index("method")["trials"][method] == published
 
 
@@ -53,9 +66,9 @@ def test_sizes_of_resnet34_are_the_floor_of_the_unrounded_sum(what):
     def size(faults):
         return faults / (1 + 0.01**2 * (faults - 1) / (1.96**2 * 0.25))
 
-    assert Statistical("network-wise").total(space) == math.floor(size(len(space)))
-    assert Statistical("layer-wise").total(space) == math.floor(sum(size(s.size) for s in space.sites))
-    assert Statistical("data-unaware").total(space) == math.floor(sum(32 * size(s.elements) for s in space.sites))
+    assert total(Statistical("network-wise"), space) == math.floor(size(len(space)))
+    assert total(Statistical("layer-wise"), space) == math.floor(sum(size(s.size) for s in space.sites))
+    assert total(Statistical("data-unaware"), space) == math.floor(sum(32 * size(s.elements) for s in space.sites))
 
 
 def test_the_plan_tells_lanes_and_time():
@@ -115,17 +128,17 @@ def test_data_aware_sizes_follow_the_bits_own_probability():
 @pytest.mark.parametrize("method", METHODS)
 def test_draws_are_distinct_and_in_their_stratum(method):
     sampler = sampler_of(method, margin=0.05)
-    total = sampler.total(SPACE)
-    draws = sampler.draw(SPACE, total, rng=stream(5))
-    assert len(np.unique(draws.index)) == total
+    size = total(sampler, SPACE)
+    draws = drawn(sampler, size, rng=stream(5))
+    assert len(np.unique(draws.index)) == size
     site, _, bit = SPACE.locate(draws.index)
     strata = sampler.strata(SPACE)
-    names = {(s, b): k for s, b, k in zip(strata.where.site, strata.where.bit, strata.stratum, strict=True)}
+    names = {(s, b): k for s, b, k in zip(strata.group, strata.bit, strata.stratum, strict=True)}
     assert draws.stratum.tolist() == [names[pair] for pair in zip(site, bit, strict=True)]
     assert np.bincount(draws.stratum, minlength=len(strata.sizes)).tolist() == sampler.allocation(SPACE).tolist()
-    held = np.bincount(draws.stratum, weights=draws.weight, minlength=len(strata.sizes)) / total
+    held = np.bincount(draws.stratum, weights=draws.weight, minlength=len(strata.sizes)) / size
     assert held == pytest.approx(strata.sizes / len(SPACE))
-    parts = [sampler.draw(SPACE, 10, rng=stream(5), start=start).index for start in (30, 0)]
+    parts = [drawn(sampler, 10, rng=stream(5), start=start).index for start in (30, 0)]
     assert parts[1].tolist() == draws.index[:10].tolist()
     assert parts[0].tolist() == draws.index[30:40].tolist()
 
@@ -133,7 +146,7 @@ def test_draws_are_distinct_and_in_their_stratum(method):
 def test_every_fault_of_a_stratum_is_drawn_equally_often():
     sampler, seen = Statistical("layer-wise", margin=0.1), np.zeros(len(SPACE))
     for seed in range(400):
-        seen += np.bincount(sampler.draw(SPACE, sampler.total(SPACE), rng=stream(seed)).index, minlength=len(SPACE))
+        seen += np.bincount(drawn(sampler, total(sampler, SPACE), rng=stream(seed)).index, minlength=len(SPACE))
     sizes, draws = SPACE.sizes, sampler.allocation(SPACE)
     share = np.repeat(draws / sizes, sizes)
     z = (seen - 400 * share) / np.sqrt(400 * share * (1 - share) + 1e-12)
@@ -144,7 +157,7 @@ def test_every_fault_of_a_stratum_is_drawn_equally_often():
 @pytest.mark.parametrize(("n", "start"), [(1, 10**6), (-1, 0), (10**6, 0)])
 def test_a_sample_ends(n, start):
     with pytest.raises(SamplingError, match=r"the sample ends at \d+, got"):
-        Statistical().draw(SPACE, n, rng=stream(0), start=start)
+        drawn(Statistical(), n, rng=stream(0), start=start)
 
 
 @pytest.mark.parametrize(
@@ -156,8 +169,8 @@ def test_a_sample_ends(n, start):
         (lambda: Statistical("data-aware"), "make them by bit_probabilities"),
         (lambda: Statistical("layer-wise", bits=BITS), "with no other"),
         (lambda: Statistical("data-aware", bits={"int8": (0.7,) * 8}), "got 0.7"),
-        (lambda: Statistical("data-aware", bits={"int8": P[::4]}).total(SPACE), "nothing"),
-        (lambda: Statistical("data-aware", bits=BITS | {"int8": P}).total(SPACE), "32 numbers"),
+        (lambda: total(Statistical("data-aware", bits={"int8": P[::4]}), SPACE), "nothing"),
+        (lambda: total(Statistical("data-aware", bits=BITS | {"int8": P}), SPACE), "32 numbers"),
         (lambda: bit_probabilities([]), "got none"),
     ],
 )
@@ -212,15 +225,15 @@ TRUTH = truth_table()
 
 def results_of(sampler, seed, share=1.0):
     """Return the results of a campaign, or of its first part, judged by the table."""
-    total = sampler.total(SPACE)
-    n = math.ceil(total * share)
-    draws = sampler.draw(SPACE, n, rng=stream(seed, 0, 0))
-    inputs = stream(seed, 2, 0).integers(INPUTS, size=total)[:n]
+    size = total(sampler, SPACE)
+    n = math.ceil(size * share)
+    draws = drawn(sampler, n, rng=stream(seed, 0, 0))
+    inputs = stream(seed, 2, 0).integers(INPUTS, size=size)[:n]
     failed = TRUTH[draws.index, inputs]
-    columns = Columns(draws.index, inputs, failed, np.zeros(n, bool), weights=draws.weight, strata=draws.stratum)
-    fields = {name: getattr(sampler, name) for name in ("method", "margin", "t", "p", "bits")}
-    configuration = {"sampler": {"class": "Statistical", "fields": fields}}
-    return Results(Record("repeated", space=SPACE, inputs=INPUTS, configuration=configuration), columns)
+    columns = Columns(draws.index, inputs, {"failed": failed}, weights=draws.weight, strata=draws.stratum)
+    design = sampler.design(Population(SPACE, inputs=INPUTS))
+    record = Record("repeated", space=SPACE.plain(), faults=len(SPACE), inputs=INPUTS, design=design.plain())
+    return Results(record, columns)
 
 
 def repeat(sampler, repetitions, share=1.0):
@@ -263,16 +276,11 @@ def test_intervals_hold_over_a_thousand_repetitions(method, margin):
 
 
 def test_knowing_the_population_narrows_intervals():
-    """The more of the lanes were drawn, the narrower; an unknown sampler gets the interval of endless populations."""
+    """The more of the lanes were drawn, the narrower; draws with replacement leave endless populations."""
     results = results_of(Statistical("layer-wise", margin=0.02), 1)
-    estimates = [
-        Results(record, results.columns).estimate()
-        for record in (
-            replace(results.record, inputs=1),
-            results.record,
-            replace(results.record, configuration={}),
-        )
-    ]
+    endless = replace(results.record, design=replace(results.design, replacement=True).plain())
+    records = (replace(results.record, inputs=1), results.record, endless)
+    estimates = [Results(record, results.columns).estimate() for record in records]
     assert len({round(one.value, 12) for one in estimates}) == 1
     widths = [one.half_width for one in estimates]
     assert widths[0] < 0.5 * widths[1]
@@ -286,7 +294,7 @@ def test_a_campaign_ends_with_its_sample_whatever_the_batches(tmp_path):
     engine = Double(inputs=INPUTS)
     campaign = Campaign(engine, SPACE, sampler=Statistical(margin=0.06), seed=3)
     whole = run(campaign)
-    assert len(whole) == Statistical(margin=0.06).total(SPACE)
+    assert len(whole) == total(Statistical(margin=0.06), SPACE)
     assert len(np.unique(whole.columns.faults)) == len(whole)
     store = tmp_path / "results.sqlite"
     run(replace(campaign, stop=MaxTrials(123)), store=store, name="sample", batch=50)
@@ -300,8 +308,27 @@ def test_a_campaign_ends_with_its_sample_whatever_the_batches(tmp_path):
     assert whole.table("site").equals(expected.table("site").assign(due=whole.table("site")["due"]))
 
 
-def test_a_half_width_is_refused_where_trials_weigh_differently():
-    campaign = Campaign(Double(), SPACE, sampler=Statistical(), stop=HalfWidth(0.01))
-    with pytest.raises(CampaignError, match="layer-wise injection weighs them"):
-        run(campaign)
-    assert len(run(replace(campaign, sampler=Statistical("network-wise"), stop=HalfWidth(0.05)))) < len(SPACE)
+@pytest.mark.parametrize(
+    ("method", "by", "h"),
+    [("network-wise", "model", 0.05), ("layer-wise", "model", 0.03), ("layer-wise", "site", 0.12)],
+)
+def test_a_half_width_ends_a_sample_before_its_end_with_intervals_as_narrow(method, by, h):
+    campaign = Campaign(Double(), SPACE, sampler=Statistical(method), seed=2, stop=HalfWidth(h, by=by))
+    results = run(campaign, batch=50)
+    assert len(results) < total(Statistical(method), SPACE)
+    table = results.table(by)
+    assert ((table["high"] - table["low"]) / 2 <= h).all()
+    assert f"reached by {by}" in results.record.reason
+    before = Results(results.record, results.columns.take(0, len(results) - 50)).table(by)
+    assert ((before["high"] - before["low"]) / 2 > h).any()
+
+
+def test_a_sample_that_ends_before_it_is_narrow_ends_all_the_same():
+    results = run(Campaign(Double(), SPACE, sampler=Statistical(margin=0.2), stop=HalfWidth(0.001)))
+    assert results.record.reason == f"all {total(Statistical(margin=0.2), SPACE)} trials run"
+
+
+def test_samples_are_of_equally_likely_faults():
+    population = Population(SPACE, ProductMeasure(np.eye(len(SPACE.sites))[0]))
+    with pytest.raises(SamplingError, match="statistical injection samples equally likely faults, got another space"):
+        Statistical().design(population)

@@ -61,6 +61,11 @@ class ProductMeasure:
                 checked = {name: _checked(values, f"the {what} of '{name}'") for name, values in factor.items()}
                 object.__setattr__(self, what, checked)
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether nothing was given, so that every fault is as likely as any other."""
+        return self.sites is None and not self.elements and not self.bits
+
     def mass(self, space: Space) -> Floats:
         """Return p(site) p(bit | site) of each cell, shape (cells,)."""
         cells, known = space.cells, self._fitting(space)
@@ -95,7 +100,7 @@ class ProductMeasure:
     def _fitting(self, space: Space) -> FaultSpace:
         """Return *space*, or refuse one that the measure was not made for."""
         if not isinstance(space, FaultSpace):
-            if self.sites is None and not self.elements and not self.bits:
+            if self.is_uniform:
                 return space  # type: ignore[return-value]  # a uniform measure asks nothing of it
             raise SpaceError(f"a product measure is over sites, got a {type(space).__name__}; take its own measure")
         if self.sites is not None and len(self.sites) != len(space.sites):

@@ -29,12 +29,13 @@ def assisted(results: Results, *scores: Score, level: float | None = None) -> Es
     """
     columns, design, space = results.columns, results.design, results.space
     unlike = {
+        "every fault": design.enumerates,
         "several faults in a trial": columns.counts is not None,
         "whole words": columns.unit == "word",
         "several inputs for each fault": results.record.configuration.get("inputs_per_fault", 1) != 1,
         "a metric": columns.values is not None,
         "strata": columns.strata is not None or design.sample is not None,
-        "every fault": design.enumerates or not design.replacement,
+        "a sample without replacement": not design.replacement,
         "faults out of reach": design.reach < 1,
         "outcomes that were not seen": bool(results.record.configuration.get("assumption")),
         "a space of upsets": not isinstance(space, FaultSpace),

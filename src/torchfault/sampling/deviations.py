@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.errors import SamplingError
-from torchfault.measures import UNIFORM
 from torchfault.sampling.design import Strata
 from torchfault.sampling.protocol import Population
 from torchfault.space import FaultSpace, Site
@@ -77,7 +76,7 @@ class Deviations:
 
     def cut(self, population: Population) -> "_Cutting":
         """Return the population in strata: made once for each space."""
-        if not isinstance(population.space, FaultSpace) or population.measure is not UNIFORM:
+        if not isinstance(population.space, FaultSpace) or not population.is_uniform:
             raise SamplingError(
                 "strata by deviation are of words that are equally likely, got another space or a "
                 "measure; use Adaptive(BitFields())"

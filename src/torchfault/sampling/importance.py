@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from torchfault.errors import SamplingError, did_you_mean
-from torchfault.measures import UNIFORM, draw, probability
+from torchfault.measures import draw, probability
 from torchfault.sampling.design import Design, Strata
 from torchfault.sampling.protocol import Draws, Population
 from torchfault.sampling.scores import Score, runs, score_of
@@ -69,10 +69,17 @@ class Importance:
 
     def design(self, population: Population) -> Design:
         """Return one stratum, drawn from without end by weights up to 1 / *floor*."""
-        space, measure = _fault_space(population), population.measure
-        largest, reach = (1 / self.floor, 1.0) if self.floor > 0 else (None, self.support(space))
-        if self.floor == 0 and measure is UNIFORM:
-            largest = 1 / (len(space) * self._drawn(space)[1])
+        space, largest, reach = _fault_space(population), None, 1.0
+        if self.floor > 0:
+            largest = 1 / self.floor
+        elif population.is_uniform:
+            count, least = self._drawn(space)
+            largest, reach = 1 / (len(space) * least), count / len(space)
+        elif self.support(space) < 1:
+            raise SamplingError(
+                "what a measure gives the faults that a score never draws stays unknown, got a score of 0 for some and "
+                "floor=0; give it floor=0.5"
+            )
         return Design(Strata.one(len(space)), block=self.block, largest_weight=largest, reach=reach)
 
     def draw(
@@ -81,7 +88,7 @@ class Importance:
         """Return *n* trials with weights p / q; *start* and *tally* do not matter, since they are independent."""
         del start, tally
         space, measure = _fault_space(population), population.measure
-        plain = measure is UNIFORM
+        plain = population.is_uniform
         index = rng.integers(0, len(space), size=n, dtype=np.int64) if plain else draw(measure, space, n, rng=rng)
         scored = rng.random(n) >= self.floor
         at = rng.random((4, n))
@@ -97,7 +104,7 @@ class Importance:
         """Return the probability q with which one draw is each fault of *index*, shape (n,)."""
         space = _fault_space(population)
         q = np.zeros(np.size(index)) if self.floor == 1 else _Ladder.of(self, space).density(index)
-        p = 1 / len(space) if population.measure is UNIFORM else probability(population.measure, space, index)
+        p = 1 / len(space) if population.is_uniform else probability(population.measure, space, index)
         return np.asarray(self.floor * p + (1 - self.floor) * q)
 
     def support(self, space: FaultSpace) -> float:

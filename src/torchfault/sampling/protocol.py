@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from torchfault.cells import Space
 from torchfault.errors import SamplingError
-from torchfault.measures import UNIFORM, Measure
+from torchfault.measures import UNIFORM, Measure, ProductMeasure
 from torchfault.sampling.design import Design
 
 if TYPE_CHECKING:
@@ -37,6 +37,11 @@ class Population:
     inputs: int = 1
     goals: Goals = field(default_factory=dict)
     level: float = 0.95
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether every fault is as likely as any other."""
+        return isinstance(self.measure, ProductMeasure) and self.measure.is_uniform
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.errors import SamplingError
-from torchfault.measures import UNIFORM
 from torchfault.sampling.design import Design, Strata
 from torchfault.sampling.deviations import Words, word_classes
 from torchfault.sampling.protocol import Draws, Population, stream
@@ -124,7 +123,7 @@ class Search:
 
 
 def _fault_space(population: Population) -> FaultSpace:
-    if not isinstance(population.space, FaultSpace) or population.measure is not UNIFORM:
+    if not isinstance(population.space, FaultSpace) or not population.is_uniform:
         raise SamplingError("a search strikes words of sites, got another space or a measure; leave the measure out")
     return population.space
 

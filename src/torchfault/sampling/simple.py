@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from torchfault.cells import Space
 from torchfault.errors import SamplingError
-from torchfault.measures import UNIFORM, draw, probability
+from torchfault.measures import draw, probability
 from torchfault.sampling.design import Design, Strata
 from torchfault.sampling.protocol import Draws, Population
 from torchfault.sampling.tally import Tally
@@ -16,13 +16,15 @@ __all__ = ["BitErrorRate", "Exhaustive", "Uniform", "distinct"]
 
 Ints = NDArray[np.int64]
 
+_PATIENCE = 1000  # how often faults that a trial holds already are drawn again
+
 
 @dataclass(frozen=True)
 class Uniform:
     """Draw trials of *faults* faults each, every fault by its probability, by itself the same for all.
 
     The faults of one trial are *distinct* bits unless told otherwise: two flips of one bit would cancel. Raises
-    :class:`SamplingError` for fewer than one fault, and, when drawn, for more than the space holds.
+    :class:`SamplingError` for fewer than one fault, and, when drawn, for more than the space or the measure allows.
 
     >>> from torchfault.space import FaultSpace, Site
     >>> population = Population(FaultSpace((Site("a", (20,)),)))
@@ -57,29 +59,43 @@ class Uniform:
     ) -> Draws:
         """Return *n* trials; *start* and *tally* do not matter, since they are independent."""
         del start, tally
-        size = n * self.faults
-        index = _independent(population, size, rng)
         if self.faults == 1:
-            return Draws.equal(index)
-        rows = index.reshape(n, self.faults)
-        while self.distinct and len(twice := _with_repeats(rows)):
-            # whole trials are drawn anew, so that every set of distinct faults keeps its probability
-            if 4 * self.faults > len(population.space) and population.measure is UNIFORM:
-                rows[twice] = [rng.permutation(len(population.space))[: self.faults] for _ in twice]
-            else:
-                rows[twice] = _independent(population, len(twice) * self.faults, rng).reshape(-1, self.faults)
-        return Draws.equal(rows.reshape(-1), counts=np.full(n, self.faults, dtype=np.int64))
+            return Draws.equal(_independent(population, n, rng))
+        counts = np.full(n, self.faults, dtype=np.int64)
+        if not self.distinct:
+            return Draws.equal(_independent(population, n * self.faults, rng), counts=counts)
+        size = len(population.space)
+        if population.is_uniform and 4 * self.faults > size:  # most of what is drawn again would be there already
+            rows = [rng.permutation(size)[: self.faults] for _ in range(n)]
+            return Draws.equal(np.array(rows, dtype=np.int64).reshape(-1), counts=counts)
+        return Draws.equal(self._distinct(population, n, rng).reshape(-1), counts=counts)
+
+    def _distinct(self, population: Population, n: int, rng: np.random.Generator) -> Ints:
+        """Return trials of different faults, shape (n, faults): each drawn by its probability among those left."""
+        rows = _independent(population, n * self.faults, rng).reshape(n, self.faults)
+        for _ in range(_PATIENCE):
+            again = _repeated(rows)
+            if not again.any():
+                return rows
+            rows[again] = _independent(population, int(again.sum()), rng)
+        raise SamplingError(
+            f"a trial strikes {self.faults} distinct faults, and by this measure hardly so many are likely at all; "
+            "strike fewer, or set distinct=False"
+        )
 
 
 def _independent(population: Population, n: int, rng: np.random.Generator) -> Ints:
-    if population.measure is UNIFORM:
+    if population.is_uniform:
         return rng.integers(0, len(population.space), size=n, dtype=np.int64)
     return draw(population.measure, population.space, n, rng=rng)
 
 
-def _with_repeats(rows: Ints) -> Ints:
-    ordered = np.sort(rows, axis=1)
-    return np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
+def _repeated(rows: Ints) -> NDArray[np.bool_]:
+    """Return which entries of *rows* equal an earlier one of their row."""
+    order = np.argsort(rows, axis=1, kind="stable")
+    ordered, again = np.take_along_axis(rows, order, axis=1), np.zeros(rows.shape, dtype=np.bool_)
+    np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    return again
 
 
 @dataclass(frozen=True)
@@ -108,7 +124,7 @@ class Exhaustive:
         if n < 0 or start < 0 or start + n > size:
             raise SamplingError(f"the space ends at {size}, got {start} to {start + n}; draw fewer")
         index = np.arange(start, start + n, dtype=np.int64)
-        if population.measure is UNIFORM:
+        if population.is_uniform:
             return Draws.equal(index)
         weight = probability(population.measure, population.space, index) * size
         return Draws(index, weight, np.zeros(n, dtype=np.int32))
@@ -139,7 +155,7 @@ class BitErrorRate:
 
     def design(self, population: Population) -> Design:
         """Return one stratum, drawn from without end."""
-        if population.measure is not UNIFORM:
+        if not population.is_uniform:
             raise SamplingError("a bit error rate is the same for all bits, got a measure; use Uniform, or no measure")
         return Design(Strata.one(len(population.space)), block=self.block, largest_weight=1.0)
 

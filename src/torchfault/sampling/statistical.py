@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from torchfault.errors import SamplingError, did_you_mean
-from torchfault.measures import UNIFORM
 from torchfault.sampling.design import Design, Strata
 from torchfault.sampling.protocol import Draws, Population
 from torchfault.sampling.simple import distinct
@@ -148,7 +147,7 @@ class Statistical:
 
 def _uniform(population: Population) -> FaultSpace:
     """Return the space, which has to be one of words that are all as likely as any other."""
-    if not isinstance(population.space, FaultSpace) or population.measure is not UNIFORM:
+    if not isinstance(population.space, FaultSpace) or not population.is_uniform:
         raise SamplingError(
             "statistical injection samples equally likely faults, got another space or a measure; use Uniform()"
         )

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.errors import SamplingError
-from torchfault.measures import UNIFORM
 from torchfault.sampling.design import Strata
 from torchfault.sampling.protocol import Population
 from torchfault.space import FaultSpace
@@ -40,7 +39,7 @@ class WholeWords:
 
     def cut(self, population: Population) -> "_Words":
         """Return the population cut into its sites."""
-        if not isinstance(population.space, FaultSpace) or population.measure is not UNIFORM:
+        if not isinstance(population.space, FaultSpace) or not population.is_uniform:
             raise SamplingError(
                 "whole words are drawn from equally likely ones, got another space or a measure; "
                 "use Adaptive(BitFields())"

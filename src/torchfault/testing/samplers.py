@@ -1,5 +1,6 @@
 """The suite for samplers."""
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -8,7 +9,6 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from torchfault.measures import probability
 from torchfault.sampling import Design, Draws, Population, Sampler, Tally
 from torchfault.space import FaultSpace, Site
 from torchfault.store import Columns
@@ -66,6 +66,7 @@ def check_sampler(sampler: Sampler, population: Population | None = None) -> Non
             _check_adapting(sampler, one, design)
         elif design.total is None or design.total <= MOST:
             _check_weights(sampler, one, design, [draws for _, draws in blocks])
+        _check_replacement(sampler, one, design, [draws.index for _, draws in blocks])
 
 
 def _design(sampler: Sampler, population: Population) -> Design:
@@ -80,7 +81,7 @@ def _design(sampler: Sampler, population: Population) -> Design:
         hold(design.block == sampler.block, f"got a block of {design.block} and not {sampler.block}")
         hold(design.looks == "one" or bool(design.targets), "intervals at every look need the half-widths they are for")
     with rule(sampler, "its design is plain data, which a store gives back"):
-        again = Design.from_plain(design.plain()).plain()
+        again = Design.from_plain(json.loads(json.dumps(design.plain()))).plain()
         hold(again == design.plain(), "it came back otherwise")
     return design
 
@@ -93,10 +94,17 @@ def _size(sampler: Sampler, design: Design, start: int) -> int:
     return sampler.block if design.total is None else min(sampler.block, design.total - start)
 
 
-def _draw(sampler: Sampler, population: Population, design: Design, start: int, *, stream: int = 0) -> Draws:
-    """Draw the block that begins at *start*, of one that adapts after the outcomes that :func:`_tally` makes up."""
+def _draw(
+    sampler: Sampler,
+    population: Population,
+    design: Design,
+    start: int,
+    *,
+    tally: Tally | None = None,
+    stream: int = 0,
+) -> Draws:
+    """Draw the block that begins at *start*, of one that adapts after the outcomes in *tally*."""
     n, rng = _size(sampler, design, start), np.random.default_rng([20261121, start, stream])
-    tally = _tally(sampler, population, design, start) if design.adapts and start else None
     return sampler.draw(population, n, rng=rng, start=start, tally=tally)
 
 
@@ -104,8 +112,7 @@ def _tally(sampler: Sampler, population: Population, design: Design, end: int) -
     """Return the tally of all trials before *end*, of which half of the highest bits failed, and few others."""
     tally = Tally(population.space, design)
     for start in range(0, end, sampler.block):
-        n, rng = _size(sampler, design, start), np.random.default_rng([20261121, start, 0])
-        tally.add(_outcomes(population, sampler.draw(population, n, rng=rng, start=start, tally=tally), design))
+        tally.add(_outcomes(population, _draw(sampler, population, design, start, tally=tally), design))
     return tally
 
 
@@ -132,11 +139,14 @@ def _check_adapting(sampler: Sampler, population: Population, design: Design) ->
         start = number * sampler.block
         if design.total is not None and start >= design.total:
             return
+        # drawn apart, samples without replacement would overlap
+        streams = range(-(-MOST // sampler.block) if design.replacement else 1)
+        tally = _tally(sampler, population, design, start)
+        drawn = [_draw(sampler, population, design, start, tally=tally, stream=n) for n in streams]
         with rule(sampler, "draws depend on the outcomes so far and the random stream alone"):
-            one, two = (_draw(sampler, population, design, start) for _ in range(2))
-            hold(_same(one, two), "drawn twice after the same outcomes, they differ")
-        most = MOST if design.replacement else 1  # drawn apart, samples without replacement would overlap
-        drawn = [_draw(sampler, population, design, start, stream=n) for n in range(-(-most // sampler.block))]
+            for known in (tally, _tally(sampler, population, design, start)):
+                again = _draw(sampler, population, design, start, tally=known)
+                hold(_same(drawn[0], again), "drawn again after the same outcomes, they differ")
         for draws in drawn:
             _check_draws(sampler, population, design, draws, n=_size(sampler, design, start))
         if len(drawn) > 1:
@@ -181,13 +191,26 @@ def _check_draws(sampler: Sampler, population: Population, design: Design, draws
         hold(whole and known.all(), f"got strata like {draws.stratum[:3]} of {len(design.strata)}")
 
 
+def _check_replacement(
+    sampler: Sampler, population: Population, design: Design, drawn: Sequence[NDArray[np.int64]]
+) -> None:
+    """Hold samples without replacement to it."""
+    if design.replacement:
+        return
+    index = np.concatenate(drawn)
+    with rule(sampler, "without replacement no fault is drawn twice, and an enumeration draws them all in order"):
+        hold(len(np.unique(index)) == len(index), f"got {len(index) - len(np.unique(index))} faults again")
+        listed = np.arange(min(len(index), len(population.space)))
+        hold(not design.enumerates or np.array_equal(index, listed), "got them in another order")
+
+
 def _check_weights(sampler: Sampler, population: Population, design: Design, blocks: Sequence[Draws]) -> None:
-    """Compare the weighted share of every group of faults with its probability."""
+    """Compare the weighted share of every group of faults with its probability, as far as it was drawn from."""
     space, sample = population.space, design.sample
     assert isinstance(space, FaultSpace)
-    weight = np.concatenate([draws.weight for draws in blocks])
+    weight, stratum = (np.concatenate([getattr(draws, part) for draws in blocks]) for part in ("weight", "stratum"))
     if sample is not None:  # what was picked on purpose stands for itself alone
-        weight = weight * np.isin(np.concatenate([draws.stratum for draws in blocks]), sample)
+        weight = weight * np.isin(stratum, sample)
         if not weight.any():
             return
     index = np.concatenate([draws.index for draws in blocks])
@@ -197,34 +220,60 @@ def _check_weights(sampler: Sampler, population: Population, design: Design, blo
     if design.unit == "word":  # a word is one draw, however many bits it has
         owner, index, _ = space.flips(index)
         part = 1 / np.bincount(owner)[owner]
-    faults = np.bincount(owner, part, len(weight))
-    root = math.sqrt(len(weight))
+    faults, masses = np.bincount(owner, part, len(weight)), design.strata.masses
+    drawn = np.bincount(stratum, minlength=len(masses)) > 0 if design.adapts else np.ones(len(masses), dtype=bool)
+    root, whole = math.sqrt(len(weight)), float(masses[drawn].sum())
     with rule(sampler, "weights are p/q, so that every site, element and bit has its probability on average"):
-        off, error = abs(weight.mean() - 1), weight.std() / root
-        hold(off <= _SIGMAS * error + 1e-9, f"the mean weight is {weight.mean():.4g} and not 1")
-        for what, here, p in _groups(population, space, index):
+        off, error = abs(weight.mean() - whole), weight.std() / root
+        hold(off <= _SIGMAS * error + 1e-9, f"the mean weight is {weight.mean():.4g} and not {whole:.4g}")
+        for what, here, p in _groups(population, space, _mass(population, design, drawn) / whole, index):
             mine = np.bincount(owner, weights=here * part, minlength=len(weight))
             excess = weight * (mine - p * faults)
             # The spread of a group that was never drawn is that of weights of 1.
-            error = max(float(excess.std()), math.sqrt(p) * faults.mean()) / root
+            error = max(float(excess.std()), math.sqrt(p * faults.mean())) / root
             share = (weight * mine).sum() / (weight * faults).sum()
             hold(abs(excess.mean()) <= _SIGMAS * error + 1e-9, f"{what} has {p:.4g}, got {share:.4g}")
 
 
+def _mass(population: Population, design: Design, drawn: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the mass of each cell in the strata that were *drawn* from: NaN where these hold a part of it."""
+    space, strata = population.space, design.strata
+    cells, parts, held = space.cells, *np.zeros((2, len(space.cells)))
+    for stratum, group, bit in zip(strata.stratum, strata.group, strata.bit, strict=True):
+        here = ((cells.group == group) | (group < 0)) & ((cells.bit == bit) | (bit < 0))
+        parts[here] += 1
+        held[here] += drawn[stratum]
+    share = np.where(held == 0, 0.0, np.where(held == parts, 1.0, np.nan))
+    return population.measure.mass(space) * share
+
+
 def _groups(
-    population: Population, space: FaultSpace, index: NDArray[np.int64]
+    population: Population, space: FaultSpace, mass: NDArray[np.float64], index: NDArray[np.int64]
 ) -> Iterator[tuple[str, NDArray[np.bool_], float]]:
-    """Yield sites, the bits of each and eighths of its elements: a name, which faults belong to it, its probability."""
-    every = np.arange(len(space))
-    p, all_of = probability(population.measure, space, every), space.locate(every)
+    """Yield sites, the bits of each and eighths of its elements: a name, which faults belong to it, its probability.
+
+    *mass* is that of each cell; groups of unknown mass are left out.
+    """
     site, element, bit = space.locate(index)
     for at, one in enumerate(space.sites):
-        here, mass = site == at, p * (all_of.site == at)
-        yield f"site '{one.name}'", here, float(mass.sum())
-        for b in one.bits:
-            yield f"bit {b} of '{one.name}'", here & (bit == b), float(mass[all_of.bit == b].sum())
+        here, own = site == at, np.flatnonzero(space.cells.group == at)
+        if np.isnan(mass[own]).any():
+            continue
+        yield f"site '{one.name}'", here, float(mass[own].sum())
+        for b, p in zip(one.bits, mass[own].tolist(), strict=True):
+            yield f"bit {b} of '{one.name}'", here & (bit == b), p
         edges = np.linspace(0, one.elements, min(8, one.elements) + 1).astype(int)
         for low, high in pairwise(edges):
-            part = mass[(all_of.element >= low) & (all_of.element < high)].sum()
             inside = here & (element >= low) & (element < high)
-            yield f"elements {low} to {high - 1} of '{one.name}'", inside, float(part)
+            p = float(mass[own] @ _spread(population, own, low, high))
+            yield f"elements {low} to {high - 1} of '{one.name}'", inside, p
+
+
+def _spread(population: Population, cells: NDArray[np.int64], low: int, high: int) -> NDArray[np.float64]:
+    """Return which share of each of *cells* the places from *low* to *high* have."""
+    space, count = population.space, high - low
+    if population.is_uniform:
+        return count / space.cells.sizes[cells]
+    cell, place = np.repeat(cells, count), np.tile(np.arange(low, high), len(cells))
+    within = population.measure.within(space, cell, place)
+    return np.asarray(within.reshape(len(cells), count).sum(axis=1))
