@@ -167,7 +167,7 @@ class Meter:
 
 
 def golden_facts(campaign: Campaign, judge: Judge, meter: Meter | None) -> dict[str, Any]:
-    """Return what there is to know of the model without faults: its metric, or on how many inputs it fails already.
+    """Return what there is to know of the model without faults: its metric, or on which inputs it fails already.
 
     Warns where no fault can be judged on some inputs, since their outputs are not finite. Raises :class:`CampaignError`
     where that holds for all, and :class:`CriterionError` where a criterion or metric does not fit the outputs.
@@ -189,8 +189,8 @@ def golden_facts(campaign: Campaign, judge: Judge, meter: Meter | None) -> dict[
         return {"unusable": unusable, "metric": meter.golden, "drop_bounds": meter.bounds}
     for criterion in (campaign.criterion, *campaign.verdicts.values()):
         check_criterion(criterion, golden, data.labels, data.inputs)
-    verdicts = judge.golden()
-    facts = {name: int(values.sum()) for name, values in verdicts.items() if values.dtype == np.bool_}
+    verdicts: dict[str, Any] = dict(judge.golden())
+    facts = {name: np.flatnonzero(values).tolist() for name, values in verdicts.items() if values.dtype == np.bool_}
     return facts | {"unusable": unusable} | ({"answers": verdicts["answer"].tolist()} if "answer" in verdicts else {})
 
 
