@@ -5,7 +5,7 @@ Run it with `python examples/dot_engine.py`, or with pytest; `torchfault ra` tak
 
 import numpy as np
 
-from torchfault import Accelerator, FlipFlops
+from torchfault.hardware.accelerator import Accelerator, FlipFlops
 from torchfault.hardware.patterns import Grid, Pattern, Reach
 from torchfault.testing import check_accelerator
 

@@ -9,8 +9,9 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from torchfault import OUTPUT_STATIONARY, Data, resiliency_objective
-from torchfault.hardware.accelerator import hardened
+from torchfault import Data
+from torchfault.hardware.accelerator import OUTPUT_STATIONARY, hardened
+from torchfault.hardware.objective import resiliency_objective
 
 CHIP = hardened(OUTPUT_STATIONARY, "control", fit=20.0)
 BUDGET = 4000  # lanes for each

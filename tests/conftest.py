@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" / "xdg")  # not the user's own
+for _kind in ("CACHE", "STATE"):  # not the user's own
+    os.environ[f"XDG_{_kind}_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" / "xdg" / _kind.lower())
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported, and for the processes that tests start
 
 # A loaded machine must not fail a test that is right: examples may take as long as they take.

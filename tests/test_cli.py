@@ -19,8 +19,8 @@ import yaml
 
 from torchfault.cli import main
 from torchfault.cli.app import app
-from torchfault.cli.flags import FLAGS, SITE_FLAGS
-from torchfault.cli.screen import count, duration
+from torchfault.cli.flags import RECIPE_FLAGS, SITE_FLAGS, flags_of
+from torchfault.cli.screen import Column, Table, count, duration, show_table
 from torchfault.cli.tables import Row, _Strip, join_bits
 from torchfault.config import leaf_keys
 
@@ -70,8 +70,10 @@ def test_help_is_quick(arguments):
 
 def test_show_and_export_need_no_torch(capfd):
     run(capfd, "run", *BASE, "--trials", "100")
-    assert "torch" not in loaded_by("show", "--by", "bit", "--plot", "plot.svg")
-    assert "torch" not in loaded_by("export")
+    run(capfd, "search", *BASE, "--trials", "100", "--side", "50", "--set", "search.block=50")
+    for name in ("digits_cnn", "digits_cnn-search"):
+        assert "torch" not in loaded_by("show", name, "--by", "bit", "--plot", f"{name}.svg")
+        assert "torch" not in loaded_by("export", name)
 
 
 def test_run_tells_what_it_does_and_ends_with_tables(capfd):
@@ -119,10 +121,35 @@ def test_set_reaches_every_key(capfd):
 
 
 def test_every_flag_sets_a_key_and_every_common_key_has_a_flag():
-    flags = {flag.key for panel in FLAGS["run"].values() for flag in panel}
-    assert flags <= leaf_keys().keys()
+    flags = {flag.key for recipe in RECIPE_FLAGS for panel in flags_of(recipe).values() for flag in panel}
+    wholes = {"sampler", "resolver"}  # with all their keys, as in --sampler importance:floor=0.2
+    keys = {key.partition(".")[0] if key.partition(".")[0] in wholes else key for key in leaf_keys()}
+    assert flags <= keys
     rare = {"model.kwargs", "model.pretrained", "checkpoint.prefix", "data.factory", "data.kwargs", "data.size"}
-    assert leaf_keys().keys() - flags == rare | {"data.grey", "training", "buffers"}
+    rare |= {"data.grey", "training", "buffers", "recipe", "measure", "verdicts", "search.block"}
+    assert keys - flags == rare | {"vulnerability.fresh", "vulnerability.audit"}
+
+
+def test_common_flags_are_the_same_everywhere():
+    common = {"--trials", "--half-width", "--time", "--level", "--method", "--seed", "--store", "--name", "--memory"}
+    common |= {
+        "--executor",
+        "--device",
+        "--threads",
+        "--model",
+        "--data",
+        "--by",
+        "--flag",
+        "--top",
+        "--format",
+        "--plot",
+    }
+    for name in RECIPE_FLAGS:
+        assert common <= options_of(name), name
+    for flag in common & options_of("resume"):
+        (own,) = [one for one in COMMANDS["resume"].params if flag in one.opts]
+        (other,) = [one for one in COMMANDS["run"].params if flag in one.opts]
+        assert own.metavar == other.metavar
 
 
 def test_sites_lists_what_run_would_strike(capfd):
@@ -140,7 +167,7 @@ def test_sites_lists_what_run_would_strike(capfd):
 def test_weights_may_be_stored_in_another_way(capfd):
     out, _ = run(capfd, "sites", *BASE[:-2], "--storage", "csr", "--kinds", "weight", "--kinds", "index")
     assert re.search(r"^fc1.weight:col_indices\s+index\s+Linear\s+8192\s+int32\s+32", out, re.MULTILINE), out
-    flags = (*BASE, "--set", "storage.conv*=int8", "--sampler", "data-aware", "--margin", "0.2", "--bits", "sign")
+    flags = (*BASE, "--set", "storage.conv*=int8", "--sampler", "data-aware:0.2", "--bits", "sign")
     _, err = run(capfd, "run", *flags, "--include", "conv*", "--name", "mixed")
     assert "mixed" in err
     out, _ = run(capfd, "sites", *BASE[:-2], "--activations", "bfp8:16", "--include", "*.exponent")
@@ -170,70 +197,15 @@ def test_plan_tells_what_run_will_draw(capfd):
     assert (frame["seconds"] > 0).all()
     for method, trials in zip(frame["method"][:2], frame["trials"][:2], strict=True):
         assert re.search(rf"^{method}\s.*\s{trials}\s+[\d.]+ ", out, re.MULTILINE), out
-        run(capfd, "run", *weights, "--sampler", method, "--margin", "0.1", "--name", method)
+        run(capfd, "run", *weights, "--sampler", f"{method}:0.1", "--name", method)
         rows = json.loads(run(capfd, "show", method, "--by", "site", "--format", "json")[0])
         assert sum(row["trials"] for row in rows) == trials
 
 
-def test_ra_tells_the_accuracy_given_an_upset(capfd):
-    model = [*BASE[:4], "--faults", "60", "--accelerator"]
-    out, err = run(capfd, "ra", *model, "flat")
-    number = r"-?\d+\.\d+"
-    interval = rf"\[{number}, {number}\]"
-    assert re.search(rf"^RA\s+{number}\s+{interval}\s+accuracy, given that an upset", out, re.MULTILINE), out
-    assert re.search(rf"^control\s+{number}\s+{number}$", out.replace(" \n", "\n"), re.MULTILINE), out
-    assert re.search(rf"^conv1\s+{number}\s+{interval}", out, re.MULTILINE), out
-    assert re.search(rf"^harden output: 600 to 200 FIT/MB\s+{number}\s+[+]?{number} {interval}", out, re.MULTILINE), out
-    assert "chip: 0.03662 + 0.03662 + 0.03662 + 0.02253 = 0.1324 FIT" in out
-    assert "accelerator  flat" in err
-    rows = {row["quantity"]: row for row in json.loads(run(capfd, "ra", *model, "flat", "--format", "json")[0])}
-    assert rows["RA"]["low"] <= rows["RA"]["value"] <= rows["RA"]["high"] <= rows["SA"]["value"] + 0.05
-    assert rows["SA"]["value"] - rows["RA"]["value"] == pytest.approx(rows["drop"]["value"])
-    frame = pd.read_csv(io.StringIO(run(capfd, "ra", *model, "output-stationary", "--format", "csv")[0]))
-    assert "chip FIT" not in set(frame["quantity"])  # its flip-flops are not counted
-    hard = json.loads(run(capfd, "ra", *model, "flat", "--harden", "control", "--format", "json")[0])
-    assert {row["quantity"]: row for row in hard}["DUE"]["value"] < rows["DUE"]["value"]
-
-
-def test_ra_writes_every_table(capfd):
-    flags = [*BASE[:4], "--faults", "60", "--accelerator", "flat", "--buffer", "weight=4096", "--protect", "fc1"]
-    for table in ("type", "layer", "bit"):
-        frame = pd.read_csv(io.StringIO(run(capfd, "ra", *flags, "--table", table, "--format", "csv")[0]))
-        assert list(frame) == [table, "data", "data_low", "data_high", "control", "drop"]
-        assert frame["drop"].to_numpy() == pytest.approx((frame["data"] + frame["control"]).to_numpy())
-    changes = json.loads(run(capfd, "ra", *flags, "--table", "what-if", "--format", "json")[0])
-    named = {row["change"]: row for row in changes}
-    assert "ECC for weight buffer" in named
-    assert [name for name in named if name.startswith("protect")] == ["protect fc1"]
-    before = named["as it is"]["chip_fit"]
-    assert before == pytest.approx((1851 + 4096) / 2**23 * 600, rel=1e-6)
-    assert named["ECC for weight buffer"]["chip_fit"] == pytest.approx(1851 / 2**23 * 600, rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (("--accelerator", "nvdla"), "did you mean 'nvdla-like'?"),
-        (("--buffer", "wieght=3"), "expected input, weight or output = bits"),
-        (("--buffer", "weight=3"), "give --flip-flops"),
-        (("--table", "layers"), "did you mean 'layer'?"),
-        (("--protect", "fc3"), "no layer is called 'fc3'"),
-        (("--estimator", "ISB"), "did you mean 'IS-B'"),
-        (("--harden", "contrl"), "did you mean 'control'?"),
-        (("--data", "bare.npz"), "an accuracy needs labels"),
-    ],
-)
-def test_ra_says_what_is_wrong(capfd, folder, flags, message):
-    np.savez(folder / "bare.npz", images=np.zeros((3, 1, 8, 8), dtype=np.float32))
-    data = [] if "--data" in flags else ["--data", "digits.npz"]
-    assert main(["ra", "--model", "torchfault.zoo:digits_cnn", *data, *flags]) == 2
-    assert message in " ".join(capfd.readouterr().err.split())
-
-
 def test_data_aware_injection_is_about_weights(capfd):
-    flags = ["--sampler", "data-aware", "--margin", "0.2", "--name", "aware"]
+    flags = ["--sampler", "data-aware:margin=0.2", "--name", "aware"]
     _, err = run(capfd, "run", *BASE, "--kinds", "weight", "--types", "Linear", *flags)
-    assert "data-aware, samples for a margin of ±20 %" in err
+    assert "data-aware:margin=0.2, samples for a margin of ±20 %" in err
     rows = json.loads(run(capfd, "show", "aware", "--by", "bit", "--format", "json")[0])
     trials = {row["key"]: row["trials"] for row in rows}
     assert trials[30] >= max(trials.values()) - 2 > 10 * trials[0] > 0  # sizes are rounded by running sums
@@ -249,23 +221,70 @@ def test_importance_sampling_runs_and_resumes(capfd):
     both = [run(capfd, "show", name, "--format", "csv")[0] for name in ("weighed", "whole")]
     assert both[0] == both[1]
     assert "weighted-" in out
-    _, err = run(capfd, "run", *BASE, *given, "--score", "GBIN", "--floor", "0", "--trials", "200", "--name", "part")
-    assert "% of the faults can be drawn" in err
-    for wrong in (["--score", "GBIN"], ["--sampler", "importance", "--score", "GBXN"], ["--floor", "0.5"]):
+    part = ["--kinds", "weight", "--sampler", "importance:GBIN,floor=0", "--trials", "200", "--name", "part"]
+    _, err = run(capfd, "run", *BASE, *part)
+    assert re.search(r"note: .*can draw [\d.]+ % of the faults", err), err
+    for wrong in (["--sampler", "uniform:score=GBIN"], ["--sampler", "importance:GBXN"], ["--set", "sampler.floor=1"]):
         assert main(["run", *BASE, *wrong]) == 2
         assert len(capfd.readouterr().err.strip().splitlines()) == 1
 
 
 def test_adaptive_sampling_ends_by_itself(capfd):
-    out, err = run(capfd, "run", *BASE, "--sampler", "adaptive", "--whole", "0.03", "--name", "itself")
-    assert "adaptive, until ±3 % by whole" in err
+    out, err = run(capfd, "run", *BASE, "--sampler", "adaptive", "--half-width", "0.03", "--name", "itself")
+    assert "adaptive, until intervals are ±3 % by model" in err
     assert "anytime" in out
     rows = json.loads(run(capfd, "show", "itself", "--by", "model", "--format", "json")[0])
     assert rows[0]["trials"] % 1024 == 0
     assert rows[0]["high"] - rows[0]["low"] <= 0.06
-    for wrong in (["--sampler", "adaptive"], ["--site", "0.1"]):
-        assert main(["run", *BASE, *wrong, "--name", "wrong"]) == 2
-        assert "adaptive" in capfd.readouterr().err
+    assert main(["run", *BASE, "--sampler", "adaptive", "--name", "wrong"]) == 2
+    assert "adaptive draws towards half-widths, got none" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "adaptive", "adaptive:deviations", "importance"])
+def test_half_widths_by_any_grouping_end_any_sampler(capfd, sampler):
+    flags = ["--half-width", "site=0.2", "--half-width", "model=0.1", "--trials", "50000", "--include", "fc*"]
+    _, err = run(capfd, "run", *BASE, "--sampler", sampler, *flags, "--name", "by")
+    assert "until intervals are ±20 % by site and ±10 % by model or 50,000 trials" in err
+    rows = json.loads(run(capfd, "show", "by", "--by", "site", "--format", "json")[0])
+    assert len(rows) == 2
+    assert all(row["high"] - row["low"] <= 0.4 for row in rows)
+    assert sum(row["trials"] for row in rows) < 50_000
+
+
+def test_outcomes_are_found_with_fewer_lanes(capfd):
+    flags = ["--sampler", "adaptive:deviations", "--half-width", "site=0.1", "--trials", "20000", "--include", "fc*"]
+    out, err = run(capfd, "run", *BASE, *flags, "--resolver", "pooled:32", "--resolver", "monotone")
+    assert "adaptive:strata=deviations by pooled:size=32 by monotone" in err
+    lanes, trials = (int(re.search(rf"([\d,]+) {what}", out)[1].replace(",", "")) for what in ("lanes", "outcomes"))
+    assert lanes < trials / 2
+    assert "assume that errors of pooled faults do not cancel; smaller flips of a word" in out
+    assert "audited are wrong (at most" in out
+
+
+def test_each_fault_may_run_on_several_inputs(capfd):
+    for given, each in (("5", 5), ("all", 30)):
+        flags = ["--inputs-per-fault", given, "--trials", "300", "--name", f"on-{given}"]
+        _, err = run(capfd, "run", *BASE, *flags)
+        assert f"uniform on {given} inputs" in err
+        run(capfd, "export", f"on-{given}")
+        frame = pd.read_csv(f"on-{given}.csv")
+        assert (frame.groupby(np.arange(300) // each)["element"].nunique() == 1).all()
+        assert (frame.groupby(np.arange(300) // each)["input"].nunique() == each).all()
+
+
+def test_further_verdicts_are_recorded_shown_and_exported(capfd):
+    run(capfd, "run", *BASE, "--trials", "300", "--set", "verdicts.wrong=misclassified", "--bits", "exponent")
+    wrong = pd.read_csv(io.StringIO(run(capfd, "show", "--by", "site", "--flag", "wrong", "--format", "csv")[0]))
+    failed = pd.read_csv(io.StringIO(run(capfd, "show", "--by", "site", "--format", "csv")[0]))
+    assert wrong["failures"].sum() > failed["failures"].sum(), "the labels are random"
+    out, _ = run(capfd, "show", "--flag", "wrong")
+    assert "of 300 trials are 'wrong'" in out
+    run(capfd, "export", "--flag", "wrong")
+    frame = pd.read_csv("digits_cnn.csv")
+    assert len(frame) == wrong["failures"].sum()
+    assert frame["wrong"].all()
+    assert main(["show", "--flag", "wrnog"]) == 2
+    assert "did you mean 'wrong'" in capfd.readouterr().err
 
 
 @pytest.fixture
@@ -300,10 +319,10 @@ def test_top_shows_the_most_vulnerable(shown):
 def test_level_and_interval_may_be_chosen_afterwards(shown):
     usual = pd.read_csv(io.StringIO(shown("--by", "model", "--format", "csv")))
     wide = pd.read_csv(io.StringIO(shown("--by", "model", "--format", "csv", "--level", "0.999")))
-    exact = pd.read_csv(io.StringIO(shown("--by", "model", "--format", "csv", "--interval", "clopper-pearson")))
+    exact = pd.read_csv(io.StringIO(shown("--by", "model", "--format", "csv", "--method", "clopper-pearson")))
     assert wide["high"][0] > usual["high"][0]
     assert exact["high"][0] > usual["high"][0]
-    assert "99.9 % interval, clopper-pearson" in shown("--level", "0.999", "--interval", "clopper-pearson")
+    assert "99.9 % interval, clopper-pearson" in shown("--level", "0.999", "--method", "clopper-pearson")
 
 
 @pytest.mark.parametrize(("name", "start"), [("a.png", b"\x89PNG"), ("a.pdf", b"%PDF"), ("a.svg", b"<?xml")])
@@ -311,7 +330,8 @@ def test_plots_are_saved_and_the_same_each_time(shown, name, start):
     shown("--plot", name)
     first = Path(name).read_bytes()
     assert first.startswith(start)
-    shown("--plot", name)
+    assert main(["show", "one", "--plot", name]) == 2, "nothing is written over unless told"
+    shown("--plot", name, "--force")
     assert Path(name).read_bytes() == first or name.endswith(".svg")  # its element ids are random
 
 
@@ -319,13 +339,13 @@ def test_several_campaigns_are_listed(capfd):
     for name in ("one", "two"):
         run(capfd, "run", *BASE, "--trials", "20", "--name", name)
     out, err = run(capfd, "show")
-    assert re.search(r"^one\s+finished\s+20\s+434,688\s", out, re.MULTILINE), out
+    assert re.search(r"^one\s+run\s+finished\s+20\s+434,688\s", out, re.MULTILINE), out
     assert "torchfault show two" in err
     assert [row["name"] for row in json.loads(run(capfd, "show", "--format", "json")[0])] == ["one", "two"]
 
 
 def test_export_writes_one_row_per_fault(capfd):
-    run(capfd, "run", *BASE, "--trials", "30", "--faults", "2", "--name", "pairs")
+    run(capfd, "run", *BASE, "--trials", "30", "--sampler", "uniform:2", "--name", "pairs")
     _, err = run(capfd, "export")
     assert "60 rows of campaign 'pairs' written to pairs.csv" in err
     frame = pd.read_csv("pairs.csv")
@@ -333,6 +353,7 @@ def test_export_writes_one_row_per_fault(capfd):
     run(capfd, "export", "pairs", "--output", "pairs.parquet")
     assert len(pd.read_parquet("pairs.parquet")) == 60
     run(capfd, "export", "--force")
+    assert {path.name for path in Path().iterdir()} == {"digits.npz", "torchfault.db", "pairs.csv", "pairs.parquet"}
 
 
 def test_a_metric_is_shown_as_a_drop(capfd):
@@ -347,6 +368,7 @@ def test_an_enumeration_ends_with_no_doubt(capfd):
     assert "of 640 trials fail  (95 % interval, exhaustive)" in out
     frame = pd.read_csv(io.StringIO(run(capfd, "show", "--by", "model", "--format", "csv")[0]))
     assert frame["low"][0] == frame["value"][0] == frame["high"][0]
+    assert "an interval without a width: every fault was tried, on these 2 inputs and no others" in out
 
 
 def test_a_campaign_extended_is_the_one_run_at_once(capfd):
@@ -355,6 +377,24 @@ def test_a_campaign_extended_is_the_one_run_at_once(capfd):
     run(capfd, "run", *BASE, "--trials", "700", "--name", "whole")
     parts, whole = (run(capfd, "show", name, "--by", "channel", "--format", "csv")[0] for name in ("parts", "whole"))
     assert parts == whole
+
+
+def test_fewer_trials_than_there_are_is_told(capfd):
+    run(capfd, "run", *BASE, "--trials", "150")
+    for command in (["resume", "--trials", "100"], ["run", *BASE, "--trials", "100"]):
+        assert main(command) == 2
+        assert "has 150 trials already, more than --trials 100" in capfd.readouterr().err
+
+
+def test_the_same_command_goes_on_or_shows_what_there_is(capfd):
+    first, _ = run(capfd, "run", *BASE, "--trials", "150")
+    again, err = run(capfd, "run", *BASE, "--trials", "150")
+    assert again == first
+    assert "torchfault.db, which holds 150 trials" in err
+    longer, _ = run(capfd, "run", *BASE, "--trials", "300")
+    assert "of 300 trials fail" in longer
+    assert main(["run", *BASE, "--trials", "300", "--seed", "1"]) == 2
+    assert re.search(r"begun with another model .*, seed \(was 0, is now 1\)", capfd.readouterr().err)
 
 
 def test_resume_finds_moved_files(capfd, folder):
@@ -417,9 +457,10 @@ def test_progress_is_plain_lines_without_a_terminal(capfd, monkeypatch):
 
     clock = iter(float(second) for second in range(1000))
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock) * 2)
-    with progress.Watch(level=0.9, method="jeffreys") as watch:
+    with progress.Watch(method="jeffreys") as watch:
         for done in range(0, 1001, 50):
-            watch(Standing(done, 1000, 250.0, (1000 - done) / 250, proportion(done // 50, done)))
+            found = proportion(done // 50, done, level=0.9)
+            watch(Standing(done, 1000, 250.0, (1000 - done) / 250, found, done))
     lines = capfd.readouterr().err.splitlines()
     assert 5 <= len(lines) <= 12, "a line for every tenth, not for every call"
     assert re.fullmatch(
@@ -435,19 +476,19 @@ def test_progress_is_one_live_line_on_a_terminal(monkeypatch):
     from torchfault.cli import progress, screen
     from torchfault.statistics import proportion
 
-    console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    monkeypatch.setattr(screen, "_stderr", lambda: console)
-    with progress.Watch(level=0.95, method="wilson") as watch:
-        watch(Standing(500, 1000, 250.0, 2.0, proportion(5, 500)))
-        watch(Standing(900, None, 250.0, None, proportion(5, 500)))
-    shown = console.file.getvalue()
+    screen = Console(file=io.StringIO(), force_terminal=True, width=120)
+    monkeypatch.setattr(progress, "stderr", lambda: screen)
+    with progress.Watch(method="wilson") as watch:
+        watch(Standing(500, 1000, 250.0, 2.0, proportion(5, 500), 500))
+        watch(Standing(900, None, 250.0, None, proportion(5, 500), 900))
+    shown = screen.file.getvalue()
     assert "━" * 14 in shown
     assert "500 of 1,000 trials  250/s  2.0 s left  failing 1.00 % [0.43, 2.32]" in shown
     assert "900 trials  250/s  failing" in shown
 
 
 def test_an_error_of_torchfault_itself_is_no_bad_input(monkeypatch, capfd):
-    monkeypatch.setattr("torchfault.cli.running.build_engine", lambda _: 1 / 0)
+    monkeypatch.setattr("torchfault.cli.running.build_engine", lambda *_: 1 / 0)
     assert main(["sites", *BASE]) == 1
     err = capfd.readouterr().err
     assert "ZeroDivisionError" in err
@@ -504,22 +545,30 @@ def test_fields_of_plots_are_those_of_the_word_formats():
     assert {name: (len(fields["mantissa"]), len(fields["exponent"])) for name, fields in real.items()} == FIELDS
 
 
-@pytest.mark.parametrize("width", [40, 80, 200])
-def test_no_figure_is_cut_short_on_a_narrow_terminal(width, monkeypatch):
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_tables_fit_the_terminal_and_no_figure_is_cut_short(width):
     from rich.console import Console
 
-    from torchfault.cli import screen
-    from torchfault.cli.screen import print_table, simple_table
-
-    cells = [[f"layer{row}.conv.with.a.long.name", "1,234,567", "[10.00, 20.00]", "end"] for row in range(3)]
-    table = simple_table({"layer": "left", "trials": "right", "interval": "left", "last": "left"}, cells, title="T")
+    columns = [
+        Column("layer"),
+        Column("trials", True, 3),
+        Column("VF %", True),
+        Column("interval"),
+        Column("last", rank=5),
+    ]
+    rows = [[f"layer{row}.conv.with.a.long.name", "1,234,567", "10.50", "[10.00, 20.00]", "end"] for row in range(3)]
     console = Console(file=io.StringIO(), force_terminal=True, width=width, no_color=True, soft_wrap=True)
-    monkeypatch.setattr(screen, "_stdout", lambda: console)
-    print_table(table)
+    show_table(console, Table(columns, rows, "T", ("what it means",)))
     shown = re.sub(r"\x1b\[[\d;]*m", "", console.file.getvalue())
-    assert "…" not in shown
-    for row in cells:
-        assert re.search(r"\s+".join(map(re.escape, row)), shown), shown
+    lines = shown.splitlines()
+    assert max(map(len, lines[1:6])) <= width, shown
+    assert sum("10.50   [10.00, 20.00]" in line for line in lines) == 3
+    assert ("1,234,567" in shown) == (width >= 80)
+    assert ("…" in shown) == (width <= 40)
+    assert len({line.split()[0] for line in lines[3:6]}) == 3, "names that are cut short still differ"
+    left = {40: "trials, last", 60: "trials, last"}.get(width)
+    assert (f"left out for the width of the terminal: {left}; --format csv writes all" in shown) == (width < 80)
+    assert lines[-1] == "what it means"
 
 
 def test_a_terminal_without_utf_8_gets_question_marks(capfd, folder):
@@ -542,19 +591,23 @@ def test_every_command_and_option_is_documented(name):
     assert section, f"docs/command-line.md has no section '## torchfault {name}'"
     assert re.search(rf"```sh\ntorchfault {name}", section[1]), "it needs an example"
     told = set(re.findall(r"--[a-z-]+", section[1]))
-    shared = (
-        {flag.name for panel in FLAGS["sites"].values() for flag in panel} | {"--set"}
-        if name in ("sites", "plan", "ra", "vulnerability")
-        else {flag.name for panel in FLAGS["search"].values() for flag in panel} | {"--set"}
-        if name == "search"
-        else set()
-    )
+    shared = set()  # the tables of flags that the commands have in common
+    if name in RECIPE_FLAGS or name in ("sites", "plan"):
+        shared |= set(re.findall(r"^\| `(--[a-z-]+)", common("The flags of a campaign"), re.MULTILINE))
+    if name in RECIPE_FLAGS or name in ("show", "resume"):
+        shared |= set(re.findall(r"^\| `(--[a-z-]+)", common("How results are shown"), re.MULTILINE))
     assert options_of(name) - told - shared - {"--help"} == set()
 
 
+def common(title: str) -> str:
+    return re.search(rf"^## {title}$(.*?)(?=^## |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL)[1]
+
+
 def test_the_table_of_flags_is_the_one_of_the_program():
-    rows = dict(re.findall(r"^\| `(--[a-z-]+) [^`]*` \| `([a-z_.]+)` \|$", DOCUMENT, re.MULTILINE))
-    assert rows == {flag.name: flag.key for panel in FLAGS["run"].values() for flag in panel}
+    rows = dict(
+        re.findall(r"^\| `(--[a-z-]+) [^`]*` \| `([a-z_.]+)` \|", common("The flags of a campaign"), re.MULTILINE)
+    )
+    assert rows == {flag.name: flag.key for panel in flags_of("run").values() for flag in panel} | {}
     assert {flag.name for flag in SITE_FLAGS} == {"--include", "--exclude", "--kinds", "--types", "--bits", "--steps"}
 
 

@@ -1,5 +1,7 @@
 """The configuration: what is read is what was written, and what is wrong is told with its key and its line."""
 
+import json
+import os
 import re
 from pathlib import Path
 
@@ -8,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchfault import criteria
-from torchfault.config import Override, Settings, leaf_keys, read_settings, restore_settings
-from torchfault.config.build import build_campaign, build_engine
+from torchfault.config import Override, Settings, keep, leaf_keys, read_settings, restore
+from torchfault.config.build import build_campaign, build_data, build_engine, build_model
+from torchfault.config.kept import factories
 from torchfault.config.marked import parse, scalar
+from torchfault.config.resolvers import RESOLVERS
+from torchfault.config.samplers import SAMPLERS
 from torchfault.errors import ConfigError
 from torchfault.faults import BitFlip, Burst, RandomWord, StuckAt, Value
 from torchfault.sampling import BitErrorRate, Effect, Exhaustive, Importance, Learned, Sensitivity, Uniform
@@ -20,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FULL = """\
 name: first
+recipe: search
 model:
   factory: torchvision:resnet18
   kwargs: {num_classes: 10}
@@ -48,16 +54,22 @@ sites:
 fault: burst:3
 lasting: 4
 sampler: {kind: bit-error-rate, rate: 1e-6}
-shortcuts: {pool: 8, monotone: true, audit: 0.1}
+measure: my.measures:skewed
+resolver: [{kind: pooled, size: 8, audit: 0.1}, monotone]
 criterion: top1 & ~non-finite
+verdicts: {wrong: misclassified}
 metric: accuracy
+inputs_per_fault: 4
 stop:
   trials: 20_000
-  half_width: 0.005
+  half_width: {site: 0.01, model: 0.005}
   time: 1h30m
+search: {side: 1024}
+vulnerability: {share: 20%, weights: all, neurons: 3}
+ra: {accelerator: flat, harden: control, buffer: [weight=4096], protect: [fc1, fc2]}
 seed: 3
 level: 0.9
-interval: jeffreys
+method: jeffreys
 executor: hooks
 memory: 256MiB
 device: cuda:0
@@ -94,16 +106,64 @@ def test_every_key_is_read(written, tmp_path):
     assert settings.sites[1].bits == (*range(23, 31), "sign")
     assert (settings.sites[1].steps, settings.lasting) == ((3, 7), 4)
     assert (settings.sampler.rate, settings.stop.trials, settings.stop.time) == (1e-6, 20_000, 5400.0)
+    assert [one.kind for one in settings.resolver] == ["pooled", "monotone"]
+    assert (settings.resolver[0].size, settings.resolver[0].audit, settings.resolver[1].audit) == (8, 0.1, 0.1)
+    assert settings.stop.half_width == {"site": 0.01, "model": 0.005}
+    assert (settings.verdicts, settings.inputs_per_fault) == ({"wrong": "misclassified"}, 4)
+    assert (settings.vulnerability.share, settings.vulnerability.weights, settings.vulnerability.neurons) == (
+        0.2,
+        None,
+        3,
+    )
+    assert (settings.ra.harden, settings.ra.protect, settings.search.side) == (("control",), ("fc1", "fc2"), 1024)
     assert (settings.memory, settings.store) == (256 * 2**20, str(tmp_path / "out" / "campaigns.db"))
     dumped = settings.model_dump(mode="json", exclude_defaults=True)
     assert set(dumped) == set(Settings.model_fields), "FULL leaves a key at its default"
 
 
-def test_settings_come_back_from_a_store(written):
-    settings = written(FULL)
-    assert restore_settings(settings.model_dump(mode="json")) == settings
-    small = written(SMALL)
-    assert restore_settings(small.model_dump(mode="json")) == small
+def test_settings_come_back_from_a_store_but_for_its_place(written):
+    for text in (FULL, SMALL, SMALL + "inputs_per_fault: all\n"):
+        settings = written(text)
+        kept = json.loads(json.dumps(keep(settings)))
+        assert "store" not in kept
+        assert restore(kept) == settings.model_copy(update={"store": "torchfault.db"})
+
+
+SECRETS = """\
+model: {factory: "my.nets:make", kwargs: {api_key: k-12345, url: "https://me:pa55word@host/weights", size: 3}}
+data: {factory: "my.data:make", kwargs: {database: {password: [a, "s3cret"]}, tokens: 4, Token: t0ken}}
+store: postgresql+psycopg://me:pa55word@host/name
+"""
+
+
+def test_no_password_is_kept(written):
+    settings = written(SECRETS)
+    kept = json.dumps(keep(settings))
+    for secret in ("12345", "pa55word", "s3cret", "t0ken"):
+        assert secret in SECRETS
+        assert secret not in kept
+    assert "https://me:***@host/weights" in kept
+    assert '"tokens": 4' in kept, "a number of tokens is no secret"
+    with pytest.raises(ConfigError, match=r"keeps no passwords, and 'model.kwargs.api_key' is one; give --set"):
+        restore(json.loads(kept))
+    given = [
+        Override(("model", "kwargs", "api_key"), "k-12345", "--set"),
+        Override(("model", "kwargs", "url"), "https://me:pa55word@host/weights", "--set"),
+        Override(("data", "kwargs", "database", "password"), ["a", "s3cret"], "--set"),
+        Override(("data", "kwargs", "Token"), "t0ken", "--set"),
+        Override(("store",), settings.store, "--store"),
+    ]
+    assert restore(json.loads(kept), given) == settings
+
+
+def test_what_a_campaign_imports_of_the_users_own_is_known(written):
+    assert factories(written(SMALL)) == []
+    text = "model: my.nets:make\ndata: my.data:load\nfault: my.faults:Odd\ncriterion: top1 & ~my.criteria:bad\n"
+    text += "verdicts: {odd: 'my.criteria:odd | topk:3'}\nsampler: my.samplers:Best\nresolver: my.resolvers:r\n"
+    text += "measure: my.measures:m\nmetric: my.metrics:f\n"
+    found = ["my.nets:make", "my.data:load", "my.samplers:Best", "my.resolvers:r", "my.measures:m", "my.faults:Odd"]
+    assert factories(written(text)) == [*found, "my.metrics:f", "my.criteria:bad", "my.criteria:odd"]
+    assert factories(written(SMALL + "criterion: top1:output=logits,axis=-1\nsampler: importance:GBIN\n")) == []
 
 
 @pytest.mark.parametrize(
@@ -111,6 +171,16 @@ def test_settings_come_back_from_a_store(written):
     [
         ("stop: 500", "stop: {trials: 500}"),
         ("sampler: exhaustive", "sampler: {kind: exhaustive}"),
+        ("sampler: {faults: 3}", "sampler: {kind: uniform, faults: 3}"),
+        ("sampler: uniform:3", "sampler: {kind: uniform, faults: 3}"),
+        ("sampler: 'importance:GBIN,floor=0.2'", "sampler: {kind: importance, score: GBIN, floor: 0.2}"),
+        ("sampler: adaptive:strata=deviations", "sampler: {kind: adaptive, strata: deviations}"),
+        ("sampler: my.own:Sampler", "sampler: {kind: import, path: 'my.own:Sampler'}"),
+        ("resolver: pooled:32", "resolver: [{kind: pooled, size: 32}]"),
+        ("resolver: [pooled, monotone]", "resolver: [{kind: pooled}, {kind: monotone}]"),
+        ("stop: {half_width: 0.01}", "stop: {half_width: {model: 0.01}}"),
+        ("stop: {half_width: 'site=0.01,bit=0.1'}", "stop: {half_width: {site: 0.01, bit: 0.1}}"),
+        ("stop: {half_width: [site=0.01, 0.1]}", "stop: {half_width: {site: 0.01, model: 0.1}}"),
         ("checkpoint: a.pt", "checkpoint: {path: a.pt}"),
         ("sites: {kinds: weight}", "sites: [{kinds: [weight]}]"),
         ("sites: {bits: 30}", "sites: [{bits: [30]}]"),
@@ -151,7 +221,8 @@ def test_flags_override_the_file(written):
         Override(("sampler",), "uniform", "--sampler"),
     ]
     settings = written(FULL.replace("sampler: {kind: bit-error-rate, rate: 1e-6}\n", ""), *flags)
-    assert (settings.seed, settings.stop.trials, settings.stop.half_width) == (9, 7, 0.005)
+    assert (settings.seed, settings.stop.trials) == (9, 7)
+    assert settings.stop.half_width == {"site": 0.01, "model": 0.005}
     assert [one.kinds for one in settings.sites] == [("bias",)]
     assert (settings.data.factory, settings.data.path, settings.data.limit) == ("pack.age:make", None, 100)
 
@@ -171,11 +242,70 @@ def test_flags_override_the_file(written):
         ("model: a:b\ndata:\n  limit: 3\n", "run.yaml:2: data: expected exactly one of path, factory and shape"),
         ("model: a:b\n", "run.yaml: data: missing; add it to the configuration, or give --data"),
         ("model: a:b\ndata: [\n", "run.yaml:3: not valid YAML"),
+        (
+            "model: a:b\ndata: a.npz\nsampler:\n  kind: uniform\n  rate: 1\n",
+            "run.yaml:5: sampler.rate: no such key of uniform; rate goes with bit-error-rate",
+        ),
+        (
+            "model: a:b\ndata: a.npz\nresolver:\n  - pooled\n  - {kind: monotone, size: 3}\n",
+            "run.yaml:5: resolver[1].size: no such key of monotone; size goes with pooled",
+        ),
+        (
+            "model: a:b\ndata: a.npz\nsampler: {kind: importance, score: X}\n",
+            "run.yaml:3: sampler.score: expected effect",
+        ),
+        (
+            "model: a:b\ndata: a.npz\nstop: {half_width: {site: 2}}\n",
+            "run.yaml:3: stop.half_width.site: expected a number",
+        ),
     ],
 )
 def test_errors_name_the_key_and_the_line(written, text, expected):
     with pytest.raises(ConfigError, match="^" + re.escape(expected)):
         written(text)
+
+
+FORMER = {
+    "shortcuts: {pool: 8}": "shortcuts: no such key; it is resolver, as in resolver: [pooled:64, monotone]",
+    "interval: wilson": "interval: no such key; it is method",
+    "sampler: {kind: adaptive, whole: 0.01}": "sampler.whole: no such key; it is stop.half_width",
+    "sampler: {kind: adaptive, site: 0.01}": "sampler.site: no such key; it is stop.half_width",
+    "sampler: {kind: adaptive, bit: 0.01}": "sampler.bit: no such key; it is stop.half_width",
+    "sampler: {kind: importance, images: 8}": "sampler.images: no such key; it is sampler.inputs",
+    "sampler: deviation": "sampler: no sampler is called 'deviation'; it is adaptive:deviations now",
+    "sampler: {kind: search}": "sampler: no sampler is called 'search'; it is a recipe now",
+}
+
+
+@pytest.mark.parametrize("text", FORMER)
+def test_former_keys_are_told_what_they_are_now(written, text):
+    with pytest.raises(ConfigError, match="^" + re.escape(f"run.yaml:3: {FORMER[text]}")):
+        written(SMALL + text + "\n")
+
+
+def test_files_that_are_no_configurations_are_told_at_once(tmp_path):
+    (tmp_path / "deep.yaml").write_text("a: " + "[" * 900 + "]" * 900)
+    (tmp_path / "deeper.yaml").write_text("a: " + "{b: " * 200 + "1" + "}" * 200)
+    (tmp_path / "large.yaml").write_text("a: " + "x" * (1 << 21))
+    os.mkfifo(tmp_path / "pipe.yaml")
+    said = {
+        "deep.yaml": "nest too deeply",
+        "deeper.yaml": "nest too deeply",
+        "large.yaml": "larger than 1 MiB",
+        "pipe.yaml": "is a device, a pipe or another special file",
+        "/dev/zero": "is a device, a pipe or another special file",
+        "/proc/self/mem": "cannot be read",
+        "a\0b": "no file can have",
+    }
+    for name, message in said.items():
+        with pytest.raises(ConfigError, match=message):
+            read_settings(tmp_path / name)
+
+
+@pytest.mark.parametrize("value", ["~nosuchuser/a.pt", "a\0b.pt", "\ud800.pt"])
+def test_paths_that_cannot_be_are_told(written, value):
+    with pytest.raises(ConfigError, match=r"checkpoint.path: .* is no path"):
+        written(SMALL, Override(("checkpoint",), value, "--checkpoint"))
 
 
 def test_errors_name_the_flag(written):
@@ -283,7 +413,9 @@ def test_a_mean_iou_knows_its_classes(written):
         ("", MaxTrials(10_000)),
         ("stop: 5", MaxTrials(5)),
         ("stop: {time: 1m}", TimeBudget(60.0)),
-        ("stop: {half_width: 0.01}\nlevel: 0.9\ninterval: jeffreys", HalfWidth(0.01, method="jeffreys", level=0.9)),
+        ("stop: {half_width: 0.01}\nlevel: 0.9\nmethod: jeffreys", HalfWidth(0.01, method="jeffreys", level=0.9)),
+        ("stop: {half_width: {site: 0.1, bit: 0.2}}", HalfWidth(0.1, by="site") & HalfWidth(0.2, by="bit")),
+        ("stop: {half_width: 0.1, trials: 9}", HalfWidth(0.1) | MaxTrials(9)),
         ("stop: {trials: 5, time: 2}", MaxTrials(5) | TimeBudget(2.0)),
         ("sampler: exhaustive", None),
     ],
@@ -301,7 +433,7 @@ def test_samplers_and_seeds_are_built(built):
 
 @pytest.mark.parametrize("score", ["effect", "joint", "rising", "GBIN", "RBRN"])
 def test_importance_samplers_are_built(built, score):
-    text = f"sampler: {{kind: importance, score: {score}, floor: 0.2, images: 2}}\nsites: {{kinds: weight}}"
+    text = f"sampler: {{kind: importance, score: {score}, floor: 0.2, inputs: 2}}\nsites: {{kinds: weight}}"
     sampler = built(text).sampler
     assert isinstance(sampler, Importance)
     assert sampler.floor == 0.2
@@ -328,22 +460,36 @@ def test_threads_are_set_and_devices_are_looked_at(written):
     threads = torch.get_num_threads()
     try:
         flags = "model: torchfault.zoo:digits_cnn\ndata: {shape: [1, 8, 8], limit: 3}\nexecutor: hooks\n"
-        engine = build_engine(written(flags + "threads: 1\ndevice: cpu\n"))
+        settings = written(flags + "threads: 1\ndevice: cpu\n")
+        engine = build_engine(settings, build_model(settings), build_data(settings.data, seed=0))
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(threads)
     assert engine.data.inputs.shape == (3, 1, 8, 8)
     assert engine.data.labels is None
     with pytest.raises(ConfigError, match="device 'cuda:99' cannot be used here"):
-        build_engine(written(flags + "device: cuda:99\n"))
+        build_model(written(flags + "device: cuda:99\n"))
 
 
 def test_every_key_is_documented():
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `([a-z_.]+)` \| .* \| (.*) \|$", text, re.MULTILINE))
-    assert list(rows) == list(leaf_keys()), "docs/configuration.md and the schema list the same keys in the same order"
-    for key, (section, name) in leaf_keys().items():
-        assert rows[key] == " ".join(section.model_fields[name].description.split()).replace("|", "\\|"), key
+    plain = [key for key in leaf_keys() if not key.startswith(("sampler.", "resolver."))]
+    assert [key for key in rows if key not in ("sampler", "resolver")] == plain, "the same keys in the same order"
+    for key, said in rows.items():
+        section, name = leaf_keys().get(key, (Settings, key))
+        assert said == " ".join(section.model_fields[name].description.split()).replace("|", "\\|"), key
+
+
+@pytest.mark.parametrize(("what", "kinds"), [("samplers", SAMPLERS), ("resolvers", RESOLVERS)])
+def test_every_kind_and_its_keys_are_documented(what, kinds):
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    section = re.search(rf"^### Kinds of {what}$(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)[1]
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", section, re.MULTILINE))
+    assert list(rows) == list(kinds)
+    for name, kind in kinds.items():
+        keys = [f"`{key}`: {kind.model_fields[key].description}" for key in kind.options()]
+        assert rows[name] == " ".join(" ".join([kind.__doc__, *keys]).split()).replace("|", "\\|"), name
 
 
 def test_the_documented_configurations_are_valid(tmp_path):

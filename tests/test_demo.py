@@ -56,12 +56,22 @@ def test_the_next_commands_work(capfd):
 
 
 def test_the_demo_is_the_same_by_seed_and_says_so_once(capfd):
-    first, _ = run(capfd, "--trials", "500", "--output", "a.svg")
-    again, err = run(capfd, "--trials", "500", "--output", "b.pdf")
+    first, _ = run(capfd, "--trials", "500", "--plot", "a.svg")
+    again, err = run(capfd, "--trials", "500", "--plot", "b.pdf")
     other, _ = run(capfd, "--trials", "500", "--seed", "1")
-    tables = [re.sub(r", [\d.]+ s\n", "\n", text) for text in (first, again, other)]
+    tables = [re.sub(r"after [\d.]+ s\n", "\n", text) for text in (first, again, other)]
     assert tables[0] == tables[1] != tables[2]
     assert "learns" not in err, "the second time the network comes from the cache"
+
+
+def test_no_plot_is_written_over(capfd, folder):
+    for _ in range(3):
+        run(capfd, "--trials", "100")
+    names = {"torchfault-demo.png", "torchfault-demo-2.png", "torchfault-demo-3.png"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert main(["demo", "--trials", "100", "--plot", "torchfault-demo.png"]) == 2
+    assert "exists; choose another name, or write over it with --force" in capfd.readouterr().err
+    run(capfd, "--trials", "100", "--plot", "torchfault-demo.png", "--force")
 
 
 def test_training_is_deterministic_and_leaves_the_process_alone(cache):

@@ -19,7 +19,12 @@ Ints = NDArray[np.int64]
 
 @runtime_checkable
 class Measure(Protocol):
-    """The probabilities p over a space: a mass for each cell, and how it is spread over the places of the cell."""
+    """The probabilities p over a space: a mass for each cell, and how it is spread over the places of the cell.
+
+    >>> from torchfault.space import Site
+    >>> isinstance(UNIFORM, Measure), UNIFORM.mass(FaultSpace((Site("a", (3,), bits=(30, 31)),))).tolist()
+    (True, [0.5, 0.5])
+    """
 
     def mass(self, space: Space) -> Floats:
         """Return the probability of each cell, shape (cells,); they sum to 1."""

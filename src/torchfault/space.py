@@ -3,7 +3,7 @@
 import hashlib
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from torchfault.axes import GROUPINGS, axis_of
 from torchfault.cells import Axis, Cells
 from torchfault.errors import SpaceError, did_you_mean
 from torchfault.selection import select_sites
@@ -69,6 +70,10 @@ class FaultSpace:
 
     def __len__(self) -> int:
         return int(self._offsets[-1])
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(dict.fromkeys(site.kind for site in self.sites))
+        return f"<FaultSpace: {len(self):,} faults in {len(self.sites):,} sites ({kinds})>"
 
     def __iter__(self) -> Iterator[Fault]:
         return (self[i] for i in range(len(self)))
@@ -271,7 +276,7 @@ class FaultSpace:
     @property
     def groupings(self) -> tuple[str, ...]:
         """The names that :meth:`axis` takes."""
-        return (*_LABELS, "channel", "step")
+        return GROUPINGS
 
     def axis(self, by: str) -> Axis:
         """Return the groups of a table by ``model``, ``site``, ``layer``, ``channel``, ``bit``, ``kind`` or ``step``.
@@ -285,7 +290,7 @@ class FaultSpace:
         if by not in self.groupings:
             near = did_you_mean(by, self.groupings)
             raise SpaceError(f"faults are grouped by {', '.join(self.groupings)}, got '{by}'{near}")
-        return _by_channel(self) if by == "channel" else _by_step(self) if by == "step" else _labelled(self, by)
+        return axis_of(self, by)
 
     def columns(self, index: ArrayLike) -> dict[str, NDArray[Any]]:
         """Return site, kind, layer, element, bit and channel of each fault, and its step where sites have steps."""
@@ -364,53 +369,6 @@ def _whole(values: ArrayLike, what: str) -> NDArray[np.int64]:
     if array.size and not np.issubdtype(array.dtype, np.integer):
         raise SpaceError(f"{what} are whole numbers below 2^63, got {array.dtype}; convert them")
     return array.astype(np.int64).reshape(-1)
-
-
-_LABELS: Mapping[str, Callable[[Site, int], str | int]] = {
-    "model": lambda site, bit: "model",  # noqa: ARG005 each takes both
-    "site": lambda site, bit: site.name,  # noqa: ARG005
-    "layer": lambda site, bit: site.module or "(model)",  # noqa: ARG005
-    "kind": lambda site, bit: site.kind,  # noqa: ARG005
-    "bit": lambda site, bit: bit,  # noqa: ARG005
-}
-
-
-def _labelled(space: FaultSpace, by: str) -> Axis:
-    """Return the axis of groups that are made of whole cells, by the label of each."""
-    cells = space.cells
-    labels = [_LABELS[by](space.sites[s], bit) for s, bit in zip(cells.group, cells.bit.tolist(), strict=True)]
-    keys: list[Any] = sorted(set(labels)) if by == "bit" else list(dict.fromkeys(labels))
-    position = {key: code for code, key in enumerate(keys)}
-    of_cell = np.array([position[label] for label in labels], dtype=np.int64)
-    faults = np.zeros(len(keys), dtype=np.int64)
-    np.add.at(faults, of_cell, cells.sizes)
-    return Axis(keys, faults, lambda index: of_cell[space.cell_of(index)], of_cell)
-
-
-def _by_channel(space: FaultSpace) -> Axis:
-    channels = [site.channels for site in space.sites]
-    keys: list[str] = []
-    for site, count in zip(space.sites, channels, strict=True):
-        keys += [site.name] if site.channel is None else [f"{site.name}[{channel}]" for channel in range(count)]
-    each = [site.size // max(count, 1) for site, count in zip(space.sites, channels, strict=True)]
-    begin = np.cumsum(channels) - channels
-
-    def code(index: ArrayLike) -> Ints:
-        where = space.locate(index)
-        return np.asarray(begin[where.site] + np.maximum(space.channels(where), 0))
-
-    return Axis(keys, np.repeat(np.array(each, dtype=np.int64), channels), code)
-
-
-def _by_step(space: FaultSpace) -> Axis:
-    held = [range(*site.steps) if site.steps else range(-1, 0) for site in space.sites]
-    keys = sorted({step for steps in held for step in steps})
-    faults = np.zeros(len(keys), dtype=np.int64)
-    for site, steps in zip(space.sites, held, strict=True):
-        faults[[keys.index(step) for step in steps]] += site.size // max(len(steps), 1)
-    position = np.full(keys[-1] + 2, -1, dtype=np.int64)
-    position[keys] = np.arange(len(keys))  # -1 is the last place
-    return Axis(keys, faults, lambda index: position[space.steps(space.locate(index))[0]])
 
 
 def as_space(plain: Mapping[str, Any]) -> FaultSpace:

@@ -17,6 +17,7 @@ from torchfault.resolve import Direct, Resolver
 from torchfault.sampling import Design, Population, Sampler, Uniform
 from torchfault.space import FaultSpace
 from torchfault.statistics import HalfWidth, Rule, rules
+from torchfault.statistics.intervals import check_level
 
 if TYPE_CHECKING:
     from torchfault.engine.executor import Lanes
@@ -101,7 +102,8 @@ class Campaign:
     *stop* is a rule of :mod:`torchfault.statistics` (:class:`MaxTrials`, :class:`HalfWidth`, :class:`TimeBudget`,
     combined with ``&`` and ``|``); ``None`` runs a sampler with an end to that end. The n-th trial depends on *seed*
     and n alone (and, where the sampler adapts, on earlier outcomes), so a campaign may be stopped, resumed and extended
-    without changing what it finds; only the moment at which a :class:`TimeBudget` ends is not reproducible.
+    without changing what it finds; only the moment at which a :class:`TimeBudget` ends is not reproducible. *level* is
+    the confidence of intervals, unless half-widths of *stop* say another.
 
     >>> from torchfault.campaign import run
     >>> from torchfault.engine import Engine
@@ -127,6 +129,7 @@ class Campaign:
     inputs_per_fault: int | None = 1
     seed: int = 0
     stop: Rule | None = None
+    level: float = 0.95
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -154,6 +157,7 @@ class Campaign:
                 raise CampaignError(
                     f"{name} of a campaign is a value such as {example}, got {_shown(value)}; pass that"
                 )
+        check_level(self.level)
         if self.inputs_per_fault is not None and not 1 <= self.inputs_per_fault <= self.inputs:
             raise CampaignError(
                 f"a fault runs on 1 to {self.inputs} inputs, as many as there are, got {self.inputs_per_fault}; "
@@ -190,8 +194,8 @@ def goals_of(campaign: Campaign) -> dict[str, float]:
 
 
 def level_of(campaign: Campaign) -> float:
-    """Return the confidence level of a campaign: that of its half-widths, 0.95 without any."""
-    return max((rule.level for rule in rules(campaign.stop) if isinstance(rule, HalfWidth)), default=0.95)
+    """Return the confidence level of a campaign: that of its half-widths, its own without any."""
+    return max((rule.level for rule in rules(campaign.stop) if isinstance(rule, HalfWidth)), default=campaign.level)
 
 
 def population_of(campaign: Campaign) -> Population:

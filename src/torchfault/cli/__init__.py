@@ -1,15 +1,40 @@
 """The command line: one library call per command, and torch imported only by those that need it."""
 
 import os
+import signal
 import sys
-import warnings
-from collections.abc import Sequence
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 __all__ = ["main"]
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # as shells do: 128 and the number of the signal
 INTERNAL = 1
+_FORMER = {  # flags of before, and what says the same now
+    "--faults": "--sampler uniform:N (faults struck together) or --trials N (upsets)",
+    "--rate": "--sampler bit-error-rate:RATE",
+    "--margin": "--sampler layer-wise:MARGIN",
+    "--whole": "--half-width H",
+    "--site": "--half-width site=H",
+    "--bit": "--half-width bit=H",
+    "--score": "--sampler importance:SCORE",
+    "--floor": "--sampler importance:floor=SHARE",
+    "--images": "--inputs-per-fault N, or --sampler importance:inputs=N",
+    "--pool": "--resolver pooled:N",
+    "--monotone": "--resolver monotone",
+    "--audit": "--resolver pooled:audit=SHARE",
+    "--interval": "--method",
+    "--table": "--by",
+    "--diagnostics": "--by diagnostics",
+    "--target": "--kinds weight, --kinds input",
+    "--layers": "--include GLOB",
+    "--complete": "--share all",
+    "--keep": "--store",
+    "--output": "--plot FILE, or torchfault export",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,21 +47,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     from torchfault.errors import TorchfaultError
 
     _forgive_narrow_encodings()
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = warned
+    with _one_interruption():
+        try:
             return _dispatch(arguments)
-    except TorchfaultError as error:
-        return _complain(str(error), BAD_INPUT)
-    except BrokenPipeError:
-        # `torchfault show | head` is no failure; a second flush at exit must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return _complain("interrupted before the first results; nothing was written", INTERRUPTED, label="stopped")
-    except Exception:
-        traced()
-        return _complain("this is a bug in torchfault; please report it with the lines above and the command", INTERNAL)
+        except TorchfaultError as error:
+            return _complain(str(error), BAD_INPUT)
+        except BrokenPipeError:
+            # `torchfault show | head` is no failure; a second flush at exit must not complain either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except KeyboardInterrupt:
+            return _complain("interrupted before the first results; nothing was written", INTERRUPTED, label="stopped")
+        except Exception:
+            traceback.print_exc()
+            return _complain(
+                "this is a bug in torchfault; please report it with the lines above and the command", INTERNAL
+            )
+
+
+@contextmanager
+def _one_interruption() -> Iterator[None]:
+    """Let the first Ctrl-C end what runs; those that an impatient user adds must not cut the tidying short."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        del number, frame
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -58,14 +103,17 @@ def _dispatch(arguments: list[str]) -> int:
 def _usage(error: Exception) -> str:
     """Return what is wrong with the arguments, and where help is."""
     text = str(error.format_message() if hasattr(error, "format_message") else error).strip().rstrip(".")
+    former = _FORMER.get(str(getattr(error, "option_name", "")))
     context = getattr(error, "ctx", None)
-    return f"{text[:1].lower()}{text[1:]}; see {context.command_path if context else 'torchfault'} --help"
+    hint = f"it is {former} now" if former else f"see {context.command_path if context else 'torchfault'} --help"
+    return f"{text[:1].lower()}{text[1:]}; {hint}"
 
 
 def _complain(message: str, status: int, *, label: str = "error") -> int:
-    from torchfault.cli.screen import complain
+    from torchfault.cli.screen import say, stderr
 
-    complain(label, message)
+    sys.stdout.flush()
+    say(stderr(), (f"{label}:", "bold red"), " " + " ".join(message.split()))
     return status
 
 

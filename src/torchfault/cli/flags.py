@@ -11,9 +11,20 @@ import typer
 from torchfault.cli.screen import strays_aside
 from torchfault.config import Override, Settings, leaf_keys, read_settings
 from torchfault.config.marked import scalar
+from torchfault.config.section import Section, kinds_in
 from torchfault.errors import ConfigError
 
-__all__ = ["FLAGS", "SITE_FLAGS", "Flag", "configured", "settings_from"]
+__all__ = [
+    "CAMPAIGN_FLAGS",
+    "ENGINE_FLAGS",
+    "MODEL_FLAGS",
+    "RECIPE_FLAGS",
+    "SITE_FLAGS",
+    "Flag",
+    "configured",
+    "flags_of",
+    "set_key",
+]
 
 
 @dataclass(frozen=True)
@@ -31,10 +42,18 @@ class Flag:
         return self.name.lstrip("-").replace("-", "_")
 
     @property
+    def declared(self) -> tuple[type[Section], str]:
+        """The section and the name under which the key is declared."""
+        return leaf_keys().get(self.key, (Settings, self.key))
+
+    @property
     def help(self) -> str:
-        """The description of the key, without the marks of Markdown."""
-        section, name = leaf_keys()[self.key]
-        return " ".join((section.model_fields[name].description or "").replace("`", "").split())
+        """The description of the key, without the marks of Markdown and of rich; and the kinds there are."""
+        section, name = self.declared
+        field = section.model_fields[name]
+        kinds = [kind for kind in kinds_in(field.annotation) if kind != "import"]
+        told = f"{field.description} Kinds: {', '.join(kinds)}." if kinds else field.description or ""
+        return " ".join(told.replace("`", "").replace("[", "\\[").split())
 
 
 SITE_FLAGS = (
@@ -59,62 +78,74 @@ MODEL_FLAGS = (
     Flag("--std", "data.std", "0.5,0.5,0.5"),
     Flag("--limit", "data.limit", "N"),
 )
+CAMPAIGN_FLAGS = (
+    Flag("--fault", "fault", "flip"),
+    Flag("--lasting", "lasting", "end"),
+    Flag("--sampler", "sampler", "uniform|adaptive|..."),
+    Flag("--resolver", "resolver", "pooled:64|monotone", many=True),
+    Flag("--criterion", "criterion", "top1"),
+    Flag("--metric", "metric", "accuracy"),
+    Flag("--inputs-per-fault", "inputs_per_fault", "N|all"),
+    Flag("--trials", "stop.trials", "N"),
+    Flag("--half-width", "stop.half_width", "[BY=]0.01", many=True),
+    Flag("--time", "stop.time", "10m"),
+    Flag("--level", "level", "0.95"),
+    Flag("--method", "method", "wilson"),
+    Flag("--seed", "seed", "N"),
+    Flag("--store", "store", "FILE"),
+    Flag("--name", "name", "NAME"),
+)
 ENGINE_FLAGS = (
     Flag("--executor", "executor", "auto|graph|hooks"),
     Flag("--memory", "memory", "1GiB"),
     Flag("--device", "device", "cpu|cuda"),
     Flag("--threads", "threads", "N"),
-    Flag("--seed", "seed", "N"),
 )
-CAMPAIGN_FLAGS = (
-    Flag("--fault", "fault", "flip"),
-    Flag("--lasting", "lasting", "end"),
-    Flag("--sampler", "sampler.kind", "uniform"),
-    Flag("--faults", "sampler.faults", "N"),
-    Flag("--rate", "sampler.rate", "1e-7"),
-    Flag("--margin", "sampler.margin", "0.01"),
-    Flag("--whole", "sampler.whole", "0.001"),
-    Flag("--site", "sampler.site", "0.01"),
-    Flag("--bit", "sampler.bit", "0.01"),
-    Flag("--score", "sampler.score", "effect|joint|rising|GBIN"),
-    Flag("--floor", "sampler.floor", "0.5"),
-    Flag("--images", "sampler.images", "8"),
-    Flag("--pool", "shortcuts.pool", "64"),
-    Flag("--monotone", "shortcuts.monotone", "true"),
-    Flag("--audit", "shortcuts.audit", "0.01"),
-    Flag("--criterion", "criterion", "top1"),
-    Flag("--metric", "metric", "accuracy"),
-    Flag("--trials", "stop.trials", "N"),
-    Flag("--half-width", "stop.half_width", "0.01"),
-    Flag("--time", "stop.time", "10m"),
-    Flag("--level", "level", "0.95"),
-    Flag("--interval", "interval", "wilson"),
-    Flag("--store", "store", "FILE"),
-    Flag("--name", "name", "NAME"),
-)
-_PANELS = {
-    "Model and data": MODEL_FLAGS,
-    "Sites": SITE_FLAGS,
-    "Campaign": CAMPAIGN_FLAGS,
-    "Engine": ENGINE_FLAGS,
+RECIPE_FLAGS: Mapping[str, tuple[Flag, ...]] = {
+    "run": (),
+    "search": (Flag("--side", "search.side", "N"),),
+    "vulnerability": (
+        Flag("--share", "vulnerability.share", "10%|all"),
+        Flag("--weights", "vulnerability.weights", "N|log2|all"),
+        Flag("--neurons", "vulnerability.neurons", "N|log2|all"),
+    ),
+    "ra": (
+        Flag("--accelerator", "ra.accelerator", "NAME|FILE"),
+        Flag("--estimator", "ra.estimator", "drop|IS-B|..."),
+        Flag("--harden", "ra.harden", "TYPE", many=True),
+        Flag("--buffer", "ra.buffer", "HOLDS=BITS", many=True),
+        Flag("--flip-flops", "ra.flip_flops", "N"),
+        Flag("--protect", "ra.protect", "LAYER", many=True),
+    ),
 }
-_NOT_SEARCHED = ("metric", "stop.half_width", "shortcuts.pool", "shortcuts.monotone", "shortcuts.audit")
-FLAGS: Mapping[str, Mapping[str, tuple[Flag, ...]]] = {
-    "sites": {name: flags for name, flags in _PANELS.items() if name != "Campaign"},
-    "plan": {name: flags for name, flags in _PANELS.items() if name != "Campaign"},
-    "ra": {name: flags for name, flags in _PANELS.items() if name in ("Model and data", "Engine")},
-    "vulnerability": {
+_LACKS: Mapping[str, tuple[str, ...]] = {  # keys that say nothing to a recipe
+    "run": (),
+    "search": ("sampler", "resolver", "metric", "inputs_per_fault"),
+    "vulnerability": ("fault", "lasting", "sampler", "resolver", "metric", "inputs_per_fault"),
+    "ra": ("sites", "fault", "lasting", "sampler", "resolver", "metric", "criterion"),
+}
+
+
+def flags_of(command: str) -> dict[str, tuple[Flag, ...]]:
+    """Return the flags of a command by the panel of its help; every other key is set by ``--set``."""
+    campaign = CAMPAIGN_FLAGS if command in RECIPE_FLAGS else (_SEED,)
+    panels = {
         "Model and data": MODEL_FLAGS,
-        "Analysis": tuple(flag for flag in CAMPAIGN_FLAGS if flag.key in ("criterion", "level", "name")),
+        "Sites": SITE_FLAGS,
+        command: RECIPE_FLAGS.get(command, ()),
+        "Campaign": campaign,
         "Engine": ENGINE_FLAGS,
-    },
-    "run": _PANELS,
-    "search": {
-        name: tuple(flag for flag in flags if flag.key not in _NOT_SEARCHED and not flag.key.startswith("sampler."))
-        for name, flags in _PANELS.items()
-    },
-}
-"""The flags of each command by panel of its help; every other key is set by ``--set``."""
+    }
+    lacks = _LACKS.get(command, ())
+    return {
+        panel: chosen
+        for panel, flags in panels.items()
+        if (chosen := tuple(flag for flag in flags if flag.key.partition(".")[0] not in lacks))
+    }
+
+
+_SEED = next(flag for flag in CAMPAIGN_FLAGS if flag.key == "seed")
+METRIC = next(flag for flag in CAMPAIGN_FLAGS if flag.key == "metric")
 
 
 def configured(command: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -145,7 +176,7 @@ def _parameters(command: str) -> list[inspect.Parameter]:
         help="Set any key of the configuration, such as model.kwargs.depth=20; may be repeated.",
     )
     parameters = [inspect.Parameter("config", kind, default=None, annotation=Annotated[Path | None, config])]
-    for panel, flags in FLAGS[command].items():
+    for panel, flags in flags_of(command).items():
         for flag in flags:
             option = typer.Option(flag.name, metavar=flag.shown, help=flag.help, rich_help_panel=panel)
             held: Any = list[str] | None if flag.many else str | None
@@ -156,14 +187,18 @@ def _parameters(command: str) -> list[inspect.Parameter]:
 
 def settings_from(command: str, given: Mapping[str, Any]) -> Settings:
     """Return the settings that a configuration file and flags describe; flags go before the file."""
-    used = [flag for flags in FLAGS[command].values() for flag in flags if given[flag.parameter] not in (None, [], ())]
+    used = [
+        flag for flags in flags_of(command).values() for flag in flags if given[flag.parameter] not in (None, [], ())
+    ]
     if len(sources := [flag.name for flag in used if flag.key in ("data.path", "data.shape")]) > 1:
         raise ConfigError(f"{' and '.join(sources)} both say where inputs come from; give one of them")
     overrides = [Override(_key(flag), _value(flag, given[flag.parameter]), flag.name) for flag in used]
     if chosen := [override for override in overrides if override.key[0] == "sites"]:
         # A choice made by flags takes the place of the file's: joining the two would surprise either way.
         overrides.insert(overrides.index(chosen[0]), Override(("sites",), [{}], chosen[0].flag))
-    return read_settings(given["config"], [*overrides, *map(_set, given["set_"] or ())])
+    if command in RECIPE_FLAGS and command != "run":  # `run` does what the file says
+        overrides.append(Override(("recipe",), command, f"torchfault {command}"))
+    return read_settings(given["config"], [*overrides, *map(set_key, given["set_"] or ())])
 
 
 def _key(flag: Flag) -> tuple[str | int, ...]:
@@ -175,9 +210,9 @@ def _key(flag: Flag) -> tuple[str | int, ...]:
 
 def _value(flag: Flag, given: Any) -> Any:
     """Return the value of a flag in the type of its key: text stays text, lists of numbers are split at commas."""
-    if flag.many or flag.key in ("sites.bits", "sites.steps", "lasting"):
-        return given
-    section, name = leaf_keys()[flag.key]
+    if flag.many or flag.key in ("sites.bits", "sites.steps", "lasting", "sampler"):
+        return list(given) if flag.many else given
+    section, name = flag.declared
     parts = list(_parts(section.model_fields[name].annotation))
     if tuple in parts:
         return [scalar(part) for part in given.split(",")]
@@ -191,7 +226,8 @@ def _parts(annotation: Any) -> Iterator[Any]:
         yield from _parts(inner)
 
 
-def _set(text: str) -> Override:
+def set_key(text: str) -> Override:
+    """Return the override that ``--set KEY=VALUE`` means, or raise :class:`ConfigError`."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text}: expected KEY=VALUE, such as --set model.kwargs.depth=20")

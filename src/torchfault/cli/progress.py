@@ -47,7 +47,7 @@ class Ticker:
         waited, done = time.monotonic() - self._spoke, share or 0.0
         if waited > _MOST or (waited > _LEAST and done - self._share >= _STEP):
             self._spoke, self._share = time.monotonic(), done
-            say(f"  {line}")
+            self._console.print(f"  {line}")
 
 
 def _bar(share: float | None) -> list[Piece]:
@@ -63,9 +63,8 @@ def _bar(share: float | None) -> list[Piece]:
 class Watch:
     """A progress callback for :func:`torchfault.campaign.run`, and a context manager that tidies up after it."""
 
-    def __init__(self, *, level: float, method: str) -> None:
-        self._ticker = Ticker()
-        self._level, self._method = level, method
+    def __init__(self, *, method: str) -> None:
+        self._ticker, self._method = Ticker(), method
 
     def __enter__(self) -> Self:
         self._ticker.__enter__()
@@ -94,5 +93,5 @@ class Watch:
             return f"mean drop {estimate.value:.4g}"
         if estimate.method == "wilson":
             failures = round(estimate.value * estimate.trials)
-            estimate = proportion(failures, estimate.trials, method=self._method, level=self._level)
+            estimate = proportion(failures, estimate.trials, method=self._method, level=estimate.level)
         return f"failing {estimate.format_percent()}"

@@ -1,4 +1,8 @@
-"""Everything that is printed: lines, aligned facts, tables, frames; what others wrote is escaped here, and only here.
+"""What the user sees: two consoles, aligned facts, numbers as people write them, tables that fit the terminal.
+
+Text that torchfault did not write (names of layers, campaigns, files) goes through :func:`torchfault.text.visible` at
+this border, and is never taken for markup.
+"""
 
 Names of layers and campaigns, paths and messages of errors are anybody's text: markup, control characters and escape
 sequences in them stay visible text. Nothing else in the package prints.
@@ -8,51 +12,21 @@ import contextlib
 import math
 import re
 import sys
-import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.text import Text
 
-from torchfault.errors import ConfigError, did_you_mean
 from torchfault.text import visible
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from rich.live import Live
-    from rich.table import Table
-
-__all__ = [
-    "FORMATS",
-    "check_format",
-    "complain",
-    "count",
-    "duration",
-    "facts",
-    "is_terminal",
-    "live_line",
-    "print_frame",
-    "print_table",
-    "say",
-    "share",
-    "simple_table",
-    "strays_aside",
-    "told",
-    "traced",
-    "warned",
-    "width",
-    "working",
-]
+__all__ = ["Column", "Table", "busy", "count", "duration", "facts", "next_steps", "note", "say", "share", "show_table"]
 
 FORMATS = ("table", "markdown", "csv", "json")
 _PIPED_WIDTH = 160  # of what is not a terminal: wide enough for every table as it is
-_MARKS = re.compile(r"([\\|`*\[\]<>~])")  # what Markdown would take for its own in a cell
-
-Piece = str | tuple[str, str]
-"""Text, or text and its style."""
-
-_results: list[TextIO] = []  # where results go while `sys.stdout` is turned aside
+_SHORTEST = 12  # to which names may be cut for a narrow terminal
+_LABEL = 9  # of facts: those that are told in parts stand below each other all the same
 
 
 def _result_stream() -> TextIO:
@@ -69,94 +43,48 @@ def _stderr() -> Console:
     return _console(sys.stderr)
 
 
-def _console(stream: TextIO) -> Console:
-    console = Console(file=stream, highlight=False, soft_wrap=True, markup=False, emoji=False)
+def _console(stream: object) -> Console:
+    console = Console(file=stream, highlight=False, soft_wrap=True, markup=False, emoji=False)  # type: ignore[arg-type]
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
     return console
 
 
-@contextlib.contextmanager
-def strays_aside() -> Iterator[None]:
-    """Keep what models and factories print in this scope out of the results: it goes to standard error."""
-    _results.append(_result_stream())
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        _results.pop()
+def say(console: Console, *parts: str | tuple[str, str]) -> None:
+    """Print one line of *parts*: text, or text and its style."""
+    styled = [(part, "") if isinstance(part, str) else part for part in parts]
+    console.print(Text.assemble(*((visible(text), style) for text, style in styled)))
 
 
-def width() -> int:
-    """Return how many columns results may take."""
-    return _stdout().width
+def facts(console: Console, pairs: Iterable[tuple[str, str]]) -> None:
+    """Print names and what they are, one to a line, aligned; without those that are nothing."""
+    for name, value in pairs:
+        if value:
+            say(console, (f"  {name:<{_LABEL}}  ", "dim"), value)
 
 
-def is_terminal() -> bool:
-    """Return whether somebody watches standard error as it comes."""
-    return _stderr().is_terminal
+def note(console: Console, text: str, *, label: str = "note") -> None:
+    """Print what a user should know."""
+    say(console, (f"  {label}: {text}", "yellow"))
 
 
-def told(*pieces: Piece) -> Text:
-    """Return pieces of text, some with a style, as one that prints as it is."""
-    parts = [piece if isinstance(piece, tuple) else (piece, "") for piece in pieces]
-    return Text.assemble(*((visible(text), style) for text, style in parts))
+def next_steps(commands: Iterable[str]) -> None:
+    """Say what to try next."""
+    console = stderr()
+    console.print()
+    for place, command in enumerate(commands):
+        say(console, ("  next  " if not place else "        ", "dim"), (command, "bold"))
 
 
-def say(*pieces: Piece, out: bool = False) -> None:
-    """Print a line of one or more pieces, on standard error unless it is *out* with the results."""
-    (_stdout() if out else _stderr()).print(told(*pieces))
-
-
-def complain(label: str, message: object, *, style: str = "bold red") -> None:
-    """Print one line about what went wrong, behind what was printed before."""
-    _result_stream().flush()
-    say((f"{label}:", style), " ", " ".join(str(message).split()))
-
-
-def warned(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Print a warning as one line; takes the place of :func:`warnings.showwarning`."""
-    del category, filename, lineno, file, line
-    complain("warning", message, style="bold yellow")
-
-
-def traced() -> None:
-    """Print the exception at hand with its traceback."""
-    for line in traceback.format_exc().splitlines():
-        say(line)
-
-
-def facts(pairs: Iterable[tuple[str, str]], *, out: bool = False) -> None:
-    """Print names and what they are, one to a line, aligned; those that are nothing are left out."""
-    rows = [(name, value) for name, value in pairs if value]
-    across = max((len(name) for name, _ in rows), default=0)
-    for name, value in rows:
-        say((f"  {name:<{across}}  ", "dim"), value, out=out)
-
-
-@contextlib.contextmanager
-def working(what: str) -> Iterator[None]:
+@contextmanager
+def busy(what: str) -> Iterator[None]:
     """Show that something is going on, on a terminal."""
-    console = _stderr()
+    console = stderr()
     if not console.is_terminal:
         yield
         return
-    with console.status(told(f"{what} ..."), spinner="dots"):
+    with console.status(f"{what} ...", spinner="dots"):
         yield
-
-
-def live_line() -> "Live":
-    """Return a line that changes as long as it is shown; update it by :func:`told`."""
-    from rich.live import Live
-
-    return Live(Text(), console=_stderr(), transient=True, auto_refresh=False)
 
 
 def count(number: int) -> str:
@@ -195,60 +123,81 @@ def share(value: float, digits: int = 2) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.{digits}f}"
 
 
-def print_table(table: "Table") -> None:
-    """Print a table in full: a narrow terminal may break its lines, but no figure is ever cut short."""
-    console = _stdout()
-    natural = console.measure(table, options=console.options.update(max_width=10_000)).maximum
-    console.width = max(natural, console.width)
-    console.print(table, crop=False)
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its *heading*, whether its text is on the *right*, and its *rank*: higher ones go first."""
+
+    heading: str
+    right: bool = False
+    rank: int = 0
 
 
-def simple_table(columns: Mapping[str, str], rows: Iterable[Sequence[str]], *, title: str = "") -> "Table":
-    """Return a table without lines; *columns* gives each heading its alignment, ``left`` or ``right``."""
-    from rich.box import Box
-    from rich.table import Table
+@dataclass(frozen=True)
+class Table:
+    """A table for people: *rows* of text, and *notes* that explain it; names stand in the first column."""
 
-    rule = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
-    table = Table(
-        box=rule,
-        show_edge=False,
-        title=told((title, "bold")) if title else None,
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )
-    table.border_style = table.header_style = "dim"
-    for heading, alignment in columns.items():
-        table.add_column(told(heading), justify="right" if alignment == "right" else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(told, row))
-    return table
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+    notes: Sequence[str] = field(default_factory=tuple)
 
 
-def check_format(form: str) -> None:
-    """Raise :class:`ConfigError` unless *form* is one of the formats."""
-    if form not in FORMATS:
-        raise ConfigError(f"--format: expected {', '.join(FORMATS)}, got '{form}'{did_you_mean(form, FORMATS)}")
+def show_table(console: Console, table: Table) -> None:
+    """Print *table* in the width of *console*: what does not fit is left out, told below, and names are cut short.
+
+    No figure is ever cut.
+    """
+    keep = [place for place, column in enumerate(table.columns)]
+    gone: list[str] = []
+    while _width(table, keep) > console.width and max(table.columns[place].rank for place in keep) > 0:
+        worst = max(keep, key=lambda place: (table.columns[place].rank, place))
+        keep.remove(worst)
+        gone.insert(0, table.columns[worst].heading)
+    over = _width(table, keep) - console.width
+    names = max((len(visible(row[0])) for row in table.rows), default=0)
+    most = names if over <= 0 else max(_SHORTEST, names - over)
+    if table.title:
+        say(console, (table.title, "bold"))
+    _print_rows(console, table, keep, most)
+    left = [heading for heading in gone if heading.strip("0123456789.- ")]
+    if left:
+        say(console, (f"left out for the width of the terminal: {', '.join(left)}; --format csv writes all", "dim"))
+    for text in table.notes:
+        say(console, (text, "dim"))
 
 
-def print_frame(frame: "pd.DataFrame", form: str) -> None:
-    """Write a data frame to standard output in full, as ``csv``, ``json`` or ``markdown``."""
-    plain = frame.map(lambda cell: visible(cell) if isinstance(cell, str) else cell)
-    plain.columns = [visible(name) for name in frame.columns]
-    stream = _result_stream()
-    if form == "csv":
-        stream.write(plain.to_csv(index=False, lineterminator="\n"))
-    elif form == "json":
-        stream.write(plain.to_json(orient="records", indent=2, double_precision=15) + "\n")
-    else:
-        lines = [[_marked(name) for name in plain.columns], ["---"] * len(plain.columns)]
-        lines += [[_marked(cell) for cell in row] for row in plain.itertuples(index=False)]
-        stream.write("".join(f"| {' | '.join(line)} |\n" for line in lines))
+def _width(table: Table, keep: Sequence[int]) -> int:
+    return sum(_widest(table, place) + 3 for place in keep) - 3
 
 
-def _marked(cell: object) -> str:
-    """Return a cell of a Markdown table."""
-    if cell != cell:
-        return ""
-    return f"{cell:.6g}" if isinstance(cell, float) else _MARKS.sub(r"\\\1", str(cell))
+def _widest(table: Table, place: int) -> int:
+    return max(len(table.columns[place].heading), *(len(visible(row[place])) for row in table.rows), 1)
+
+
+def _print_rows(console: Console, table: Table, keep: Sequence[int], most: int) -> None:
+    """Print the heading, a rule, and the rows, of the columns at *keep*; names take at most *most* places."""
+    cells = [[visible(row[place]) for place in keep] for row in table.rows]
+    for row in cells:
+        row[0] = _cut(row[0], most)
+    heads = [table.columns[place].heading for place in keep]
+    widths = [max(len(head), *(len(row[i]) for row in cells), 1) for i, head in enumerate(heads)]
+
+    def line(row: Sequence[str]) -> str:
+        aligned = [
+            f"{cell:>{width}}" if table.columns[place].right else f"{cell:<{width}}"
+            for cell, width, place in zip(row, widths, keep, strict=True)
+        ]
+        return "   ".join(aligned).rstrip()
+
+    console.print(Text(line(heads), style="dim"))
+    console.print(Text("─" * (sum(widths) + 3 * (len(widths) - 1)), style="dim"))
+    for row in cells:
+        console.print(Text(line(row)))
+
+
+def _cut(name: str, most: int) -> str:
+    """Return a name with its middle left out where it is longer than *most*."""
+    if len(name) <= most:
+        return name
+    begin = (most - 1) // 2
+    return f"{name[:begin]}…{name[begin + 1 - most :]}"

@@ -1,74 +1,78 @@
-"""`search`: find critical faults, and tell how many of them were found."""
+"""How a search is shown: what was found after so many trials, and how much that is of all there is."""
 
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from torchfault.cli.running import campaign_of
-from torchfault.cli.screen import check_format, count, facts, print_frame, print_table, say, share, simple_table
-from torchfault.config import Settings
-from torchfault.config.schema import Sampler
-from torchfault.errors import ConfigError
+from torchfault.cli.screen import Column, Table, count, facts, say, share, stdout
+from torchfault.cli.views import Look, Tab, View, plain_view
 
 if TYPE_CHECKING:
-    from torchfault.campaign import Results
+    import pandas as pd
+    from matplotlib.figure import Figure
 
-__all__ = ["search_faults", "show_discovery"]
+    from torchfault.results import Recall, Results
 
+__all__ = ["search_view"]
 
-def search_faults(settings: Settings, *, top: int, plot: Path | None, output: Path | None, form: str) -> None:
-    """Search, or go on with a search that the store holds; print what was found, and how much of it all."""
-    from torchfault.report.plots import check_plot
-    from torchfault.store import Store
-
-    check_format(form)
-    if plot is not None:
-        check_plot(plot)
-    if output is not None and output.suffix.lower() != ".csv":
-        raise ConfigError(f"--output: expected a .csv file, got '{output.name}'")
-    name = f"{settings.name}-search"
-    searching = settings.model_copy(update={"sampler": Sampler(kind="search"), "name": name})
-    with Store(searching.store) as store:
-        results = campaign_of(searching, store)
-    show_discovery(results, top=top, form=form)
-    found = results.faults().query("failed")
-    if output is not None:
-        found.to_csv(output, index=False, lineterminator="\n")
-        say()
-        say(f"  {count(len(found))} faults written to {output}")
-    if plot is not None:
-        from torchfault.report.plots import plot_discovery, save
-
-        save(plot_discovery(results.discovery(), title=results.name), plot)
-        say()
-        say(f"  plot saved to {plot}")
+_LATEST = 10  # faults listed on the screen, unless told
 
 
-def show_discovery(results: "Results", *, top: int, form: str) -> None:
-    """Print the precision and the recall of a search, and the first *top* faults that it found."""
-    found = results.discovery()
-    frame = found.table()
-    if form != "table":
-        print_frame(frame, form)
-        return
-    total = found.total
-    say((results.name, "bold"), f"  {count(len(found.faults))} faults found that fail", out=True)
+def search_view(results: "Results", look: Look) -> View:
+    """Return the view of a search: its recall, and the faults that it found."""
+    from torchfault.results import recall
+
+    plain, found = plain_view(results, look), recall(results, level=look.level)
+
+    def figure(by: str | None) -> "Figure":
+        from torchfault.report import plot_recall
+
+        return plain.figure(by) if by in plain.tabs else plot_recall(found, title=results.name)
+
+    own = {"recall": Tab(found.table, _recall), "found": Tab(lambda: _faults(results), partial(_found, look))}
+    following = ("export {name} --flag failed", "show {name} --by layer", "resume {name} --trials N")
+    return replace(
+        plain,
+        head=partial(_head, results, found),
+        tabs=own | dict(plain.tabs),
+        screen=("recall", "found"),
+        figure=figure,
+        following=following,
+    )
+
+
+def _head(results: "Results", found: "Recall") -> None:
+    console, total = stdout(), found.total
+    say(console, (results.name, "bold"), f"  {count(len(found.faults))} faults found that fail")
+    bounds = f"[{count(round(total.low))}, {count(round(total.high))}]"
     facts(
         [
-            ("in all", f"about {count(round(total.value))} [{count(round(total.low))}, {count(round(total.high))}]"),
+            ("in all", f"about {count(round(total.value))} {bounds}, at {100 * total.level:g} % confidence"),
             ("space", f"{count(len(results.space))} faults, of which {count(len(results))} were struck"),
             ("side", f"{count(found.side)} of them at random, by which the others are counted"),
         ],
         out=True,
     )
-    say(out=True)
-    heads = dict.fromkeys(("trials", "found", "precision", "recall", "low", "high"), "right")
+
+
+def _recall(frame: "pd.DataFrame") -> Table:
+    columns = [Column(name, True) for name in ("trials", "found", "precision %", "recall %", "low", "high")]
     rows = [
         [count(int(trials)), count(int(hits)), *(share(part) for part in parts)]
         for trials, hits, *parts in frame.itertuples(index=False)
     ]
-    print_table(simple_table(heads, rows))
-    if top:
-        say(out=True)
-        places = results.faults().query("failed").tail(top)
-        columns = {"trial": "right", "site": "left", "element": "right", "bit": "right", "input": "right"}
-        print_table(simple_table(columns, places[list(columns)].astype(str).to_numpy().tolist()))
+    told = "precision: failing faults among those struck; recall: among all that fail, as the random sample counts them"
+    return Table(columns, rows, notes=(told,))
+
+
+def _faults(results: "Results") -> "pd.DataFrame":
+    """Return the faults that fail, in the order in which they were found."""
+    return results.faults().query("failed").drop(columns=["weight", "failed"])
+
+
+def _found(look: Look, frame: "pd.DataFrame") -> Table:
+    latest = frame.tail(look.top or _LATEST)
+    heads = {"trial": True, "site": False, "element": True, "bit": True, "input": True}
+    columns = [Column(name, right) for name, right in heads.items()]
+    told = f"the latest {len(latest)} of {count(len(frame))}; torchfault export --flag failed writes all"
+    return Table(columns, latest[list(heads)].astype(str).to_numpy().tolist(), notes=(told,))

@@ -1,125 +1,121 @@
-"""`show` and `export`: what a store holds, without torch and without the model."""
+"""`show` and `export`, and the end of every campaign: results on the screen, from the store alone, without torch."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from torchfault.cli.screen import (
-    check_format,
-    count,
-    duration,
-    facts,
-    print_frame,
-    print_table,
-    say,
-    share,
-    simple_table,
-    width,
-)
-from torchfault.cli.tables import results_table
-from torchfault.errors import StoreError
+from torchfault.cli.factors import factor_view
+from torchfault.cli.frames import check_format, print_frame
+from torchfault.cli.resiliency import resiliency_view
+from torchfault.cli.screen import Column, Table, count, duration, next_steps, say, show_table, stderr, stdout
+from torchfault.cli.searching import search_view
+from torchfault.cli.views import Look, Tab, View, Wanted, followed, plain_view
+from torchfault.config import masked
+from torchfault.errors import ConfigError, StoreError, did_you_mean
 
 if TYPE_CHECKING:
-    from torchfault.campaign import Results
+    import pandas as pd
+
+    from torchfault.results import Results
     from torchfault.store import Record, Store
 
-__all__ = [
-    "export_campaign",
-    "find",
-    "level_and_method",
-    "show_campaign",
-    "show_diagnostics",
-    "summary",
-]
+__all__ = ["check_wanted", "export_campaign", "find", "short", "show_campaign", "show_results", "store_flag"]
 
 
-def show_campaign(
-    name: str | None,
-    where: str,
-    *,
-    by: str,
-    form: str,
-    top: int | None,
-    plot: Path | None,
-    level: float | None,
-    interval: str | None,
-) -> None:
-    """Print the table of one campaign, or the list of all where there are several and none is named."""
-    from torchfault.campaign import load
+def check_wanted(wanted: Wanted) -> None:
+    """Raise an error for options that cannot be, before any work is done."""
+    check_format(wanted.form)
+    if wanted.plot is not None:
+        from torchfault.report.plots import check_plot
+
+        check_plot(wanted.plot, force=wanted.force)
+
+
+def show_campaign(name: str | None, where: str, wanted: Wanted) -> None:
+    """Show one campaign, or the list of all where there are several and none is named."""
+    from torchfault.results import load
     from torchfault.store import Store
 
-    check_format(form)
+    check_wanted(wanted)
     with Store(where, access="read") as store:
-        records = store.campaigns()
+        records = store.campaigns() if name is None else ()
         if name is None and len(records) != 1:
-            _list(records, where, form)
+            _list(records, where, wanted.form)
             return
         results = load(store, name or records[0].name)
-    chosen, method = level_and_method(results.record, level, interval)
-    frame = results.table(by, level=chosen, method=method)
-    if top is not None:
-        # By the lower bound: one failure in two trials is a large share, but says little.
-        frame = frame[frame["trials"] > 0].sort_values(["low", "value"], ascending=False, kind="stable").head(top)
-    if plot is not None:
-        save_plot(results, plot, level=chosen, method=method)
-    if form == "table":
-        summary(results, level=chosen, method=method)
-        say(out=True)
-        print_table(results_table(results, frame, by=by, level=chosen, method=method, width=width()))
+    show_results(results, wanted)
+
+
+def show_results(
+    results: "Results", wanted: Wanted, *, where: str | None = None, tables: Sequence[str] | None = None
+) -> None:
+    """Print what was asked for of *results*, save a plot, and, where they are kept in *where*, say what may follow.
+
+    Unless a table is asked for, *tables* are shown, or those of the recipe.
+    """
+    settings = results.record.configuration.get("settings") or {}
+    level = results.level if wanted.level is None else wanted.level
+    look = Look(wanted.flag, level, wanted.method or str(settings.get("method", "wilson")), wanted.top)
+    view = _view(results, look)
+    if wanted.by is not None and wanted.by not in view.tabs:
+        known = ", ".join(view.tabs)
+        raise ConfigError(
+            f"--by: '{results.name}' has the tables {known}, got '{wanted.by}'{did_you_mean(wanted.by, view.tabs)}"
+        )
+    names = (tables or view.screen) if wanted.by is None else (wanted.by,)
+    if wanted.form == "table":
+        view.head()
+        for name in names if len(results) else ():
+            stdout().print()
+            tab = view.tabs[name]
+            show_table(stdout(), tab.people(_most(tab, wanted)))
     else:
-        print_frame(frame, form)
-    if plot is not None:
-        say()
-        say(f"  plot saved to {plot}")
+        print_frame(_most(view.tabs[names[0]], wanted), wanted.form)
+    if wanted.plot is not None:
+        from torchfault.report.plots import save
+
+        save(view.figure(wanted.by), wanted.plot, force=wanted.force)
+        stderr().print()
+        say(stderr(), f"  plot saved to {wanted.plot}")
+    if where is not None and wanted.form == "table":
+        next_steps(followed(view, results.name, store_flag(where)))
 
 
-def show_diagnostics(name: str | None, where: str, *, form: str, level: float | None) -> None:
-    """Print how the trials of a campaign were spent, and what its sampler starved."""
-    from torchfault.campaign import load
-    from torchfault.store import Store
-
-    check_format(form)
-    with Store(where, access="read") as store:
-        results = load(store, find(store, name).name)
-    chosen, _ = level_and_method(results.record, level, None)
-    found = results.diagnostics(level=chosen)
-    if form != "table":
-        print_frame(found.allocation, form)
-        return
-    facts(
-        [
-            ("trials", f"{count(found.trials)}, by {count(results.lanes)} lanes"),
-            ("weights", f"{found.lightest:.3g} to {found.heaviest:.3g}"),
-            (
-                "effective",
-                f"{found.effective:,.0f} trials (Kish); design effect {found.design_effect:.3g}",
-            ),
-            ("worth", "" if found.worth != found.worth else f"{found.worth:,.0f} uniform trials for the same interval"),
-        ],
-        out=True,
-    )
-    say(out=True)
-    heads = dict.fromkeys(("stratum", "faults", "trials", "failures", "weight", "variance"), "right")
-    rows = [
-        [str(stratum), share(part), count(trials), count(failures), f"{weight:.3g}", share(variance)]
-        for stratum, part, trials, failures, weight, variance in found.allocation.itertuples(index=False)
-    ]
-    print_table(simple_table(heads, rows))
-    for warning in found.warnings:
-        say((f"  warning: {warning}", "yellow"))
+def _most(tab: Tab, wanted: Wanted) -> "pd.DataFrame":
+    """Return the rows of a table, or those with the highest lower bounds: one failure in two trials says little."""
+    frame = tab.frame()
+    if wanted.top is None:
+        return frame
+    if "low" not in frame:
+        return frame.tail(wanted.top)
+    held = frame[frame["trials"] > 0] if "trials" in frame else frame
+    return held.sort_values(["low", "value"], ascending=False, kind="stable").head(wanted.top)
 
 
-def export_campaign(name: str | None, where: str, *, output: Path | None, force: bool) -> None:
-    """Write all trials of a campaign to a file."""
+def _view(results: "Results", look: Look) -> View:
+    """Return the view that fits what was drawn: of a search, of upsets, of words that were analysed, of faults."""
+    if results.design.sample is not None:
+        return search_view(results, look)
+    if results.record.space.get("kind") == "upsets":
+        return resiliency_view(results, look)
+    if results.design.clusters is not None and results.design.unit == "word":
+        return factor_view(results, look)
+    return plain_view(results, look)
+
+
+def export_campaign(name: str | None, where: str, *, output: Path | None, flag: str | None, force: bool) -> None:
+    """Write all trials of a campaign to a file, or those with a flag."""
+    from torchfault.results import export_trials
     from torchfault.store import Store
 
     with Store(where, access="read") as store:
         record = find(store, name)
-        target = output or Path(f"{record.name}.csv")
-        if target.exists() and not force:
-            raise StoreError(f"the file '{target}' exists; choose another --output, or write over it with --force")
-        rows = store.export(record.name, target)
-    say(f"{count(rows)} rows of campaign '{record.name}' written to {target}")
+        plain = re.sub(r"[^\w.+-]", "-", record.name).lstrip(".+-")[:100] or "campaign"
+        target = output or Path(f"{plain}.csv")
+        rows = export_trials(store, record.name, target, only=flag, force=force)
+    say(stderr(), f"{count(rows)} rows of campaign '{record.name}' written to {target}")
 
 
 def find(store: "Store", name: str | None) -> "Record":
@@ -133,104 +129,41 @@ def find(store: "Store", name: str | None) -> "Record":
     return records[0]
 
 
-def level_and_method(record: "Record", level: float | None, interval: str | None) -> tuple[float, str]:
-    """Return the level and the method asked for, or those of the campaign."""
-    settings: Mapping[str, Any] = record.configuration.get("settings", {})
-    chosen = settings.get("level", 0.95) if level is None else level
-    return float(chosen), str(interval or settings.get("interval", "wilson"))
-
-
-def summary(results: "Results", *, level: float, method: str) -> None:
-    """Print what a campaign found on the whole, and by which trials."""
-    record = results.record
-    estimate = results.estimate(level=level, method=method)
-    metric = results.columns.values is not None
-    if not len(results):
-        say((record.name, "bold"), " has no trials yet", out=True)
-        return
-    what = (
-        f"{results.measured} {estimate}"
-        if metric
-        else f"{estimate.format_percent()} of {count(len(results))} trials fail"
-    )
-    say((record.name, "bold"), f"  {what}", (f"  ({100 * level:g} % interval, {estimate.method})", "dim"), out=True)
-    due, sites = int(results.columns.due.sum()), count(len(results.space.sites))
-    struck = f"{count(results.failures)} {'changed the metric' if metric else 'failures'}"
-    facts(
-        [
-            ("outcome", f"{struck}, {count(due)} of them with NaN or infinity (DUE)" if due else struck),
-            (
-                "faults",
-                f"{count(len(results.space))} in {sites} sites, on {count(record.inputs)} inputs",
-            ),
-            ("lanes", _lanes(results, level)),
-            ("ended", f"{_ending(record)}, after {duration(record.seconds)}"),
-        ],
-        out=True,
-    )
-
-
-def _lanes(results: "Results", level: float) -> str:
-    """Return by how many lanes the outcomes were found, and on what they rest, where shortcuts were taken."""
-    known = results.audit(level=level)
-    return "" if known is None else str(known)
-
-
-def _ending(record: "Record") -> str:
-    """Return why a campaign stopped, or that it has not."""
-    if record.status in ("finished", "interrupted") and record.reason:
-        return record.reason
-    return f"{record.status}: {record.reason}" if record.reason else record.status
-
-
 def _list(records: Sequence["Record"], where: str, form: str) -> None:
     """Print which campaigns a store holds."""
     import pandas as pd
 
     if not records and form == "table":
-        say(f"{short(where)} holds no campaign yet; start one with: torchfault run --help", out=True)
+        say(stdout(), f"{short(where)} holds no campaign yet; start one with: torchfault run --help")
         return
-    rows = [(r.name, r.status, r.trials, r.inputs, len(r.space), round(r.seconds, 3), r.created) for r in records]
-    frame = pd.DataFrame(rows, columns=["name", "status", "trials", "inputs", "faults", "seconds", "created"])
+    recipes = [str((r.configuration.get("settings") or {}).get("recipe", "")) for r in records]
+    rows = [
+        (r.name, recipe, r.status, r.trials, r.inputs, r.faults, round(r.seconds, 3), r.created)
+        for r, recipe in zip(records, recipes, strict=True)
+    ]
+    names = ["name", "recipe", "status", "trials", "inputs", "faults", "seconds", "created"]
     if form != "table":
-        print_frame(frame, form)
+        print_frame(pd.DataFrame(rows, columns=names), form)
         return
-    columns = {
-        "campaign": "left",
-        "status": "left",
-        "trials": "right",
-        "faults": "right",
-        "time": "right",
-        "begun": "left",
-    }
-    shown = [(r.name, r.status, count(r.trials), count(len(r.space)), duration(r.seconds), r.created) for r in records]
-    print_table(simple_table(columns, shown))
-    say()
-    say(f"  next  torchfault show {records[-1].name}{store_flag(where)}")
+    columns = [Column("campaign"), Column("recipe", rank=2), Column("status"), Column("trials", True)]
+    columns += [Column("faults", True, 1), Column("time", True, 3), Column("begun", rank=4)]
+    shown = [
+        (r.name, recipe, r.status, count(r.trials), count(r.faults), duration(r.seconds), r.created)
+        for r, recipe in zip(records, recipes, strict=True)
+    ]
+    show_table(stdout(), Table(columns, shown))
+    next_steps([f"torchfault show {records[-1].name}{store_flag(where)}"])
 
 
 def store_flag(where: str) -> str:
-    """Return the flag that names the store, unless it is the usual one."""
+    """Return the flag that names the store, unless it is the usual one; passwords are masked."""
     return "" if short(where) == "torchfault.db" else f" --store {short(where)}"
 
 
 def short(where: str) -> str:
-    """Return a path as the user would type it from here; a URL stays."""
-    path = Path(where).absolute()
-    return where if "://" in where or not path.is_relative_to(Path.cwd()) else str(path.relative_to(Path.cwd()))
-
-
-def save_plot(results: "Results", path: Path, *, level: float, method: str) -> None:
-    """Save the plot of a campaign: its sites or layers, and its bits."""
-    from torchfault.report.plots import plot_vulnerability, save
-
-    groups = "site" if len(results.space.sites) <= 24 else "layer"
-    figure = plot_vulnerability(
-        results.table(groups, level=level, method=method),
-        results.table("bit", level=level, method=method),
-        title=results.name,
-        level=level,
-        metric=results.columns.values is not None,
-        word=next(iter(words)) if len(words := {site.word for site in results.space.sites}) == 1 else None,
-    )
-    save(figure, path)
+    """Return a path as the user would type it from here; a URL stays, without its password."""
+    with suppress(OSError, ValueError):
+        path = Path(where).absolute()
+        if "://" not in where and path.is_relative_to(Path.cwd()):
+            return str(path.relative_to(Path.cwd()))
+    return masked(where)

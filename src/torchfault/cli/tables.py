@@ -1,22 +1,21 @@
-"""Tables of estimates: each row with its interval, in figures and drawn to one scale."""
+"""Tables of estimates for people: each row with its interval, in figures and drawn to one scale."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from torchfault.cli.screen import count, share, simple_table
+from torchfault.cli.screen import Column, Table, count, share
+from torchfault.space import FaultSpace
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
 
-    from torchfault.campaign import Results
+    from torchfault.results import Results
 
-__all__ = ["Row", "join_bits", "results_table", "rows_of"]
+__all__ = ["Row", "interval", "join_bits", "results_table"]
 
 _STRIP = 28
-_OTHERS = 58  # columns that the figures beside the key take
 
 
 @dataclass(frozen=True)
@@ -32,32 +31,62 @@ class Row:
     high: float
 
 
-def rows_of(frame: "pd.DataFrame") -> list[Row]:
-    """Return the rows of a data frame of ``Results.table``."""
-    columns: list[list[Any]] = [frame[name].tolist() for name in Row.__annotations__]
-    return [Row(*values) for values in zip(*columns, strict=True)]
+def results_table(results: "Results", frame: "pd.DataFrame", *, by: str, flag: str, level: float, method: str) -> Table:
+    """Return the table of *frame*, one of ``results.table(by, flag)``.
 
-
-def results_table(
-    results: "Results", frame: "pd.DataFrame", *, by: str, level: float, method: str, width: int
-) -> "Table":
-    """Return the table of *frame*, one of ``results.table(by)``, for a console of *width* columns.
-
-    Bits stand from the top of the word, neighbours without a failure in one row. Where *width* leaves room for it each
-    interval is drawn as a line, with a dot for the estimate.
+    Bits stand from the top of the word, neighbours without a failure in one row; channels without a trial are left out.
+    Each interval is drawn as a line too, with a dot for the estimate.
     """
-    metric, rows = results.columns.values is not None, rows_of(frame)
+    metric = results.columns.values is not None
+    rows = [Row(*values) for values in zip(*(frame[name].tolist() for name in Row.__annotations__), strict=True)]
+    notes = _notes(results, rows, flag=flag, metric=metric)
+    if by == "channel":
+        held = [row for row in rows if row.trials]
+        notes += (
+            [f"{count(len(rows) - len(held))} channels without a trial are left out"] if len(held) < len(rows) else []
+        )
+        rows = held
     if by == "bit":
-        words = {site.word for site in results.space.sites}
-        plain = results.record.population is None and results.columns.weights is None and not metric
+        sites = results.space.sites if isinstance(results.space, FaultSpace) else ()
+        words = {site.word for site in sites}
+        design = results.design
+        plain = design.replacement and design.looks == "one" and results.columns.weights is None and not metric
         bound = _bound(level, method) if plain else None
         word = words.pop() if len(words) == 1 else ""
         rows = join_bits(sorted(rows, key=lambda row: -int(row.key)), word=word, bound=bound)
+    what = "fail" if flag == "failed" else f"are '{flag}'"
     drop = results.measured if metric else ""
     title = (
-        f"{drop.capitalize()} of the metric by {by}" if drop else f"Vulnerability factor (VF) by {by}: trials that fail"
+        f"{drop.capitalize()} of the metric by {by}"
+        if metric
+        else f"Vulnerability factor (VF) by {by}: trials that {what}"
     )
-    return _interval_table(rows, by=by, title=title, level=level, drop=drop, width=width)
+    counted = "changed" if metric else "failures" if flag == "failed" else flag
+    return replace(_interval_table(rows, by=by, counted=counted, level=level, drop=drop), title=title, notes=notes)
+
+
+def _notes(results: "Results", rows: Sequence[Row], *, flag: str, metric: bool) -> list[str]:
+    """Return what the table's terms mean, and what intervals without a width speak for."""
+    if metric:
+        notes = ["drop: by how much the metric is worse than without faults, over the whole data set"]
+    else:
+        told = "fail" if flag == "failed" else f"are '{flag}'"
+        notes = [f"VF: of all faults there, each on any input, so many {told}"]
+        if flag == "failed" and any(row.due > 0 for row in rows):
+            notes[0] += "; DUE: without an answer (NaN, infinity, exception)"
+    if any(row.trials and row.low == row.high for row in rows):
+        inputs = count(results.record.inputs)
+        notes.append(f"an interval without a width: every fault was tried, on these {inputs} inputs and no others")
+    return notes
+
+
+def interval(low: float, high: float, digits: int = 2) -> str:
+    """Return bounds in percent.
+
+    >>> interval(0.01, 0.2)
+    '[1.00, 20.00]'
+    """
+    return f"[{share(low, digits)}, {share(high, digits)}]"
 
 
 def _bound(level: float, method: str) -> Callable[[int], float]:
@@ -89,7 +118,7 @@ def join_bits(rows: Iterable[Row], *, word: str, bound: Callable[[int], float] |
 def _named(first: int, last: int, row: Row, word: str, bound: Callable[[int], float] | None) -> Row:
     span = f"{first}" if first == last else f"{first}-{last}"
     high = row.high if first == last or bound is None else bound(row.trials)
-    return replace(row, key=f"{span:<5}  {_field(word, first)}".strip(), high=high)
+    return replace(row, key="none" if first < 0 else f"{span:<5}  {_field(word, first)}".strip(), high=high)
 
 
 def _field(word: str, bit: int) -> str:
@@ -101,26 +130,24 @@ def _field(word: str, bit: int) -> str:
     return "mantissa" if bit < mantissa else "exponent" if bit < mantissa + exponent else "sign"
 
 
-def _interval_table(rows: Sequence[Row], *, by: str, title: str, level: float, drop: str, width: int) -> "Table":
+def _interval_table(rows: Sequence[Row], *, by: str, counted: str, level: float, drop: str) -> Table:
     digits = _digits(rows)
     shown: Callable[[float], str] = (lambda x: f"{x:.4g}") if drop else (lambda x: share(x, digits))
-    with_due = not drop and any(row.due > 0 for row in rows)
+    with_due = counted == "failures" and any(row.due > 0 for row in rows)
     strip = _Strip(rows, metric=bool(drop))
-    name = max([len(by), *(len(str(row.key)) for row in rows)])
-    drawn = strip.useful and width >= name + _OTHERS + _STRIP + 10 * with_due
-    columns = {by: "left", "trials": "right", "changed" if drop else "failures": "right"}
-    columns |= {"DUE %": "right"} if with_due else {}
-    columns |= {drop if drop else "VF %": "right", f"{100 * level:g} % interval": "left"}
-    columns |= {strip.axis(shown): "left"} if drawn else {}
+    columns = [Column(by), Column("trials", True, 3), Column(counted, True, 2)]
+    columns += [Column("DUE %", True, 4)] if with_due else []
+    columns += [Column(drop or "VF %", True), Column(f"{100 * level:g} % interval")]
+    columns += [Column(strip.axis(shown), rank=5)] if strip.useful else []
     left = max((len(shown(row.low)) for row in rows), default=0)
     right = max((len(shown(row.high)) for row in rows), default=0)
     cells = []
     for row in rows:
         counts = [str(row.key), count(row.trials), count(row.failures), *([share(row.due)] if with_due else [])]
-        interval = f"[{shown(row.low):>{left}}, {shown(row.high):>{right}}]" if row.trials else "-"
+        bounds = f"[{shown(row.low):>{left}}, {shown(row.high):>{right}}]" if row.trials else "-"
         value = shown(row.value) if row.trials else "-"
-        cells.append([*counts, value, interval, *([strip.draw(row)] if drawn else [])])
-    return simple_table(columns, cells, title=title)
+        cells.append([*counts, value, bounds, *([strip.draw(row)] if strip.useful else [])])
+    return Table(columns, cells)
 
 
 def _digits(rows: Iterable[Row]) -> int:

@@ -1,7 +1,18 @@
-"""The configuration of a campaign: a YAML file and flags in, validated settings out, and the objects they describe."""
+"""The configuration of campaigns: a YAML file and flags in, validated settings out, and the objects they describe."""
 
+from torchfault.config.kept import keep, masked, restore
 from torchfault.config.merge import Override
-from torchfault.config.reading import apply, leaf_keys, read_settings, restore_settings
-from torchfault.config.schema import Settings
+from torchfault.config.reading import apply, leaf_keys, read_settings
+from torchfault.config.schema import RECIPES, Settings
 
-__all__ = ["Override", "Settings", "apply", "leaf_keys", "read_settings", "restore_settings"]
+__all__ = [
+    "RECIPES",
+    "Override",
+    "Settings",
+    "apply",
+    "keep",
+    "leaf_keys",
+    "masked",
+    "read_settings",
+    "restore",
+]

@@ -17,8 +17,8 @@ Key = tuple[str | int, ...]
 """The way to a value: names in mappings and positions in lists."""
 
 _MOST_BYTES = 1 << 20
-_MOST_LEVELS = 50
-_MOST_DIGITS = 400
+_DEEPEST = 50  # levels of lists and mappings
+
 _INTEGER = re.compile(r"^[-+]?(?:[0-9][0-9_]*|0x[0-9a-fA-F_]+|0o[0-7_]+)$")
 _FLOAT = re.compile(
     r"^[-+]?(?:\.[0-9]+|[0-9][0-9_]*\.[0-9]*|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.inf$|^\.nan$"
@@ -89,21 +89,21 @@ class Marked:
 
 def read(path: Path) -> Marked:
     """Return the marked values of the YAML file at *path*, or raise :class:`ConfigError`."""
-    if (why := unreadable(path)) is not None:
-        if why == "does not exist":
-            raise ConfigError(f"there is no configuration file '{path}'; docs/configuration.md shows one")
-        raise ConfigError(f"the configuration '{path}' {why}; give a YAML file")
+    shown = str(path)
+    if (why := unreadable(path)) == "does not exist":
+        raise ConfigError(f"there is no configuration file '{shown}'; docs/configuration.md shows one")
+    if why is not None:
+        raise ConfigError(f"the configuration '{shown}' {why}; name a YAML file")
     held = read_start(path, _MOST_BYTES + 1)
     if len(held) > _MOST_BYTES:
-        raise ConfigError(
-            f"the configuration '{path}' has more than {_MOST_BYTES >> 20} MiB; give a YAML file of settings"
-        )
+        raise ConfigError(f"the configuration '{shown}' is larger than {_MOST_BYTES >> 20} MiB; name a YAML file")
     try:
-        text = held.decode("utf-8")
+        return parse(held.decode("utf-8"), shown)
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
-        raise ConfigError(f"{path}: a configuration is UTF-8 text, got a byte 0x{byte:02x}; save it as UTF-8") from None
-    return parse(text, str(path))
+        raise ConfigError(
+            f"{shown}: a configuration is UTF-8 text, got a byte 0x{byte:02x}; save it as UTF-8"
+        ) from None
 
 
 def parse(text: str, source: str) -> Marked:
@@ -133,7 +133,9 @@ def parse(text: str, source: str) -> Marked:
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not valid YAML: {first_line(error)}") from None
     except ValueError as error:
-        raise ConfigError(f"{source}: not valid YAML: {error}") from None
+        raise ConfigError(f"{source}: not valid YAML: {first_line(error)}") from None
+    except RecursionError:
+        raise ConfigError(f"{source}: lists and mappings nest too deeply; {_DEEPEST} levels will do") from None
     finally:
         if loader:
             loader.dispose()
@@ -147,12 +149,18 @@ def scalar(text: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
 
 
 def _marks(node: yaml.Node, at: Key, source: str) -> Iterator[tuple[Key, int]]:
     """Yield the line of every value below *node*; the line of a mapping's value is that of its key."""
+    line = node.start_mark.line + 1
+    if len(at) > _DEEPEST:
+        raise ConfigError(f"{source}:{line}: lists and mappings nest too deeply; {_DEEPEST} levels will do")
+    if id(node) in seen:
+        raise ConfigError(f"{source}:{line}: YAML aliases are not supported; write the value out")
+    seen.add(id(node))
     if isinstance(node, yaml.MappingNode):
         first: dict[str, int] = {}
         for key, value in node.value:

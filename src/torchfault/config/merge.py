@@ -3,19 +3,22 @@
 import itertools
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torchfault.config.marked import Key
+from torchfault.config.resolvers import RESOLVERS
+from torchfault.config.samplers import SAMPLERS
+from torchfault.config.section import expanded_kind
 from torchfault.errors import ConfigError
 from torchfault.expressions import IMPORTED
 
 __all__ = ["Override", "expanded", "put", "resolve"]
 
 PATHS: tuple[tuple[str, ...], ...] = (("checkpoint", "path"), ("data", "path"), ("store",))
-SHORT: Mapping[str, str] = {"model": "factory", "checkpoint": "path", "sampler": "kind", "stop": "trials"}
-_MOST_PARTS, _SHOWN = 20, 60
+SHORT: Mapping[str, str] = {"model": "factory", "checkpoint": "path", "stop": "trials"}
 SOURCES = ("path", "factory", "shape")
 
 
@@ -40,7 +43,25 @@ def expanded(raw: Mapping[str, Any]) -> dict[str, Any]:
             full[name] = {_inner(name, value): value} if _plain(value) else value
     if isinstance(full.get("sites"), dict):
         full["sites"] = [full["sites"]]
+    _expand_kinds(full)
     return full
+
+
+def _expand_kinds(raw: dict[str, Any]) -> None:
+    """Write out the texts of samplers and resolvers, so that single keys of them can be set; wrong ones stay."""
+    with suppress(ValueError):
+        if "sampler" in raw:
+            raw["sampler"] = expanded_kind(raw["sampler"], SAMPLERS, "sampler")
+    held = raw.get("resolver")
+    held = [held] if isinstance(held, str | dict) else held
+    if isinstance(held, list | tuple):
+        raw["resolver"] = [_expanded_resolver(one) for one in held]
+
+
+def _expanded_resolver(value: object) -> object:
+    with suppress(ValueError):
+        return expanded_kind(value, RESOLVERS, "resolver")
+    return value
 
 
 def _plain(value: object) -> bool:
@@ -64,15 +85,12 @@ def resolve(raw: dict[str, Any], base: Path) -> None:
 
 def _absolute(value: str, base: Path, key: str) -> str:
     try:
-        os.fsencode(value)
-        path = Path(value).expanduser()
-    except RuntimeError:  # ~someone without a home
-        raise ConfigError(f"{key}: nobody is called '{value.partition('/')[0][1:]}' here; write the path out") from None
-    except UnicodeEncodeError:
-        path = None
-    if path is None or "\0" in value:
-        raise ConfigError(f"{key}: no file can have the name '{value}'; give another path")
-    return os.path.normpath(base / path)
+        value.encode()
+        if "\0" in value:
+            raise ValueError
+        return os.path.normpath(base / Path(value).expanduser())
+    except (ValueError, RuntimeError):  # a lone surrogate, a NUL; ~ of a user that there is not
+        raise ConfigError(f"{key}: '{value[:60]}' is no path; write one that a file can have") from None
 
 
 def put(raw: dict[str, Any], override: Override) -> None:
@@ -92,6 +110,7 @@ def put(raw: dict[str, Any], override: Override) -> None:
     for part, following in itertools.pairwise(key):
         at = _step(at, part, [] if isinstance(following, int) else {}, override.flag)
     _assign(at, key[-1], value, override.flag)
+    _expand_kinds(raw)
     resolve(raw, Path.cwd())
 
 

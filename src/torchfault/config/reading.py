@@ -1,19 +1,31 @@
 """From a YAML file and flags to settings; what is wrong is told with its key and its line or flag."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
 from torchfault.config.marked import Key, Marked, read
 from torchfault.config.merge import Override, expanded, put, resolve
-from torchfault.config.schema import Section, Settings
-from torchfault.errors import ConfigError, did_you_mean, first_line
+from torchfault.config.resolvers import RESOLVERS
+from torchfault.config.samplers import SAMPLERS
+from torchfault.config.schema import Settings
+from torchfault.config.section import Section, said, sections_in
+from torchfault.errors import ConfigError, did_you_mean
 
-__all__ = ["apply", "leaf_keys", "read_settings", "restore_settings"]
+__all__ = ["apply", "leaf_keys", "read_settings", "validated"]
+
+_FORMER = {  # keys of before, and what says the same now
+    "shortcuts": "resolver, as in resolver: [pooled:64, monotone]",
+    "interval": "method",
+    "sampler.whole": "stop.half_width, as in half_width: 0.01",
+    "sampler.site": "stop.half_width, as in half_width: {site: 0.01}",
+    "sampler.bit": "stop.half_width, as in half_width: {bit: 0.01}",
+    "sampler.images": "sampler.inputs",
+}
 
 
 def read_settings(path: Path | None, overrides: Sequence[Override] = ()) -> Settings:
@@ -38,11 +50,6 @@ def read_settings(path: Path | None, overrides: Sequence[Override] = ()) -> Sett
     return settings if settings.name else settings.model_copy(update={"name": _name(settings, path)})
 
 
-def restore_settings(stored: Mapping[str, Any]) -> Settings:
-    """Return the settings that ``settings.model_dump(mode="json")`` gave, or raise :class:`ConfigError`."""
-    return _validated(dict(stored), _Places(None, (), "the stored configuration"))
-
-
 def apply(settings: Settings, overrides: Sequence[Override]) -> Settings:
     """Return *settings* with *overrides* in place, or raise :class:`ConfigError` with the flag.
 
@@ -60,23 +67,17 @@ def leaf_keys(section: type[Section] = Settings, above: tuple[str, ...] = ()) ->
     """Return every dotted key that holds a value, with the section and the name under which it is declared.
 
     >>> list(leaf_keys())[:3]
-    ['name', 'model.factory', 'model.kwargs']
+    ['name', 'recipe', 'model.factory']
     """
     keys: dict[str, tuple[type[Section], str]] = {}
     for name, field in section.model_fields.items():
-        inner = _section_in(field.annotation)
-        if inner:
-            keys |= leaf_keys(inner, (*above, name))
-        else:
+        inner = list(sections_in(field.annotation))
+        for one in inner:
+            for key, place in leaf_keys(one, (*above, name)).items():
+                keys.setdefault(key, place)  # of several kinds the first that has the key
+        if not inner:
             keys[".".join((*above, name))] = (section, name)
     return keys
-
-
-def _section_in(annotation: Any) -> type[Section] | None:
-    """Return the section that an annotation holds, alone, optional or in a tuple."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,11 @@ class _Places:
         return f"{where}: {named}" if where and named else where or named
 
 
+def validated(raw: dict[str, Any], source: str) -> Settings:
+    """Return the settings that plain values describe; messages name their *source*."""
+    return _validated(raw, _Places(None, (), source))
+
+
 def _validated(raw: dict[str, Any], places: _Places) -> Settings:
     try:
         return Settings.model_validate(raw)
@@ -114,76 +120,51 @@ def _validated(raw: dict[str, Any], places: _Places) -> Settings:
 
 def _problem(error: Any, places: _Places) -> str:
     """Return one line for one of pydantic's errors."""
-    key: Key = tuple(error["loc"])
-    kind, got, context = error["type"], error["input"], error.get("ctx", {})
+    tagged: Key = tuple(error["loc"])
+    key = _untagged(tagged)
+    kind = error["type"]
     if kind == "missing":
         return f"{places.of(key)}: missing; add it to the configuration{_flag_for(key)}"
     if kind == "extra_forbidden":
-        return f"{places.of(key)}: no such key{_nearest(key)}"
-    if kind == "value_error":
-        return f"{places.of(key)}: {first_line(context['error'])}"
-    hint = did_you_mean(str(got), context["expected"].replace("'", "").split()) if kind == "literal_error" else ""
-    return f"{places.of(key)}: expected {_wanted(kind, error['msg'], context)}, got {_shown(got)}{hint}"
+        return f"{places.of(key)}: no such key{_nearest(tagged)}"
+    return f"{places.of(key)}: {said(error)}"
 
 
 def _flag_for(key: Key) -> str:
     return f", or give --{key[0]}" if key in (("model",), ("data",)) else ""
 
 
-_WANTED = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "string_type": "a text",
-    "bool_type": "true or false",
-    "tuple_type": "a list",
-    "dict_type": "a mapping of names to values",
-    "model_type": "a mapping of keys to values",
-    "path_type": "a path",
-    "string_pattern_mismatch": "letters, digits and . _ + - only",
-}
-
-
-def _wanted(kind: str, message: str, context: Mapping[str, Any]) -> str:
-    """Return what pydantic expected, in words."""
-    if kind in _WANTED:
-        return _WANTED[kind]
-    if kind == "literal_error":
-        return str(context["expected"]).replace("'", "")
-    bounds = {"greater_than_equal": "at least {ge}", "greater_than": "more than {gt}"}
-    bounds |= {"less_than_equal": "at most {le}", "less_than": "less than {lt}"}
-    if kind in bounds:
-        return "a number of " + bounds[kind].format(**context)
-    if kind in ("too_short", "string_too_short"):
-        return f"{context['min_length']} or more {'letters' if kind.startswith('string') else 'values'}"
-    if kind in ("too_long", "string_too_long"):
-        return f"{context['max_length']} or fewer {'letters' if kind.startswith('string') else 'values'}"
-    return re.sub(r"^Input should be ", "", message)
-
-
-def _shown(value: object) -> str:
-    text = "nothing" if value is None else repr(value) if isinstance(value, str) else str(value)
-    text = {"True": "true", "False": "false"}.get(text, text)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _untagged(key: Key) -> Key:
+    """Return *key* as a user writes it: pydantic puts the kind of a sampler or resolver into it."""
+    at = {"sampler": 1, "resolver": 2}.get(str(key[0])) if key else None
+    return key if at is None or key[at : at + 1] == ("kind",) else (*key[:at], *key[at + 1 :])
 
 
 def _nearest(key: Key) -> str:
-    """Suggest a sibling of the unknown *key*, or the same name elsewhere."""
-    section: type[Section] | None = Settings
-    for part in key[:-1]:
-        if isinstance(part, str) and section is not None:
-            field = section.model_fields.get(part)
-            section = _section_in(field.annotation) if field else None
-    siblings: Iterable[str] = section.model_fields if section else ()
-    wrong = str(key[-1])
-    elsewhere = [dotted for dotted in leaf_keys() if dotted.split(".")[-1] == wrong.replace("-", "_")]
-    if elsewhere:
+    """Say what the unknown *key* is called now, or suggest a sibling, or the same name elsewhere."""
+    plain = [part for part in _untagged(key) if isinstance(part, str)]
+    if former := _FORMER.get(".".join(plain)):
+        return f"; it is {former}"
+    wrong = plain[-1].replace("-", "_")
+    if key[0] in ("sampler", "resolver"):
+        kinds = SAMPLERS if key[0] == "sampler" else RESOLVERS
+        own = next(str(part) for part in key[1:] if part in kinds)
+        if others := [name for name, kind in kinds.items() if wrong in kind.options()]:
+            return f" of {own}; {wrong} goes with {' and '.join(others)}"
+        siblings: Iterable[str] = kinds[own].options()
+    else:
+        section: type[Section] | None = Settings
+        for part in plain[:-1]:
+            field = section.model_fields.get(part) if section else None
+            section = next(sections_in(field.annotation), None) if field else None
+        siblings = section.model_fields if section else ()
+    if elsewhere := [dotted for dotted in leaf_keys() if dotted.split(".")[-1] == wrong]:
         return f"; did you mean '{elsewhere[0]}'?"
-    return did_you_mean(wrong.replace("-", "_"), siblings) or f"; known here: {', '.join(siblings)}"
+    return did_you_mean(wrong, siblings) or f"; known here: {', '.join(siblings) or 'none'}"
 
 
 def _name(settings: Settings, path: Path | None) -> str:
     """Return a name for a campaign that has none: the file's, or the model's."""
     name = path.stem if path else settings.model.factory.rpartition(":")[2].rpartition("/")[2]
-    return re.sub(r"[^\w.+-]", "-", name).lstrip(".+-")[:100] or "campaign"
+    plain = re.sub(r"[^\w.+-]", "-", name).lstrip(".+-")[:80] or "campaign"
+    return plain if settings.recipe == "run" else f"{plain}-{settings.recipe}"

@@ -3,22 +3,18 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from torchfault.config import notation
-from torchfault.expressions import parse_criterion, parse_fault, parse_metric
+from torchfault.config.recipes import Ra, Search, Vulnerability
+from torchfault.config.resolvers import AnyResolver
+from torchfault.config.samplers import AnySampler, Uniform
+from torchfault.config.section import Section
+from torchfault.expressions import IMPORTED, parse_criterion, parse_fault, parse_metric
 
-__all__ = [
-    "Checkpoint",
-    "DataSource",
-    "Model",
-    "Sampler",
-    "Section",
-    "Selection",
-    "Settings",
-    "Shortcuts",
-    "Stop",
-]
+__all__ = ["RECIPES", "Checkpoint", "DataSource", "Model", "Selection", "Settings", "Stop"]
+
+RECIPES = ("run", "search", "vulnerability", "ra")
 
 
 def _checked(parse: Any) -> AfterValidator:
@@ -35,17 +31,31 @@ def _listed(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-_NARROWEST = 1e-7  # half-width: 1e14 trials
+def _every(value: object) -> object:
+    return None if value == "all" else value
+
+
+def _measure(text: str) -> str:
+    return text if text == "uniform" else _imported(text)
+
+
+def _level(value: float) -> float:
+    if not 0 < value < 1:
+        hint = f"; did you mean {value / 100:g}?" if 1 <= value < 100 else ""
+        raise ValueError(f"expected a confidence level between 0 and 1, got {value:g}{hint}")
+    return value
+
+
+def _imported(text: str) -> str:
+    if not IMPORTED.match(text):
+        raise ValueError(f"expected package.module:name, got '{text}'")
+    return text
+
 
 Patterns = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(strict=False)]
 Numbers = Annotated[tuple[float, ...], Field(strict=False)]
 Words = dict[str, Any]
-
-
-class Section(BaseModel):
-    """A mapping with known keys, of the very types asked for."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+Size = Annotated[int, Field(ge=1, le=2**31)]
 
 
 class Model(Section):
@@ -92,10 +102,12 @@ class DataSource(Section):
         description="`package.module:factory` that returns `torchfault.data.Data`, a data set of (input, label) "
         "pairs, an (inputs, labels) pair, or inputs alone.",
     )
-    shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)] | None = Field(
-        default=None,
-        description="Make random inputs of this shape (without the batch axis) from the seed: for counting sites "
-        "and for speed; they have no labels.",
+    shape: Annotated[tuple[Annotated[int, Field(ge=1, le=2**31)], ...], Field(strict=False, min_length=1)] | None = (
+        Field(
+            default=None,
+            description="Make random inputs of this shape (without the batch axis) from the seed: for counting sites "
+            "and for speed; they have no labels.",
+        )
     )
     kwargs: Words = Field(default_factory=dict, description="Keyword arguments of the factory.")
     inputs: str | None = Field(
@@ -106,14 +118,15 @@ class DataSource(Section):
     )
     mean: Numbers = Field(default=(), description="Subtracted from each channel, once images are scaled to 0..1.")
     std: Numbers = Field(default=(), description="What each channel is then divided by.")
-    size: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=2, max_length=2)] | None = (
-        Field(default=None, description="Height and width to which the images of a folder are scaled.")
-    )
+    size: (
+        Annotated[tuple[Annotated[int, Field(ge=1, le=2**16)], ...], Field(strict=False, min_length=2, max_length=2)]
+        | None
+    ) = Field(default=None, description="Height and width to which the images of a folder are scaled.")
     grey: bool = Field(default=False, description="Read the images of a folder with one channel instead of three.")
     limit: int | None = Field(
         default=None,
         ge=1,
-        le=10**12,
+        le=2**31,
         description="Use the first so many inputs only (of a folder: classes taken in turn).",
     )
 
@@ -158,152 +171,16 @@ class Selection(Section):
     )
 
 
-class Sampler(Section):
-    """How faults are drawn."""
-
-    kind: Literal[
-        "uniform",
-        "exhaustive",
-        "bit-error-rate",
-        "network-wise",
-        "layer-wise",
-        "data-unaware",
-        "data-aware",
-        "adaptive",
-        "importance",
-        "learned",
-        "deviation",
-        "search",
-    ] = Field(
-        default="uniform",
-        description="`uniform` draws faults at random, `exhaustive` takes every fault on every input, `bit-error-rate` "
-        "strikes each bit with probability `rate`; statistical injection draws samples of a fixed size without "
-        "replacement: `network-wise`, `layer-wise` (each site), `data-unaware` (each bit of each site), `data-aware` "
-        "(likewise, fewer where the weights tell that a bit matters less); `adaptive` draws where the outcomes so far "
-        "leave most doubt, until every interval asked for is narrow enough; `importance` draws in "
-        "proportion to a `score` of the faults, and `learned` corrects the score by the outcomes so far; `deviation` "
-        "like `adaptive`, from strata of how far a flip moves its word and of how sure its input is; `search` finds as "
-        "many faults that fail as it can.",
-    )
-    faults: int | None = Field(
-        default=None, ge=1, le=10_000, description="With `uniform`: faults struck together per trial (1)."
-    )
-    rate: float | None = Field(
-        default=None, ge=1e-18, le=1, description="With `bit-error-rate`: the probability that a bit is struck."
-    )
-    margin: float | None = Field(
-        default=None,
-        ge=1e-6,
-        lt=1,
-        description="With statistical injection: the error that each sample is large enough for, at 95 % (0.01).",
-    )
-    whole: float | None = Field(
-        default=None,
-        ge=_NARROWEST,
-        lt=0.5,
-        description="With `adaptive` and `deviation`: the half-width to reach for all faults together.",
-    )
-    site: float | None = Field(
-        default=None,
-        ge=_NARROWEST,
-        lt=0.5,
-        description="With `adaptive` and `deviation`: the half-width to reach for each site.",
-    )
-    bit: float | None = Field(
-        default=None,
-        ge=_NARROWEST,
-        lt=0.5,
-        description="With `adaptive`: the half-width to reach for each bit position.",
-    )
-
-    score: Annotated[str, Field(pattern=r"^(effect|joint|rising|[GELR]B[IR]N)$")] | None = Field(
-        default=None,
-        description="With `importance`: `effect` (first-order effect on the margin; the default), `joint` (sensitivity "
-        "times derivative by the bit), `rising` (sensitive elements that become very large), or a code of ISimDL such "
-        "as `GBIN` (Gradient, Exponential, Linear or Random bit; Important or Random neuron).",
-    )
-    floor: float | None = Field(
-        default=None,
-        ge=0,
-        le=1,
-        description="With `importance`: the share of trials that are drawn uniformly (0.5); with 0 some faults may be "
-        "out of reach.",
-    )
-    images: int | None = Field(
-        default=None, ge=1, le=10**12, description="With `importance`: the number of inputs from which scores come (8)."
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.kind == "bit-error-rate" and self.rate is None:
-            raise ValueError("kind bit-error-rate needs a rate, such as rate: 1e-7")
-        if self.kind != "bit-error-rate" and self.rate is not None:
-            raise ValueError(f"a rate goes with kind bit-error-rate, got kind {self.kind}; remove one of them")
-        if self.kind != "uniform" and self.faults is not None:
-            raise ValueError(f"faults goes with kind uniform, got kind {self.kind}; remove one of them")
-        if self.margin is not None and not self.is_statistical:
-            raise ValueError(f"a margin goes with statistical kinds, got kind {self.kind}; use kind: layer-wise")
-        widths = [h for h in (self.whole, self.site, self.bit) if h is not None]
-        if self.is_adaptive and not widths:
-            raise ValueError(f"kind {self.kind} needs a half-width to reach, such as site: 0.01")
-        if not self.is_adaptive and widths:
-            raise ValueError(f"whole, site and bit go with kind adaptive, got kind {self.kind}; remove them")
-        if self.kind not in ("importance", "learned") and any(
-            one is not None for one in (self.score, self.floor, self.images)
-        ):
-            raise ValueError(
-                f"score, floor and images go with kinds importance and learned, got kind {self.kind}; remove them"
-            )
-        if self.kind == "deviation" and self.bit is not None:
-            raise ValueError("kind deviation reaches half-widths of whole and site; use kind adaptive for bits")
-        return self
-
-    @property
-    def is_adaptive(self) -> bool:
-        """Whether the sampler ends by itself, once intervals are narrow enough."""
-        return self.kind in ("adaptive", "deviation")
-
-    @property
-    def is_statistical(self) -> bool:
-        """Whether samples have a size that is fixed beforehand."""
-        return self.kind in ("network-wise", "layer-wise", "data-unaware", "data-aware")
-
-
-class Shortcuts(Section):
-    """Ways to know the outcome of a trial without a lane of its own, under an assumption that is audited."""
-
-    pool: int = Field(
-        default=0,
-        ge=0,
-        le=10_000,
-        description="Strike quiet faults together, at most so many per lane: a masked pool counts for all of them, a "
-        "failing one is searched; assumes that errors do not cancel. 0: no pools.",
-    )
-    monotone: bool = Field(
-        default=False,
-        description="Let a masked flip vouch for the smaller flips of its word on the same input in the same "
-        "direction, and a failing one for the larger ones.",
-    )
-    audit: float = Field(
-        default=0.01, ge=0, le=1, description="The share of outcomes that others vouch for to run alone all the same."
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.pool == 1:
-            raise ValueError("a pool is 2 faults or more, got 1; use 0 for none")
-        return self
-
-
 class Stop(Section):
     """When the campaign ends: as soon as one of the rules is met. 10,000 trials unless a rule is given."""
 
     trials: int | None = Field(default=None, ge=1, le=10**15, description="Stop after so many trials.")
-    half_width: float | None = Field(
-        default=None,
-        ge=_NARROWEST,
-        lt=0.5,
-        description="Stop once the interval of the whole is at most this far to either side.",
+    half_width: Annotated[
+        dict[str, Annotated[float, Field(ge=1e-6, lt=0.5)]], BeforeValidator(notation.parse_widths)
+    ] = Field(
+        default_factory=dict,
+        description="Stop once intervals are at most this far to either side: of the model (`0.01`), or by a grouping "
+        "such as `site=0.01`, `layer=0.01`, `bit=0.01`; of several all have to be reached.",
     )
     time: Annotated[float, BeforeValidator(notation.parse_seconds)] | None = Field(
         default=None, description="Stop after so much time: seconds, or text such as `90s`, `10m`, `1h30m`."
@@ -311,12 +188,17 @@ class Stop(Section):
 
 
 class Settings(Section):
-    """A campaign."""
+    """A campaign, of any recipe."""
 
     name: Annotated[str, Field(pattern=r"^[\w][\w.+-]*$", max_length=100)] | None = Field(
         default=None,
         description="The campaign's name in the store: letters, digits and `. _ + -`; by itself that of "
-        "the configuration file, or of the model.",
+        "the configuration file, or of the model, with the recipe behind it unless that is `run`.",
+    )
+    recipe: Literal["run", "search", "vulnerability", "ra"] = Field(
+        default="run",
+        description="What to do: `run` (strike faults as `sampler` draws them), `search`, `vulnerability` or `ra`, "
+        "each with a section below; the commands of these names go before it.",
     )
     model: Model = Field(description="The network under test; a text alone means its `factory`.")
     checkpoint: Checkpoint | None = Field(default=None, description="Trained weights; a text alone means their `path`.")
@@ -347,9 +229,20 @@ class Settings(Section):
         description="How long a fault stays in a site with time steps: `end` (permanent), or a number of steps; one "
         "step unless given.",
     )
-    sampler: Sampler = Field(default=Sampler(), description="How faults are drawn; a text alone means its `kind`.")
-    shortcuts: Shortcuts | None = Field(
-        default=None, description="Find outcomes with fewer lanes than trials, by pools and monotone closure."
+    sampler: AnySampler = Field(
+        default=Uniform(),
+        description="How faults are drawn: a kind, or a kind with its keys, as in `importance:score=effect,floor=0.2`; "
+        "a value without a name is that of the kind's first key, as in `bit-error-rate:1e-6`.",
+    )
+    measure: Annotated[str, AfterValidator(_measure)] = Field(
+        default="uniform",
+        description="How likely each fault is: `uniform`, or `package.module:name` of a measure of your own.",
+    )
+    resolver: Annotated[tuple[AnyResolver, ...], BeforeValidator(_listed), Field(strict=False)] = Field(
+        default=(),
+        description="How outcomes become known with fewer lanes than trials, under assumptions that are audited: kinds "
+        "written as those of samplers, the outermost first, as in `[pooled:64, monotone]`; each trial has a lane "
+        "of its own unless given.",
     )
     criterion: Annotated[str, _checked(parse_criterion)] | None = Field(
         default=None,
@@ -361,19 +254,34 @@ class Settings(Section):
         "most often, or first), or `package.module:name`; joined by `&`, `|`, `~` and parentheses. Options follow by "
         "name: `top1:output=logits,axis=-1`.",
     )
+    verdicts: dict[
+        Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=40)], Annotated[str, _checked(parse_criterion)]
+    ] = Field(
+        default_factory=dict,
+        description="Further criteria to record of each trial, by names of yours: `{wrong: misclassified}`; tables by "
+        "`--flag wrong`.",
+    )
     metric: Annotated[str, _checked(parse_metric)] | None = Field(
         default=None,
         description="Run every trial on the whole data set and record the drop of this metric: `accuracy`, "
         "`perplexity`, `mean-iou:CLASSES`, or `package.module:name`; with options by name: `perplexity:shift=1`, "
         "`accuracy:threshold=0`.",
     )
+    inputs_per_fault: Annotated[Size | None, BeforeValidator(_every)] = Field(
+        default=1, description="On how many random inputs each drawn fault runs; `all` for every one."
+    )
     stop: Stop = Field(default=Stop(), description="When the campaign ends; a number alone means its `trials`.")
+    search: Search = Field(default=Search(), description="What goes with the recipe `search`.")
+    vulnerability: Vulnerability = Field(
+        default=Vulnerability(), description="What goes with the recipe `vulnerability`."
+    )
+    ra: Ra = Field(default=Ra(), description="What goes with the recipe `ra`.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="The seed of everything random.")
     level: Annotated[float, AfterValidator(notation.check_level)] = Field(
         default=0.95, description="The confidence level of intervals."
     )
-    interval: Literal["wilson", "clopper-pearson", "jeffreys"] = Field(
-        default="wilson", description="The method of intervals."
+    method: Literal["wilson", "clopper-pearson", "jeffreys"] = Field(
+        default="wilson", description="The method of intervals: `wilson`, `clopper-pearson` or `jeffreys`."
     )
     executor: Literal["auto", "graph", "hooks"] = Field(
         default="auto", description="How lanes run: `graph` (fast), `hooks` (any module), or `auto`: graph if it can."

@@ -1,5 +1,7 @@
-"""Recipes: methods as campaigns, each a function that returns one."""
+"""Recipes: campaigns for a purpose; each is a function that returns a :class:`torchfault.campaign.Campaign`."""
 
+from torchfault.recipes.economy import economy
+from torchfault.recipes.search import search
 from torchfault.recipes.vulnerability import layer_space, vulnerability
 
-__all__ = ["layer_space", "vulnerability"]
+__all__ = ["economy", "layer_space", "search", "vulnerability"]

@@ -1,5 +1,5 @@
-"""Reports: what a campaign found, for the eye; from data frames alone, without torch."""
+"""Reports: what a campaign found, for the eye; from results and data frames alone, without torch."""
 
-from torchfault.report.plots import plot_vulnerability, save
+from torchfault.report.plots import plot, plot_recall, plot_tables, save
 
-__all__ = ["plot_vulnerability", "save"]
+__all__ = ["plot", "plot_recall", "plot_tables", "save"]

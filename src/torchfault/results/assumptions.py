@@ -49,11 +49,14 @@ class Audit:
     missed: float
 
     def __str__(self) -> str:
-        return (
+        told = (
             f"{self.trials:,} outcomes from {self.lanes:,} lanes; {self.vouched:,} assume that {self.assumption}; "
-            f"{self.refuted} of {self.audited:,} audited are wrong (at most {100 * self.error:.2g} %), "
-            f"pools hid {self.hidden} of {self.controlled:,} failing faults (at most {100 * self.missed:.2g} %)"
+            f"{self.refuted} of {self.audited:,} audited are wrong (at most {100 * self.error:.2g} %)"
         )
+        if not self.controlled:
+            return told
+        hidden = f"pools hid {self.hidden} of {self.controlled:,} failing faults (at most {100 * self.missed:.2g} %)"
+        return f"{told}, {hidden}"
 
 
 class AuditCounts:

@@ -1,8 +1,6 @@
 """A campaign as a flat file: Parquet or CSV, one row per fault, batch by batch in bounded memory."""
 
 import csv
-import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.cells import Space
-from torchfault.errors import StoreError
+from torchfault.errors import StoreError, did_you_mean
+from torchfault.files import check_target, written
 from torchfault.results.spaces import space_of
 from torchfault.space import FaultSpace
 from torchfault.store import Batch, Columns, Record, Store
@@ -24,32 +23,34 @@ Table = dict[str, NDArray[Any]]
 Write = Callable[[Table], None]
 
 
-def export_trials(store: Store, name: str, path: Path) -> int:
+def export_trials(store: Store, name: str, path: Path, *, only: str | None = None, force: bool = False) -> int:
     """Write the campaign *name* to *path*, by its suffix as ``.parquet`` or ``.csv``; return the number of rows.
 
     There is one row per fault, in order, with the columns of :func:`flat`: the faults of one trial share its number
-    and its outcome. The file appears when it is complete. Raises :class:`StoreError` for another suffix, a place that
-    cannot be written to, or Parquet without pyarrow.
+    and its outcome. *only* leaves out all trials but those with a flag, such as ``failed``. The file appears when it is
+    complete. Raises :class:`StoreError` for another suffix, a flag that was not recorded, a place that cannot be
+    written to, a file that exists, unless *force*, and Parquet without pyarrow.
     """
     writers = {".parquet": _parquet, ".csv": _csv}
     if path.suffix.lower() not in writers:
         raise StoreError(f"an export is a .parquet or a .csv file, got '{path.name}'; change its ending")
+    if why := check_target(path, force=force):
+        raise StoreError(f"the file '{path}' {why}")
     record = store.campaign(name)
     space, rows = space_of(record), 0
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    if only is not None and only not in (known := _flags(record)):
+        raise StoreError(f"'{name}' recorded {', '.join(known)}, got '{only}'{did_you_mean(only, known)}")
     try:
-        part.touch(exist_ok=False)  # never through a link that another user laid there
-        with writers[path.suffix.lower()](part) as write:
+        with written(path, force=force) as part, writers[path.suffix.lower()](part) as write:
             for batch in _at_least_one(store.batches(name)):
                 table = flat(space, batch, record)
+                if only is not None:
+                    table = {key: column[table[only].astype(bool)] for key, column in table.items()}
                 rows += len(table["trial"])
                 write(table)
-        os.replace(part, path)
     except OSError as error:
         reason = error.strerror or error
         raise StoreError(f"the export {path} cannot be written ({reason}); choose another place") from None
-    finally:
-        part.unlink(missing_ok=True)
     return rows
 
 
@@ -72,19 +73,20 @@ def flat(space: Space, batch: Batch, record: Record) -> Table:
     table: Table = {"trial": trial + batch.first}
     table |= {key: _text(values) for key, values in space.columns(columns.faults).items()}
     table |= {"input": columns.inputs[owner], "weight": columns.weight[owner], "stratum": columns.stratum[owner]}
-    names = ["failed", "due", "crash", *record.configuration.get("verdicts", {})]
-    names += list(_KNOWN) if record.configuration.get("assumption") else []
-    table |= {flag: columns.flag(flag)[owner] for flag in names}
-    known = record.golden.get("answers")
-    if columns.answers is not None and known is not None:
-        table |= {"golden_class": np.array(known)[columns.inputs[owner]], "faulty_class": columns.answers[owner]}
+    table |= {flag: columns.flag(flag)[owner] for flag in _flags(record)}
+    answers = record.golden.get("answers")
+    if columns.answers is not None and answers is not None:
+        table |= {"golden_class": np.array(answers)[columns.inputs[owner]], "faulty_class": columns.answers[owner]}
     table |= {} if columns.changes is None else {"change": columns.changes[owner]}
     if columns.values is not None and columns.metric is not None:
         table |= {"value": columns.values[owner], "metric": columns.metric[owner]}
     return table
 
 
-_KNOWN = ("vouched", "audited", "refuted")
+def _flags(record: Record) -> list[str]:
+    """Return the outcomes of a campaign that an export shows."""
+    known = ["vouched", "audited", "refuted"] if record.configuration.get("assumption") else []
+    return ["failed", "due", "crash", *record.configuration.get("verdicts", {}), *known]
 
 
 def _text(values: NDArray[Any]) -> NDArray[Any]:

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from torchfault.cells import Space
-from torchfault.errors import CampaignError, did_you_mean
+from torchfault.errors import CampaignError, StoreError, did_you_mean
+from torchfault.files import check_target, written
 from torchfault.results.assumptions import Audit, AuditCounts
 from torchfault.results.diagnostics import Diagnostics, diagnose
 from torchfault.results.intervals import Question, estimates
@@ -18,6 +21,7 @@ from torchfault.sampling.flips import masks_of, popcount
 from torchfault.statistics import Estimate
 from torchfault.statistics.intervals import find_interval
 from torchfault.store import Batch, Columns, Record, Store
+from torchfault.text import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +52,8 @@ class Results:
         return len(self.columns)
 
     def __repr__(self) -> str:
-        found = f"{self.estimate()} {'mean drop' if self.columns.values is not None else 'fail'}, " if len(self) else ""
+        what = "fail" if self.columns.values is None else self.measured
+        found = f"{self.estimate()} {what}, " if len(self) else ""
         return f"<Results of '{self.name}': {len(self)} trials, {found}{self.record.status}>"
 
     @property
@@ -82,6 +87,11 @@ class Results:
         if self.columns.lanes is not None:
             return int(self.columns.lanes.sum())
         return len(self) * (1 if self.columns.values is None else self.record.inputs)
+
+    @property
+    def measured(self) -> str:
+        """What the estimate of a metric is: the mean of its drops where these have bounds, else their median."""
+        return "mean drop" if self.record.golden.get("drop_bounds") else "median drop"
 
     def estimate(self, flag: str = "failed", *, level: float | None = None, method: str = "wilson") -> Estimate:
         """Return the probability that a trial fails or, where a metric was measured, the metric's mean drop.
@@ -136,6 +146,24 @@ class Results:
         from torchfault.results.export import flat
 
         return pd.DataFrame(flat(self.space, Batch(0, self.columns, 0.0), self.record))
+
+    def to_csv(self, path: str | Path, by: str | None = None, *, force: bool = False) -> None:
+        """Write one row per fault to a file, or the table by *by*; over a file that exists with *force* alone.
+
+        Raises :class:`torchfault.errors.StoreError` for a place that cannot be written to.
+        """
+        target = Path(path)
+        if why := check_target(target, force=force):
+            raise StoreError(f"the file '{target}' {why}")
+        frame = self.faults() if by is None else self.table(by)
+        with written(target, force=force) as part:
+            frame.to_csv(part, index=False, lineterminator="\n")
+
+    def _repr_html_(self) -> str:
+        """Return the headline and the table of layers, for notebooks."""
+        by = "layer" if "layer" in self.space.groupings else "model"
+        frame = self.table(by).map(lambda cell: visible(cell) if isinstance(cell, str) else cell)
+        return f"<p>{escape(visible(repr(self)))}</p>{frame.to_html(index=False)}"
 
     @cached_property
     def _sampled(self) -> Columns:

@@ -1,0 +1,176 @@
+"""The recipes of a configuration: what each needs besides what all campaigns have; a new one is a class here."""
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from torchfault.config.made import Made
+from torchfault.config.section import Section
+from torchfault.errors import HardwareError, VulnerabilityError
+
+if TYPE_CHECKING:
+    from torchfault.campaign import Campaign
+    from torchfault.hardware.accelerator import Accelerator
+
+__all__ = ["Ra", "Search", "Vulnerability"]
+
+
+def _listed(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _share(value: object) -> float:
+    """Return a share given as ``10%`` or 0.1; ``all`` is 1."""
+    text = "100%" if value == "all" else str(value).strip()
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if isinstance(value, bool) or not 0 < share <= 1:
+        raise ValueError(f"expected a share such as 10% or 0.1, or all, got '{str(value)[:60]}'")
+    return share
+
+
+def _words(value: object) -> object:
+    """Return a number of words given as such, as ``log2``, or as ``all`` (``None``)."""
+    text = str(value)
+    if value is None or text == "all":
+        return None
+    if text == "log2":
+        return text
+    if isinstance(value, bool | float) or not text.isdecimal() or not 0 < int(text) < 2**31:
+        raise ValueError(f"expected a number from 1, log2 or all, got '{text[:60]}'")
+    return int(text)
+
+
+Words = Annotated[int | Literal["log2"] | None, BeforeValidator(_words)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(strict=False)]
+
+
+class Search(Section):
+    """Find as many faults that fail as possible."""
+
+    side: int = Field(
+        default=2048, ge=1, le=10**9, description="Faults of the random sample that comes first; whole blocks."
+    )
+    block: int = Field(default=512, ge=1, le=10**7, description="Faults that are chosen together.")
+
+    def build(self, made: Made) -> "Campaign":
+        """Return the campaign."""
+        from torchfault.recipes import search
+
+        return search(
+            made.engine,
+            made.space,
+            side=self.side,
+            block=self.block,
+            stop=made.stop,
+            fault=made.fault,
+            criterion=made.criterion,
+            verdicts=made.verdicts,
+            level=made.level,
+            seed=made.seed,
+        )
+
+
+class Vulnerability(Section):
+    """Find the vulnerability factors of channels, layers and the model."""
+
+    share: Annotated[float, BeforeValidator(_share)] = Field(
+        default=0.1, description="The channels of each site to analyse: `10%`, `0.1`, or `all`."
+    )
+    weights: Words = Field(
+        default=12,
+        description="Words of each channel of parameters to analyse on each input: a number, `log2` or `all`.",
+    )
+    neurons: Words = Field(default="log2", description="Likewise, of each channel of activations.")
+
+    fresh: bool = Field(
+        default=True, description="Draw other words for each input; without it, factors of single words are known."
+    )
+    audit: float = Field(
+        default=0.01, ge=0, le=1, description="The share of outcomes that follow from others to run all the same."
+    )
+
+    def build(self, made: Made) -> "Campaign":
+        """Return the campaign: on the layers among the chosen sites, or where these are none on the sites."""
+        from torchfault.recipes import layer_space, vulnerability
+
+        space = made.space
+        with suppress(VulnerabilityError):
+            space = layer_space(made.space)
+        return vulnerability(
+            made.engine,
+            space,
+            share=None if self.share == 1 else self.share,
+            weights=self.weights,
+            neurons=self.neurons,
+            fresh=self.fresh,
+            audit=self.audit,
+            criterion=made.criterion,
+            stop=made.stop,
+            level=made.level,
+            seed=made.seed,
+        )
+
+
+class Ra(Section):
+    """Find how accurate the model is, given that an upset struck the accelerator that runs it."""
+
+    accelerator: str = Field(
+        default="output-stationary",
+        min_length=1,
+        description="A shipped accelerator, or a YAML file that describes one.",
+    )
+    estimator: str = Field(
+        default="drop",
+        description="How upsets are drawn and weighed: `drop`, or one of the papers' `UNIFORM`, `MAC`, `IS`, `IS-B`, "
+        "`IS-B-drop`.",
+    )
+    harden: Names = Field(default=(), description="Types of flip-flops that are hardened.")
+    buffer: Names = Field(
+        default=(), description="Unprotected memories of inputs, weights or outputs, such as `weight=524288` (bits)."
+    )
+    flip_flops: int | None = Field(
+        default=None,
+        ge=1,
+        le=10**15,
+        description="All flip-flops of the chip, where its description does not count them.",
+    )
+    protect: Names = Field(
+        default=(), description="Layers to protect in the what-if table; the worst three unless given."
+    )
+
+    def build(self, made: Made) -> "Campaign":
+        """Return the campaign."""
+        from torchfault.recipes.resiliency import resiliency  # type: ignore[import-not-found]
+
+        return resiliency(  # type: ignore[no-any-return]
+            made.engine,
+            self.chip(),
+            estimator=self.estimator,
+            inputs_per_fault=made.inputs_per_fault,
+            stop=made.stop,
+            seed=made.seed,
+            level=made.level,
+        )
+
+    def chip(self) -> "Accelerator":
+        """Return the accelerator that the keys describe, or raise :class:`HardwareError`."""
+        from torchfault.hardware.accelerator import find_accelerator, hardened, with_buffer
+
+        chip = find_accelerator(self.accelerator)
+        chip = chip if self.flip_flops is None else replace(chip, flip_flops=self.flip_flops)
+        for one in self.harden:
+            chip = hardened(chip, one)
+        for one in self.buffer:
+            holds, _, bits = one.partition("=")
+            if holds not in ("input", "weight", "output") or not bits.isdecimal() or not 0 < int(bits) < 2**62:
+                raise HardwareError(f"buffer {one}: expected input, weight or output = bits, such as weight=524288")
+            if chip.flip_flops is None:
+                raise HardwareError(f"a buffer is weighed against the flip-flops of '{chip.name}'; give --flip-flops")
+            share = int(bits) / chip.flip_flops * sum(part.share for part in chip.types)
+            chip = with_buffer(chip, f"{holds} buffer", holds=holds, share=share)  # type: ignore[arg-type]
+        return chip
