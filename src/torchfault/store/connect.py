@@ -16,7 +16,7 @@ from sqlalchemy.pool import QueuePool
 
 from torchfault.errors import StoreError
 
-__all__ = ["Place", "connect", "place", "translated"]
+__all__ = ["Place", "connect", "place", "translated", "write_ahead"]
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,6 @@ def _open(path: Path, readonly: bool, timeout: float) -> sqlite3.Connection:
         return _open_to_read(path, options)
     connection: sqlite3.Connection = sqlite3.connect(path, **options)
     try:
-        with suppress(sqlite3.OperationalError):  # another process is switching, or the file system has no WAL
-            connection.execute("PRAGMA journal_mode = WAL")
         # In WAL mode NORMAL survives any death of the process; a power cut may lose the last batches, never break it.
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -82,6 +80,16 @@ def _open(path: Path, readonly: bool, timeout: float) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def write_ahead(engine: Engine) -> None:
+    """Let readers of an SQLite file go on while it is written to, which the file itself remembers: for stores alone."""
+    connection = engine.raw_connection()
+    try:
+        with suppress(sqlite3.OperationalError):  # another process is switching, or the file system has no WAL
+            connection.cursor().execute("PRAGMA journal_mode = WAL")
+    finally:
+        connection.close()
 
 
 def _open_to_read(path: Path, options: dict[str, Any]) -> sqlite3.Connection:
@@ -121,7 +129,7 @@ def translated(where: Place) -> Iterator[None]:
         yield
     except IntegrityError:
         raise
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"the store {where.shown} is damaged ({error}); restore it from a copy") from error
     except (SQLAlchemyError, sqlite3.Error) as error:
         original = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error

@@ -17,7 +17,7 @@ from torchfault.errors import StoreError, did_you_mean
 from torchfault.files import unreadable
 from torchfault.store import schema
 from torchfault.store.columns import Columns, pack, unpack
-from torchfault.store.connect import connect, place, translated
+from torchfault.store.connect import connect, place, translated, write_ahead
 from torchfault.store.lock import lock_file, lock_session
 from torchfault.store.record import Batch, Record, batch_checksum, from_row, row_checksum, to_row
 
@@ -48,6 +48,7 @@ class Store:
         self._place = place(where)
         self._access = access
         self._ready = False
+        self._sound: set[str] = set()
         file = self._place.file
         if file is not None:
             _check_file(file, access)
@@ -79,12 +80,14 @@ class Store:
         if not self._ready:
             return ()
         with self._reading() as connection:
+            self._check(connection, schema.campaigns.name)
             return tuple(from_row(row) for row in connection.execute(_records()))
 
     def campaign(self, name: str) -> Record:
         """Return the campaign called *name*, or raise :class:`StoreError` with a suggestion."""
         if self._ready:
             with self._reading() as connection:
+                self._check(connection, schema.campaigns.name)
                 row = connection.execute(_records().where(schema.campaigns.c.name == name)).one_or_none()
             if row is not None:
                 return from_row(row)
@@ -118,6 +121,8 @@ class Store:
         blob = pack(columns)
         with self._writing() as connection:
             number = self._number(connection, name)
+            if connection.execute(select(schema.campaigns.c.total).where(schema.campaigns.c.id == number)).scalar_one():
+                raise StoreError(f"campaign '{name}' has ended, and takes no more trials; reopen it first")
             held = select(func.count(), func.coalesce(func.max(batches.first + batches.trials), 0))
             count, done = connection.execute(held.where(batches.campaign == number)).one()
             if first != done:
@@ -134,6 +139,7 @@ class Store:
         self.campaign(name)
         batches = schema.batches.c
         with self._reading() as connection:
+            self._check(connection, schema.batches.name)
             mine = batches.campaign == self._number(connection, name)
             keys = connection.execute(select(batches.number).where(mine).order_by(batches.number)).scalars().all()
             expected = 0
@@ -154,12 +160,12 @@ class Store:
         return Columns.join([batch.columns for batch in self.batches(name)])
 
     def finish(self, name: str, *, status: str = "finished", reason: str = "") -> None:
-        """Note how a campaign ended, and why."""
-        self._mark(name, {"status": status, "reason": reason})
+        """Note how a campaign ended, and why; :meth:`reopen` lets it go on."""
+        self._mark(name, {"status": status, "reason": reason}, ended=True)
 
     def reopen(self, name: str, configuration: Mapping[str, Any]) -> None:
         """Note that a campaign goes on, under *configuration*."""
-        self._mark(name, {"status": "running", "reason": "", "configuration": dict(configuration)})
+        self._mark(name, {"status": "running", "reason": "", "configuration": dict(configuration)}, ended=False)
 
     @contextmanager
     def writer(self, name: str) -> Iterator[None]:
@@ -179,10 +185,22 @@ class Store:
         finally:
             release()
 
-    def _mark(self, name: str, values: dict[str, Any]) -> None:
+    def _check(self, connection: Connection, table: str) -> None:
+        """Have SQLite check its pages of *table*, once: rows that a damaged page hides would just be missing."""
+        if self._place.file is None or table in self._sound:
+            return
+        said = str(connection.exec_driver_sql(f"PRAGMA integrity_check('{table}')").scalar())
+        if said != "ok":
+            raise StoreError(f"the store {self} is damaged ({' '.join(said.split())}); restore it from a copy")
+        self._sound.add(table)
+
+    def _mark(self, name: str, values: dict[str, Any], *, ended: bool) -> None:
         with self._writing() as connection:
             number = self._number(connection, name)
-            mine = schema.campaigns.c.id == number
+            mine, values = schema.campaigns.c.id == number, values | {"total": None}
+            if ended:
+                held = select(func.coalesce(func.sum(schema.batches.c.trials), 0))
+                values["total"] = int(connection.execute(held.where(schema.batches.c.campaign == number)).scalar_one())
             row = dict(connection.execute(select(schema.campaigns).where(mine)).one()._mapping) | values
             connection.execute(update(schema.campaigns).where(mine).values(**values, checksum=row_checksum(row)))
 
@@ -222,6 +240,9 @@ class Store:
             version = self._version(connection)
         if version is None and self._access == "read":
             raise StoreError(f"the store {self} is empty; run a campaign into it first")
+        if self._place.file is not None and self._access != "read":
+            with translated(self._place):
+                write_ahead(self._engine)
         if version is None:
             with self._writing() as connection:
                 if self._version(connection) is None:  # again: another process may have been faster

@@ -63,15 +63,15 @@ _NUMBERS = ("faults", "inputs")
 
 
 def to_row(record: Record) -> dict[str, Any]:
-    """Return *record* as a row of the store, with its checksum."""
+    """Return *record*, of a campaign that has not ended, as a row of the store, with its checksum."""
     row: dict[str, Any] = {name: dict(getattr(record, name)) for name in _JSON}
-    row |= {name: getattr(record, name) for name in (*_TEXT, *_NUMBERS)} | {"seed": str(record.seed)}
+    row |= {name: getattr(record, name) for name in (*_TEXT, *_NUMBERS)} | {"seed": str(record.seed), "total": None}
     return row | {"checksum": row_checksum(row)}
 
 
 def row_checksum(row: Mapping[str, Any]) -> str:
     """Return a SHA-256 over all that a campaign's row says."""
-    held = {name: row[name] for name in (*_JSON, *_TEXT, *_NUMBERS)}
+    held = {name: row[name] for name in (*_JSON, *_TEXT, *_NUMBERS, "total")}
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
@@ -83,7 +83,11 @@ def batch_checksum(first: int, trials: int, seconds: float, data: bytes) -> str:
 def from_row(row: Any) -> Record:
     """Return the record that a row of the store holds, with the sums over its batches."""
     held = {name: getattr(row, name) for name in (*_JSON, *_TEXT, *_NUMBERS)}
-    if row_checksum(held) != row.checksum:
+    if row_checksum(held | {"total": row.total}) != row.checksum:
         raise StoreError(f"the row of campaign '{row.name}' does not fit its checksum; the store is damaged")
     counted = {"trials": int(row.trials or 0), "seconds": float(row.seconds or 0.0)}
+    if row.total not in (None, counted["trials"]):
+        raise StoreError(
+            f"campaign '{row.name}' ended with {row.total} trials, got {counted['trials']}; the store is damaged"
+        )
     return Record(**{**held, "seed": int(row.seed), **counted})

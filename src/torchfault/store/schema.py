@@ -46,6 +46,7 @@ campaigns = Table(
     Column("inputs", BigInteger, nullable=False),
     Column("status", String(20), nullable=False),
     Column("reason", Text, nullable=False),
+    Column("total", BigInteger, nullable=True),  # trials in all once it ended: batches that are lost would be missed
     Column("checksum", String(64), nullable=False),
 )
 
