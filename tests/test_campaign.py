@@ -13,13 +13,14 @@ from doubles import SPACE, Double, outcomes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchfault.campaign import Campaign, Results, check_resumable, load, run
-from torchfault.campaign.identity import describe, differences, show
-from torchfault.campaign.plan import prepare
+from torchfault.campaign import Campaign, check_resumable, run
+from torchfault.campaign.description import describe, differences, show
+from torchfault.campaign.drawing import Drawn, Source
 from torchfault.criteria import NonFinite, Top1Change, accuracy
 from torchfault.errors import CampaignError, CriterionError, EngineError, SamplingError, SpaceError, StatisticsError
 from torchfault.faults import BitFlip, RandomWord, StuckAt
-from torchfault.sampling import BitErrorRate, Draws, Exhaustive, Uniform
+from torchfault.results import Results, load
+from torchfault.sampling import BitErrorRate, Design, Draws, Exhaustive, Population, Strata, Uniform
 from torchfault.space import FaultSpace, Site
 from torchfault.statistics import HalfWidth, MaxTrials, TimeBudget, proportion, weighted_mean, wilson
 from torchfault.store import Columns, Record, Store
@@ -35,17 +36,24 @@ def everything(inputs: int = 10) -> tuple[np.ndarray, np.ndarray]:
     return outcome, (outcome > 0).mean()
 
 
+def drawn(campaign: Campaign, first: int, last: int) -> Drawn:
+    """Return the trials *first* to *last* of a campaign that does not follow its outcomes."""
+    design = campaign.sampler.design(Population(campaign.space, inputs=campaign.inputs))
+    return Source(campaign, design).take(first, last, None)
+
+
 @dataclass(frozen=True)
 class Skewed:
     """Prefer high bits, and the first sites; weights undo it."""
 
     block: int = 500
 
-    def total(self, space):
-        del space
+    def design(self, population):
+        return Design(Strata.one(len(population.space)), block=self.block)
 
-    def draw(self, space, n, *, rng, start=0):
-        del start
+    def draw(self, population, n, *, rng, start, tally=None):
+        del start, tally
+        space = population.space
         site, _, bit = space.locate(np.arange(len(space)))
         q = (8.0 + bit) * np.where(site < 2, 3.0, 1.0)
         q /= q.sum()
@@ -59,11 +67,14 @@ class Layered:
 
     block: int = 500
 
-    def total(self, space):
-        del space
+    def design(self, population):
+        space = population.space
+        strata = Strata.of_cells(space, space.cells.group, population.measure.mass(space))
+        return Design(strata, block=self.block)
 
-    def draw(self, space, n, *, rng, start=0):
-        del start
+    def draw(self, population, n, *, rng, start, tally=None):
+        del start, tally
+        space = population.space
         site = np.arange(n) % len(space.sites)
         begin = np.cumsum(space.sizes) - space.sizes
         index = begin[site] + (rng.random(n) * space.sizes[site]).astype(np.int64)
@@ -79,15 +90,15 @@ SAMPLERS = [Uniform(), Uniform(faults=3), BitErrorRate(0.003), Exhaustive(block=
 @pytest.mark.parametrize("metric", [None, accuracy], ids=["lanes", "metric"])
 def test_the_nth_trial_depends_on_seed_and_n_alone(sampler, metric):
     campaign = Campaign(Double(), SPACE, sampler=sampler, fault=RandomWord(), seed=5, metric=metric)
-    end = min(2000, sampler.total(SPACE) or 2000)
-    whole = prepare(campaign, 0, end)
+    end = min(2000, sampler.design(Population(SPACE)).total or 2000)
+    whole = drawn(campaign, 0, end)
     assert len(whole.columns) == len(whole.trials) == end
 
     @given(st.integers(0, end - 1), st.integers(1, 700))
     @settings(max_examples=25, deadline=None)
     def check(first, length):
         last = min(first + length, end)
-        part = prepare(campaign, first, last)
+        part = drawn(campaign, first, last)
         expected = whole.columns.take(first, last)
         for name in ("faults", "inputs", "weights", "strata", "counts"):
             one, two = getattr(part.columns, name), getattr(expected, name)
@@ -98,13 +109,13 @@ def test_the_nth_trial_depends_on_seed_and_n_alone(sampler, metric):
             assert np.array_equal(getattr(part.trials, name), getattr(trials, name)), name
 
     check()
-    other = prepare(replace(campaign, seed=6), 0, end)
+    other = drawn(replace(campaign, seed=6), 0, end)
     assert not np.array_equal(other.trials.toggle, whole.trials.toggle)
 
 
 def test_the_trials_that_run_are_those_recorded():
     campaign = Campaign(Double(), SPACE, sampler=Uniform(faults=2), seed=3)
-    plan = prepare(campaign, 100, 400)
+    plan = drawn(campaign, 100, 400)
     again = strike(
         SPACE,
         SPACE.locate(plan.columns.faults),
@@ -118,15 +129,15 @@ def test_the_trials_that_run_are_those_recorded():
 
 
 def test_inputs_are_drawn_evenly():
-    plan = prepare(Campaign(Double(inputs=7), SPACE, seed=1), 0, 7000)
+    plan = drawn(Campaign(Double(inputs=7), SPACE, seed=1), 0, 7000)
     counts = np.bincount(plan.columns.inputs, minlength=7)
     assert (abs(counts - 1000) < 5 * math.sqrt(1000)).all()
 
 
 def test_large_trials_are_taken_a_few_at_a_time(monkeypatch):
-    monkeypatch.setattr("torchfault.campaign.plan._MOST_FAULTS", 10_000)
-    campaign = Campaign(Double(), SPACE, sampler=Uniform(faults=4096), seed=0, stop=MaxTrials(20))
-    plan = prepare(campaign, 0, 256)
+    monkeypatch.setattr("torchfault.campaign.drawing._MOST_FAULTS", 10_000)
+    campaign = Campaign(Double(), SPACE, sampler=Uniform(4096, distinct=False), seed=0, stop=MaxTrials(20))
+    plan = drawn(campaign, 0, 256)
     assert len(plan.trials) == 3
     assert len(plan.columns.faults) == 3 * 4096
     assert len(run(campaign)) == 20
@@ -191,10 +202,9 @@ def test_weighted_estimates_hold_the_truth_in_every_group(sampler):
 class Bounded(Skewed):
     """Tells of a weight that it never drew."""
 
-    def largest_weight(self, space):
-        """Return more than is drawn."""
-        del space
-        return 40.0
+    def design(self, population):
+        """Return a design with a larger weight than is drawn."""
+        return replace(super().design(population), largest_weight=40.0)
 
 
 def test_a_sampler_that_tells_its_largest_weight_gets_the_interval_for_it(tmp_path):
@@ -316,7 +326,9 @@ def test_tables_are_those_of_pandas(sampler):
 
 
 def test_groups_come_in_the_order_of_the_space_even_without_trials():
-    empty = Results(Record("none", space=SPACE, inputs=10), Columns.empty())
+    design = Uniform().design(Population(SPACE)).plain()
+    record = Record("none", space=SPACE.plain(), faults=len(SPACE), inputs=10, design=design)
+    empty = Results(record, Columns.empty())
     assert empty.table("site")["key"].tolist() == list(SPACE.names)
     assert empty.table("layer")["key"].tolist() == ["conv", "norm", "(model)", "fc"]
     assert empty.table("kind")["key"].tolist() == ["weight", "input", "norm", "output", "bias"]
@@ -340,7 +352,7 @@ def test_tables_take_level_and_method():
     assert wide["low"] < narrow["low"] < narrow["high"] < wide["high"]
     estimate = results.estimate(level=0.999, method="clopper-pearson")
     assert (estimate.low, estimate.high) == (wide["low"], wide["high"])
-    with pytest.raises(CampaignError, match=r"a table is by model, .*, got 'sites'; did you mean 'site'"):
+    with pytest.raises(SpaceError, match=r"faults are grouped by model, .*, got 'sites'; did you mean 'site'"):
         results.table("sites")
     with pytest.raises(StatisticsError, match="interval method"):
         results.table("site", method="wald")
@@ -410,8 +422,9 @@ def test_a_metric_that_is_no_finite_number():
     assert median.method == "quantile 0.5"
     assert median.value == np.sort(np.nan_to_num(results.columns.values, nan=np.inf))[99]
     assert median.low <= median.value <= median.high < math.inf
-    with pytest.raises(CampaignError, match="without faults must be a finite number, got nan"):
-        run(Campaign(Double(), SPACE, metric=lambda *_: math.nan, stop=MaxTrials(10)))
+    for wrong in (math.nan, -math.inf):
+        with pytest.raises(CriterionError, match=f"metric of the golden outputs is a finite number, got {wrong}"):
+            run(Campaign(Double(), SPACE, metric=lambda *_, wrong=wrong: wrong, stop=MaxTrials(10)))
     with pytest.raises(CriterionError, match="a metric returns one number, got Tensor"):
         run(Campaign(Double(), SPACE, metric=lambda outputs, _: outputs, stop=MaxTrials(10)))
 
@@ -436,9 +449,9 @@ def test_a_metric_with_a_span_has_an_interval_within_what_its_drop_can_be():
 
 
 def test_large_outputs_are_gathered_a_few_trials_at_a_time(monkeypatch):
-    from torchfault.campaign import measure
+    from torchfault.campaign import judging
 
-    monkeypatch.setattr(measure, "_MOST_BYTES", 10 * 2 * 4 * 3)  # three trials' worth
+    monkeypatch.setattr(judging, "_MOST_BYTES", 10 * 2 * 4 * 3)  # three trials' worth
     engine, most = Double(), 0
     whole = engine.run
 
@@ -498,8 +511,8 @@ def test_an_engine_that_loses_or_repeats_a_trial_is_found_out(monkeypatch):
 
 def test_a_sampler_that_draws_too_few_is_found_out():
     class Short(Uniform):
-        def draw(self, space, n, *, rng, start=0):
-            return super().draw(space, n - 1, rng=rng, start=start)
+        def draw(self, population, n, *, rng, start, tally=None):
+            return super().draw(population, n - 1, rng=rng, start=start, tally=tally)
 
     with pytest.raises(SamplingError, match="Short was asked for 4096 trials, got 4095"):
         run(Campaign(Double(), SPACE, sampler=Short(), stop=MaxTrials(300)))
@@ -514,15 +527,81 @@ def test_campaigns_that_cannot_run_say_why():
     other = FaultSpace((Site("fc.bias", (4,), word="int8", kind="bias"),))
     with pytest.raises(CampaignError, match=r"holds 'fc.bias' as int8 \(4,\), the model as int8 \(3,\); take"):
         run(Campaign(engine, other, stop=MaxTrials(10)))
-    with pytest.raises(CampaignError, match="HalfWidth is about a share of failures, not a metric"):
-        run(Campaign(engine, SPACE, metric=share_of_zero, stop=MaxTrials(10) | HalfWidth(0.1)))
-    with pytest.raises(CampaignError, match="HalfWidth needs randomly drawn faults"):
-        run(Campaign(engine, SPACE, sampler=Exhaustive(), stop=HalfWidth(0.1)))
-    with pytest.raises(CampaignError, match="HalfWidth is about equally weighted trials"):
-        run(Campaign(engine, SPACE, sampler=Skewed(), stop=HalfWidth(0.1)))
+    with pytest.raises(SpaceError, match=r"faults are grouped by model, .*, got 'sites'; did you mean 'site'"):
+        run(Campaign(engine, SPACE, stop=HalfWidth(0.1, by="sites")))
+    with pytest.raises(CampaignError, match="a fault runs on 1 to 10 inputs, as many as there are, got 11; None takes"):
+        Campaign(engine, SPACE, inputs_per_fault=11)
+    for name in ("failed", "vouched"):
+        with pytest.raises(
+            CampaignError, match=f"every campaign has a verdict '{name}' of its own; give yours another"
+        ):
+            run(Campaign(engine, SPACE, verdicts={name: NonFinite()}, stop=MaxTrials(10)))
     with pytest.raises(CampaignError, match="at least one lane, got 0"):
         run(Campaign(engine, SPACE, stop=MaxTrials(10)), batch=0)
+    with pytest.raises(CampaignError, match="progress is a function that takes a Standing, got True"):
+        run(Campaign(engine, SPACE, stop=MaxTrials(10)), progress=True)
     assert engine.lanes == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "example"),
+    [
+        ("space", "conv", "engine.space.select"),
+        ("sampler", "uniform", r"Uniform\(\)"),
+        ("sampler", Uniform, r"Uniform\(\), got the class Uniform itself"),
+        ("measure", "uniform", "ProductMeasure"),
+        ("fault", "flip", r"BitFlip\(\)"),
+        ("criterion", "top1", r"Top1Change\(\)"),
+        ("criterion", Top1Change, "got the class Top1Change itself"),
+        ("metric", "accuracy", "accuracy"),
+        ("resolver", "direct", r"Direct\(\)"),
+        ("stop", 500, r"MaxTrials\(1000\), got '500'"),
+        ("seed", "0", "0"),
+    ],
+)
+def test_a_campaign_of_the_wrong_parts_says_what_is_wanted(name, value, example):
+    given = {"engine": Double(), "space": SPACE, name: value}
+    with pytest.raises(CampaignError, match=f"{name} of a campaign is a value such as .*{example}"):
+        Campaign(**given)
+
+
+def middling(outputs, labels) -> float:
+    """Return the share of inputs whose first score is higher, halved and raised by a quarter."""
+    return share_of_zero(outputs, labels) / 2 + 0.25
+
+
+middling.bounds = (0.2, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("options", "by", "h"),
+    [
+        ({"sampler": Skewed()}, "model", 0.03),
+        ({"sampler": Skewed()}, "site", 0.15),
+        ({"sampler": Layered()}, "site", 0.1),
+        ({"sampler": Uniform(faults=3)}, "site", 0.12),
+        ({"sampler": Uniform()}, "bit", 0.2),
+        ({"sampler": Uniform()}, "channel", 0.2),
+        ({"sampler": Uniform(), "inputs_per_fault": 4}, "site", 0.2),
+        ({"sampler": Uniform(), "inputs_per_fault": None}, "model", 0.06),
+        ({"sampler": BitErrorRate(0.003)}, "layer", 0.1),
+        ({"metric": middling}, "model", 0.012),
+        ({"metric": middling}, "site", 0.1),
+        ({"sampler": Exhaustive()}, "model", 0.2),
+        ({"sampler": Exhaustive()}, "site", 0.3),
+    ],
+    ids=str,
+)
+def test_a_half_width_ends_any_sampler_with_the_intervals_of_its_table_as_narrow(options, by, h):
+    results = run(Campaign(Double(), SPACE, seed=3, stop=HalfWidth(h, by=by), **options), batch=128)
+    assert f"of at most {h:g} reached by {by}" in results.record.reason
+    table = results.table(by)
+    reached = (table["high"] - table["low"]) / 2
+    assert reached.max() <= h
+    assert results.record.reason.startswith(f"half-width {reached.max():.2g} of at most")
+    one = 12 if "metric" in options else 128  # a batch
+    earlier = Results(results.record, results.columns.take(0, max(len(results) - one, 0))).table(by)
+    assert ((earlier["high"] - earlier["low"]) / 2 > h).any()
 
 
 def test_a_part_of_the_bits_is_a_space_too():

@@ -281,8 +281,8 @@ def test_functions_have_the_bounds_of_their_values_or_none():
     ("metric", "message"),
     [
         (Accuracy(), "expected labels"),
-        (lambda *_: "good", "the metric fails on the golden outputs: ValueError"),
-        (lambda *_: NAN, "the metric of the golden outputs is NaN"),
+        (lambda *_: "good", "a metric returns one number, got str; reduce it to one"),
+        (lambda *_: NAN, "the metric of the golden outputs is a finite number, got nan"),
         (lambda *_: 1 / 0, "ZeroDivisionError"),
     ],
 )

@@ -140,7 +140,7 @@ class Campaign:
     def __post_init__(self) -> None:
         for name, kind, example in _EXPECTED:
             value = getattr(self, name)
-            if not isinstance(value, kind):
+            if isinstance(value, type) or not isinstance(value, kind):
                 raise CampaignError(
                     f"{name} of a campaign is a value such as {example}, got {_shown(value)}; "
                     "names of things stand in configurations"

@@ -21,11 +21,12 @@ from torchfault.criteria import (
     check_metric,
     higher_is_better,
     judge,
+    metric_of,
     unusable_inputs,
 )
 from torchfault.data import Tree, leaves, map_tensors, rows
 from torchfault.engine.executor import Lanes
-from torchfault.errors import CampaignError, CriterionError, EngineError
+from torchfault.errors import CampaignError, EngineError
 from torchfault.resolve import Verdicts
 from torchfault.trials import Trials
 
@@ -90,7 +91,7 @@ def _each_once(engine: Machine, trials: Trials) -> Iterator[Lanes]:
 class Meter:
     """Measures the metric of *campaign* over the whole data set, trial by trial.
 
-    Raises :class:`CampaignError` where the metric without faults is no finite number.
+    Raises :class:`torchfault.errors.CriterionError` where the metric without faults is no finite number.
     """
 
     campaign: Campaign
@@ -104,12 +105,7 @@ class Meter:
     def golden(self) -> float:
         """The metric without faults."""
         assert self.campaign.metric is not None
-        metric = check_metric(self.campaign.metric, self.outputs, self.campaign.engine.data.labels)
-        if not math.isfinite(metric):
-            raise CampaignError(
-                f"the metric of the model without faults must be a finite number, got {metric}; check it"
-            )
-        return metric
+        return check_metric(self.campaign.metric, self.outputs, self.campaign.engine.data.labels)
 
     @property
     def bounds(self) -> list[float] | None:
@@ -133,7 +129,8 @@ class Meter:
 
         Every trial runs on all inputs; its outputs are gathered, in rows of golden ones, until all of them are there.
         """
-        inputs = self.campaign.inputs
+        inputs, of, labels = self.campaign.inputs, self.campaign.metric, self.campaign.engine.data.labels
+        assert of is not None
         metric, due = np.full(len(trials), self.golden), np.zeros(len(trials), dtype=np.bool_)
         left = np.full(len(trials), inputs)
         gathered: dict[int, Tree] = {}
@@ -153,17 +150,9 @@ class Meter:
             done = [int(trial) for trial in np.unique(owner) if not left[trial]]
             for trial in done:
                 if trial in gathered:
-                    metric[trial] = self._number(gathered.pop(trial))
+                    metric[trial] = metric_of(of, gathered.pop(trial), labels)
             seen(len(done))
         return metric, due
-
-    def _number(self, outputs: Tree) -> float:
-        assert self.campaign.metric is not None
-        value: object = self.campaign.metric(outputs, self.campaign.engine.data.labels)
-        try:
-            return float(value)  # type: ignore[arg-type]  # a tensor of one element is welcome
-        except (TypeError, ValueError, RuntimeError):
-            raise CriterionError(f"a metric returns one number, got {type(value).__name__}; reduce it to one") from None
 
 
 def golden_facts(campaign: Campaign, judge: Judge, meter: Meter | None) -> dict[str, Any]:

@@ -227,7 +227,7 @@ def _loop(session: _Session) -> str:
         columns = _outcomes(session, first, _border(session, first))
         reason, kept = _update(session, columns)
         _append(session, columns.take(0, kept), first)
-        _speak(session, 0.0)
+        _speak(session, 0.0, last=reason is not None)
     return reason
 
 
@@ -351,17 +351,18 @@ def _append(session: _Session, columns: Columns, first: int) -> None:
     session.ahead = 0
 
 
-def _speak(session: _Session, seconds: float) -> None:
-    """Tell the progress callback where the campaign stands, so many *seconds* into a batch."""
+def _speak(session: _Session, seconds: float, *, last: bool = False) -> None:
+    """Tell the progress callback where the campaign stands, so many *seconds* into a batch, or at the *last* one."""
     session.spoke = time.perf_counter()
     if session.progress is None:
         return
     done, spent = session.tally.trials + session.ahead, session.seconds + seconds
-    if session.estimate is None or (not seconds and session.spoke > session.stale):
+    if session.estimate is None or last or (not seconds and session.spoke > session.stale):
         level = level_of(session.campaign)
         session.estimate = running_estimate(session.record, session.tally, level=level)
         now = time.perf_counter()
-        session.stale = now + _PATIENCE * (now - session.spoke)
+        if session.tally.trials:  # without any there is nothing yet that might go stale
+            session.stale = now + _PATIENCE * (now - session.spoke)
     rate = done / spent if spent > 0 else 0.0
     stop, end = session.campaign.stop, session.source.total
     goal = expected_trials(stop, end, session.estimate, done=done, seconds=spent, rate=rate)

@@ -3,7 +3,7 @@
 from torchfault.criteria.answers import answers, changes
 from torchfault.criteria.compose import AllOf, AnyOf, Criterion, Not, Outcomes, judge, unusable_inputs
 from torchfault.criteria.failures import MarginDrop, Misclassified, NonFinite, OutputError, Top1Change, TopK
-from torchfault.criteria.fitting import Fitting, check_criterion, check_metric, fitting, judged
+from torchfault.criteria.fitting import Fitting, check_criterion, check_metric, fitting, judged, metric_of
 from torchfault.criteria.from_text import as_criterion, as_metric
 from torchfault.criteria.metrics import (
     Accuracy,
@@ -57,6 +57,7 @@ __all__ = [
     "judge",
     "judged",
     "mean_iou",
+    "metric_of",
     "perplexity",
     "unusable_inputs",
 ]

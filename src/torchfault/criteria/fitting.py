@@ -16,7 +16,7 @@ from torchfault.criteria.outputs import named, pick
 from torchfault.data import Tree, leaves
 from torchfault.errors import CriterionError, TorchfaultError, brief
 
-__all__ = ["Fitting", "check_criterion", "check_metric", "fitting", "judged"]
+__all__ = ["Fitting", "check_criterion", "check_metric", "fitting", "judged", "metric_of"]
 
 _PLAIN = re.compile(r"[\w.-]+")
 _MANY = 32  # values, of which as many scores of classes would be a strange coincidence
@@ -206,14 +206,25 @@ def judged(criterion: Criterion, golden: Tree) -> str:
     return "; ".join(told)
 
 
+def metric_of(metric: Metric, outputs: Tree, labels: Tree | None) -> float:
+    """Return *metric* of *outputs* as a number, or raise :class:`CriterionError` where it is none."""
+    value: object = metric(outputs, labels)
+    try:
+        return float(value)  # type: ignore[arg-type]  # a tensor of one element is welcome
+    except (TypeError, ValueError, RuntimeError):
+        raise CriterionError(f"a metric returns one number, got {type(value).__name__}; reduce it to one") from None
+
+
 def check_metric(metric: Metric, golden: Tree, labels: Tree | None) -> float:
     """Return *metric* of the *golden* outputs, or raise :class:`CriterionError` where it does not fit them."""
     try:
-        value = float(metric(golden, labels))
+        value = metric_of(metric, golden, labels)
     except TorchfaultError:
         raise
     except Exception as error:
         raise CriterionError(f"the metric fails on the golden outputs: {brief(error)}") from error
-    if math.isnan(value):
-        raise CriterionError("the metric of the golden outputs is NaN; check the outputs and the labels")
+    if not math.isfinite(value):
+        raise CriterionError(
+            f"the metric of the golden outputs is a finite number, got {value}; check the outputs and the labels"
+        )
     return value
