@@ -96,8 +96,14 @@ class Site:
         """The number of channels, 1 where there is no such axis."""
         return 1 if self.channel is None else self.shape[self.channel]
 
+    def channel_of(self, element: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the channel of flat elements, (n,); 0 where there is no such axis."""
+        if self.channel is None:
+            return np.zeros_like(element)
+        return np.asarray(element // math.prod(self.shape[self.channel + 1 :]) % self.channels)
+
     def in_channel(self, channel: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the flat elements of the words numbered *place* in each *channel*, (n,): elements/channels in each.
+        """Return the flat elements of the words numbered *place* in each *channel*, (n,) or of shapes that broadcast.
 
         >>> Site("conv.weight", (8, 2, 3, 3), channel=1).in_channel(np.array([1]), np.array([10]))
         array([28])

@@ -1,8 +1,10 @@
 """Results: what a campaign found, estimated from its stored trials and the design of their draws; needs no torch."""
 
 from torchfault.results.assumptions import Audit
+from torchfault.results.comparison import Agreement, agreement, compare
 from torchfault.results.diagnostics import Diagnostics
 from torchfault.results.export import export_trials
+from torchfault.results.factor_score import FactorScore, factor_score
 from torchfault.results.looks import LOOK
 from torchfault.results.recall import Recall, recall
 from torchfault.results.regression import assisted
@@ -11,12 +13,17 @@ from torchfault.results.vulnerability import factors, ranges
 
 __all__ = [
     "LOOK",
+    "Agreement",
     "Audit",
     "Diagnostics",
+    "FactorScore",
     "Recall",
     "Results",
+    "agreement",
     "assisted",
+    "compare",
     "export_trials",
+    "factor_score",
     "factors",
     "load",
     "ranges",

@@ -6,7 +6,7 @@ from torchfault.sampling.design import Design, Strata
 from torchfault.sampling.deviations import Deviations
 from torchfault.sampling.importance import Importance
 from torchfault.sampling.learned import Fitted, Learned
-from torchfault.sampling.planning import plan
+from torchfault.sampling.planning import compare_plans, plan, plan_analysis
 from torchfault.sampling.protocol import Draws, Population, Sampler, stream
 from torchfault.sampling.scores import Effect, Score, Sensitivity, Table, score_mean, score_of
 from torchfault.sampling.search import Search
@@ -45,7 +45,9 @@ __all__ = [
     "WholeWords",
     "bit_probabilities",
     "bits_from",
+    "compare_plans",
     "plan",
+    "plan_analysis",
     "score_mean",
     "score_of",
     "stream",

@@ -17,7 +17,7 @@ from torchfault.sampling.tally import Tally
 from torchfault.site import Site
 from torchfault.space import FaultSpace
 
-__all__ = ["Count", "TwoStage", "drawn_channels", "drawn_words"]
+__all__ = ["Count", "TwoStage", "drawn_channels", "drawn_words", "sampled_channels"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -26,20 +26,30 @@ Count = int | Literal["log2"] | None
 """How many words of a channel: a number, the logarithm to base 2 of how many there are, or all of them."""
 
 
-def drawn_channels(site: Site, share: float | None, *, rng: np.random.Generator, least: int = 2) -> Ints:
-    """Return a random *share* of the channels of *site*, rounded up, in increasing order; all of them if ``None``.
+def sampled_channels(site: Site, share: float | None) -> int:
+    """Return how many channels of *site* a *share* of them is: rounded up, at least one; all of them if ``None``.
 
-    There are *least* where the site has as many: a single channel tells nothing of how channels differ. Raises
-    :class:`SamplingError` for a share outside 0 to 1.
+    Raises :class:`SamplingError` for a share outside 0 to 1.
+
+    >>> sampled_channels(Site("conv.weight", (64, 3), channel=0), 0.1)
+    7
+    """
+    if share is None:
+        return site.channels
+    if not 0 < share <= 1:
+        raise SamplingError(f"share is a fraction of the channels above 0 and up to 1, got {share}; None takes all")
+    return min(site.channels, max(1, ceil(share * site.channels - 1e-9)))
+
+
+def drawn_channels(site: Site, share: float | None, *, rng: np.random.Generator) -> Ints:
+    """Return a random *share* of the channels of *site*, in increasing order; all of them if ``None``.
+
+    There are two at least where the site has as many: a single channel tells nothing of how channels differ.
 
     >>> drawn_channels(Site("conv.weight", (64, 3), channel=0), 0.05, rng=np.random.default_rng(0))
     array([ 8, 16, 27, 36])
     """
-    if share is None:
-        return np.arange(site.channels)
-    if not 0 < share <= 1:
-        raise SamplingError(f"share is a fraction of the channels above 0 and up to 1, got {share}; None takes all")
-    count = min(site.channels, max(least, ceil(share * site.channels - 1e-9)))
+    count = min(site.channels, max(2, sampled_channels(site, share)))
     return np.sort(rng.permutation(site.channels)[:count])
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import sqlite3
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -119,6 +120,18 @@ _ADVICE = (
 )
 
 
+# What `torchfault vulnerability --keep` wrote before 0.2.
+_ARCHIVE = "is an archive (a kept analysis of torchfault 0.1?), no database; choose another file and run it again there"
+
+
+def _is_archive(file: Path | None) -> bool:
+    """Whether *file* is a ZIP archive, as those of NumPy are."""
+    try:
+        return file is not None and zipfile.is_zipfile(file)
+    except OSError:
+        return False
+
+
 @contextmanager
 def translated(where: Place) -> Iterator[None]:
     """Turn what the database says into one clear :class:`StoreError` that names the store.
@@ -136,5 +149,6 @@ def translated(where: Place) -> Iterator[None]:
         said = " ".join(str(original).split())
         for sign, advice in _ADVICE:
             if sign in said.lower():
+                advice = _ARCHIVE if _is_archive(where.file) else advice
                 raise StoreError(f"the store {where.shown} {advice}") from error
         raise StoreError(f"the store {where.shown} cannot be used: {said}") from error
