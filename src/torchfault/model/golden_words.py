@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchfault.data import Data, call, rows
 from torchfault.errors import ModelError
 from torchfault.model.lane_axis import axis_within, lanes_first
+from torchfault.model.memory import homes
 from torchfault.model.watch import Moment, visiting
 from torchfault.space import FaultSpace, Site
 from torchfault.words import encode, held_in, word
@@ -34,6 +35,7 @@ def golden_words(model: nn.Module, data: Data, space: FaultSpace, *, batch: int 
     {'0.weight': ((1, 6), 'uint32'), '1:input': ((5, 3), 'uint32')}
     """
     stored = dict(model.named_buffers()) | dict(model.named_parameters())
+    stored |= {name: words for home in homes(model) for name, words in home.words.items()}
     found: dict[str, list[Words]] = {}
     activations = {site.name: site for site in space.sites if site.is_activation}
     for site in space.sites:
