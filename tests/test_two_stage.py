@@ -135,7 +135,10 @@ def test_the_design_says_that_channels_are_clusters_and_comes_back_from_a_store(
     ("change", "message"),
     [
         ({"words": {}}, "'conv.weight' needs words, got none"),
-        ({"channels": {"conv.weight": [6], "conv:input": [0], "fc.weight": [0]}}, r"has the channels 0 to 5, got \[6\]"),
+        (
+            {"channels": {"conv.weight": [6], "conv:input": [0], "fc.weight": [0]}},
+            r"has the channels 0 to 5, got \[6\]",
+        ),
         ({"channels": {"conv.weight": [], "conv:input": [0], "fc.weight": [0]}}, r"has the channels 0 to 5, got \[\]"),
         ({"counts": {"conv.wieght": 3}}, "'conv.weight' needs counts, got none; did you mean 'conv.wieght'"),
     ],
@@ -254,7 +257,9 @@ def test_fresh_words_are_worth_more_than_the_same_ones_on_all_inputs():
 def test_draws_along_values_are_worth_more_than_draws_from_anywhere():
     shuffled = {name: np.random.default_rng(9).permutation(held, axis=1) for name, held in words().items()}
     along = [results_of(sampler(4), seed=seed).table("site")["value"][0] for seed in range(100)]
-    anywhere = [results_of(replace(sampler(4), words=shuffled), seed=seed).table("site")["value"][0] for seed in range(100)]
+    anywhere = [
+        results_of(replace(sampler(4), words=shuffled), seed=seed).table("site")["value"][0] for seed in range(100)
+    ]
     assert np.std(along) < 0.85 * np.std(anywhere)
 
 

@@ -145,7 +145,7 @@ def site_factors(
     mass, weight = dict(zip(design.strata.group.tolist(), design.strata.mass.tolist(), strict=True)), columns.weight
     for part in flips_by_group(space, columns, every):
         site, rows = space.sites[part.site], part.rows
-        expected = mass[part.site] / weight[rows[0]] * total
+        expected = round(mass[part.site] / weight[rows[0]] * total)
         share = part.count(flags) / part.bits
         mine = _by_channel(site, np.maximum(channel[rows], 0), columns.inputs[rows], share, repeats)
         known = min(len(rows) / expected, 1.0) if expected else 1.0
