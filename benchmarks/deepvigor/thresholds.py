@@ -11,13 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deepvigor.attempts import Attempts, Bench
+from deepvigor.distribution import HIGHEST, LOWEST
+from deepvigor.ladders import candidate_ladders
+from deepvigor.refinements import Refinements
+from deepvigor.search import search
 from torchfault.space import Site
-from torchfault.vulnerability.attempts import Attempts, Bench
-from torchfault.vulnerability.distribution import HIGHEST, LOWEST
-from torchfault.vulnerability.ladders import candidate_ladders
-from torchfault.vulnerability.monotony import Audit
-from torchfault.vulnerability.refinements import Refinements
-from torchfault.vulnerability.search import search
 
 __all__ = ["Thresholds", "find_thresholds", "steps"]
 
@@ -63,23 +62,16 @@ def find_thresholds(
     image: NDArray[np.int64],
     *,
     refinements: Refinements,
-    check: float,
-    audit: Audit,
-    rng: np.random.Generator,
 ) -> Thresholds:
     """Return the thresholds of words *element* of *site*, whose golden *values* are changed, each on one *image*."""
     line = steps(refinements, values.dtype)
     ladders = candidate_ladders(values, line, not_finite=refinements.tails and values.is_floating_point())
     attempts = Attempts(bench, (site,), {0: ladders}, np.zeros(len(element), dtype=np.int64), element, image)
-    found = search(ladders.delta, attempts)
-    looked = np.flatnonzero(rng.random(len(element)) < check)
-    if len(looked):
-        tried = np.isfinite(ladders.delta[looked]).astype(np.float64)
-        audit.look(looked, tried, found, attempts, rng, errors=False)
-    up, down = found.harmful[:, : len(line)], found.harmful[:, len(line) : 2 * len(line)]
+    harmful = search(ladders.delta, attempts).harmful
+    up, down = harmful[:, : len(line)], harmful[:, len(line) : 2 * len(line)]
     beyond = np.append(line, np.inf)
     # Without the tails, what is not finite is taken for harmful.
-    broken = found.harmful[:, 2 * len(line) :].any(1) if refinements.tails else np.ones(len(element), dtype=bool)
+    broken = harmful[:, 2 * len(line) :].any(1) if refinements.tails else np.ones(len(element), dtype=bool)
     return Thresholds(
         torch.from_numpy(beyond[np.where(up.any(1), up.argmax(1), len(line))]),
         torch.from_numpy(-beyond[np.where(down.any(1), down.argmax(1), len(line))]),

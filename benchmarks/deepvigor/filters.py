@@ -5,7 +5,7 @@ analysis.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,22 +14,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deepvigor.attempts import Bench
+from deepvigor.distribution import share_beyond
+from deepvigor.ladders import Storage
+from deepvigor.refinements import Refinements
+from deepvigor.tally import Tally
+from deepvigor.thresholds import Thresholds, find_thresholds
+from torchfault.data import call, rows
+from torchfault.engine import Engine
 from torchfault.errors import VulnerabilityError
+from torchfault.model.golden_words import per_input
+from torchfault.model.watch import Moment, visiting
 from torchfault.space import FaultSpace, Site
-from torchfault.vulnerability.attempts import Bench
-from torchfault.vulnerability.distribution import share_beyond
-from torchfault.vulnerability.golden import Golden
-from torchfault.vulnerability.monotony import Audit
-from torchfault.vulnerability.observe import watch_inputs
-from torchfault.vulnerability.parts import Part
-from torchfault.vulnerability.refinements import Refinements
-from torchfault.vulnerability.tally import Tally
-from torchfault.vulnerability.targets import Chosen, Targets
-from torchfault.vulnerability.thresholds import Thresholds, find_thresholds
 
 __all__ = ["FilterAnalysis", "operands", "with_biases"]
 
 _PLACES = 16
+_BATCH = 64
 
 
 def with_biases(model: nn.Module, layers: Sequence[str]) -> nn.Module:
@@ -92,87 +93,83 @@ def operands(module: nn.Module, x: Tensor, place: NDArray[np.float64]) -> Tensor
 
 @dataclass(frozen=True, eq=False)
 class FilterAnalysis:
-    """The analysis of the filters of weight parts, *chosen* by part of *golden*.
+    """The analysis of filters of *engine*'s model, some *channels* of each weight, by the name of its site.
 
     *bench* runs a copy of the model with biases; errors are mapped at places of the output that are drawn.
     """
 
     bench: Bench
-    golden: Golden
-    chosen: Sequence[Chosen]
+    engine: Engine
+    channels: Mapping[str, NDArray[np.int64]]
     refinements: Refinements
-    check: float
     seed: int
 
-    def run(self, audit: Audit) -> list[Tally]:
-        """Return the tally of each part."""
-        space = self.bench.engine.space
-        met = self._operands(space)
-        tallies = []
-        for number, (part, mine) in enumerate(zip(self.golden.parts, self.chosen, strict=True)):
-            rng = np.random.default_rng([self.seed, 3, number])
-            found = self._thresholds(space.site(f"{part.layer}.bias"), mine, audit, rng)
-            tallies.append(self._tally(number, part, mine, found, met[number]))
-        return tallies
+    def run(self, space: FaultSpace, numbers: Sequence[int], storages: Mapping[int, Storage], tally: Tally) -> None:
+        """Add to *tally* the failing shares of the weights that are the sites *numbers* of *space*."""
+        met = self._operands([space.sites[number] for number in numbers])
+        for number in numbers:
+            site = space.sites[number]
+            found = self._thresholds(self.bench.engine.space.site(f"{site.module}.bias"), self.channels[site.name])
+            shares = self._shares(number, site, storages[number], tally.positions[number], found, met[site.name])
+            for channel, share in zip(self.channels[site.name].tolist(), shares, strict=True):
+                tally.add(number, np.full(len(share), channel), share)
 
-    def _operands(self, space: FaultSpace) -> list[Tensor]:
-        """Return the operands of each part, shape (images, groups, weights of a filter, places)."""
-        golden, images = self.golden, len(self.golden.data)
-        parts = {f"{part.layer}:input": number for number, part in enumerate(golden.parts)}
-        found: list[list[Tensor]] = [[] for _ in golden.parts]
+    def _operands(self, sites: Sequence[Site]) -> dict[str, Tensor]:
+        """Return the operands of each weight, shape (images, groups, weights of a filter, places)."""
+        data, model = self.engine.data, self.engine.model
+        places = {
+            site.name: np.random.default_rng([self.seed, 4, number]).random((len(data), _PLACES))
+            for number, site in enumerate(sites)
+        }
+        read = {f"{site.module}:input": site for site in sites}
+        found: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+        first, lanes = 0, 0
 
-        def see(name: str, first: int, values: Tensor) -> None:
-            number = parts[name]
-            place = np.random.default_rng([self.seed, 4, number]).random((images, _PLACES))
-            module = golden.model.get_submodule(golden.parts[number].layer)
-            found[number].append(operands(module, values, place[first : first + len(values)]))
+        def see(moment: Moment) -> None:
+            site = read.get(moment.name())
+            if site is not None and moment.tensors:
+                x = per_input(moment.tensors[0], self.engine.space.site(moment.name()), lanes)
+                shaped = x.reshape(lanes, *self.engine.space.site(moment.name()).shape)
+                place = places[site.name][first : first + lanes]
+                found[site.name].append(operands(model.get_submodule(site.module), shaped, place))
 
-        watch_inputs(golden.model, golden.data, [space.site(name) for name in parts], see)
-        return [torch.cat(batches) for batches in found]
+        with torch.inference_mode(), visiting(model, see, modules=[site.module for site in sites]):
+            for first in range(0, len(data), _BATCH):
+                lanes = min(_BATCH, len(data) - first)
+                call(model, rows(data.inputs, slice(first, first + lanes)))
+        return {name: torch.cat(batches) for name, batches in found.items()}
 
-    def _thresholds(self, site: Site, chosen: Chosen, audit: Audit, rng: np.random.Generator) -> Thresholds:
-        """Return the thresholds of every chosen channel on every image, channel by channel."""
-        images = len(self.golden.data)
-        channel, image = np.repeat(chosen.channels, images), np.tile(np.arange(images), len(chosen.channels))
+    def _thresholds(self, site: Site, channels: NDArray[np.int64]) -> Thresholds:
+        """Return the thresholds of every channel on every image, channel by channel."""
+        images = len(self.engine.data)
+        channel, image = np.repeat(channels, images), np.tile(np.arange(images), len(channels))
         bias = self.bench.engine.model.get_parameter(site.name).detach()
-        return find_thresholds(
-            self.bench,
-            site,
-            bias[torch.from_numpy(channel).to(bias.device)],
-            channel,
-            image,
-            refinements=self.refinements,
-            check=self.check,
-            audit=audit,
-            rng=rng,
-        )
+        values = bias[torch.from_numpy(channel).to(bias.device)]
+        return find_thresholds(self.bench, site, values, channel, image, refinements=self.refinements)
 
-    def _tally(self, number: int, part: Part, chosen: Chosen, found: Thresholds, met: Tensor) -> Tally:
-        storage, weight = self.golden.storage[number], self.golden.weights[number].detach()
-        bits, images = self.golden.bits(number), len(met)
-        tally = Tally.empty(part, chosen, images=images, positions=bits)
-        tally.widen(self.golden.low[number][chosen.channels], self.golden.high[number][chosen.channels])
-        per_group = part.channels // met.shape[1]
-        pool = np.random.default_rng([self.seed, 5, number])
-        for row, channel in enumerate(chosen.channels.tolist()):
+    def _shares(
+        self, number: int, site: Site, storage: Storage, bits: tuple[int, ...], found: Thresholds, met: Tensor
+    ) -> list[NDArray[np.float64]]:
+        """Return the failing share of each bit on each image, (images, bits), channel by channel."""
+        images, per_group = len(met), site.channels // met.shape[1]
+        weight = self.engine.model.get_parameter(site.name).detach()
+        pool, shares = np.random.default_rng([self.seed, 5, number]), []
+        for row, channel in enumerate(self.channels[site.name].tolist()):
             mine = slice(row * images, (row + 1) * images)
             operand = met[:, channel // per_group]
             if not self.refinements.per_image:
                 operand = _pooled(operand, pool)
-            deltas = torch.from_numpy(storage.deltas(weight[channel].reshape(-1), bits))
+            deltas = torch.from_numpy(storage.deltas(weight[channel].reshape(-1), bits)).to(operand.device)
             share = share_beyond(
-                deltas.to(operand.device),
+                deltas,
                 found.positive[mine],
                 found.negative[mine],
                 operand=operand,
                 not_finite=found.not_finite[mine],
                 dtype=weight.dtype,
             )
-            zero = np.zeros(images, dtype=np.int64)
-            targets = Targets(zero, zero + row, zero, zero - 1, np.arange(images))
-            ends = found.positive[mine].numpy(), found.negative[mine].numpy()
-            tally.add_shares(targets, share.cpu().numpy(), *ends)
-        return tally
+            shares.append(share.cpu().numpy())
+        return shares
 
 
 def _pooled(operand: Tensor, rng: np.random.Generator) -> Tensor:

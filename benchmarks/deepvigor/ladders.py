@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchfault.vulnerability.distribution import candidates, flipped_deltas
-from torchfault.vulnerability.refinements import Refinements
+from deepvigor.distribution import candidates, flipped_deltas
+from deepvigor.refinements import Refinements
 from torchfault.words import WordFormat, encode, word
 
 __all__ = ["HARMFUL", "HARMLESS", "Ladders", "Storage", "candidate_ladders", "flip_ladders", "words_of"]
@@ -86,14 +86,6 @@ class Ladders:
         """Return which flips are harmful, shape (targets, bits), given which columns are."""
         columns = np.maximum(self.stands, 0).astype(np.int64)
         return np.where(self.stands >= 0, np.take_along_axis(harmful, columns, 1), self.stands == HARMFUL)
-
-    def mass(self, target: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the share of its flips that each column of *target* stands for, shape (targets, columns)."""
-        stands = self.stands[target]
-        found = np.zeros((len(target), self.delta.shape[1]))
-        row, bit = np.nonzero(stands >= 0)
-        np.add.at(found, (row, stands[row, bit]), 1 / len(self.bits))
-        return found
 
     def masks(
         self, fmt: WordFormat, target: NDArray[np.int64], column: NDArray[np.int64]

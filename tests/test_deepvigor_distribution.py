@@ -5,9 +5,7 @@ import struct
 
 import pytest
 import torch
-
-from torchfault.errors import VulnerabilityError, WordError
-from torchfault.vulnerability.distribution import (
+from deepvigor.distribution import (
     BINS,
     NOT_FINITE,
     candidates,
@@ -16,6 +14,8 @@ from torchfault.vulnerability.distribution import (
     histogram_share,
     share_beyond,
 )
+
+from torchfault.errors import VulnerabilityError, WordError
 
 STRUCT = {"float64": ("<d", "<Q"), "float32": ("<f", "<I"), "float16": ("<e", "<H"), "int8": ("<b", "<B")}
 EDGES = [2.0**rho for rho in range(-10, 11)]
