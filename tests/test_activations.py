@@ -20,10 +20,10 @@ from torchfault.faults import BitFlip, RandomWord
 from torchfault.hardware.layers import layers_of
 from torchfault.model.discover import module_sites
 from torchfault.model.golden_words import golden_words
+from torchfault.recipes import layer_space, vulnerability
 from torchfault.space import Fault
 from torchfault.storages import InBlocks, activation_storage, keep, storage
 from torchfault.trials import strike
-from torchfault.vulnerability.parts import find_parts
 from torchfault.words import decode, encode, held_in, rounded, word
 
 # Rounding and flipping by hand, of one input's activation: floats to words and back, by nothing that the engine uses.
@@ -401,9 +401,9 @@ def test_others_see_the_words():
     assert words["fc1:input"].dtype == np.uint16
     with pytest.raises(ModelError, match="'fc2:output' has int8 codes"):
         golden_words(twin, data, engine.space.select("fc2:output"))
-    assert len(find_parts(engine.space, what="activations", layers="conv*")) == 2
+    assert len(layer_space(engine.space, target="activations", layers="conv*").sites) == 2
     with pytest.raises(VulnerabilityError, match="a flip in 'fc2:input' does depends on its block"):
-        find_parts(engine.space, what="both")
+        vulnerability(engine)
     work = layers_of(twin, data).works
     assert [one.outputs for one in work] == [("conv1:output",), ("conv2:output",), ("fc1:output",), ("fc2:output",)]
     monitor = Monitor(engine.space)

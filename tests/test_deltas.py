@@ -6,10 +6,10 @@ import struct
 import numpy as np
 import pytest
 import torch
+from deepvigor.distribution import flipped_deltas
 
 from torchfault.sampling.bits import bit_changes, bit_derivatives
 from torchfault.sampling.statistical import bit_probabilities
-from torchfault.vulnerability.distribution import flipped_deltas
 from torchfault.words import WORDS, flip_changes, flip_deltas, masks_to_words, word
 from torchfault.words.deltas import values_of, words_of
 
