@@ -157,9 +157,9 @@ def test_the_bytes_of_a_batch_are_what_the_docstring_says():
         "trials": 2,
         "unit": "fault",
         "columns": [["faults", "<u2", 2], ["inputs", "|u1", 2]],
-        "flags": [["failed", "bits", 2], ["due", "bits", 2]],
+        "flags": [["due", "bits", 2], ["failed", "bits", 2]],
     }
-    assert body[end:] == bytes([7, 0, 44, 1, 0, 1, 0b11000000, 0b01000000])
+    assert body[end:] == bytes([7, 0, 44, 1, 0, 1, 0b01000000, 0b11000000])
 
 
 def test_the_flags_of_words_are_masks():

@@ -188,11 +188,11 @@ def pack(columns: Columns) -> bytes:
 
     The bytes are ``TFB``, one byte with the version of the format (2), and a zlib stream, whose checksum covers all of
     it. Inflated, it is a little-endian 32-bit length, a JSON header of that length, and the arrays it lists, end to
-    end: ``{"trials": n, "unit": "fault", "columns": [[name, type, length], ...], "flags": [...]}``, flags likewise,
-    with NumPy's type strings, little-endian, each whole number in the narrowest type that holds its column. Flags of
-    single faults are bits, the first trial in the highest bit of the first byte (type ``bits``, length in trials);
-    those of words are masks. Left out: flags that are set nowhere, and columns that hold nothing but their default
-    (weights, counts and lanes 1, strata 0).
+    end: ``{"trials": n, "unit": "fault", "columns": [[name, type, length], ...], "flags": [...]}``, flags likewise by
+    name, with NumPy's type strings, little-endian, each whole number in the narrowest type that holds its column.
+    Flags of single faults are bits, the first trial in the highest bit of the first byte (type ``bits``, length in
+    trials); those of words are masks. Left out: flags that are set nowhere, and columns that hold nothing but their
+    default (weights, counts and lanes 1, strata 0).
 
     >>> done = Columns(np.array([7, 9]), np.array([0, 1]), {"failed": np.array([True, False])})
     >>> unpack(pack(done)).failed.tolist()
@@ -207,7 +207,7 @@ def pack(columns: Columns) -> bytes:
     table = [[name, array.dtype.str, len(array)] for name, array in arrays.items()]
     flags: list[list[Any]] = []
     parts = [array.tobytes() for array in arrays.values()]
-    for name, flag in columns.flags.items():
+    for name, flag in sorted(columns.flags.items()):
         if flag.any():
             bits = flag.dtype == np.bool_
             held = np.packbits(flag) if bits else _narrow(flag)
