@@ -78,20 +78,22 @@ class AuditCounts:
         flag = {name: masks_of(columns, name) for name in ("failed", "pooled", *self.counts)}
         for name in self.counts:
             self.counts[name] += int(popcount(flag[name]).sum())
-        said = flag["failed"] ^ flag["refuted"]
+        said, shown = flag["failed"] ^ flag["refuted"], flag["failed"] & flag["pooled"]
         vouching = {_LARGER: said, _POOLED: ~said & flag["pooled"], _SMALLER: ~said & ~flag["pooled"]}
+        left_open = flag["vouched"] & ~flag["audited"]
+        told = {who: [flag[name] & by for name in ("audited", "refuted")] for who, by in vouching.items()}
+        untold = {who: left_open & by for who, by in vouching.items()}
         weight, kinds, groups = columns.weight, self._kind[columns.stratum], len(self.axis)
         for part in flips_by_group(self.space, columns, self.axis):
             mine, kind = weight[part.rows], kinds[part.rows]
             self.trials += len(part.rows) * part.bits
             self.total += np.bincount(part.code, mine * part.bits, groups)
-            self.shown += np.bincount(part.code, mine * part.count(flag["failed"] & flag["pooled"]), groups)
-            for who, masks in vouching.items():
-                for held, name in ((self.audited, "audited"), (self.refuted, "refuted")):
-                    held[who] += np.bincount(kind, part.count(flag[name] & masks), held.shape[1])
-                left = mine * part.count(flag["vouched"] & ~flag["audited"] & masks)
-                cell, open_ = kind * groups + part.code, self.open[who]
-                open_ += np.bincount(cell, left, open_.size).reshape(open_.shape)
+            self.shown += np.bincount(part.code, mine * part.count(shown), groups)
+            cell = kind * groups + part.code
+            for who, open_ in enumerate(self.open):
+                for held, masks in zip((self.audited, self.refuted), told[who], strict=True):
+                    held[who] += np.bincount(kind, part.count(masks), held.shape[1])
+                open_ += np.bincount(cell, mine * part.count(untold[who]), open_.size).reshape(open_.shape)
 
     def audit(self, assumption: str, *, level: float) -> Audit:
         """Return how well *assumption* held."""

@@ -7,7 +7,6 @@ to 15, for the means; Cochran, Sampling Techniques, 3rd ed. 1977, chapter 10, fo
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite, nan
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,50 +135,67 @@ def site_factors(
     *flag* names the outcome; each draw has run on *repeats* inputs, one after the other. Groups of an axis that are
     smaller than cells are not told apart.
     """
-    every = space.axis("model") if axis.of_cell is None else axis
-    flags, found = masks_of(columns, flag), dict[tuple[int, int], SiteFactors]()
+    found = dict[tuple[int, int], SiteFactors]()
     if not len(columns):
         return found
-    where = space.locate(columns.faults)
-    channel, total = space.channels(where), (design.total or 0) * repeats
-    mass, weight = dict(zip(design.strata.group.tolist(), design.strata.mass.tolist(), strict=True)), columns.weight
-    for part in flips_by_group(space, columns, every):
+    flags, layouts = masks_of(columns, flag), dict[int, _Layout]()
+    total, weight = (design.total or 0) * repeats, columns.weight
+    mass = dict(zip(design.strata.group.tolist(), design.strata.mass.tolist(), strict=True))
+    for part in flips_by_group(space, columns, space.axis("model") if axis.of_cell is None else axis):
         site, rows = space.sites[part.site], part.rows
-        expected = round(mass[part.site] / weight[rows[0]] * total)
-        share = part.count(flags) / part.bits
-        mine = _by_channel(site, np.maximum(channel[rows], 0), columns.inputs[rows], share, repeats)
-        known = min(len(rows) / expected, 1.0) if expected else 1.0
-        factors = tuple(replace(factor, known=known) for factor in mine.factors)
-        found[part.site, int(part.code[0])] = replace(mine, factors=factors)
+        if part.site not in layouts:
+            channel = site.channel_of(space.locate(columns.faults[rows]).element)
+            expected = round(mass[part.site] / weight[rows[0]] * total)
+            known = min(len(rows) / expected, 1.0) if expected else 1.0
+            layouts[part.site] = _Layout(site, channel, columns.inputs[rows], repeats, known)
+        found[part.site, int(part.code[0])] = layouts[part.site].factors(part.count(flags) / part.bits)
     return found
 
 
-def _by_channel(site: Site, channel: Ints, image: Ints, share: Floats, repeats: int) -> SiteFactors:
-    """Return the factors of channels: *share* is the failing share of each word on its image, in the order of draws."""
-    channels, code = np.unique(channel, return_inverse=True)
-    if repeats > 1:  # the same word on all inputs is one draw
-        draw = np.arange(len(share)) // repeats
-        first = np.searchsorted(draw, np.arange(draw[-1] + 1))
-        share, code, image = np.bincount(draw, share) / np.bincount(draw), code[first], np.zeros(len(first), np.int64)
-    else:
-        image = np.unique(image, return_inverse=True)[1]
-    images = int(image.max(initial=0)) + 1
-    key = code * images + image
-    cells = len(channels) * images
-    count, total = np.bincount(key, minlength=cells), np.bincount(key, share, cells)
-    order = np.argsort(key, kind="stable")
-    alike = key[order][1:] == key[order][:-1]
-    half = np.diff(share[order]) ** 2 / 2
-    square = np.bincount(key[order][1:][alike], half[alike], cells)
-    shape = len(channels), images
-    words, trials = int(count.max()), np.bincount(code, minlength=len(channels)) * repeats
-    values = total.reshape(shape).sum(axis=1) / count.reshape(shape).sum(axis=1)
-    variance, freedom = _within(words, site.elements // site.channels, total.reshape(shape), square.reshape(shape))
-    rows = zip(values.tolist(), variance.tolist(), trials.tolist(), strict=True)
-    return SiteFactors(site, channels, words, tuple(Factor(v, s, freedom, n) for v, s, n in rows))
+class _Layout:
+    """Where the words of a *site* stand: in which *channel* and on which *image* each is, in the order of draws.
+
+    Each word has run on *repeats* inputs, one after the other; *known* is the share of them that have run.
+    """
+
+    def __init__(self, site: Site, channel: Ints, image: Ints, repeats: int, known: float) -> None:
+        self.site, self.known = site, known
+        self.channels, code = np.unique(channel, return_inverse=True)
+        code, image = code.reshape(-1), np.unique(image, return_inverse=True)[1].reshape(-1)
+        self.draw = None
+        if repeats > 1:  # the same word on all inputs is one draw
+            self.draw = np.arange(len(code)) // repeats
+            code, image = code[::repeats], np.zeros(self.draw[-1] + 1, dtype=np.int64)
+        self.shape = len(self.channels), int(image.max(initial=0)) + 1
+        self.key = code * self.shape[1] + image
+        self.order = np.argsort(self.key, kind="stable")
+        self.alike = np.diff(self.key[self.order]) == 0
+        self.count = self._sums(self.key, np.ones(len(self.key)))
+        self.trials = np.bincount(code, minlength=len(self.channels)) * repeats
+
+    def _sums(self, key: Ints, values: Floats) -> Floats:
+        """Return the sum of *values* by channel and image."""
+        sums = np.bincount(key, values, self.shape[0] * self.shape[1])
+        return sums.astype(np.float64).reshape(self.shape)
+
+    def factors(self, share: Floats) -> SiteFactors:
+        """Return the factors of the channels: *share* is the failing share of each word on its image."""
+        if self.draw is not None:
+            share = np.bincount(self.draw, share) / np.bincount(self.draw)
+        half = np.diff(share[self.order]) ** 2 / 2
+        total, square = (
+            self._sums(self.key, share),
+            self._sums(self.key[self.order][1:][self.alike], half[self.alike]),
+        )
+        words = int(self.count.max())
+        values = total.sum(axis=1) / self.count.sum(axis=1)
+        variance, freedom = _within(words, self.site.elements // self.site.channels, total, square)
+        rows = zip(values.tolist(), variance.tolist(), self.trials.tolist(), strict=True)
+        found = tuple(Factor(value, spread, freedom, n, self.known) for value, spread, n in rows)
+        return SiteFactors(self.site, self.channels, words, found)
 
 
-def _within(words: int, of: int, total: NDArray[Any], square: NDArray[Any]) -> tuple[Floats, float]:
+def _within(words: int, of: int, total: Floats, square: Floats) -> tuple[Floats, float]:
     """Return the variance of each channel's factor from words left out, and its degrees of freedom.
 
     It is from differences between neighbours in the order by which words were drawn (Wolter, Introduction to Variance

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.errors import SamplingError, did_you_mean
-from torchfault.measures import UNIFORM
 from torchfault.sampling.design import Design, Strata
 from torchfault.sampling.protocol import Draws, Population
 from torchfault.sampling.tally import Tally
@@ -106,7 +105,6 @@ class TwoStage:
         strata = Strata(np.arange(len(held)), held, none, space.sizes[held], frame.mass[held])
         return Design(
             strata,
-            replacement=False,
             total=frame.each * (population.inputs if self.fresh else 1),
             block=self.block,
             largest_weight=float(frame.weight.max()),
@@ -164,7 +162,7 @@ class TwoStage:
         return _Cut(site, words, channels, drawn_words(site, self.counts[site.name]))
 
     def _uniform(self, population: Population) -> FaultSpace:
-        if not isinstance(population.space, FaultSpace) or population.measure is not UNIFORM:
+        if not isinstance(population.space, FaultSpace) or not population.is_uniform:
             raise SamplingError(
                 "whole words are drawn from equally likely ones, got another space or a measure; use Uniform()"
             )
