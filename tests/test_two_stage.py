@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from torchfault.errors import SamplingError
+from torchfault.errors import CampaignError, SamplingError
 from torchfault.measures import ProductMeasure
 from torchfault.results import Results, factors
 from torchfault.results.two_stage import Factor, weighted_factor
@@ -289,6 +289,11 @@ def test_factors_of_bits_are_those_of_each_site():
     for row in table.itertuples():
         masks = truth()[row.site]
         assert row.value == pytest.approx((masks >> np.uint64(row.bit) & np.uint64(1)).mean())
+
+
+def test_groups_that_cut_across_channels_are_refused():
+    with pytest.raises(CampaignError, match="drew words by channel, across each step; group by site"):
+        results_of(sampler(2), seed=0).table("step")
 
 
 def test_degrees_of_freedom_far_below_one_still_give_an_interval():

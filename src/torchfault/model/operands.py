@@ -31,7 +31,8 @@ def operands(model: nn.Module, data: Data, space: FaultSpace, *, batch: int = 64
     """Return the operands of the weights of convolutions and linear layers, by the name of the weight.
 
     *space* is that of the engine. Left out are weights of which it is not certain that their layer alone reads them, to
-    multiply its input: tied ones, and those that other code of the model uses too. *batch* inputs run at a time.
+    multiply its input as they are: tied ones, those that other code of the model uses too, of layers with a forward of
+    their own, and where the layer computes in another type (autocast). *batch* inputs run at a time.
 
     >>> from torchfault.engine import Engine
     >>> model = nn.Sequential(nn.Linear(2, 1)).eval()
@@ -42,13 +43,14 @@ def operands(model: nn.Module, data: Data, space: FaultSpace, *, batch: int = 64
     layers = {
         path: f"{path}.weight" if path else "weight"
         for path, module in model.named_modules()
-        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
+        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear) and _is_plain(module)
     }
     memory = [memory_address(tensor) for _, tensor in model.named_parameters(remove_duplicate=False)]
     weights = dict(model.named_parameters())
     sites = {path: space.site(f"{path}:input") for path in layers if f"{path}:input" in space.names}
     alone = {p for p in sites if layers[p] in weights and memory.count(memory_address(weights[layers[p]])) == 1}
-    watch = _Watch({path: sites[path] for path in alone}, {layers[path]: path for path in alone}, len(data))
+    types = {path: weights[layers[path]].dtype for path in alone}
+    watch = _Watch({path: sites[path] for path in alone}, {layers[path]: path for path in alone}, types, len(data))
     with torch.no_grad(), visiting(model, watch, modules=list(layers), operations=None):
         for watch.first in range(0, len(data), batch):
             watch.lanes = min(batch, len(data) - watch.first)
@@ -57,11 +59,19 @@ def operands(model: nn.Module, data: Data, space: FaultSpace, *, batch: int = 64
     return {layers[path]: Operands(_channels(model.get_submodule(path)), watch.live[path]) for path in sure}
 
 
-class _Watch:
-    """Notes which channels of the inputs of layers are live, and whose weights others read too."""
+def _is_plain(module: nn.Module) -> bool:
+    """Whether *module* computes what torch's own layer does: no class of somebody else's has a say in it."""
+    own = (getattr(type(module), name, None) for name in ("forward", "_conv_forward"))
+    return all(method is None or method.__module__.startswith("torch.nn.modules.") for method in own)
 
-    def __init__(self, sites: Mapping[str, Site], owners: Mapping[str, str], inputs: int) -> None:
-        self.sites, self.owners, self.unsure = sites, owners, set[str]()
+
+class _Watch:
+    """Notes which channels of the inputs of layers are live, and whose weights others read, or it in another type."""
+
+    def __init__(
+        self, sites: Mapping[str, Site], owners: Mapping[str, str], types: Mapping[str, torch.dtype], inputs: int
+    ) -> None:
+        self.sites, self.owners, self.types, self.unsure = sites, owners, types, set[str]()
         self.live = {path: np.zeros((inputs, site.channels), dtype=np.bool_) for path, site in sites.items()}
         self.first, self.lanes = 0, 0
 
@@ -75,6 +85,8 @@ class _Watch:
                 self._see(path, moment.tensors[0])
             except ModelError:
                 self.unsure.add(path)
+        elif moment.kind == "output" and path in self.sites and moment.tensors[0].dtype != self.types[path]:
+            self.unsure.add(path)
         return None
 
     def _see(self, path: str, tensor: Tensor) -> None:

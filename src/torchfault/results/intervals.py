@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.cells import Axis, Space
+from torchfault.errors import CampaignError
 from torchfault.results.assumptions import AuditCounts, widened
 from torchfault.results.finite import parts_of
 from torchfault.results.looks import unbiased
@@ -62,7 +63,11 @@ def estimates(asked: Question, axis: Axis | None = None) -> list[Estimate]:
 def _by_design(asked: Question, axis: Axis) -> list[Estimate]:
     """Return the estimates of all groups, as if every outcome had been seen."""
     design, columns = asked.design, asked.columns
-    if design.clusters is not None and (axis.of_cell is not None or asked.by == design.clusters):
+    if design.clusters is not None:
+        if axis.of_cell is None and asked.by != design.clusters:
+            raise CampaignError(
+                f"'{asked.record.name}' drew words by {design.clusters}, across each {asked.by}; group by site"
+            )
         assert isinstance(asked.space, FaultSpace)
         told = {"flag": asked.flag, "repeats": asked.repeats, "level": asked.level}
         return factor_estimates(asked.space, design, columns, axis, **told)  # type: ignore[arg-type]
