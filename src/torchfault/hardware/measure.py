@@ -17,7 +17,7 @@ from torchfault.hardware.operands import input_uses, offset_of_use, use_of_input
 from torchfault.hardware.patterns import find_pattern
 from torchfault.hardware.upset_space import UpsetSpace, sum_slots, use_shape
 from torchfault.hardware.work import Work
-from torchfault.measures import Measure, probability
+from torchfault.measures import Measure, ProductMeasure, probability
 from torchfault.space import FaultSpace
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def hardware_measure(accelerator: Accelerator, works: Sequence[Work], space: Fau
             mass[positions] += p * elements / elements.sum()
     if control >= 1:
         raise HardwareError(f"accelerator '{accelerator.name}' has control flip-flops alone; add one that holds data")
-    return HardwareMeasure(held, Measure(mass / mass.sum()), control)
+    return HardwareMeasure(held, ProductMeasure(mass / mass.sum()), control)
 
 
 def _positions(work: Work, one: FlipFlops, space: FaultSpace) -> list[int]:

@@ -21,7 +21,7 @@ from torchfault.hardware.proposals import Cells, Profile, check_estimator, propo
 from torchfault.hardware.sample import Sample, negative, shifted
 from torchfault.hardware.strata import Allocation, stratify
 from torchfault.hardware.striking import Target, judged, target_of
-from torchfault.measures import draw, uniform
+from torchfault.measures import UNIFORM, draw
 from torchfault.sampling import stream
 from torchfault.statistics import Estimate, proportion
 from torchfault.trials import strike
@@ -326,7 +326,7 @@ def software_accuracy(
     """
     layers = layers or layers_of(engine.model, engine.data)
     space = hardware_space(layers.works, engine.space)
-    where = space.locate(draw(uniform(space), space, faults, rng=stream(seed, 0)))
+    where = space.locate(draw(UNIFORM, space, faults, rng=stream(seed, 0)))
     inputs = stream(seed, 2).integers(0, len(engine.data), size=faults)
     trials = strike(space, where, model=BitFlip(), rng=stream(seed, 1), inputs=inputs)
     wrong = np.zeros(faults, dtype=bool)

@@ -10,8 +10,7 @@ from torchfault.cells import Axis, Space
 from torchfault.sampling.design import Design
 from torchfault.sampling.flips import flips_by_group, masks_of, popcount
 from torchfault.sampling.tally import Tally
-from torchfault.statistics import Estimate
-from torchfault.statistics.sequential import upper_at_every_look
+from torchfault.statistics import Estimate, upper_at_every_look
 from torchfault.store import Columns
 
 __all__ = ["Audit", "AuditCounts", "widening"]
@@ -28,7 +27,7 @@ class Audit:
 
     Of *trials* outcomes, found by *lanes* lanes, *vouched* rest on the assumption; *audited* of them, drawn at random,
     were run alone, *refuted* of those came out otherwise, so that at most a share *error* of what is vouched for is
-    wrong (:func:`~torchfault.statistics.sequential.upper_at_every_look`, at the campaign's level). *controlled* faults
+    wrong (:func:`~torchfault.statistics.upper_at_every_look`, at the campaign's level). *controlled* faults
     that fail alone were struck amid masked pools, which hid *hidden*; at most a share *missed* is hidden, if those that
     were found are like those that were not.
 

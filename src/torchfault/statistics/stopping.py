@@ -159,7 +159,8 @@ class HalfWidth(StoppingRule):
     def __post_init__(self) -> None:
         find_interval(self.method)
         check_level(self.level)
-        if isinstance(self.h, str) or not 0 < self.h < 0.5 or self.minimum < 1:
+        h: object = self.h
+        if not isinstance(h, float | int) or not 0 < self.h < 0.5 or self.minimum < 1:
             raise StatisticsError(
                 f"HalfWidth takes a fraction between 0 and 0.5 and a minimum of trials from 1 up, got h={self.h!r}, "
                 f"minimum={self.minimum}; one percentage point is 0.01"
