@@ -43,7 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done; 2: bad input, told in one line; 130: interrupted by Ctrl-C; 1: an error of torchfault itself.
     """
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
-    from torchfault.cli.screen import traced, warned
     from torchfault.errors import TorchfaultError
 
     _forgive_narrow_encodings()

@@ -8,7 +8,6 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
-from torchfault.cli.screen import strays_aside
 from torchfault.config import Override, Settings, leaf_keys, read_settings
 from torchfault.config.marked import scalar
 from torchfault.config.section import Section, kinds_in
@@ -157,8 +156,7 @@ def configured(command: str) -> Callable[[Callable[..., None]], Callable[..., No
 
         def wrapper(**given: Any) -> None:
             rest = {parameter.name: given.pop(parameter.name) for parameter in own}
-            with strays_aside():
-                function(settings_from(command, given), **rest)
+            function(settings_from(command, given), **rest)
 
         wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
         wrapper.__signature__ = inspect.Signature([*_parameters(command), *own])  # type: ignore[attr-defined]

@@ -4,13 +4,7 @@ Text that torchfault did not write (names of layers, campaigns, files) goes thro
 this border, and is never taken for markup.
 """
 
-Names of layers and campaigns, paths and messages of errors are anybody's text: markup, control characters and escape
-sequences in them stay visible text. Nothing else in the package prints.
-"""
-
-import contextlib
 import math
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,22 +17,17 @@ from torchfault.text import visible
 
 __all__ = ["Column", "Table", "busy", "count", "duration", "facts", "next_steps", "note", "say", "share", "show_table"]
 
-FORMATS = ("table", "markdown", "csv", "json")
 _PIPED_WIDTH = 160  # of what is not a terminal: wide enough for every table as it is
 _SHORTEST = 12  # to which names may be cut for a narrow terminal
 _LABEL = 9  # of facts: those that are told in parts stand below each other all the same
 
 
-def _result_stream() -> TextIO:
-    return _results[-1] if _results else sys.stdout
-
-
-def _stdout() -> Console:
+def stdout() -> Console:
     """Return the console of results: what a pipe or a file should get."""
-    return _console(_result_stream())
+    return _console(sys.stdout)
 
 
-def _stderr() -> Console:
+def stderr() -> Console:
     """Return the console of everything else: facts, progress, errors."""
     return _console(sys.stderr)
 

@@ -46,12 +46,12 @@ def _head(results: "Results", found: "Recall") -> None:
     say(console, (results.name, "bold"), f"  {count(len(found.faults))} faults found that fail")
     bounds = f"[{count(round(total.low))}, {count(round(total.high))}]"
     facts(
+        console,
         [
             ("in all", f"about {count(round(total.value))} {bounds}, at {100 * total.level:g} % confidence"),
             ("space", f"{count(len(results.space))} faults, of which {count(len(results))} were struck"),
             ("side", f"{count(found.side)} of them at random, by which the others are counted"),
         ],
-        out=True,
     )
 
 

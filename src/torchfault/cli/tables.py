@@ -152,7 +152,7 @@ def _interval_table(rows: Sequence[Row], *, by: str, counted: str, level: float,
 
 def _digits(rows: Iterable[Row]) -> int:
     """Return as many decimals as the narrowest interval with a failure in it needs to show two figures, from 2 to 5."""
-    widths = [50 * (row.high - row.low) for row in rows if row.failures and 1e-9 < row.high - row.low < math.inf]
+    widths = [50 * (row.high - row.low) for row in rows if row.failures and row.high > row.low]
     return max(2, min(5, 1 - math.floor(math.log10(min(widths))))) if widths else 2
 
 
