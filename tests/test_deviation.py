@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchfault.sampling.deviation import LABELS
 
 from torchfault.campaign import Campaign, Shortcuts, run
 from torchfault.data import Data
@@ -11,7 +12,6 @@ from torchfault.engine import Engine
 from torchfault.errors import SamplingError
 from torchfault.model.golden_words import golden_words
 from torchfault.sampling import Deviation
-from torchfault.sampling.deviation import LABELS
 from torchfault.sensitivity import margins
 from torchfault.space import FaultSpace
 from torchfault.store.columns import POOLED

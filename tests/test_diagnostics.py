@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from doubles import SPACE, Double
+from torchfault.campaign.diagnostics import diagnose
 
 from torchfault.campaign import Campaign, run
-from torchfault.campaign.diagnostics import diagnose
 from torchfault.sampling import Statistical, Uniform
 from torchfault.space import FaultSpace, Site
 from torchfault.statistics import Estimate, MaxTrials, wilson_trials

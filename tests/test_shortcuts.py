@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from doubles import SPACE, Double
-
-from torchfault.campaign import Campaign, Shortcuts, load, run
 from torchfault.campaign.audit import widening
 from torchfault.campaign.closure import chains
 from torchfault.campaign.pools import search
 from torchfault.campaign.shortcuts import expected
+
+from torchfault.campaign import Campaign, Shortcuts, load, run
 from torchfault.criteria import accuracy
 from torchfault.errors import CampaignError
 from torchfault.faults import StuckAt
@@ -158,6 +158,7 @@ def test_every_lane_is_counted_and_every_mark_told(known):
 def test_wrong_vouchers_move_the_value_and_the_bounds():
     """By hand: 100 trials, 90 vouched for by pools, of 10 audited one fails; of the 80 others a tenth may be wrong."""
     from torchfault.campaign.audit import widened
+
     from torchfault.statistics import Estimate
     from torchfault.statistics.looks import upper_at_every_look
 
@@ -181,6 +182,7 @@ def test_wrong_vouchers_move_the_value_and_the_bounds():
 def test_what_pools_hide_is_in_proportion_to_what_they_may_show():
     """By hand: 90 of 100 trials vouched for by pools, which showed four failing faults and hid none of them again."""
     from torchfault.campaign.audit import widened
+
     from torchfault.statistics import Estimate
     from torchfault.statistics.looks import upper_at_every_look
 

@@ -12,9 +12,9 @@ from math import nan, sqrt
 import numpy as np
 from enumerated import Enumerated
 from proposal import TopBits
+from torchfault.campaign.plan import StopRule
 
 from torchfault.campaign import Campaign, Results, Shortcuts, assisted, run
-from torchfault.campaign.plan import StopRule
 from torchfault.model.golden_words import golden_words
 from torchfault.sampling import (
     Adaptive,

@@ -76,7 +76,7 @@ def _inner(name: str, value: object) -> str:
 
 
 def resolve(raw: dict[str, Any], base: Path) -> None:
-    """Make the paths in *raw* absolute, from *base*; raises :class:`ConfigError` for one that cannot be."""
+    """Make the paths in *raw* absolute, from *base*."""
     for *above, name in PATHS:
         section = raw.get(above[0]) if above else raw
         if isinstance(section, dict) and isinstance(value := section.get(name), str) and value and "://" not in value:
@@ -99,8 +99,6 @@ def put(raw: dict[str, Any], override: Override) -> None:
     Raises :class:`ConfigError` for a key below something that has none.
     """
     key, value = override.key, override.value
-    if len(key) > _MOST_PARTS:
-        raise ConfigError(f"{override.flag[:_SHOWN]}...: a key has at most {_MOST_PARTS} parts, got {len(key)}")
     name = str(key[0])
     if len(key) == 1 and (name in SHORT or name == "data") and _plain(value):
         key = (name, _inner(name, value))

@@ -1,5 +1,6 @@
 """The compact notations of a configuration: ``pooled:64,audit=0.1``, ``23-30,sign``, ``3:7``, ``1GiB``, ``10m``."""
 
+import math
 import re
 from typing import Any
 
@@ -17,8 +18,6 @@ __all__ = [
 
 FIELDS = ("sign", "exponent", "mantissa", "magnitude")
 _LARGEST_BIT = 63
-_LOWEST, _HIGHEST = 0.01, 1 - 1e-9  # confidence levels that somebody can mean
-_LONGEST = 100 * 365.25 * 86_400.0  # seconds
 
 
 def parse_kind(text: str) -> tuple[str, Any, dict[str, Any]]:

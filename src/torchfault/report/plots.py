@@ -1,6 +1,5 @@
 """Plots for papers and slides, by Matplotlib: estimates as dots, their intervals as lines."""
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
