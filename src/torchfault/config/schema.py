@@ -97,7 +97,7 @@ class DataSource(Section):
     path: Path | None = Field(
         default=None, strict=False, description="An `.npz` file, or a folder of images with one sub-folder per class."
     )
-    factory: Annotated[str, AfterValidator(notation.check_imported)] | None = Field(
+    factory: Annotated[str, AfterValidator(_imported)] | None = Field(
         default=None,
         description="`package.module:factory` that returns `torchfault.data.Data`, a data set of (input, label) "
         "pairs, an (inputs, labels) pair, or inputs alone.",
@@ -277,7 +277,7 @@ class Settings(Section):
     )
     ra: Ra = Field(default=Ra(), description="What goes with the recipe `ra`.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="The seed of everything random.")
-    level: Annotated[float, AfterValidator(notation.check_level)] = Field(
+    level: Annotated[float, AfterValidator(_level)] = Field(
         default=0.95, description="The confidence level of intervals."
     )
     method: Literal["wilson", "clopper-pearson", "jeffreys"] = Field(
