@@ -46,6 +46,11 @@ class Machine(Protocol):
         """The inputs and labels."""
         ...
 
+    @property
+    def memory(self) -> int:
+        """The memory budget, in bytes."""
+        ...
+
     def golden(self) -> Tree:
         """Return the outputs without faults."""
         ...
@@ -69,17 +74,25 @@ class UpsetModel(Protocol):
         index: NDArray[np.int64],
         inputs: NDArray[np.int64],
         *,
-        rng: np.random.Generator,
+        words: NDArray[np.uint64],
         engine: Machine,
     ) -> "tuple[Trials, NDArray[np.bool_]]":
         """Return the trials that faults *index* become on *inputs*, shape (n,), and which of them become one, (n,).
 
-        The others change no word; their outcomes are those without faults.
+        The others change no word; their outcomes are those without faults. *words*, shape (n,), are random words for
+        what is left to chance.
         """
         ...
 
-    def check(self, space: Space, engine: Machine) -> None:
-        """Raise :class:`torchfault.errors.TorchfaultError` unless *space* is one of upsets in the model of *engine*."""
+    def fitting(self, space: Space, index: NDArray[np.int64], *, engine: Machine) -> int:
+        """Return how many of the first of faults *index* fit into memory as trials, 1 at least."""
+        ...
+
+    def check(self, space: Space, mass: NDArray[np.float64], engine: Machine) -> None:
+        """Raise :class:`torchfault.errors.TorchfaultError` unless *space* is one of upsets in the model of *engine*.
+
+        *mass* are the probabilities of its cells, 0 for what has no trial.
+        """
         ...
 
 
@@ -215,7 +228,7 @@ def repeats_of(campaign: Campaign, design: Design) -> int:
 def check(campaign: Campaign, design: Design) -> None:
     """Raise :class:`CampaignError` where the campaign cannot run as it is: another model's sites, no end, ..."""
     if isinstance(campaign.fault, UpsetModel):
-        campaign.fault.check(campaign.space, campaign.engine)
+        _check_upsets(campaign, campaign.fault)
     else:
         _check_sites(campaign)
     if campaign.stop is None and design.total is None:
@@ -230,6 +243,14 @@ def check(campaign: Campaign, design: Design) -> None:
     elif campaign.resolver.assumption and campaign.verdicts:
         names = ", ".join(campaign.verdicts)
         raise CampaignError(f"{_resolver(campaign)} leaves lanes out, so that {names} stay unknown; take Direct()")
+
+
+def _check_upsets(campaign: Campaign, fault: UpsetModel) -> None:
+    fault.check(campaign.space, campaign.measure.mass(campaign.space), campaign.engine)
+    if campaign.metric is not None:
+        raise CampaignError("an upset changes other words on each input, not one for all, got a metric; take verdicts")
+    if campaign.resolver.assumption:
+        raise CampaignError(f"{_resolver(campaign)} strikes words, not upsets of an accelerator; take Direct()")
 
 
 def _check_metric(campaign: Campaign, design: Design) -> None:

@@ -42,17 +42,48 @@ class Drawn:
 class _Block:
     """A block of draws, which one random stream decides, and the lanes that they become.
 
-    *inputs*, shape (draws, repeats), are those of each draw, ``None`` for all in order. Key i (a draw, or by *rows* a
-    draw on an input) has the lanes ``ends[i]`` to ``ends[i + 1]`` of *struck*, whose faults are *index*.
+    *inputs*, shape (draws, repeats), are those of each draw, ``None`` for all in order.
     """
 
     number: int
     draws: Draws
     inputs: Ints | None
-    struck: Trials
+    made: "_Struck | _Upsets"
+
+
+@dataclass(frozen=True, eq=False)
+class _Struck:
+    """Draws as changes of words: draw i has the lanes ``ends[i]`` to ``ends[i + 1]`` of *trials*, of faults *index*."""
+
+    trials: Trials
     index: Ints
     ends: Ints
-    by_row: bool = False
+
+    def lanes(self, columns: Columns, draw: Ints) -> tuple[Trials, Ints, Ints]:
+        """Return the trials of the rows of *columns*, which are on each *draw*, with the row and the fault of each."""
+        each = self.ends[draw + 1] - self.ends[draw]
+        row = np.repeat(np.arange(len(draw)), each)
+        lanes = np.arange(len(row)) - np.repeat(np.cumsum(each) - each, each) + self.ends[draw][row]
+        trials = replace(self.trials.take(lanes), inputs=np.maximum(columns.inputs, 0)[row])
+        return trials, row, self.index[lanes]
+
+
+@dataclass(frozen=True, eq=False)
+class _Upsets:
+    """Draws as upsets, each with a random word: what they do to words depends on the input."""
+
+    campaign: Campaign
+    fault: UpsetModel
+    words: NDArray[np.uint64]
+
+    def lanes(self, columns: Columns, draw: Ints) -> tuple[Trials, Ints, Ints]:
+        """Return the same for upsets; some meet no word at all, and have no lane."""
+        space, engine = self.campaign.space, self.campaign.engine
+        trials, kept = self.fault.trials(
+            space, columns.faults, columns.inputs, words=self.words[draw], engine=engine
+        )
+        row = np.flatnonzero(kept)
+        return trials, row, columns.faults[row]
 
 
 class Source:
@@ -77,7 +108,7 @@ class Source:
             begin, end = max(first - number * self.size, 0), min(last - number * self.size, self.size)
             parts.append(self._part(self.block(number, tally), begin, end))
             faults += len(parts[-1].columns.faults)
-            if faults >= _MOST_FAULTS:
+            if faults >= _MOST_FAULTS or len(parts[-1].columns) < end - begin:
                 break
         return _joined(parts)
 
@@ -97,39 +128,27 @@ class Source:
             raise SamplingError(
                 f"{type(sampler).__name__} was asked for {n} trials, got {len(draws)}; mend the sampler"
             )
-        inputs, masks = self._inputs(number, draws), stream(campaign.seed, MASKS, number)
-        if isinstance(campaign.fault, UpsetModel):
-            return self._upset(campaign.fault, number, draws, inputs, masks)
-        return self._struck(campaign.fault, number, draws, inputs, masks)
+        inputs, rng = self._inputs(number, draws), stream(campaign.seed, MASKS, number)
+        if not isinstance(campaign.fault, UpsetModel):
+            return _Block(number, draws, inputs, self._struck(campaign.fault, draws, rng))
+        if draws.counts is not None or self.design.unit == "word":
+            raise SamplingError(f"upsets strike one by one, got several together; {type(sampler).__name__} cannot draw")
+        words = rng.integers(0, 2**64, size=len(draws), dtype=np.uint64)
+        return _Block(number, draws, inputs, _Upsets(campaign, campaign.fault, words))
 
-    def _struck(
-        self, fault: FaultModel, number: int, draws: Draws, inputs: Ints | None, rng: np.random.Generator
-    ) -> _Block:
+    def _struck(self, fault: FaultModel, draws: Draws, rng: np.random.Generator) -> _Struck:
         """Return draws as changes of words: a lane for each draw, or for each bit of a word that is drawn whole."""
         space = self.campaign.space
         assert isinstance(space, FaultSpace)
         if self.design.unit == "word":
             row, index, _ = space.flips(draws.index)
             ends = np.searchsorted(row, np.arange(len(draws) + 1))
-            return _Block(number, draws, inputs, strike(space, space.locate(index), model=fault, rng=rng), index, ends)
+            return _Struck(strike(space, space.locate(index), model=fault, rng=rng), index, ends)
         struck = strike(space, space.locate(draws.index), model=fault, rng=rng, counts=draws.counts)
         index, ends = draws.index, np.arange(len(draws) + 1)
         if draws.counts is not None:
             index = index[np.cumsum(draws.counts) - draws.counts]
-        return _Block(number, draws, inputs, struck, index, ends)
-
-    def _upset(
-        self, fault: UpsetModel, number: int, draws: Draws, inputs: Ints | None, rng: np.random.Generator
-    ) -> _Block:
-        """Return draws as what upsets do to words, on the input of each; some meet no word at all."""
-        if inputs is None:
-            inputs = np.tile(np.arange(self.repeats), (len(draws), 1))
-        index = np.repeat(draws.index, self.repeats)
-        struck, kept = fault.trials(
-            self.campaign.space, index, inputs.reshape(-1), rng=rng, engine=self.campaign.engine
-        )
-        ends = np.concatenate(([0], np.cumsum(kept)))
-        return _Block(number, draws, inputs, struck, index[kept], ends, by_row=True)
+        return _Struck(struck, index, ends)
 
     def _inputs(self, number: int, draws: Draws) -> Ints | None:
         """Return the inputs of each draw, shape (draws, repeats); different ones, ``None`` for all of them."""
@@ -145,11 +164,14 @@ class Source:
         return np.concatenate([np.argsort(rng.random((count, inputs)), axis=1)[:, : self.repeats] for count in rows])
 
     def _part(self, block: _Block, first: int, last: int) -> Drawn:
-        """Return trials *first* to *last* of those that a block becomes."""
-        draws, position = block.draws, np.arange(first, last, dtype=np.int64)
-        draw, which = np.divmod(position, self.repeats)
-        if self.campaign.metric is not None:
-            inputs = np.full(len(position), -1, dtype=np.int64)
+        """Return trials *first* to *last* of those that a block becomes, or as many as fit into memory."""
+        campaign, draws = self.campaign, block.draws
+        draw, which = np.divmod(np.arange(first, last, dtype=np.int64), self.repeats)
+        if isinstance(campaign.fault, UpsetModel):
+            end = campaign.fault.fitting(campaign.space, draws.index[draw], engine=campaign.engine)
+            draw, which = draw[:end], which[:end]
+        if campaign.metric is not None:
+            inputs = np.full(len(draw), -1, dtype=np.int64)
         else:
             inputs = which if block.inputs is None else block.inputs[draw, which]
         faults, counts = _pick(draws, draw)
@@ -163,12 +185,7 @@ class Source:
             words=None if words is None else words[draw, which % words.shape[1]],
             unit=self.design.unit,
         )
-        key = position if block.by_row else draw
-        each = block.ends[key + 1] - block.ends[key]
-        row = np.repeat(np.arange(len(key)), each)
-        lanes = np.arange(len(row)) - np.repeat(np.cumsum(each) - each, each) + block.ends[key][row]
-        trials = replace(block.struck.take(lanes), inputs=np.maximum(inputs, 0)[row])
-        return Drawn(columns, trials, row, block.index[lanes])
+        return Drawn(columns, *block.made.lanes(columns, draw))
 
 
 def _pick(draws: Draws, order: Ints) -> tuple[Ints, Ints | None]:

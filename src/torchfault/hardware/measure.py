@@ -233,8 +233,7 @@ def known(space: UpsetSpace) -> Known:
     >>> [round(part, 4) for part in known(space)]
     [0.1702, 0.0, 0.8298]
     """
-    p, used = _cell_shares(space)
-    control = np.array([one.holds == "control" for one in space.accelerator.types])[space.type]
+    (p, used), control = _cell_shares(space), space.is_control
     return Known(float(p[control].sum()), float((p * (1 - used))[~control].sum()), float((p * used).sum()))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.errors import SamplingError, did_you_mean
-from torchfault.hardware.proposals import Cells, Profile, cells_of, proposal
+from torchfault.hardware.profile import Profile
 from torchfault.hardware.strata import Allocation, stratify
 from torchfault.hardware.upset_space import UpsetSpace
 from torchfault.sampling.design import Design, Strata
@@ -15,7 +15,7 @@ from torchfault.sampling.strata import apportion
 from torchfault.sampling.tally import Tally
 from torchfault.store import Columns
 
-__all__ = ["PROPOSALS", "ByCells", "TwoPhase", "halves_of", "profile_of"]
+__all__ = ["PROPOSALS", "ByCells", "TwoPhase", "halves_of", "pairs_of"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -23,6 +23,7 @@ Ints = NDArray[np.int64]
 PROPOSALS = ("UNIFORM", "MAC", "IS", "IS-B")
 # Of the draws by strata one in five goes by mass alone, of whole numbers a little less: see stratify.
 _LARGEST = 1 / (0.2 * 0.92)
+_EACH = 4  # draws of a pilot for each pair of a type and a bit, or more
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class ByCells:
         """Return one stratum; with a profile one for each type and bit before it, which are no part of the sample."""
         known = _Known.of(population)
         if not self._profiles:
-            largest = float((known.mass[known.held] / known.by(self.proposal, None)[known.held]).max())
+            largest = float((known.mass[known.held] / self._shares(known, None)[known.held]).max())
             return Design(Strata.one(len(population.space)), block=self.block, largest_weight=largest)
         known.pilot_weight(self.block)
         return Design(known.pilot_strata(), block=self.block, sample=(known.pairs,), adapts=True)
@@ -64,11 +65,24 @@ class ByCells:
         known = _Known.of(population)
         if self._profiles and start == 0:
             return known.pilot(population, n, rng=rng)
-        profile = profile_of(known.space, _pilot_of(tally, start, self.block)) if self._profiles else None
-        q = known.by(self.proposal, profile)
+        profile = Profile.of(known.space, _pilot_of(tally, start, self.block)) if self._profiles else None
+        q = self._shares(known, profile)
         cell = rng.choice(len(q), size=n, p=q)
         stratum = np.full(n, known.pairs if self._profiles else 0)
         return known.draws(population, cell, (known.mass / np.where(q > 0, q, 1.0))[cell], stratum, rng=rng)
+
+    def _shares(self, known: "_Known", profile: Profile | None) -> Floats:
+        """Return q, the share of draws of each cell, shape (cells,)."""
+        mass, layer = known.mass, known.space.layer
+        if self.proposal == "IS":
+            return mass
+        if profile is not None:
+            q = mass * profile.by_family()
+        else:
+            q = np.where(known.held, _bits_of(known.space), 0.0)
+            if self.proposal == "MAC":
+                q = q / np.bincount(layer, q)[layer] * np.bincount(layer, mass)[layer]
+        return np.asarray(q / q.sum())
 
 
 @dataclass(frozen=True)
@@ -76,8 +90,8 @@ class TwoPhase:
     """Draw a pilot of all types and bits, and then from strata of cells that it expects to fail alike.
 
     The first block is the pilot, in two independent halves, each shared out over the pairs of a type and a bit, evenly
-    and by the measure alike. It tells how often cells fail (:class:`torchfault.hardware.proposals.Profile`); later
-    blocks are drawn from strata of cells of like rates in Neyman's shares, one draw in five by the measure alone
+    and by the measure alike. It tells how often cells fail (:class:`torchfault.hardware.profile.Profile`); later blocks
+    are drawn from strata of cells of like rates in Neyman's shares, one draw in five by the measure alone
     (:func:`torchfault.hardware.strata.stratify`). Draws weigh p / q within their block, so that the mean of each is
     unbiased whatever the pilot saw. Raises :class:`SamplingError` for a block of fewer than four draws for each pair,
     and for a space that is not of upsets.
@@ -101,33 +115,37 @@ class TwoPhase:
         known = _Known.of(population)
         if start == 0:
             return known.pilot(population, n, rng=rng)
-        plan = self.plan(population, _pilot_of(tally, start, self.block), n)
-        cell = plan.draw(rng=rng)
-        weight = known.mass / np.where(plan.q > 0, plan.q, 1.0)
-        return known.draws(population, cell, weight[cell], known.pairs + plan.stratum[cell], rng=rng)
+        plan = self.plan(population, Profile.of(known.space, _pilot_of(tally, start, self.block)))
+        cell = plan.draw(rng=rng)[:n]
+        return known.draws(population, cell, plan.weight[cell], known.pairs + plan.stratum[cell], rng=rng)
 
-    def plan(self, population: Population, pilot: Columns, n: int) -> Allocation:
-        """Return the strata of the blocks after the trials of the *pilot*, and their shares of *n* draws."""
-        known = _Known.of(population)
-        return stratify(known.mass, profile_of(known.space, pilot).rate(known.cells), n)
+    def halves(self, population: Population) -> list[Allocation]:
+        """Return how the two halves of the pilot are shared out."""
+        return _Known.of(population).halves(self.block)
+
+    def plan(self, population: Population, profile: Profile) -> Allocation:
+        """Return the strata of the blocks after a pilot with this *profile*, and their shares of the draws."""
+        return stratify(population.measure.mass(population.space), profile.rate(), self.block)
 
 
-def profile_of(space: UpsetSpace, trials: Columns) -> Profile:
-    """Return how often upsets of each cell failed in *trials*, of several inputs each for itself."""
-    cell, size = space.cell_of(trials.faults), len(space.cells)
-    failed, drawn = np.zeros(size), np.zeros(size)
-    np.add.at(failed, cell, trials.failed)
-    np.add.at(drawn, cell, 1.0)
-    return Profile(failed, drawn)
+class _First:
+    """The first so many trials of a campaign."""
+
+    def __init__(self, trials: int) -> None:
+        self.trials, self.columns = trials, Columns.empty()
+
+    def add(self, columns: Columns) -> None:
+        missing = self.trials - len(self.columns)
+        if missing > 0:
+            self.columns = Columns.join([self.columns, columns.take(0, min(missing, len(columns)))])
 
 
 def _pilot_of(tally: Tally | None, start: int, block: int) -> Columns:
     """Return the trials of the first *block* draws, of *start* in *tally*."""
-    columns = Columns.empty() if tally is None else tally.columns()
-    trials = len(columns) * block // start
-    if not trials:
+    trials = 0 if tally is None else tally.trials * block // start
+    if tally is None or not trials:
         raise SamplingError(f"later blocks go by a pilot of {block} draws, got none of its trials; draw it first")
-    return columns.where(np.arange(len(columns)) < trials)
+    return tally.follow(("first", trials), lambda: _First(trials)).columns
 
 
 def halves_of(block: int) -> tuple[int, int]:
@@ -135,14 +153,18 @@ def halves_of(block: int) -> tuple[int, int]:
     return block - block // 2, block // 2
 
 
+def pairs_of(space: UpsetSpace, mass: Floats) -> Ints:
+    """Return the number of the type and bit of each cell, -1 for cells without *mass*, shape (cells,)."""
+    pair, held = np.full(len(mass), -1), mass > 0
+    kinds = np.stack((space.type, space.cells.bit))[:, held]
+    pair[held] = np.unique(kinds, axis=1, return_inverse=True)[1].reshape(-1)
+    return pair
+
+
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """What samplers know of a population: its *cells*, their *mass*, and the *pair* of a type and a bit of each.
+    """What samplers know of a population: the *mass* of its cells, and the *pair* of a type and a bit of each."""
 
-    *pair* is -1 for cells without mass, and *pairs* the number of pairs.
-    """
-
-    cells: Cells
     mass: Floats
     pair: Ints
     space: UpsetSpace
@@ -152,16 +174,12 @@ class _Known:
         space = population.space
         if not isinstance(space, UpsetSpace):
             raise SamplingError(f"upsets are drawn from the space of an accelerator, got a {type(space).__name__}")
-        cells, mass = cells_of(space), population.measure.mass(space)
-        if (mass[cells.control] > 0).any():
+        mass = population.measure.mass(space)
+        if (mass[space.is_control] > 0).any():
             raise SamplingError(
                 "control is known and never drawn, got a measure with it; take measure=UpsetMeasure(in_use=True)"
             )
-        pair = np.full(len(mass), -1)
-        held = mass > 0
-        kinds = np.stack((cells.kind, cells.bit))[:, held]
-        pair[held] = np.unique(kinds, axis=1, return_inverse=True)[1].reshape(-1)
-        return cls(cells, mass, pair, space)
+        return cls(mass, pairs_of(space, mass), space)
 
     @property
     def held(self) -> NDArray[np.bool_]:
@@ -171,21 +189,16 @@ class _Known:
     def pairs(self) -> int:
         return int(self.pair.max()) + 1
 
-    def by(self, name: str, profile: Profile | None) -> Floats:
-        """Return q of each cell for the proposal called *name*."""
-        q = np.where(self.held, proposal(name, self.cells, profile), 0.0) if name != "IS" else self.mass
-        return np.asarray(q / q.sum())
-
     def pilot_strata(self) -> Strata:
         """Return a stratum for each pair."""
         return Strata.of_cells(self.space, self.pair, self.mass)
 
-    def _halves(self, n: int) -> list[Allocation]:
+    def halves(self, n: int) -> list[Allocation]:
         """Return the halves of a pilot of *n* draws: every pair has some, and as much as half of its mass tells."""
-        if n < 4 * self.pairs:
+        if n < _EACH * self.pairs:
             raise SamplingError(
                 f"a pilot is of four draws or more for each of {self.pairs} pairs of a type and a bit, got a block of "
-                f"{n}; use block={1 << int(4 * self.pairs - 1).bit_length()}"
+                f"{n}; use block={1 << int(_EACH * self.pairs - 1).bit_length()}"
             )
         mass = np.bincount(self.pair[self.held], self.mass[self.held], self.pairs)
         wanted = 1 / self.pairs + mass / mass.sum()
@@ -193,16 +206,15 @@ class _Known:
 
     def pilot_weight(self, n: int) -> float:
         """Return the largest weight of a draw of a pilot, or refuse a block that is too small for one."""
-        return max(float((self.mass / np.where(one.q > 0, one.q, np.inf)).max()) for one in self._halves(n))
+        return max(float(one.weight.max()) for one in self.halves(n))
 
     def pilot(self, population: Population, n: int, *, rng: np.random.Generator) -> Draws:
         """Return a pilot of *n* draws, half by half."""
-        cells, weights = [], []
-        for plan in self._halves(n):
-            cells.append(plan.draw(rng=rng))
-            weights.append((self.mass / np.where(plan.q > 0, plan.q, 1.0))[cells[-1]])
+        halves = self.halves(n)
+        cells = [plan.draw(rng=rng) for plan in halves]
+        weight = np.concatenate([plan.weight[cell] for plan, cell in zip(halves, cells, strict=True)])
         cell = np.concatenate(cells)
-        return self.draws(population, cell, np.concatenate(weights), self.pair[cell], rng=rng)
+        return self.draws(population, cell, weight, self.pair[cell], rng=rng)
 
     def draws(
         self, population: Population, cell: Ints, weight: Floats, stratum: Ints, *, rng: np.random.Generator
@@ -211,6 +223,18 @@ class _Known:
         place = population.measure.draw_places(self.space, cell, rng=rng)
         weight = np.where(np.isclose(weight, 1.0, rtol=1e-12, atol=0), 1.0, weight)
         return Draws(self.space.number_of(cell, place), weight, stratum.astype(np.int32))
+
+
+def _bits_of(space: UpsetSpace) -> Floats:
+    """Return how many bits of variables each cell stands for; of variables that several types hold, a share."""
+    chip = space.accelerator
+    weight, holds = np.array([chip.weight_of(one.name) for one in chip.types]), [one.holds for one in chip.types]
+    alike = np.array([sum(w for w, other in zip(weight, holds, strict=True) if other == one) for one in holds])
+    part = np.divide(weight, alike, out=np.zeros_like(weight), where=alike > 0)
+    count = np.array([[work.count(one) for one in holds] for work in space.works], dtype=np.float64)
+    random = (space.cells.bit < 0) & ~space.is_control  # words of outputs, all bits at once
+    bits = np.where(random, np.array(space.widths)[space.layer, 2], 1)
+    return np.asarray(count[space.layer, space.type] * bits * part[space.type])
 
 
 def _check_block(block: int) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.errors import HardwareError
+from torchfault.sampling.strata import apportion
 
 __all__ = ["Allocation", "stratify"]
 
@@ -32,6 +33,12 @@ class Allocation:
         share = (self.draws / (self.draws.sum() * total))[self.stratum]
         return np.where(inside, self.mass * share, 0.0)
 
+    @property
+    def weight(self) -> Floats:
+        """The weight p/q of a draw of each cell, *mass* being p, 0 for cells that are not drawn, shape (cells,)."""
+        q = self.q
+        return np.where(q > 0, self.mass / np.where(q > 0, q, 1.0), 0.0)
+
     def draw(self, *, rng: np.random.Generator) -> Ints:
         """Return the cell of every draw, shape (draws,).
 
@@ -56,7 +63,7 @@ def _even(cells: Ints, mass: Floats, n: int, rng: np.random.Generator) -> Ints:
 
 
 def stratify(mass: Floats, rate: Floats, draws: int) -> Allocation:
-    """Cut cells into strata of like *rate*, and share out *draws*: Neyman's shares, 2 at least.
+    """Cut cells into strata of like *rate*, and share out *draws*, 4 or more: Neyman's shares, 2 at least.
 
     *mass*, shape (cells,), is what each cell counts for, and *rate* the mean square expected of its outcomes, never 0
     where there is mass; its root bounds their standard deviation. Strata are runs of cells in the order of their rate
@@ -81,12 +88,4 @@ def stratify(mass: Floats, rate: Floats, draws: int) -> Allocation:
     stratum = np.full(len(mass), -1)
     stratum[held] = number
     by_stratum = np.bincount(number, weights=need)
-    return Allocation(stratum, _whole(by_stratum / by_stratum.sum(), draws), np.where(stratum >= 0, mass, 0.0))
-
-
-def _whole(share: Floats, total: int) -> Ints:
-    """Return whole numbers that sum to *total*, 2 at least (where there are as many), the rest by *share*."""
-    least = min(2, total // len(share))
-    reached = np.floor(np.cumsum(share) * (total - least * len(share)) + 1e-6).astype(np.int64)
-    reached[-1] = total - least * len(share)
-    return np.asarray(least + np.diff(reached, prepend=0))
+    return Allocation(stratum, apportion(by_stratum, draws, least=2), np.where(stratum >= 0, mass, 0.0))

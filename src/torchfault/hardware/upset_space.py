@@ -116,6 +116,11 @@ class UpsetSpace:
         """The position of each cell's type among those of the accelerator, shape (cells,)."""
         return np.asarray(self._table[1])
 
+    @property
+    def is_control(self) -> NDArray[np.bool_]:
+        """Which cells are of control, whose upsets are crashes, shape (cells,)."""
+        return np.array([one.holds == "control" for one in self.accelerator.types])[self.type]
+
     @cached_property
     def cells(self) -> Cells:
         """The cells, in the order of layers, types and bits; layers of one name are one group."""
@@ -199,7 +204,7 @@ class UpsetSpace:
     def axis(self, by: str) -> Axis:
         """Return the groups of a table *by* model, layer, type, bit (-1 for none), or kind: what flip-flops hold.
 
-        Raises :class:`HardwareError`, with a suggestion, for another *by*.
+        Raises :class:`torchfault.errors.SpaceError`, with a suggestion, for another *by*.
         """
         types = self.accelerator.types
         keys: list[str] | list[int]
@@ -217,7 +222,7 @@ class UpsetSpace:
             keys, of_cell = list(kinds), np.array([kinds.index(one.holds) for one in types], dtype=np.int64)[self.type]
         else:
             near = did_you_mean(by, self.groupings)
-            raise HardwareError(f"upsets are grouped by {', '.join(self.groupings)}, got '{by}'{near}")
+            raise SpaceError(f"upsets are grouped by {', '.join(self.groupings)}, got '{by}'{near}")
         faults = np.zeros(len(keys), dtype=np.int64)
         np.add.at(faults, of_cell, self.cells.sizes)
         return Axis(keys, faults, lambda index: of_cell[self.cell_of(index)], of_cell)

@@ -32,6 +32,7 @@ from torchfault.words import WordFormat, edit, encode, held_in, masks_to_words, 
 
 __all__ = ["Upset"]
 
+Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
 Rows = tuple[Ints, Ints, Ints, Words, Words]
@@ -65,16 +66,19 @@ class Upset:
     >>> engine = Engine(digits_cnn(), Data(torch.rand(4, 1, 8, 8)))
     >>> fault = Upset(layers_of(engine.model, engine.data))
     >>> space = upset_space(FLAT, fault.layers.works, engine.space)
-    >>> index, inputs, rng = np.array([7, 70_000]), np.array([0, 3]), np.random.default_rng(0)
-    >>> trials, kept = fault.trials(space, index, inputs, rng=rng, engine=engine)
+    >>> index, inputs, words = np.array([7, 70_000]), np.array([0, 3]), np.zeros(2, dtype=np.uint64)
+    >>> trials, kept = fault.trials(space, index, inputs, words=words, engine=engine)
     >>> trials.inputs, kept
     (array([0, 3]), array([ True,  True]))
     """
 
     layers: Layers
 
-    def check(self, space: object, engine: Machine) -> None:
-        """Raise :class:`HardwareError` unless *space* is one of upsets in these layers, whose sites *engine* has."""
+    def check(self, space: object, mass: Floats, engine: Machine) -> None:
+        """Raise :class:`HardwareError` unless *space* is one of upsets in these layers, whose sites *engine* has.
+
+        Control has no trial, so the *mass* of its cells has to be 0.
+        """
         if not isinstance(space, UpsetSpace) or space.works != tuple(
             replace(one, node=-1) for one in self.layers.works
         ):
@@ -82,22 +86,30 @@ class Upset:
         for work in space.works:
             for name in (*work.inputs, *work.weights, *work.outputs):
                 engine.space.position(name)
+        if (mass[space.is_control] > 0).any():
+            raise HardwareError(
+                "upsets of control are crashes, known and never run, got a measure with them; "
+                "take measure=UpsetMeasure(in_use=True)"
+            )
 
     def trials(
-        self, space: UpsetSpace, index: Ints, inputs: Ints, *, rng: np.random.Generator, engine: Machine
+        self, space: UpsetSpace, index: Ints, inputs: Ints, *, words: Words, engine: Machine
     ) -> tuple[Trials, NDArray[np.bool_]]:
         """Return the trials that upsets *index* become on *inputs*, shape (n,), and which of them become one, (n,).
 
-        The others strike a variable that no product uses, and change nothing. Random words that some types leave come
-        from *rng*, one for each upset. Raises :class:`HardwareError` for upsets of control, which are crashes without a
-        trial.
+        The others strike a variable that no product uses, and change nothing. *words*, shape (n,), are random ones,
+        which some types leave. Raises :class:`HardwareError` for upsets of control, which are crashes without a trial.
         """
-        words = rng.integers(0, 2**64, size=len(index), dtype=np.uint64)
         none = self._made(space, index[:0], inputs[:0], words=words[:0], engine=engine)
         parts, owners = zip(none, *self.parts(space, index, inputs, words=words, engine=engine), strict=True)
         owner, kept = np.concatenate(owners), np.zeros(len(index), dtype=bool)
         kept[owner] = True
         return Trials.join(parts).take(np.argsort(owner)), kept
+
+    def fitting(self, space: UpsetSpace, index: Ints, *, engine: Machine) -> int:
+        """Return how many of the first of upsets *index* fit into the memory as trials, 1 at least."""
+        edits = np.cumsum(self._edits(space, index, self._located(space, index)))
+        return max(1, int(np.searchsorted(edits, _most_edits(engine), side="right")))
 
     @torch.inference_mode()
     def _made(
@@ -134,7 +146,7 @@ class Upset:
         """
         upsets = self._located(space, index)
         at_once = max(1, min(_INPUTS, engine.memory // 4 // max(self.layers.nbytes, 1)))
-        most = max(1, engine.memory // 4 // _EDIT)
+        most = _most_edits(engine)
         order = np.argsort(inputs, kind="stable")
         group = (np.cumsum(np.diff(inputs[order], prepend=-1) > 0) - 1) // at_once
         edits = np.cumsum(np.concatenate(([0], self._edits(space, index, upsets)[order])))
@@ -164,6 +176,11 @@ class Upset:
                 grid = product.grid(height=space.accelerator.height, width=space.accelerator.width)
                 counts[here] = reach_of(one.pattern, upsets.row[here], upsets.column[here], grid).outputs
         return counts
+
+
+def _most_edits(engine: Machine) -> int:
+    """Return how many words trials may change together: a quarter of the memory goes to these."""
+    return max(1, engine.memory // 4 // _EDIT)
 
 
 @dataclass(frozen=True, eq=False)

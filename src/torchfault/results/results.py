@@ -117,7 +117,7 @@ class Results:
         import pandas as pd
 
         axis = self.space.axis(by)
-        found, seen = self._estimates(by, flag, level, method), observe(self.space, self._sampled, axis, flag=flag)
+        found, seen = self._estimates(by, flag, level, method), observe(self.space, self.sampled, axis, flag=flag)
         failures = np.bincount(seen.group, seen.failed * seen.size, len(axis)).round().astype(np.int64)
         whole, weight = seen.trials, seen.weight * seen.size
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -166,7 +166,7 @@ class Results:
         return f"<p>{escape(visible(repr(self)))}</p>{frame.to_html(index=False)}"
 
     @cached_property
-    def _sampled(self) -> Columns:
+    def sampled(self) -> Columns:
         """The trials that are a sample, weighed as one.
 
         That is all, unless the sampler picked some on purpose. Where strata are drawn from until each has enough, the
@@ -187,7 +187,7 @@ class Results:
             named = ", ".join(sorted(known))
             raise CampaignError(f"'{self.name}' recorded the outcomes {named}, got '{flag}'{did_you_mean(flag, known)}")
         chosen = self.level if level is None else level
-        return estimates(Question(self.record, self.space, self.design, self._sampled, by, flag, chosen, method))
+        return estimates(Question(self.record, self.space, self.design, self.sampled, by, flag, chosen, method))
 
 
 def load(store: Store, name: str) -> Results:
