@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import inf, isfinite, nan
 
 import numpy as np
@@ -44,6 +45,11 @@ class Question:
     def repeats(self) -> int:
         """The number of inputs that each draw runs on, one after the other."""
         return int(self.record.configuration.get("inputs_per_fault", 1))
+
+    @cached_property
+    def looks(self) -> Sequential:
+        """The complete blocks of a campaign whose outcomes decide what is drawn."""
+        return Sequential(self.space, self.design, self.columns, repeats=self.repeats)
 
 
 def estimates(asked: Question, axis: Axis | None = None) -> list[Estimate]:
@@ -88,7 +94,7 @@ def _by_design(asked: Question, axis: Axis) -> list[Estimate]:
 
 def _sequential(asked: Question, axis: Axis) -> list[Estimate]:
     """Return estimates that hold at every look; where there is none an interval of one look about an unbiased value."""
-    looks = Sequential(asked.space, asked.design, asked.columns, repeats=asked.repeats)
+    looks = asked.looks
     known = looks.estimates(asked.by, level=asked.level) if asked.flag == "failed" else {}
     if len(known) == len(axis):
         return [known[group] for group in range(len(axis))]
@@ -104,10 +110,7 @@ def _sequential(asked: Question, axis: Axis) -> list[Estimate]:
 
 def weighed(asked: Question) -> Columns:
     """Return the trials with weights under which any mean over those of a group is unbiased."""
-    if asked.design.looks == "one":
-        return asked.columns
-    looks = Sequential(asked.space, asked.design, asked.columns, repeats=asked.repeats)
-    return looks.weighed(level=asked.level)
+    return asked.columns if asked.design.looks == "one" else asked.looks.weighed(level=asked.level)
 
 
 def _exhaustive(asked: Question, axis: Axis, seen: Observations) -> list[Estimate]:
