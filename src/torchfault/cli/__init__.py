@@ -102,10 +102,10 @@ def _dispatch(arguments: list[str]) -> int:
 def _usage(error: Exception) -> str:
     """Return what is wrong with the arguments, and where help is."""
     text = str(error.format_message() if hasattr(error, "format_message") else error).strip().rstrip(".")
-    former = _FORMER.get(str(getattr(error, "option_name", "")))
+    if former := _FORMER.get(name := str(getattr(error, "option_name", ""))):
+        return f"no such option: {name}; it is {former} now"
     context = getattr(error, "ctx", None)
-    hint = f"it is {former} now" if former else f"see {context.command_path if context else 'torchfault'} --help"
-    return f"{text[:1].lower()}{text[1:]}; {hint}"
+    return f"{text[:1].lower()}{text[1:]}; see {context.command_path if context else 'torchfault'} --help"
 
 
 def _complain(message: str, status: int, *, label: str = "error") -> int:

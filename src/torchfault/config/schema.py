@@ -302,3 +302,9 @@ class Settings(Section):
         description="What keeps trials and outcomes: an SQLite file, by itself `torchfault.db` in the working "
         "directory, or the URL of another database.",
     )
+
+    @model_validator(mode="after")
+    def _has_goals(self) -> Self:
+        if self.recipe == "run" and self.sampler.kind == "adaptive" and not self.stop.half_width:
+            raise ValueError("sampler adaptive draws towards half-widths, got none; give --half-width site=0.01")
+        return self

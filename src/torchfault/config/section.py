@@ -103,7 +103,7 @@ def said(error: Any) -> str:
     kind, got, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "value_error":
         return str(context["error"])
-    hint = did_you_mean(str(got), context["expected"].replace("'", "").split()) if kind == "literal_error" else ""
+    hint = did_you_mean(str(got), re.findall("'([^']*)'", context["expected"])) if kind == "literal_error" else ""
     return f"expected {_wanted(kind, error['msg'], context)}, got {_shown(got)}{hint}"
 
 
