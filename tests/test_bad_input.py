@@ -139,7 +139,10 @@ CASES: dict[str, tuple[str | list[str], str]] = {
     "memory too small": (config(memory="10"), "memory: the memory budget starts at 1MiB, got '10'"),
     "time without sense": (config(stop="{time: soon}"), "stop.time: expected a time above 0 such as 90s"),
     "no trials": (config(stop="0"), "run.yaml:4: stop.trials: expected a number of at least 1, got 0"),
-    "half-width of a half": (config(stop="{half_width: 0.5}"), "stop.half_width.model: expected a number of less than 0.5"),
+    "half-width of a half": (
+        config(stop="{half_width: 0.5}"),
+        "stop.half_width.model: expected a number of less than 0.5",
+    ),
     "stop a list": (config(stop="[5]"), "stop: expected a mapping of keys to values, got \\[5\\]"),
     "name with a slash": (config(name="a/b"), "name: expected letters, digits and . _ \\+ - only, got 'a/b'"),
     "threads 0": (config(threads="0"), "threads: expected a number of at least 1, got 0"),

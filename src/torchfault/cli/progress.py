@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from rich.text import Text
 
+from torchfault.cli import interruption
 from torchfault.cli.screen import count, duration, stderr
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class Watch:
         self._ticker.__exit__(kind, value, traceback)
 
     def __call__(self, standing: "Standing") -> None:
+        interruption.check()
         self._before()
         self._ticker.show(self._line(standing), standing.done / standing.total if standing.total else None)
 

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 import torchfault
 from torchfault.cli import header
 from torchfault.cli.progress import Watch
@@ -113,7 +111,7 @@ def guarded(opening: header.Opening) -> Iterator[None]:
 
 def _results(settings: Settings, store: "Store | None", held: "Record | None") -> "Results":
     """Build and run the campaign, with everything checked before the store is touched."""
-    from torchfault.campaign import CampaignInterrupted, check_resumable, run
+    from torchfault.campaign import check_resumable, run
 
     assert settings.name is not None
     kept = keep(settings)
@@ -137,9 +135,9 @@ def _results(settings: Settings, store: "Store | None", held: "Record | None") -
         try:
             with Watch(method=settings.method, before=opening.flush) as watch:
                 return run(campaign, store=store, name=settings.name, progress=watch, settings=kept)
-        except CampaignInterrupted as interrupted:
-            _stopped(interrupted.results, store, settings.store)
-            raise typer.Exit(INTERRUPTED) from None
+        except KeyboardInterrupt:
+            _stopped(settings.name, store, settings.store)
+            sys.exit(INTERRUPTED)
 
 
 def _check_trials(settings: Settings, held: "Record") -> None:
@@ -160,12 +158,12 @@ def _failure(settings: Settings, engine: "Engine") -> str:
     return f"{chosen.text} ({chosen.why})" if chosen.why else chosen.text
 
 
-def _stopped(results: "Results", store: "Store | None", where: str) -> None:
+def _stopped(name: str, store: "Store | None", where: str) -> None:
     """Say what a Ctrl-C left behind, and how to go on."""
-    console, name = stderr(), results.name
+    console = stderr()
     if store is None or name not in store:
         say(console, ("stopped:", "bold yellow"), " interrupted before anything was kept")
         return
-    kept = f" interrupted; {count(len(results))} trials are kept in {short(where)}"
+    kept = f" interrupted; {count(store.campaign(name).trials)} trials are kept in {short(where)}"
     say(console, ("stopped:", "bold yellow"), kept)
     next_steps([f"torchfault resume {name}{store_flag(where)}"])
