@@ -32,7 +32,7 @@ LAYERS = (
     {"data"},
     {"trials", "words", "faults", "storages"},
     {"space", "axes", "measures", "store", "cells", "selection"},
-    {"site", "names", "imports", "expressions"},
+    {"site", "names", "imports", "expressions", "plain_yaml"},
     {"errors", "files", "text", "source", "zoo"},
 )
 ROW = {unit: row for row, units in enumerate(LAYERS) for unit in units}
