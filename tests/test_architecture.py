@@ -30,7 +30,7 @@ LAYERS = (
     {"trials", "words", "faults", "storages"},
     {"space", "measures", "store"},
     {"site", "names", "imports", "expressions"},
-    {"errors", "files", "text", "zoo"},
+    {"errors", "files", "plain_yaml", "text", "zoo"},
 )
 ROW = {unit: row for row, units in enumerate(LAYERS) for unit in units}
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torchfault import criteria
 from torchfault.config import Override, Settings, leaf_keys, read_settings, restore_settings
 from torchfault.config.build import build_campaign, build_engine
-from torchfault.config.marked import parse, scalar
+from torchfault.config.marked import parse
 from torchfault.errors import ConfigError
 from torchfault.faults import BitFlip, Burst, RandomWord, StuckAt, Value
+from torchfault.plain_yaml import scalar
 from torchfault.sampling import BitErrorRate, Effect, Exhaustive, Importance, Learned, Sensitivity, Uniform
 from torchfault.statistics import HalfWidth, MaxTrials, TimeBudget
 

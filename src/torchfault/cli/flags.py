@@ -10,8 +10,8 @@ import typer
 
 from torchfault.cli.screen import strays_aside
 from torchfault.config import Override, Settings, leaf_keys, read_settings
-from torchfault.config.marked import scalar
 from torchfault.errors import ConfigError
+from torchfault.plain_yaml import scalar
 
 __all__ = ["FLAGS", "SITE_FLAGS", "Flag", "configured", "settings_from"]
 

@@ -151,13 +151,15 @@ def _stopped(results: "Results", store: "Store | None") -> None:
 
 def _describe(settings: Settings, engine: "Engine", campaign: "Campaign", store: "Store | None") -> None:
     """Say what is about to be struck, how, and how good the model is without faults."""
+    from torchfault.adapters.understood import near_chance, summarise
     from torchfault.campaign import reach
 
-    space = campaign.space
+    space, summary = campaign.space, summarise(engine.data)
     say((settings.name or "", "bold"))
     facts(
         [
             ("model", _model(settings, engine)),
+            ("data", str(summary)),
             ("golden", _golden(engine)),
             ("faults", f"{settings.fault}; {count(len(space))} in {count(len(space.sites))} sites"),
             ("failure", f"drop of {settings.metric}" if settings.metric else _failure(settings, engine)),
@@ -166,6 +168,9 @@ def _describe(settings: Settings, engine: "Engine", campaign: "Campaign", store:
             ("store", "" if store is None else showing.short(settings.store)),
         ],
     )
+    for note in (*summary.notes, near_chance(engine.golden(), engine.data.labels)):
+        if note is not None:
+            say((f"  note: {note}", "yellow"))
     if (reached := reach(campaign)) < 1:
         part = f"{100 * reached:.3g} % of the faults can be drawn, the others count as unknown; use --floor 0.5"
         say((f"  note: {part}", "yellow"))

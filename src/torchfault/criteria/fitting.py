@@ -91,15 +91,16 @@ def _of_tensor(name: str, tensor: Tensor, label: Tensor | None, inputs: Tree | N
 
 
 def _of_values(kind: str, tensor: Tensor) -> tuple[str, str]:
-    shape = f"values of shape {tuple(tensor.shape[1:])}" if tensor[:1].numel() > 1 else "single value"
+    single = tensor[:1].numel() == 1
+    shape = "single value" if single else f"values of shape {tuple(tensor.shape[1:])}"
     if kind == "tokens":
         return "tokens", f"any change of the whole {shape}, such as generated tokens"
     if kind == "spikes":
         return "spike-count", "the neuron that spikes most often, with time steps along axis 1"
     if kind == "values":
-        return "error:0.1", f"a change of the {shape} by a tenth of the largest"
+        return "error:0.1", f"a change of the {shape} by a tenth of {'it' if single else 'the largest'}"
     middle = 0.5 if bool(((tensor >= 0) & (tensor <= 1)).all()) else 0
-    return f"threshold:{middle}", f"the side of {middle} on which each of the {shape} lies"
+    return f"threshold:{middle}", f"the side of {middle} on which {'the' if single else 'each of the'} {shape} lies"
 
 
 def _of_scores(axis: int, tensor: Tensor) -> tuple[str, str]:
