@@ -12,9 +12,9 @@ from torchfault.data import Data, Tree
 from torchfault.errors import SpaceError, StorageError
 from torchfault.model.discover import parameter_sites
 from torchfault.model.memory import STORED
-from torchfault.model.observe import computes_nothing
 from torchfault.model.rounding import set_rounding
 from torchfault.model.torch_ao.quantised import is_leaf
+from torchfault.model.traits import computes_nothing
 from torchfault.model.unwrapped import unwrapped
 from torchfault.names import site_name
 from torchfault.space import FaultSpace, Site

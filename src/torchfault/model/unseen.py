@@ -5,8 +5,8 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import UninitializedParameter
 
 from torchfault.model.memory import homes
-from torchfault.model.observe import word_name
 from torchfault.model.torch_ao.packed import holds_parts
+from torchfault.model.traits import word_name
 
 __all__ = ["unseen"]
 
