@@ -147,8 +147,8 @@ def test_a_monitor_sees_the_same_on_both() -> None:
     for executor in (GraphExecutor(model, data, memory=2**28), HooksExecutor(model, data)):
         monitor = tf.Monitor(executor.space)
         trials: Trials = random_trials(executor.space, len(data), 40)
-        monitor.begin(trials, np.arange(len(trials)))
-        for lanes in executor.run(trials, monitor):
-            monitor.finish(lanes)
+        run = monitor.begin(trials)
+        for lanes in executor.run(trials, run):
+            run.finish(lanes)
         tables.append(monitor.table())
     assert tables[0][["site", "lanes", "changed"]].equals(tables[1][["site", "lanes", "changed"]])
