@@ -13,6 +13,7 @@ from torchfault.data import leaves
 from torchfault.engine.executor import Lanes
 from torchfault.engine.graph.golden_pass import Golden
 from torchfault.engine.graph.sweep import Sweep
+from torchfault.model.foreign import of_tensor
 from torchfault.model.lane_axis import LaneAxis, identical_lanes, lanes_first, take
 from torchfault.model.places import Place
 from torchfault.model.program import Node
@@ -310,7 +311,8 @@ class HooksMonitor:
             for i, tensor in enumerate(moment.tensors):
                 name = moment.name(i)
                 if name in self.layouts:
-                    plain = tensor.dequantize() if tensor.is_quantized else tensor
+                    room = of_tensor(tensor)
+                    plain = tensor if room is None else room.values(tensor)
                     self.seen[name] = lanes_first(plain, self.layouts[name]).detach().clone()
         return None
 

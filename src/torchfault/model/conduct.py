@@ -9,6 +9,7 @@ from torchfault.data import Tree, call, rows
 from torchfault.errors import ModelError, first_line
 from torchfault.model.decisions import Decisions
 from torchfault.model.disturb import reset_states, undisturbed, unfused
+from torchfault.model.foreign import of_tensor
 from torchfault.model.traits import word_name
 
 __all__ = ["Conduct", "conduct_of"]
@@ -64,7 +65,7 @@ def _run(model: nn.Module, inputs: Tree) -> Conduct:
 
 def _digest(tensor: Tensor) -> int:
     """Return a number that changes, but for chance, with any word of *tensor*."""
-    if not word_name(tensor) or tensor.is_quantized:
+    if type(tensor) not in (Tensor, nn.Parameter) or not word_name(tensor) or of_tensor(tensor) is not None:
         return 0
     whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     return int(tensor.detach().reshape(-1).view(whole).sum(dtype=torch.int64))

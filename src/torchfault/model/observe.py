@@ -9,12 +9,12 @@ from torchfault.data import Data, Tree, call, leaves, rows
 from torchfault.errors import ModelError, first_line
 from torchfault.model.conduct import conduct_of
 from torchfault.model.disturb import reset_states, undisturbed
+from torchfault.model.foreign import foreign
 from torchfault.model.lane_axis import LaneAxis, axis_by_shapes, find_axis
 from torchfault.model.probes import PROBES, probe_inputs, repeated, spread
 from torchfault.model.record import Record
 from torchfault.model.rounding import exactly
 from torchfault.model.states import find_cells
-from torchfault.model.torch_ao.packed import shares_ranges
 from torchfault.model.traits import leaf_paths
 from torchfault.model.watch import visiting
 
@@ -42,16 +42,15 @@ def _watched(model: nn.Module, data: Data, *, operations: bool, steps: bool) -> 
     conduct = conduct_of(model, inputs)
     if conduct.alone:
         inputs = rows(inputs, slice(0, 1))
-    # Quantised modules compute in one way only, and are born in training mode.
-    trained = (m for m in model.modules() if not type(m).__module__.startswith("torch.ao.nn.quantized."))
+    trained = (m for m in model.modules() if not any(room.always_alike(m) for room in foreign()))
     record = Record(model, any(module.training for module in trained), conduct)
     if steps:
         with undisturbed(model):
             record.cells = find_cells(model, inputs)
     many, few = _pair(record, inputs, operations=operations)
-    ranges = any(map(shares_ranges, model.modules())) or any(
-        seen.moment.operation.endswith("_dynamic") for seen in record.seen.values()
-    )
+    operations_seen = {seen.moment.operation for seen in record.seen.values()}
+    ranges = any(room.shares_ranges(module) for room in foreign() for module in model.modules())
+    ranges |= any(room.mixes(operation) for room in foreign() for operation in operations_seen)
     record.mixes = _outputs_mix(record, many, few) or ranges
     for number in spread(data, most=_PATHS) if conduct.decides else ():
         alone = rows(data.inputs, slice(number, number + 1))

@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchfault.model.conduct import Conduct
+from torchfault.model.foreign import activation_word, coded_word, foreign
 from torchfault.model.lane_axis import LaneAxis, axis_by_shapes, axis_of_one, find_axis, per_sample
 from torchfault.model.marks import inside
 from torchfault.model.probes import PROBES
 from torchfault.model.rounding import is_rounding, names_kept, rounding, sites_kept, without_blocks
 from torchfault.model.states import Cell
-from torchfault.model.torch_ao.quantised import activation_word, is_leaf
-from torchfault.model.traits import channel_axis, codes, computes_nothing, sampled, word_name
+from torchfault.model.traits import channel_axis, codes, computes_nothing, is_leaf, sampled, word_name
 from torchfault.model.watch import Moment, memory_address
 from torchfault.names import site_name
 from torchfault.space import Site
@@ -67,7 +67,7 @@ class Record:
         for i, tensor in enumerate(moment.tensors):
             name = moment.name(i)
             self._met.update(dict.fromkeys(names_kept(name, self._storage(moment))))
-            valued = tensor.dtype.is_floating_point or tensor.is_quantized
+            valued = tensor.dtype.is_floating_point or coded_word(tensor)
             seen = _Seen(moment._replace(tensors=()), tensor.shape, word_name(tensor) if valued else "", moment.view[i])
             self._values[name] = seen, codes(tensor.detach()).clone()
 
@@ -163,7 +163,8 @@ class Record:
     def _site(self, name: str, seen: _Seen) -> Site:
         owner, layout = self._modules[seen.moment.path], self.layouts[name]
         shape, kind = per_sample(seen.shape, layout, lanes=self.lanes), type(owner).__name__
-        rounded = activation_word(owner) if seen.moment.role == "output" and not seen.moment.operation else ""
+        own = seen.moment.role == "output" and not seen.moment.operation
+        rounded = activation_word(owner) if own else ""
         fmt = word(rounded or seen.word)
         return Site(
             name,
@@ -205,9 +206,9 @@ class Record:
         """Return the calls of modules without children that are, other than torch's own, several operations."""
         inside: dict[str, set[str]] = {}
         for seen in self.seen.values():
-            if seen.moment.operation and not type(modules[seen.moment.path]).__module__.startswith(
-                ("torch.nn.", "torch.ao.")
-            ):
+            owner = modules[seen.moment.path]
+            own = type(owner).__module__.startswith("torch.nn.") or any(room.owns(owner) for room in foreign())
+            if seen.moment.operation and not own:
                 inside.setdefault(seen.moment.call, set()).add(seen.moment.base)
         return {called for called, bases in inside.items() if len(bases) > 1}
 

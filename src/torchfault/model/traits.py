@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from torchfault.model.foreign import coded_word, foreign, of_tensor
 from torchfault.model.lane_axis import LaneAxis
-from torchfault.model.torch_ao.quantised import is_leaf, quantised_word
 from torchfault.words import WORDS
 
-__all__ = ["channel_axis", "codes", "computes_nothing", "leaf_paths", "sampled", "varies", "word_name"]
+__all__ = ["channel_axis", "codes", "computes_nothing", "is_leaf", "leaf_paths", "sampled", "varies", "word_name"]
 
 _SAMPLE = 64
 _CHANNEL_FIRST = ("conv", "batchnorm", "instancenorm", "groupnorm", "pool", "pixel", "upsample", "interpolate")
@@ -20,18 +20,30 @@ _NOTHING = ("Dropout", "AlphaDropout", "FeatureAlphaDropout", "Identity", "Flatt
 def word_name(tensor: Tensor) -> str:
     """Return the name of the tensor's word format, empty where it has none."""
     name = str(tensor.dtype).removeprefix("torch.")
-    return quantised_word(tensor) or (name if name in WORDS and tensor.layout == torch.strided else "")
+    return coded_word(tensor) or (name if name in WORDS and tensor.layout == torch.strided else "")
 
 
 def codes(tensor: Tensor) -> Tensor:
-    """Return the integer codes of a quantised tensor, and any other tensor as it is."""
-    return tensor.int_repr() if tensor.is_quantized else tensor
+    """Return the integer codes that a tensor holds in the same memory, and a plain one as it is."""
+    room = of_tensor(tensor)
+    return tensor if room is None else room.codes(tensor)
 
 
 def sampled(tensor: Tensor) -> Tensor:
     """Return a few of the values of *tensor*, by which to tell it from others of its shape."""
     flat = codes(tensor.detach()).reshape(-1)
     return flat[:: max(1, len(flat) // _SAMPLE)].clone()
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether *module* has no children, but for those in which layers of other libraries hold their parts.
+
+    >>> is_leaf(nn.Linear(2, 1)), is_leaf(nn.Sequential(nn.Linear(2, 1)))
+    (True, False)
+    """
+    if any(room.is_whole(module) for room in foreign()):
+        return True
+    return all(any(room.is_part(child) for room in foreign()) for child in module.children())
 
 
 def leaf_paths(model: nn.Module) -> list[str]:

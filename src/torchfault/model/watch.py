@@ -13,9 +13,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from torchfault.model.disturb import unfused
+from torchfault.model.foreign import foreign
 from torchfault.model.marks import inside, marked
 from torchfault.model.states import Cell
-from torchfault.model.torch_ao.quantised import is_leaf
+from torchfault.model.traits import is_leaf
 from torchfault.model.undo import Undo
 from torchfault.names import site_name
 
@@ -129,7 +130,8 @@ def _replaced(flat: list[Any], spec: Any, kept: list[int], fresh: Sequence[Tenso
 
 def hands_out(module: nn.Module) -> bool:
     """Whether *module* gives tensors that it does not keep, as torch's own layers do."""
-    return type(module).__module__.startswith(("torch.nn.modules.", "torch.ao.nn.")) and is_leaf(module)
+    own = type(module).__module__.startswith("torch.nn.modules.") or any(room.owns(module) for room in foreign())
+    return own and is_leaf(module)
 
 
 @dataclass(eq=False)

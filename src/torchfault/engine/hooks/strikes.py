@@ -15,10 +15,10 @@ from torch.utils import _pytree as pytree
 
 from torchfault.errors import FaultError, SpaceError, did_you_mean
 from torchfault.model.arguments import argument_names
+from torchfault.model.foreign import activation_word, foreign, of_tensor
 from torchfault.model.lane_axis import LaneAxis, axis_within, by_sample
 from torchfault.model.rounding import rounding, sites_kept
 from torchfault.model.states import Cell
-from torchfault.model.torch_ao.quantised import activation_word, code_memory, restore_codes
 from torchfault.model.watch import Moment, visiting
 from torchfault.names import site_name
 from torchfault.space import Fault, FaultSpace, Site
@@ -78,7 +78,9 @@ def _called(path: str, call: str) -> str:
 
 
 def _exists(operation: str) -> bool:
-    return any(hasattr(home, operation) for home in (torch.ops.aten, torch, F, Tensor, torch.ops.quantized))
+    return any(hasattr(home, operation) for home in (torch.ops.aten, torch, F, Tensor)) or any(
+        room.has_operation(operation) for room in foreign()
+    )
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -128,11 +130,11 @@ class Strike:
 
     def __call__(self, tensor: Tensor, *, owned: bool) -> Tensor:
         """Return *tensor* with its faults; changed in place if nobody else holds it and no gradient needs it."""
-        if tensor.is_quantized:
-            if not owned:
-                return restore_codes(self(tensor.int_repr(), owned=True), tensor)
-            self(code_memory(tensor), owned=True)
-            return tensor
+        room = of_tensor(tensor)
+        if room is not None:
+            held = room.codes(tensor) if owned else room.codes(tensor).clone()
+            self(held, owned=True)
+            return tensor if owned else room.coded(held, tensor)
         self._make_ready(tensor)
         self.met += 1
         layout = self.layout or self._layout(tensor)
@@ -203,6 +205,11 @@ class Strike:
                     f"'{one.name}' has {one.fmt.name} words in the fault space, got {fmt.name}; "
                     "find the sites under the same precision"
                 )
+
+
+def _is_valued(tensor: Tensor) -> bool:
+    """Whether *tensor* holds values, and not numbers or truth values alone."""
+    return tensor.dtype.is_floating_point or of_tensor(tensor) is not None
 
 
 def _inside(element: int | tuple[int, ...], shape: torch.Size) -> bool:
@@ -284,8 +291,7 @@ class _Striker:
         tensors, struck = list(moment.tensors), False
         for strike in self._here(moment):
             place = strike.where.place
-            valued = place < len(tensors) and (tensors[place].dtype.is_floating_point or tensors[place].is_quantized)
-            if not valued and not (place < len(tensors) and strike.edits):
+            if place >= len(tensors) or not (strike.edits or _is_valued(tensors[place])):
                 continue
             if strike.reaches(tensors[place]):
                 tensors[place], struck = strike(tensors[place], owned=moment.owned[place]), True
