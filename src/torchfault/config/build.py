@@ -98,11 +98,11 @@ def build_campaign(settings: Settings, engine: "Engine") -> "Campaign":
     The criterion and the metric are tried on the golden outputs, so that what does not fit shows before anything runs.
     """
     from torchfault.campaign import Campaign
-    from torchfault.criteria import as_criterion, as_metric, check_metric
+    from torchfault.criteria import as_criterion, as_metric, golden_metric
 
     fault, metric = _fault(settings), None if settings.metric is None else as_metric(settings.metric)
     if metric is not None:
-        check_metric(metric, engine.golden(), engine.data.labels)
+        golden_metric(metric, engine.golden(), engine.data.labels)
     criterion = as_criterion(settings.criterion or "top1") if metric else build_criterion(settings, engine)
     space = build_space(settings, engine.space)
     return Campaign(
@@ -125,13 +125,13 @@ def build_criterion(settings: Settings, engine: "Engine") -> "Criterion":
 
 def choose_criterion(settings: Settings, engine: "Engine") -> "Fitting":
     """Return the criterion of *settings*, or the one that fits the golden outputs of *engine*, and what it judges."""
-    from torchfault.criteria import Fitting, as_criterion, check_criterion, fitting, judged
+    from torchfault.criteria import Fitting, as_criterion, check_fit, fitting, judged
 
     golden, data = engine.golden(), engine.data
     if settings.criterion is None:
         return fitting(golden, data.labels, data.inputs)
     criterion = as_criterion(settings.criterion)
-    check_criterion(criterion, golden, data.labels, data.inputs)
+    check_fit(criterion, golden, data.labels, data.inputs)
     return Fitting(settings.criterion, judged(criterion, golden))
 
 

@@ -2,7 +2,7 @@
 
 from torchfault.criteria.compose import AllOf, AnyOf, Criterion, Not, Outcomes, judge, unusable_inputs
 from torchfault.criteria.failures import MarginDrop, Misclassified, NonFinite, OutputError, Top1Change, TopK
-from torchfault.criteria.fitting import Fitting, check_criterion, check_metric, fitting, judged
+from torchfault.criteria.fitting import Fitting, check_fit, fitting, golden_metric, judged
 from torchfault.criteria.from_text import as_criterion, as_metric
 from torchfault.criteria.metrics import (
     Accuracy,
@@ -47,9 +47,9 @@ __all__ = [
     "as_criterion",
     "as_metric",
     "bounds",
-    "check_criterion",
-    "check_metric",
+    "check_fit",
     "fitting",
+    "golden_metric",
     "higher_is_better",
     "judge",
     "judged",

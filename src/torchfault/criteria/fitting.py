@@ -16,7 +16,7 @@ from torchfault.criteria.outputs import named, pick
 from torchfault.data import Tree, leaves
 from torchfault.errors import CriterionError, TorchfaultError, brief
 
-__all__ = ["Fitting", "check_criterion", "check_metric", "fitting", "judged"]
+__all__ = ["Fitting", "check_fit", "fitting", "golden_metric", "judged"]
 
 _PLAIN = re.compile(r"[\w.-]+")
 _MANY = 32  # values, of which as many scores of classes would be a strange coincidence
@@ -153,13 +153,13 @@ def _is_copy(tensor: Tensor, inputs: Tree | None) -> bool:
     return any(leaf.shape[1:] == tensor.shape[1:] or leaf[:1].numel() == size >= _MANY for leaf in given)
 
 
-def check_criterion(criterion: Criterion, golden: Tree, labels: Tree | None, inputs: Tree | None = None) -> None:
+def check_fit(criterion: Criterion, golden: Tree, labels: Tree | None, inputs: Tree | None = None) -> None:
     """Try *criterion* on *golden* outputs themselves, and raise :class:`CriterionError` where it does not fit them.
 
     It does not either where it takes for class scores what, by the *labels* or the *inputs*, is none; naming the axis
     of the classes overrules that.
 
-    >>> check_criterion(Top1Change(), torch.randn(3, 8), None, inputs=torch.randn(3, 8))
+    >>> check_fit(Top1Change(), torch.randn(3, 8), None, inputs=torch.randn(3, 8))
     Traceback (most recent call last):
     torchfault.errors.CriterionError: Top1Change judges by class scores, ...
     """
@@ -219,7 +219,7 @@ def _parts(criterion: Criterion) -> Iterator[Criterion]:
             yield part
 
 
-def check_metric(metric: Metric, golden: Tree, labels: Tree | None) -> float:
+def golden_metric(metric: Metric, golden: Tree, labels: Tree | None) -> float:
     """Return *metric* of the *golden* outputs, or raise :class:`CriterionError` where it does not fit them."""
     try:
         value = float(metric(golden, labels))
