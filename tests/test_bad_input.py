@@ -100,7 +100,7 @@ CASES: dict[str, tuple[str | list[str], str]] = {
     # the file as such
     "no such file": (["run", "missing.yaml"], "there is no configuration file 'missing.yaml'"),
     "a folder for a file": (["run", "nothing"], "the configuration 'nothing' is a folder; give a YAML file"),
-    "not UTF-8": (["run", "latin.yaml"], "a configuration is UTF-8 text, got a byte 0xe9"),
+    "not UTF-8": (["run", "latin.yaml"], "latin.yaml' is no UTF-8 text, with a byte 0xe9"),
     "empty file": ("", "the configuration is empty"),
     "a list": ("- a\n- b\n", "run.yaml:1: expected 'key: value' lines, got a list"),
     "broken YAML": ("model: [a\n", "run.yaml:2: not valid YAML"),
