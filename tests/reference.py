@@ -127,7 +127,8 @@ class Activations(TorchFunctionMode):
         prefix = self.stack[-1] + "." if self.stack and self.stack[-1] else ""
         raw = func.__name__
         plain = raw.strip("_") if raw.startswith("__") else raw.rstrip("_")
-        name = prefix + {"getitem": "index"}.get(plain, plain)
+        indexed = plain == "getitem" and any(isinstance(part, Tensor) for part in pytree.tree_leaves(args[1]))
+        name = prefix + ("index" if indexed else plain)  # without a tensor among the indices it is a view
         if not any(edited.startswith(name) for edited in self.edits):
             return func(*args, **(kwargs or {}))
         name = self._next(name)

@@ -38,10 +38,8 @@ _VIEWS = frozenset(
 )
 _ALIASES = {
     "getitem": "index",
-    "truediv": "div",
     "norm": "linalg_vector_norm",
-    "true_divide": "div",
-    "divide": "div",
+    **dict.fromkeys(("truediv", "true_divide", "divide"), "div"),
     "multiply": "mul",
     "subtract": "sub",
 }
