@@ -346,7 +346,10 @@ def test_resuming_anywhere_goes_on_as_if_it_had_never_stopped(tmp_path, batch):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"stop": HalfWidth(0.03) & HalfWidth(0.01, by="site")}, r"half-widths \(was {model: 0.03, site: 0.09}, is now"),
+        (
+            {"stop": HalfWidth(0.03) & HalfWidth(0.01, by="site")},
+            r"half-widths \(was {model: 0.03, site: 0.09}, is now",
+        ),
         ({"stop": HalfWidth(0.03)}, "half-widths"),
         ({"stop": HalfWidth(0.03) & HalfWidth(0.09, by="bit")}, "half-widths"),
         ({"stop": HalfWidth(0.03, level=0.99) & HalfWidth(0.09, by="site")}, r"level \(was 0.95, is now 0.99\)"),

@@ -90,7 +90,7 @@ def _campaign(what: Any, given: Mapping[str, Any]) -> "Campaign":
     from torchfault.config.resolvers import AnyResolver
     from torchfault.config.samplers import AnySampler
     from torchfault.config.section import as_kind
-    from torchfault.criteria import as_criterion, as_metric, check_fit, golden_metric, fitting
+    from torchfault.criteria import as_criterion, as_metric, check_fit, fitting, golden_metric
     from torchfault.space import FaultSpace
 
     engine, sites, stop = _engine(what, given), given["sites"], _stop(given)
