@@ -25,8 +25,11 @@ UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 MIRROR = {torch.bfloat16: torch.int16}  # what NumPy has no type for
 
 
-def reference(model: nn.Module, data: Data, trials: Trials) -> Tree:
-    """Return the outputs of *model* under each trial, on the trial's input alone, one row per trial."""
+def reference(model: nn.Module, data: Data, trials: Trials, *, reached: bool = True) -> Tree:
+    """Return the outputs of *model* under each trial, on the trial's input alone, one row per trial.
+
+    Unless told, the model must have *reached* every site.
+    """
     stored, outputs = dict((*model.named_parameters(), *model.named_buffers())), []
     for which, begin, end in zip(trials.inputs, trials.offsets[:-1], trials.offsets[1:], strict=True):
         edits: dict[str, list[tuple[int, int, int]]] = {}
@@ -45,7 +48,7 @@ def reference(model: nn.Module, data: Data, trials: Trials) -> Tree:
         for name, before in saved.items():
             stored[name].data.copy_(changed(before, edits.pop(name)))
         given = with_data(model, rows(data.inputs, slice(int(which), int(which) + 1)), edits)
-        with torch.no_grad(), struck_states(model, states, changed), struck(model, edits):
+        with torch.no_grad(), struck_states(model, states, changed), struck(model, edits, reached=reached):
             outputs.append(call(model, given))
         for name, before in saved.items():
             stored[name].data.copy_(before)
@@ -77,8 +80,8 @@ def changed(tensor: Tensor, edits: list[tuple[int, int, int]]) -> Tensor:
 
 
 @contextmanager
-def struck(model: nn.Module, edits: dict[str, list[tuple[int, int, int]]]) -> Iterator[None]:
-    """Edit activations of *model* in this scope; every edit must find its place exactly once."""
+def struck(model: nn.Module, edits: dict[str, list[tuple[int, int, int]]], *, reached: bool = True) -> Iterator[None]:
+    """Edit activations of *model* in this scope; every edit must find its place exactly once, or at most if not so."""
     mode, fused = Activations(model, edits), torch.backends.mha.get_fastpath_enabled()
     handles = []
     for path, module in model.named_modules():
@@ -92,7 +95,7 @@ def struck(model: nn.Module, edits: dict[str, list[tuple[int, int, int]]]) -> It
         torch.backends.mha.set_fastpath_enabled(fused)
         for handle in handles:
             handle.remove()
-    assert not mode.left, f"the reference never met {mode.left}"
+    assert not (reached and mode.left), f"the reference never met {mode.left}"
 
 
 class Activations(TorchFunctionMode):
@@ -107,15 +110,14 @@ class Activations(TorchFunctionMode):
 
     def before(self, path: str) -> object:
         def hook(module: nn.Module, args: object, kwargs: object) -> object:
-            del module
             self.stack.append(self._next(path))
-            return self._edit(self.stack[-1] + ":input", (args, kwargs))
+            return self._edit(self.stack[-1] + ":input", (args, kwargs), in_place=getattr(module, "inplace", False))
 
         return hook
 
     def after(self, module: nn.Module, args: object, output: object) -> object:
-        del module, args
-        return self._edit(self.stack.pop() + ":output", output)
+        del args
+        return self._edit(self.stack.pop() + ":output", output, in_place=getattr(module, "inplace", False))
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         del types
@@ -123,18 +125,22 @@ class Activations(TorchFunctionMode):
             with mock.patch.object(F, "has_torch_function", return_value=False), self:
                 return func(*args, **(kwargs or {}))
         prefix = self.stack[-1] + "." if self.stack and self.stack[-1] else ""
-        name = prefix + func.__name__.strip("_")
+        raw = func.__name__
+        plain = raw.strip("_") if raw.startswith("__") else raw.rstrip("_")
+        indexed = plain == "getitem" and any(isinstance(part, Tensor) for part in pytree.tree_leaves(args[1]))
+        name = prefix + ("index" if indexed else plain)  # without a tensor among the indices it is a view
         if not any(edited.startswith(name) for edited in self.edits):
             return func(*args, **(kwargs or {}))
         name = self._next(name)
-        args, kwargs = self._edit(name + ":input", (args, kwargs or {}))
-        return self._edit(name + ":output", func(*args, **kwargs))
+        in_place = raw.startswith("__i") if raw.startswith("__") else raw.endswith("_")
+        args, kwargs = self._edit(name + ":input", (args, kwargs or {}), in_place=in_place)
+        return self._edit(name + ":output", func(*args, **kwargs), in_place=in_place)
 
     def _next(self, name: str) -> str:
         self.calls[name] += 1
         return name if self.calls[name] == 1 else f"{name}@{self.calls[name] - 1}"
 
-    def _edit(self, end: str, tree: Tree) -> Tree:
+    def _edit(self, end: str, tree: Tree, *, in_place: bool = False) -> Tree:
         mine = [name for name in self.edits if name.rstrip("0123456789") == end]
         if not mine:
             return tree
@@ -145,6 +151,8 @@ class Activations(TorchFunctionMode):
         ]
         for name in mine:
             place = places[int(name[len(end) :] or 0)]
-            flat[place] = changed(flat[place], self.edits[name])
+            fresh = changed(flat[place], self.edits[name])
+            # What an operation overwrites with its result is read by nobody else as it was.
+            flat[place] = flat[place].copy_(fresh) if in_place else fresh
             self.left.remove(name)
         return pytree.tree_unflatten(flat, spec)

@@ -3,6 +3,8 @@
 import ast
 import graphlib
 import inspect
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,7 +35,7 @@ LAYERS = (
     {"trials", "words", "faults", "storages"},
     {"space", "axes", "measures", "store", "cells", "selection"},
     {"site", "names", "imports", "expressions"},
-    {"errors", "files", "text", "source", "zoo"},
+    {"errors", "files", "plain_yaml", "text", "source", "zoo"},
 )
 ROW = {unit: row for row, units in enumerate(LAYERS) for unit in units}
 
@@ -233,6 +235,37 @@ def test_functions_are_short():
                 if (lines := node.end_lineno - first + 1) > LONGEST_FUNCTION:
                     long[f"{path.relative_to(SRC)}:{node.lineno} {node.name}"] = lines
     assert long == {}
+
+
+ROOM = PACKAGE / "model" / "torch_ao"
+KNOWS_IT = ("torch.ao", "torch_ao", "ops.quantized", "is_quantized", "int_repr", "q_scale", "fake_quant")
+
+
+def test_nothing_outside_its_room_names_torchs_own_quantisation():
+    table = PACKAGE / "model" / "foreign.py"
+    named = {
+        f"{path.relative_to(SRC)}: {word}"
+        for path in FILES
+        if ROOM not in path.parents
+        for word in KNOWS_IT
+        if word in path.read_text(encoding="utf-8")
+    }
+    assert named == {f"{table.relative_to(SRC)}: torch_ao"}
+
+
+def test_the_room_of_torchs_own_quantisation_can_be_deleted(tmp_path):
+    shutil.copytree(PACKAGE, tmp_path / "torchfault", ignore=shutil.ignore_patterns("torch_ao", "__pycache__"))
+    program = (
+        "import torch, torchfault as tf\n"
+        "model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)).eval()\n"
+        "engine = tf.Engine(model, tf.Data(torch.randn(5, 3)))\n"
+        "print(tf.__file__, engine.executor, len(engine.space.sites), engine.fallback)\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), *(p for p in sys.path if p)])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(tmp_path / "torchfault" / "__init__.py"), "graph", "11", "None"]
 
 
 PUBLIC = [name for name in torchfault.__all__ if name != "__version__"]

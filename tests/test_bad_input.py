@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from torchfault.cli import main
+from torchfault.cli import header, main
 
 GOOD = """\
 model: torchfault.zoo:digits_cnn
@@ -76,6 +76,7 @@ def folder(tmp_path_factory):
     (here / "text.safetensors").write_text("no tensors\n")
     (here / "text.db").write_text("no store\n" * 400)
     (here / "own_bad_things.py").write_text(MODULE)
+    (here / "mine.png").write_text("my own")
     (here / "latin.yaml").write_bytes("model: a:b # \xe9\n".encode("latin-1"))
     return here
 
@@ -99,7 +100,7 @@ CASES: dict[str, tuple[str | list[str], str]] = {
     # the file as such
     "no such file": (["run", "missing.yaml"], "there is no configuration file 'missing.yaml'"),
     "a folder for a file": (["run", "nothing"], "the configuration 'nothing' is a folder; give a YAML file"),
-    "not UTF-8": (["run", "latin.yaml"], "a configuration is UTF-8 text, got a byte 0xe9"),
+    "not UTF-8": (["run", "latin.yaml"], "latin.yaml' is no UTF-8 text, with a byte 0xe9"),
     "empty file": ("", "the configuration is empty"),
     "a list": ("- a\n- b\n", "run.yaml:1: expected 'key: value' lines, got a list"),
     "broken YAML": ("model: [a\n", "run.yaml:2: not valid YAML"),
@@ -129,7 +130,7 @@ CASES: dict[str, tuple[str | list[str], str]] = {
         "level: expected a confidence level between 0 and 1, got 95; did you mean 0.95",
     ),
     "level NaN": (config(level=".nan"), "level: expected a finite number, got nan"),
-    "unknown interval": (config(interval="wison"), "interval: expected .*, got 'wison'; did you mean 'wilson'?"),
+    "unknown method": (config(method="wison"), "method: expected .*, got 'wison'; did you mean 'wilson'?"),
     "unknown executor": (
         config(executor="grap"),
         "executor: expected auto, graph or hooks, got 'grap'; did you mean 'graph'",
@@ -138,7 +139,10 @@ CASES: dict[str, tuple[str | list[str], str]] = {
     "memory too small": (config(memory="10"), "memory: the memory budget starts at 1MiB, got '10'"),
     "time without sense": (config(stop="{time: soon}"), "stop.time: expected a time above 0 such as 90s"),
     "no trials": (config(stop="0"), "run.yaml:4: stop.trials: expected a number of at least 1, got 0"),
-    "half-width of a half": (config(stop="{half_width: 0.5}"), "stop.half_width: expected a number of less than 0.5"),
+    "half-width of a half": (
+        config(stop="{half_width: 0.5}"),
+        "stop.half_width.model: expected a number of less than 0.5",
+    ),
     "stop a list": (config(stop="[5]"), "stop: expected a mapping of keys to values, got \\[5\\]"),
     "name with a slash": (config(name="a/b"), "name: expected letters, digits and . _ \\+ - only, got 'a/b'"),
     "threads 0": (config(threads="0"), "threads: expected a number of at least 1, got 0"),
@@ -151,13 +155,50 @@ CASES: dict[str, tuple[str | list[str], str]] = {
     "unknown criterion": (config(criterion="top2"), "criterion: no criterion is called 'top2'; did you mean 'topk'"),
     "unfinished criterion": (config(criterion="top1 &"), "criterion: expected a criterion before the end in 'top1 &'"),
     "open parenthesis": (config(criterion="(top1"), "criterion: a parenthesis is not closed"),
-    "rate missing": (config(sampler="bit-error-rate"), "sampler: kind bit-error-rate needs a rate"),
+    "rate missing": (config(sampler="bit-error-rate"), "sampler.rate: missing; add it to the configuration"),
     "rate too much": (
         config(sampler="{rate: 1e-6}"),
-        "sampler: a rate goes with kind bit-error-rate, got kind uniform",
+        "sampler.rate: no such key of uniform; rate goes with bit-error-rate",
     ),
     "rate above 1": (config(sampler="{kind: bit-error-rate, rate: 2}"), "sampler.rate: expected a number of at most 1"),
-    "faults of all faults": (config(sampler="{kind: exhaustive, faults: 2}"), "sampler: faults goes with kind uniform"),
+    "faults of all faults": (
+        config(sampler="{kind: exhaustive, faults: 2}"),
+        "sampler.faults: no such key of exhaustive; faults goes with uniform",
+    ),
+    "unknown sampler": (config(sampler="unifrom"), "sampler: no sampler is called 'unifrom'; did you mean 'uniform'?"),
+    "sampler with two values": (config(sampler="'uniform:3,4'"), "only the first value stands without its name"),
+    "sampler with a value too many": (config(sampler="'exhaustive:3'"), "'exhaustive' takes no argument"),
+    "value given twice": (config(sampler="'uniform:3,faults=4'"), "'uniform' is given faults twice"),
+    "resolver of one": (config(resolver="'pooled:1'"), "resolver.size: expected a number of at least 2, got 1"),
+    "unknown resolver": (config(resolver="poled"), "resolver: no resolver is called 'poled'; did you mean 'pooled'"),
+    "adaptive without a goal": (config(sampler="adaptive"), "adaptive draws towards half-widths, got none"),
+    "half-width by nothing": (config(stop="{half_width: {sight: 0.1}}"), "got 'sight'; did you mean 'site'"),
+    "half-width twice": (config(stop="{half_width: [0.1, 0.2]}"), "the half-width of 'model' is given twice"),
+    "tiny half-width": (config(stop="{half_width: 1e-300}"), "half_width.model: expected a number of at least 1e-06"),
+    "no inputs for a fault": (config(inputs_per_fault="0"), "inputs_per_fault: expected a number of at least 1"),
+    "too many inputs for a fault": (config(inputs_per_fault="99"), "a fault runs on 1 to 20 inputs"),
+    "verdict of its own": (config(verdicts="{failed: top1}"), "every campaign has a verdict 'failed' of its own"),
+    "verdict of nothing": (config(verdicts="{odd: top2}"), "verdicts.odd: no criterion is called 'top2'"),
+    "verdicts amid pools": (
+        config(verdicts="{wrong: misclassified}", resolver="pooled"),
+        "Pooled leaves lanes out, so that wrong stay unknown",
+    ),
+    "pools of a metric": (config(metric="accuracy", resolver="pooled"), "Pooled finds failures, not a metric"),
+    "side of no whole blocks": (config(recipe="search", search="{side: 100}"), "a side sample is whole blocks"),
+    "unknown recipe": (config(recipe="serch"), "recipe: expected run, .*, got 'serch'; did you mean 'search'"),
+    "share of nothing": (config(vulnerability="{share: 0}"), "vulnerability.share: expected a share such as 10%"),
+    "words of nothing": (config(vulnerability="{weights: 0}"), "vulnerability.weights: expected a number from 1, log2"),
+    "huge shape": (config(data="{shape: [100000, 100000], limit: 100000}"), "do not fit into memory; give fewer"),
+    "huge limit": (
+        config(data="{path: data.npz, limit: 99999999999999999999}"),
+        "data.limit: expected a number of at most",
+    ),
+    "many criteria": (config(criterion="'" + " & ".join(["top1"] * 5000) + "'"), "a criterion has at most 1,000 parts"),
+    "deep criteria": (config(criterion="'" + "(" * 900 + "top1" + ")" * 900 + "'"), "parentheses nest at most 50 deep"),
+    "meta device": (config(device="meta"), "device 'meta' cannot be used here"),
+    "home of nobody": (config(checkpoint="~nosuchuser/a.pt"), "checkpoint.path: '~nosuchuser/a.pt' is no path"),
+    "measure without a mass": (config(measure="'own_bad_things:NoFault'"), "has no method 'mass'"),
+    "sampler without draws": (config(sampler="'own_bad_things:NoFault'"), "has no method 'draw'"),
     "mean without std": (config(data="{path: data.npz, mean: [0.5]}"), "data: mean and std belong together"),
     "std of 0": (config(data="{path: data.npz, mean: [0.5], std: [0]}"), "data: std needs numbers above 0, got 0"),
     "two sources": (
@@ -276,14 +317,6 @@ CASES: dict[str, tuple[str | list[str], str]] = {
     # what does not go together
     "labels needed": (config(data="unlabelled.npz", criterion="misclassified"), "label"),
     "metric needs labels": (config(data="unlabelled.npz", metric="accuracy"), "label"),
-    "half-width of a metric": (
-        config(metric="accuracy", stop="{half_width: 0.01}"),
-        "HalfWidth is about a share of failures",
-    ),
-    "half-width of everything": (
-        config(sampler="exhaustive", stop="{half_width: 0.01}"),
-        "HalfWidth needs randomly drawn faults, not all in order",
-    ),
     "criterion of another shape": (config(criterion="own_bad_things:shapeless"), "return one truth value per lane"),
     "criterion that fails": (
         config(criterion="own_bad_things:broken"),
@@ -320,8 +353,16 @@ CASES: dict[str, tuple[str | list[str], str]] = {
     "sites of nothing": (["sites"], "model: missing; .* give --model"),
     "sites in another format": (["sites", *FLAGS[1:5], "--format", "xml"], "--format: expected table, .*, got 'xml'"),
     "demo without trials": (["demo", "--trials", "5"], "trials"),
-    "demo with another plot": (["demo", "--output", "plot.doc"], "a plot is a .png, .pdf or .svg file, got 'plot.doc'"),
-    "demo into no folder": (["demo", "--output", "no/where.png"], "needs a folder that exists"),
+    "demo with another plot": (["demo", "--plot", "plot.doc"], "a plot is a .png, .pdf or .svg file, got 'plot.doc'"),
+    "demo into no folder": (["demo", "--plot", "no/where.png"], "needs a folder that exists"),
+    "former flag": ([*FLAGS, "--interval", "wilson"], "no such option: --interval; it is --method now"),
+    "former flag of a sampler": ([*FLAGS, "--rate", "1e-6"], "it is --sampler bit-error-rate:RATE now"),
+    "plot over a file": ([*FLAGS, "--plot", "mine.png"], "the plot 'mine.png' exists; .* --force"),
+    "unknown table": ([*FLAGS, "--format", "tabel"], "--format: expected table, .*; did you mean 'table'"),
+    "endless speed": (["plan", *FLAGS[1:5], "--speed", "inf"], "--speed: expected a number from 1e-06 to"),
+    "tiny margin": (["plan", *FLAGS[1:5], "--margin", "1e-300"], "--margin: expected a number from 1e-06 to"),
+    "search of a metric": (["search", *FLAGS[1:5], "--metric", "accuracy"], "no such option: --metric"),
+    "a device for a configuration": (["run", "/dev/zero"], "is a device, a pipe or another special file"),
     # stores
     "no store": (["show"], "there is no store at torchfault.db"),
     "store that is none": (["show", "--store", "text.db"], "text.db"),
@@ -359,6 +400,12 @@ def check(said: str, status: int, out: str, err: str) -> None:
     assert re.search(said, err), err
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Let no busy machine have the header told before what is wrong."""
+    monkeypatch.setattr(header, "_PATIENCE", 600.0)
+
+
 @pytest.fixture
 def inside(folder, monkeypatch):
     monkeypatch.chdir(folder)
@@ -384,7 +431,9 @@ def test_bad_input_ends_a_process_with_status_2(case, folder):
     arguments = command(wrong)
     before = listing(folder)
     done = subprocess.run([sys.executable, "-m", "torchfault", *arguments], capture_output=True, text=True, check=False)
-    check(said, done.returncode, done.stdout, done.stderr)
+    facts, last = done.stderr.splitlines(keepends=True)[:-1], done.stderr.splitlines(keepends=True)[-1]
+    assert all(line.startswith(("run\n", "  ")) for line in facts), "a busy machine may have told the header by then"
+    check(said, done.returncode, done.stdout, last)
     assert listing(folder) == before
 
 
@@ -401,16 +450,35 @@ def test_a_campaign_that_is_there_is_not_run_over(capfd, tmp_path):
     arguments = [*FLAGS, "--store", str(tmp_path / "twice.db"), "--kinds", "bias"]
     assert main(arguments) == 0
     before = listing(tmp_path)
-    capfd.readouterr()
-    check("is already in .* go on with 'torchfault resume digits_cnn'", main(arguments), *capfd.readouterr())
+    for more, said in (
+        (["--seed", "1"], "begun with another .*seed"),
+        (["--criterion", "topk:2"], "another criterion"),
+    ):
+        capfd.readouterr()
+        check(
+            f"campaign 'digits_cnn' was .*{said}.*choose another name", main([*arguments, *more]), *capfd.readouterr()
+        )
+    check("has 100 trials already", main([*arguments[:-4], "--trials", "50", *arguments[-4:]]), *capfd.readouterr())
     assert listing(tmp_path) == before
 
 
 STORED = {
     "unknown campaign": (["show", "digit_cnn"], "has no campaign 'digit_cnn', it holds digits_cnn; did you mean"),
-    "unknown grouping": (["show", "--by", "layr"], "a table is by .*, got 'layr'; did you mean 'layer'"),
+    "unknown grouping": (
+        ["show", "--by", "layr"],
+        "--by: 'digits_cnn' has the tables .*, got 'layr'; did you mean 'layer'",
+    ),
+    "unknown outcome": (["show", "--flag", "fialed"], "recorded .*, got 'fialed'; did you mean 'failed'"),
+    "unknown outcome of an export": (
+        ["export", "--flag", "fialed"],
+        "recorded .*, got 'fialed'; did you mean 'failed'",
+    ),
+    "table of another recipe": (["show", "--by", "what-if"], "has the tables .*, got 'what-if'"),
+    "plot over a file": (["show", "--plot", "mine.png"], "the plot 'mine.png' exists; .* --force"),
+    "plot into a folder": (["show", "--plot", "folder.png"], "the plot 'folder.png' is a folder"),
+    "export through a link": (["export", "--output", "link.csv"], "the file 'link.csv' exists"),
     "unknown format": (["show", "--format", "tabel"], "--format: expected .*, got 'tabel'; did you mean 'table'"),
-    "unknown interval": (["show", "--interval", "wald"], "an interval method is one of wilson, "),
+    "unknown method": (["show", "--method", "wald"], "an interval method is one of wilson, "),
     "level in percent": (["show", "--level", "95"], "a confidence level lies strictly between 0 and 1, got 95"),
     "no rows": (["show", "--top", "0"], "--top"),
     "plot of no kind": (["show", "--plot", "a.doc"], "a plot is a .png, .pdf or .svg file, got 'a.doc'"),
@@ -421,6 +489,9 @@ STORED = {
     "resume with other data": (["resume", "--trials", "200", "--data", "unlabelled.npz"], "begun with another .*data"),
     "resume with other weights": (["resume", "--trials", "200", "--checkpoint", "good.pt"], "begun with another model"),
     "resume without sense": (["resume", "--trials", "0"], "--trials: expected a number of at least 1, got 0"),
+    "resume with less": (["resume", "--trials", "50"], "has 100 trials already, more than --trials 50"),
+    "resume of another seed": (["resume", "--trials", "200", "--set", "seed=4"], "begun with another model"),
+    "resume by nothing": (["resume", "--half-width", "sight=0.1"], "got 'sight'; did you mean 'site'"),
 }
 
 
@@ -438,6 +509,9 @@ def stored(folder):
     for name in ("unlabelled.npz", "good.pt"):
         (where / name).write_bytes((folder / name).read_bytes())
     (where / "data.csv").write_text("mine\n")
+    (where / "mine.png").write_text("mine")
+    (where / "folder.png").mkdir()
+    (where / "link.csv").symlink_to(where / "data.csv")
     return where
 
 

@@ -362,6 +362,18 @@ def test_a_metric_is_shown_as_a_drop(capfd):
     assert "Mean drop of the metric by layer" in out
 
 
+def test_half_widths_end_metrics_and_enumerations_too(capfd):
+    out, _ = run(capfd, "run", *BASE, "--metric", "accuracy", "--bits", "30", "--half-width", "0.2", "--limit", "10")
+    drop = pd.read_csv(io.StringIO(run(capfd, "show", "--by", "model", "--format", "csv")[0]))
+    assert "half-width" in out
+    assert drop["high"][0] - drop["low"][0] <= 0.4
+    choice = ["--include", "fc2.bias", "--kinds", "bias", "--sampler", "exhaustive", "--limit", "2", "--name", "every"]
+    out, _ = run(capfd, "run", *BASE[:6], *choice, "--half-width", "0.2")
+    part = pd.read_csv(io.StringIO(run(capfd, "show", "every", "--by", "model", "--format", "csv")[0]))
+    assert part["trials"][0] < 640
+    assert part["high"][0] - part["low"][0] == pytest.approx((640 - part["trials"][0]) / 640)
+
+
 def test_an_enumeration_ends_with_no_doubt(capfd):
     choice = ["--include", "fc2.bias", "--kinds", "bias", "--sampler", "exhaustive", "--limit", "2"]
     out, _ = run(capfd, "run", *BASE[:6], *choice)

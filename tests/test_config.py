@@ -13,11 +13,12 @@ from torchfault import criteria
 from torchfault.config import Override, Settings, keep, leaf_keys, read_settings, restore
 from torchfault.config.build import build_campaign, build_data, build_engine, build_model
 from torchfault.config.kept import factories
-from torchfault.config.marked import parse, scalar
+from torchfault.config.marked import parse
 from torchfault.config.resolvers import RESOLVERS
 from torchfault.config.samplers import SAMPLERS
 from torchfault.errors import ConfigError
 from torchfault.faults import BitFlip, Burst, RandomWord, StuckAt, Value
+from torchfault.plain_yaml import scalar
 from torchfault.sampling import BitErrorRate, Effect, Exhaustive, Importance, Learned, Sensitivity, Uniform
 from torchfault.statistics import HalfWidth, MaxTrials, TimeBudget
 

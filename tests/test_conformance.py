@@ -21,6 +21,8 @@ from torchfault.criteria import (
     OutputError,
     PerplexityRise,
     SpikeCountChange,
+    ThresholdChange,
+    TokenChange,
     Top1Change,
     TopK,
 )
@@ -111,11 +113,17 @@ _SCORES = torch.tensor([[[3.0, 1.0], [0.0, 1.0], [2.0, 0.0]]]).repeat(4, 1, 1)
 _TURNS = torch.tensor([1.0, 0.9, -1.0, math.inf])[:, None, None]
 _SPIKES = torch.tensor([[[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]]).repeat(4, 1, 1)
 _SPIKED = torch.stack([_SPIKES[0], _SPIKES[0].flip(1), _SPIKES[0] * math.nan, _SPIKES[0] * 2])
+_TOKENS = torch.tensor([[5, 7, 2, 9]]).repeat(4, 1)
 STRUCTURED = {
     SpikeCountChange(): (_SPIKES, _SPIKED),
     SpikeCountChange(1): (_SPIKES, _SPIKED),
     FirstSpikeChange(): (_SPIKES, _SPIKED),
     FirstSpikeChange(steps=0): (_SPIKES, _SPIKED),
+    ThresholdChange(): (_SCORES - 0.5, _SCORES * _TURNS - 0.5),
+    ThresholdChange(1.5, share=0.5): (_SCORES, _SCORES * _TURNS),
+    Misclassified(threshold=0.5): (_SCORES, _SCORES * _TURNS, (_SCORES > 0.5).long()),
+    TokenChange(): (_TOKENS, _TOKENS + torch.arange(4)[:, None].clamp(min=1) - 1),
+    TokenChange(0.5, output="ids"): ({"ids": _TOKENS}, {"ids": _TOKENS.triu()}),
     BoxChange(): tuple({"boxes": boxes, "scores": torch.ones(4, 2)} for boxes in (_BOXES, _BOXES + _SHIFTS)),
     MaskChange(iou=0.9, axis=2): (_SCORES, _SCORES * _TURNS),
     PerplexityRise(1.2): (_SCORES, _SCORES * _TURNS, torch.tensor([[0, 1, 0]] * 4)),

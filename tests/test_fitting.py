@@ -23,9 +23,9 @@ from torchfault.criteria import (
     Top1Change,
     TopK,
     accuracy,
-    check_criterion,
-    check_metric,
+    check_fit,
     fitting,
+    golden_metric,
     judge,
     judged,
     unusable_inputs,
@@ -86,7 +86,7 @@ def test_the_criterion_that_fits_is_found_and_fits(name):
     outputs, labels, inputs, expected = CASES[name]
     found = fitting(outputs, labels, inputs)
     assert found.text == expected
-    check_criterion(found.criterion, outputs, labels, inputs)
+    check_fit(found.criterion, outputs, labels, inputs)
     assert not judge(found.criterion, outputs, outputs, labels).failed.any()
     assert found.why
     if isinstance(outputs, dict | tuple) and len(outputs) > 1 and "boxes" not in outputs:
@@ -137,13 +137,13 @@ MISFITS = {
 def test_what_does_not_fit_is_refused(name):
     criterion, outputs, labels, inputs, message = MISFITS[name]
     with pytest.raises(CriterionError, match=message):
-        check_criterion(criterion, outputs, labels, inputs)
+        check_fit(criterion, outputs, labels, inputs)
 
 
 def test_naming_the_axis_overrules():
-    check_criterion(Top1Change(axis=1), FLAT, None, FLAT)
-    check_criterion(Top1Change(axis=1), MARKS, MARKS)
-    check_criterion(Misclassified(threshold=0.0), MARKS - 0.5, MARKS)
+    check_fit(Top1Change(axis=1), FLAT, None, FLAT)
+    check_fit(Top1Change(axis=1), MARKS, MARKS)
+    check_fit(Misclassified(threshold=0.0), MARKS - 0.5, MARKS)
 
 
 # Thresholds and tokens.
@@ -254,7 +254,7 @@ def test_inputs_whose_golden_outputs_are_not_finite_are_found(golden, expected):
     ],
 )
 def test_a_metric_as_a_value_is_the_function(value, function, outputs, labels):
-    assert value(outputs, labels) == function(outputs, labels) == check_metric(value, outputs, labels)
+    assert value(outputs, labels) == function(outputs, labels) == golden_metric(value, outputs, labels)
     low, high = criteria.bounds(value)
     assert low <= value(outputs, labels) <= high
     assert criteria.higher_is_better(value) is not isinstance(value, Perplexity)
@@ -288,11 +288,11 @@ def test_functions_have_the_bounds_of_their_values_or_none():
 )
 def test_a_metric_that_gives_no_number_is_refused(metric, message):
     with pytest.raises(CriterionError, match=message):
-        check_metric(metric, SCORES, None)
+        golden_metric(metric, SCORES, None)
 
 
 def test_the_message_of_a_misfit_is_one_line():
     for criterion, outputs, labels, inputs, _ in MISFITS.values():
         with pytest.raises(CriterionError) as told:
-            check_criterion(criterion, outputs, labels, inputs)
+            check_fit(criterion, outputs, labels, inputs)
         assert not re.search(r"\n", str(told.value))

@@ -5,9 +5,10 @@ import os
 import pytest
 
 from torchfault.config import Override, read_settings
-from torchfault.config.marked import parse, read, scalar
+from torchfault.config.marked import parse, read
 from torchfault.config.merge import put
-from torchfault.errors import ConfigError
+from torchfault.errors import ConfigError, HardwareError
+from torchfault.plain_yaml import scalar
 
 GOOD = "model: a:b\ndata: a.npz\n"
 
@@ -101,3 +102,31 @@ def test_paths_that_cannot_be_are_told(key, path, message):
 def test_a_key_has_only_so_many_parts():
     with pytest.raises(ConfigError, match=r"^--set a.*\.\.\.: a key has at most 20 parts, got 900$"):
         put({}, Override(("a",) * 900, 1, "--set " + ".".join("a" * 900)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("types: " + "[" * 900 + "]" * 900, "on line 1: values nest more than 50 deep"),
+        ("name: &a x\ntypes: [*a]\n", "on line 2: YAML aliases are not supported"),
+        ("name: !!python/name:os.system\n", "YAML tags such as .* on line 1"),
+        ("name: [", "is not valid YAML on line 1"),
+        ("name: a\x00b", "is not valid YAML"),
+        ("share: " + "9" * 5000, "a number of 5,000 digits"),
+        ("#" * 2_000_000, "has more than 1 MiB"),
+    ],
+)
+def test_accelerators_are_read_with_the_same_care(text, message, tmp_path):
+    from torchfault.hardware.accelerator import read_accelerator
+
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(HardwareError, match=f"cannot read an accelerator from '.*a.yaml': .*{message}"):
+        read_accelerator(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/proc/self/mem", "/", "no.yaml", "a\0b"])
+def test_accelerators_come_from_plain_files(path):
+    from torchfault.hardware.accelerator import read_accelerator
+
+    with pytest.raises(HardwareError, match="cannot read an accelerator from"):
+        read_accelerator(path)

@@ -12,7 +12,6 @@ from torchfault.data import Data
 from torchfault.errors import ModelError
 from torchfault.model.discover import check_inference, find, module_sites, parameter_sites
 from torchfault.model.disturb import undisturbed
-from torchfault.model.export import capture
 from torchfault.model.lane_axis import LaneAxis
 from torchfault.zoo import resnet20
 
@@ -115,15 +114,6 @@ def test_functional_operations_stand_beside_modules():
         "act@1.sigmoid:input", "act@1.sigmoid:output", "act@1.mul:input", "act@1.mul:input1", "act@1.mul:output",
         "softmax:input", "softmax:output",
     )  # fmt: skip
-
-
-@pytest.mark.parametrize("name", list(NETWORKS))
-def test_both_ways_of_looking_find_the_same_sites(name):
-    from torchfault.engine.graph.executor import GraphExecutor
-
-    model, data = NETWORKS[name]()
-    capture(model, data)
-    assert find(model, data).space.names == GraphExecutor(model, data, memory=2**28).space.names
 
 
 def test_what_has_no_batch_axis_is_told():

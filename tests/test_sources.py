@@ -414,3 +414,16 @@ def test_accuracy_near_chance_is_warned_of():
     assert near_chance(torch.rand(5, 2, 3), torch.zeros(5, 3).long()) is None
     few = torch.where(torch.arange(500)[:, None] < 150, right, guessed)
     assert near_chance(few, labels) is None
+
+
+@pytest.mark.parametrize(
+    ("inputs", "told"),
+    [
+        (torch.zeros(3, 0), "float32 (0) from nan to nan"),
+        (torch.tensor([[torch.nan]]), "float32 (1) from nan to nan, 1 NaN or infinite"),
+        (torch.ones(2, dtype=torch.uint16), "uint16 from 1 to 1"),
+        (torch.tensor([[3 + 4j]]), "complex64 (1) from 5 to 5"),
+    ],
+)
+def test_inputs_of_any_type_have_a_summary(inputs, told):
+    assert str(summarise(Data(inputs)).inputs[0]) == told

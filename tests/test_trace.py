@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from torchfault.data import Data, leaves
 from torchfault.engine.engine import Engine
+from torchfault.engine.graph.executor import GraphExecutor
 from torchfault.engine.hooks.executor import HooksExecutor
 from torchfault.engine.monitor import Monitor
-from torchfault.engine.opaque import TracedExecutor
 from torchfault.errors import EngineError, ModelError
 from torchfault.model.discover import find
 from torchfault.model.opaque.trace import trace
@@ -48,7 +48,7 @@ FOLLOWED = ("digits", "depthwise", "transformer", "folded", "blocks")
 @pytest.mark.parametrize("name", FOLLOWED)
 def test_every_trial_comes_out_as_the_reference_says(name: str, faults: int) -> None:
     model, data = (NETWORKS | OTHERS)[name]()
-    executor = TracedExecutor(model, data, memory=2**28, buffers=True)
+    executor = GraphExecutor(model, data, memory=2**28, buffers=True, traced=True)
     trials = random_trials(executor.space, len(data), 60, faults=faults, seed=faults)
     assert_agree(collect(executor, trials), leaves(reference(model, data, trials)))
 
@@ -67,17 +67,17 @@ def test_sites_are_those_of_hooks_and_nearly_all_have_places() -> None:
 
 def test_small_memory_means_smaller_chunks_and_the_same_outcome() -> None:
     model, data = NETWORKS["depthwise"]()
-    wide, narrow = (TracedExecutor(model, data, memory=m) for m in (2**28, 2**17))
-    assert narrow._graph.chunk < wide._graph.chunk
+    wide, narrow = (GraphExecutor(model, data, memory=m, traced=True) for m in (2**28, 2**17))
+    assert narrow.chunk < wide.chunk
     trials = random_trials(wide.space, len(data), 60, seed=3)
     assert_agree(collect(narrow, trials), collect(wide, trials))
     with pytest.raises(EngineError, match="raise memory"):
-        TracedExecutor(model, data, memory=2**10)
+        GraphExecutor(model, data, memory=2**10, traced=True)
 
 
 def test_a_monitor_sees_what_it_sees_under_hooks() -> None:
     model, data = OTHERS["blocks"]()
-    traced, hooks = TracedExecutor(model, data, memory=2**28), HooksExecutor(model, data, memory=2**28)
+    traced, hooks = GraphExecutor(model, data, memory=2**28, traced=True), HooksExecutor(model, data, memory=2**28)
     trials = random_trials(traced.space, len(data), 20)
     tables = []
     for executor in (traced, hooks):
@@ -162,4 +162,4 @@ def test_what_cannot_be_followed_is_refused_with_the_reason(model: nn.Module, re
 
 def test_a_model_that_shows_its_words_is_captured_by_export() -> None:
     model, data = NETWORKS["digits"]()
-    assert not isinstance(Engine(model, data)._executor, TracedExecutor)
+    assert Engine(model, data)._executor.modules is None

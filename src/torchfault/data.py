@@ -63,8 +63,8 @@ class Data:
     """Inputs of a model, and labels where there are any.
 
     *inputs* is a tensor, a tuple (positional arguments) or a dictionary (keyword arguments); the first axis of every
-    tensor in it counts the inputs. *labels* is a tensor or a tree with the same first axis. Raises :class:`DataError`
-    where the counts disagree or there is no input.
+    tensor in it counts the inputs. Other mappings, such as what tokenizers give, become dictionaries. *labels* is a
+    tensor or a tree with the same first axis. Raises :class:`DataError` where the counts disagree or there is no input.
 
     >>> data = Data(torch.zeros(5, 3), torch.zeros(5, dtype=torch.long))
     >>> len(data), len(data.take(slice(0, 2)))
@@ -75,6 +75,8 @@ class Data:
     labels: Tree | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", _in_dictionaries(self.inputs))
+        object.__setattr__(self, "labels", _in_dictionaries(self.labels))
         tensors = leaves(self.inputs)
         if not tensors or any(t.ndim == 0 for t in tensors):
             raise DataError("inputs need at least one tensor, each with a first axis that counts the inputs")
@@ -105,12 +107,23 @@ class Data:
         return digest.hexdigest()
 
 
-def call(model: nn.Module | Callable[..., Tree], inputs: Tree) -> Tree:
+def _in_dictionaries(tree: Tree) -> Tree:
+    """Return *tree* with plain dictionaries for mappings whose parts torch does not know."""
+    if isinstance(tree, Mapping) and pytree.tree_is_leaf(tree):
+        return {str(name): _in_dictionaries(part) for name, part in tree.items()}
+    return pytree.tree_map(_in_dictionaries, tree) if not pytree.tree_is_leaf(tree) else tree
+
+
+def call(model: nn.Module | Callable[..., Tree], inputs: Tree, *, copied: bool = True) -> Tree:
     """Return ``model(inputs)``, with a tuple given as positional and a dictionary as keyword arguments.
 
-    >>> call(torch.add, (torch.ones(1), torch.ones(1)))
-    tensor([2.])
+    The model gets copies of the tensors unless told: it may write into what it is given.
+
+    >>> ones = torch.ones(1)
+    >>> call(torch.Tensor.add_, (ones, ones)), ones
+    (tensor([2.]), tensor([1.]))
     """
+    inputs = map_tensors(torch.clone, inputs) if copied else inputs
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)

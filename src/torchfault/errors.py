@@ -124,10 +124,11 @@ def brief(error: BaseException) -> str:
 def did_you_mean(wrong: str, known: Iterable[str], *, most: int = 3) -> str:
     """Return ``"; did you mean 'a' or 'b'?"`` for the nearest of the *known* names, or an empty string.
 
-    >>> did_you_mean("convl", ["conv1", "fc"])
+    >>> did_you_mean("CONVl", ["conv1", "fc"])
     "; did you mean 'conv1'?"
     >>> did_you_mean("zzz", ["conv1", "fc"])
     ''
     """
-    near = get_close_matches(wrong, list(known), n=most, cutoff=0.6)
+    plain = {name.casefold(): name for name in known}
+    near = [plain[name] for name in get_close_matches(wrong[:_LONGEST].casefold(), plain, n=most, cutoff=0.6)]
     return f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""

@@ -90,16 +90,16 @@ def _campaign(what: Any, given: Mapping[str, Any]) -> "Campaign":
     from torchfault.config.resolvers import AnyResolver
     from torchfault.config.samplers import AnySampler
     from torchfault.config.section import as_kind
-    from torchfault.criteria import as_criterion, as_metric, check_criterion, check_metric, fitting
+    from torchfault.criteria import as_criterion, as_metric, check_fit, fitting, golden_metric
     from torchfault.space import FaultSpace
 
     engine, sites, stop = _engine(what, given), given["sites"], _stop(given)
     golden, held, metric = engine.golden(), engine.data, given["metric"]
     criterion = as_criterion(given["criterion"] or fitting(golden, held.labels, held.inputs).text)
     if metric is None:
-        check_criterion(criterion, golden, held.labels, held.inputs)
+        check_fit(criterion, golden, held.labels, held.inputs)
     else:
-        check_metric(metric := as_metric(metric), golden, held.labels)
+        golden_metric(metric := as_metric(metric), golden, held.labels)
     verdicts = {key: as_criterion(one) for key, one in (given["verdicts"] or {}).items()}
     resolver, sampler, fault = given["resolver"], given["sampler"], given["fault"]
     resolvers = [resolver] if isinstance(resolver, str) else resolver if isinstance(resolver, list | tuple) else []

@@ -12,9 +12,8 @@ from torchfault.data import Data, Tree
 from torchfault.errors import SpaceError, StorageError
 from torchfault.model.discover import parameter_sites
 from torchfault.model.memory import STORED
-from torchfault.model.observe import computes_nothing
 from torchfault.model.rounding import set_rounding
-from torchfault.model.torch_ao.quantised import is_leaf
+from torchfault.model.traits import computes_nothing, leaf_paths
 from torchfault.model.unwrapped import unwrapped
 from torchfault.names import site_name
 from torchfault.space import FaultSpace, Site
@@ -147,8 +146,7 @@ def _chosen_activations(
 
 def _computing(model: nn.Module) -> list[str]:
     """Return the paths of the modules without children that compute something."""
-    paths = [path for path, module in model.named_modules() if path and is_leaf(module)]
-    return [path for path in paths if not computes_nothing(model.get_submodule(path))]
+    return [path for path in leaf_paths(model) if not computes_nothing(model.get_submodule(path))]
 
 
 def _storage(how: str | Storage) -> Storage:

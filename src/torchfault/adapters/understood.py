@@ -104,7 +104,8 @@ def _summary(name: str, tensor: Tensor) -> TensorSummary:
     wide = wide.abs() if wide.is_complex() else wide
     wide = wide.float() if wide.is_floating_point() and wide.element_size() < 4 else wide
     wide = wide if wide.dtype in _ORDERED else wide.to(torch.int64)
-    finite = wide[wide.isfinite()]
+    whole = wide.numel() > 0 and all(end.isfinite() for end in wide.aminmax())
+    finite = wide if whole else wide[wide.isfinite()]  # a copy only where there is something to leave out
     low, high = (float(end) for end in finite.aminmax()) if finite.numel() else (torch.nan, torch.nan)
     kind = str(tensor.dtype).removeprefix("torch.")
     return TensorSummary(name, kind, tuple(tensor.shape[1:]), low, high, wide.numel() - finite.numel())

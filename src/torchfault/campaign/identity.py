@@ -102,7 +102,10 @@ def _identity(record: Record) -> dict[str, Any]:
     """Return all that decides a campaign's trials and outcomes, save its space and what may be rounded otherwise."""
     fixed = {key: value for key, value in record.configuration.items() if key not in _FREE}
     digests = {"model": {"sha256": record.model}, "data": {"sha256": record.data}}
-    return {**digests, "inputs": record.inputs, "seed": record.seed, **fixed}
+    aimed = {}
+    if targets := record.design.get("targets"):  # draws and intervals at every look are for these
+        aimed = {"half-widths": dict(targets), "level": record.configuration.get("level")}
+    return {**digests, "inputs": record.inputs, "seed": record.seed, **fixed, **aimed}
 
 
 def _alike(before: list[float], now: list[float]) -> bool:

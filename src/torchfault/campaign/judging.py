@@ -17,8 +17,8 @@ from torchfault.criteria import (
     answers,
     bounds,
     changes,
-    check_criterion,
-    check_metric,
+    check_fit,
+    golden_metric,
     higher_is_better,
     judge,
     metric_of,
@@ -105,7 +105,7 @@ class Meter:
     def golden(self) -> float:
         """The metric without faults."""
         assert self.campaign.metric is not None
-        return check_metric(self.campaign.metric, self.outputs, self.campaign.engine.data.labels)
+        return golden_metric(self.campaign.metric, self.outputs, self.campaign.engine.data.labels)
 
     @property
     def bounds(self) -> list[float] | None:
@@ -177,7 +177,7 @@ def golden_facts(campaign: Campaign, judge: Judge, meter: Meter | None) -> dict[
     if meter is not None:
         return {"unusable": unusable, "metric": meter.golden, "drop_bounds": meter.bounds}
     for criterion in (campaign.criterion, *campaign.verdicts.values()):
-        check_criterion(criterion, golden, data.labels, data.inputs)
+        check_fit(criterion, golden, data.labels, data.inputs)
     verdicts: dict[str, Any] = dict(judge.golden())
     facts = {name: np.flatnonzero(values).tolist() for name, values in verdicts.items() if values.dtype == np.bool_}
     return facts | {"unusable": unusable} | ({"answers": verdicts["answer"].tolist()} if "answer" in verdicts else {})

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torchfault.campaign.campaign import Campaign
 from torchfault.campaign.drawing import Drawn
 from torchfault.campaign.judging import Judge, Meter
-from torchfault.resolve import Block, Verdicts
+from torchfault.errors import CampaignError
+from torchfault.resolve import Block, Direct, Verdicts
 from torchfault.resolve.audit import audit, control
 from torchfault.resolve.expectation import Expectation, is_top_bit
 from torchfault.sampling import Design
@@ -57,12 +58,24 @@ def resolved(
 
     *golden* returns the verdicts on all inputs without faults.
     """
+    _check_single(campaign, drawn)
     index, expected, alone = drawn.index, prospects.expected, prospects.alone
     block = Block(campaign.space, index, drawn.trials, judge, golden, expected, alone)
     campaign.resolver.resolve(block, np.arange(len(index)))
     audit(block, rng=rng)
     control(block, rng=rng)
     return _in_rows(drawn, block, golden)
+
+
+def _check_single(campaign: Campaign, drawn: Drawn) -> None:
+    """Refuse what a resolver cannot take apart: trials of several faults and, where others vouch, of several words."""
+    resolver = type(campaign.resolver).__name__
+    if drawn.columns.counts is not None and not isinstance(campaign.resolver, Direct):
+        raise CampaignError(
+            f"{resolver} finds the outcomes of single faults, got trials of several; take Direct(), or strike one"
+        )
+    if campaign.resolver.assumption and (np.diff(drawn.trials.offsets) != 1).any():
+        raise CampaignError(f"{resolver} tells changes of single words apart, got faults of several; take Direct()")
 
 
 def _in_rows(drawn: Drawn, block: Block, golden: Callable[[], Verdicts]) -> Columns:

@@ -120,7 +120,12 @@ class _Session:
         self.campaign, self.store, self.progress = campaign, store, progress
         self.design = _design(campaign)
         self.source = Source(campaign, self.design)
-        self.tally = Tally(campaign.space, self.design, widening=widening if campaign.resolver.assumption else None)
+        self.tally = Tally(
+            campaign.space,
+            self.design,
+            repeats=self.source.repeats,
+            widening=widening if campaign.resolver.assumption else None,
+        )
         self.judge = Judge(
             campaign, self.seen, details=not campaign.resolver.assumption and self.design.unit == "fault"
         )

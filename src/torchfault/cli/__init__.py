@@ -1,12 +1,12 @@
 """The command line: one library call per command, and torch imported only by those that need it."""
 
+import logging
 import os
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+
+from torchfault.cli import interruption
 
 __all__ = ["main"]
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from torchfault.errors import TorchfaultError
 
     _forgive_narrow_encodings()
-    with _one_interruption():
+    with interruption.once(last=argv is None):
         try:
             return _dispatch(arguments)
         except TorchfaultError as error:
@@ -55,8 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             # `torchfault show | head` is no failure; a second flush at exit must not complain either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
+        except SystemExit as told:  # a campaign that was interrupted has said what is kept
+            return int(told.code or 0)
         except KeyboardInterrupt:
-            return _complain("interrupted before the first results; nothing was written", INTERRUPTED, label="stopped")
+            return _complain("interrupted; what a store held before is kept", INTERRUPTED, label="stopped")
         except Exception:
             traceback.print_exc()
             return _complain(
@@ -64,30 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
 
 
-@contextmanager
-def _one_interruption() -> Iterator[None]:
-    """Let the first Ctrl-C end what runs; those that an impatient user adds must not cut the tidying short."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        del number, frame
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _dispatch(arguments: list[str]) -> int:
     import typer
 
     from torchfault.cli.app import app
 
+    # What a Ctrl-C cuts short in there is told by us, not by a log with a traceback.
+    logging.getLogger("sqlalchemy").addHandler(logging.NullHandler())
     # The same classes stand in click, or in typer itself, by its version.
     usage: type[Exception] = typer.BadParameter.__mro__[2]
     try:
@@ -96,16 +81,18 @@ def _dispatch(arguments: list[str]) -> int:
         return _complain(_usage(error), BAD_INPUT)
     except typer.Abort:
         raise KeyboardInterrupt from None
+    if status == INTERRUPTED:  # typer's own word for Ctrl-C
+        raise KeyboardInterrupt
     return int(status or 0)
 
 
 def _usage(error: Exception) -> str:
     """Return what is wrong with the arguments, and where help is."""
     text = str(error.format_message() if hasattr(error, "format_message") else error).strip().rstrip(".")
-    former = _FORMER.get(str(getattr(error, "option_name", "")))
+    if former := _FORMER.get(name := str(getattr(error, "option_name", ""))):
+        return f"no such option: {name}; it is {former} now"
     context = getattr(error, "ctx", None)
-    hint = f"it is {former} now" if former else f"see {context.command_path if context else 'torchfault'} --help"
-    return f"{text[:1].lower()}{text[1:]}; {hint}"
+    return f"{text[:1].lower()}{text[1:]}; see {context.command_path if context else 'torchfault'} --help"
 
 
 def _complain(message: str, status: int, *, label: str = "error") -> int:

@@ -43,6 +43,7 @@ def factor_view(results: "Results", look: Look) -> View:
         head=partial(_head, results, look),
         tabs=own | {"diagnostics": plain.tabs["diagnostics"]},
         screen=("site", "channel", "model"),
+        ranked="channel",
         figure=partial(_figure, results, look),
         following=("show {name} --by channel --format csv", "show {name} --by plan", "export {name}"),
     )

@@ -9,9 +9,9 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from torchfault.config import Override, Settings, leaf_keys, read_settings
-from torchfault.config.marked import scalar
 from torchfault.config.section import Section, kinds_in
 from torchfault.errors import ConfigError
+from torchfault.plain_yaml import scalar
 
 __all__ = [
     "CAMPAIGN_FLAGS",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Opening", "describe_stop", "tell_campaign", "tell_data", "tell_engine", "tell_model"]
 
 _READY = ("torchfault.demo:model",)
-_PATIENCE = 2.0  # seconds
+_PATIENCE = 5.0  # seconds
 
 
 class Opening:
@@ -30,17 +30,16 @@ class Opening:
     def __init__(self) -> None:
         self._held: list[Callable[[], None]] = []
         self._lock, self._at_once = threading.Lock(), False
-        self._timer = threading.Timer(_PATIENCE, self._flush)
-        self._timer.daemon = True
+        self._timer: threading.Timer | None = None
 
     def __enter__(self) -> Self:
-        self._timer.start()
         return self
 
     def __exit__(self, kind: object, value: object, traceback: object) -> None:
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if kind is None:
-            self._flush()
+            self.flush()
 
     def facts(self, *pairs: tuple[str, str]) -> None:
         """Tell names and what they are."""
@@ -58,9 +57,14 @@ class Opening:
         with self._lock:
             self._held.append(tell)
         if self._at_once:
-            self._flush()
+            self.flush()
+        elif self._timer is None:
+            self._timer = threading.Timer(_PATIENCE, self.flush)
+            self._timer.daemon = True
+            self._timer.start()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Tell all that is held, and from now on everything at once."""
         with self._lock:
             self._at_once = True
             while self._held:

@@ -1,11 +1,13 @@
 """How a running campaign is shown: one live line on a terminal, plain lines at a sensible distance elsewhere."""
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.text import Text
 
+from torchfault.cli import interruption
 from torchfault.cli.screen import count, duration, stderr
 
 if TYPE_CHECKING:
@@ -66,10 +68,13 @@ def _bar(share: float | None) -> Text:
 
 
 class Watch:
-    """A progress callback for :func:`torchfault.campaign.run`, and a context manager that tidies up after it."""
+    """A progress callback for :func:`torchfault.campaign.run`, and a context manager that tidies up after it.
 
-    def __init__(self, *, method: str) -> None:
-        self._ticker, self._method = Ticker(), method
+    *before* is called before anything is shown.
+    """
+
+    def __init__(self, *, method: str, before: Callable[[], None] = lambda: None) -> None:
+        self._ticker, self._method, self._before = Ticker(), method, before
 
     def __enter__(self) -> Self:
         self._ticker.__enter__()
@@ -81,6 +86,8 @@ class Watch:
         self._ticker.__exit__(kind, value, traceback)
 
     def __call__(self, standing: "Standing") -> None:
+        interruption.check()
+        self._before()
         self._ticker.show(self._line(standing), standing.done / standing.total if standing.total else None)
 
     def _line(self, standing: "Standing") -> str:

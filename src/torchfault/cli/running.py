@@ -7,12 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 import torchfault
 from torchfault.cli import header
 from torchfault.cli.progress import Watch
-from torchfault.cli.screen import busy, count, next_steps, note, say, stderr
+from torchfault.cli.screen import busy, count, next_steps, say, stderr
 from torchfault.cli.showing import check_wanted, find, short, show_results, store_flag
 from torchfault.cli.trust import check_trusted, remember
 from torchfault.cli.views import Wanted
@@ -98,12 +96,12 @@ def engine_of(settings: Settings, opening: header.Opening) -> "Engine":
 
 
 @contextlib.contextmanager
-def guarded() -> Iterator[None]:
-    """Keep what models print out of the results, and show the library's own warnings as notes."""
+def guarded(opening: header.Opening) -> Iterator[None]:
+    """Keep what models print out of the results, and tell the library's own warnings as notes."""
 
     def tell(message: Warning | str, category: type[Warning], filename: str, *_: object) -> None:
         if issubclass(category, UserWarning) and Path(filename).is_relative_to(Path(torchfault.__file__).parent):
-            note(stderr(), str(message))
+            opening.note(str(message))
 
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("default")
@@ -113,34 +111,33 @@ def guarded() -> Iterator[None]:
 
 def _results(settings: Settings, store: "Store | None", held: "Record | None") -> "Results":
     """Build and run the campaign, with everything checked before the store is touched."""
-    from torchfault.campaign import CampaignInterrupted, check_resumable, run
+    from torchfault.campaign import check_resumable, run
 
     assert settings.name is not None
     kept = keep(settings)
     if held is not None:
         _check_trials(settings, held)
-    with guarded():
-        with header.Opening() as opening:
-            engine = engine_of(settings, opening)
-            campaign = build_campaign(settings, engine)
-            if held is not None:
-                check_resumable(campaign, held)
-            header.tell_campaign(
-                opening,
-                settings,
-                campaign,
-                failure=_failure(settings, engine),
-                store="" if store is None else short(settings.store),
-                done=0 if held is None else held.trials,
-            )
+    with header.Opening() as opening, guarded(opening):
+        engine = engine_of(settings, opening)
+        campaign = build_campaign(settings, engine)
+        if held is not None:
+            check_resumable(campaign, held)
+        header.tell_campaign(
+            opening,
+            settings,
+            campaign,
+            failure=_failure(settings, engine),
+            store="" if store is None else short(settings.store),
+            done=0 if held is None else held.trials,
+        )
         if store is not None:
             remember(kept)
         try:
-            with Watch(method=settings.method) as watch:
+            with Watch(method=settings.method, before=opening.flush) as watch:
                 return run(campaign, store=store, name=settings.name, progress=watch, settings=kept)
-        except CampaignInterrupted as interrupted:
-            _stopped(interrupted.results, store, settings.store)
-            raise typer.Exit(INTERRUPTED) from None
+        except KeyboardInterrupt:
+            _stopped(settings.name, store, settings.store)
+            sys.exit(INTERRUPTED)
 
 
 def _check_trials(settings: Settings, held: "Record") -> None:
@@ -161,12 +158,12 @@ def _failure(settings: Settings, engine: "Engine") -> str:
     return f"{chosen.text} ({chosen.why})" if chosen.why else chosen.text
 
 
-def _stopped(results: "Results", store: "Store | None", where: str) -> None:
+def _stopped(name: str, store: "Store | None", where: str) -> None:
     """Say what a Ctrl-C left behind, and how to go on."""
-    console, name = stderr(), results.name
+    console = stderr()
     if store is None or name not in store:
         say(console, ("stopped:", "bold yellow"), " interrupted before anything was kept")
         return
-    kept = f" interrupted; {count(len(results))} trials are kept in {short(where)}"
+    kept = f" interrupted; {count(store.campaign(name).trials)} trials are kept in {short(where)}"
     say(console, ("stopped:", "bold yellow"), kept)
     next_steps([f"torchfault resume {name}{store_flag(where)}"])

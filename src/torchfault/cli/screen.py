@@ -1,79 +1,172 @@
-"""What the user sees: two consoles, aligned facts, numbers as people write them, tables that fit the terminal.
+"""Everything that is printed: lines, aligned facts, tables, frames; what others wrote is escaped here, and only here.
 
-Text that torchfault did not write (names of layers, campaigns, files) goes through :func:`torchfault.text.visible` at
-this border, and is never taken for markup.
+Names of layers and campaigns, paths and messages of errors are anybody's text: markup, control characters and escape
+sequences in them stay visible text. Nothing else in the package prints.
 """
 
+import contextlib
 import math
+import re
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.text import Text
 
+from torchfault.errors import ConfigError, did_you_mean
 from torchfault.text import visible
 
-__all__ = ["Column", "Table", "busy", "count", "duration", "facts", "next_steps", "note", "say", "share", "show_table"]
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.live import Live
 
+__all__ = [
+    "FORMATS",
+    "Column",
+    "Table",
+    "check_format",
+    "complain",
+    "count",
+    "duration",
+    "facts",
+    "is_terminal",
+    "live_line",
+    "next_steps",
+    "note",
+    "print_frame",
+    "say",
+    "share",
+    "show_table",
+    "strays_aside",
+    "told",
+    "traced",
+    "warned",
+    "working",
+]
+
+FORMATS = ("table", "markdown", "csv", "json")
 _PIPED_WIDTH = 160  # of what is not a terminal: wide enough for every table as it is
 _SHORTEST = 12  # to which names may be cut for a narrow terminal
 _LABEL = 9  # of facts: those that are told in parts stand below each other all the same
+_MARKS = re.compile(r"([\\|`*\[\]<>~])")  # what Markdown would take for its own in a cell
+
+Piece = str | tuple[str, str]
+"""Text, or text and its style."""
+
+_results: list[TextIO] = []  # where results go while `sys.stdout` is turned aside
 
 
-def stdout() -> Console:
+def _result_stream() -> TextIO:
+    return _results[-1] if _results else sys.stdout
+
+
+def _stdout() -> Console:
     """Return the console of results: what a pipe or a file should get."""
-    return _console(sys.stdout)
+    return _console(_result_stream())
 
 
-def stderr() -> Console:
+def _stderr() -> Console:
     """Return the console of everything else: facts, progress, errors."""
     return _console(sys.stderr)
 
 
-def _console(stream: object) -> Console:
-    console = Console(file=stream, highlight=False, soft_wrap=True, markup=False, emoji=False)  # type: ignore[arg-type]
+def _console(stream: TextIO) -> Console:
+    console = Console(file=stream, highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
     return console
 
 
-def say(console: Console, *parts: str | tuple[str, str]) -> None:
-    """Print one line of *parts*: text, or text and its style."""
-    styled = [(part, "") if isinstance(part, str) else part for part in parts]
-    console.print(Text.assemble(*((visible(text), style) for text, style in styled)))
+@contextlib.contextmanager
+def strays_aside() -> Iterator[None]:
+    """Keep what models and factories print in this scope out of the results: it goes to standard error."""
+    _results.append(_result_stream())
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results.pop()
 
 
-def facts(console: Console, pairs: Iterable[tuple[str, str]]) -> None:
-    """Print names and what they are, one to a line, aligned; without those that are nothing."""
+def is_terminal() -> bool:
+    """Return whether somebody watches standard error as it comes."""
+    return _stderr().is_terminal
+
+
+def told(*pieces: Piece) -> Text:
+    """Return pieces of text, some with a style, as one that prints as it is."""
+    parts = [piece if isinstance(piece, tuple) else (piece, "") for piece in pieces]
+    return Text.assemble(*((visible(text), style) for text, style in parts))
+
+
+def say(*pieces: Piece, out: bool = False) -> None:
+    """Print a line of one or more pieces, on standard error unless it is *out* with the results."""
+    (_stdout() if out else _stderr()).print(told(*pieces))
+
+
+def complain(label: str, message: object, *, style: str = "bold red") -> None:
+    """Print one line about what went wrong, behind what was printed before."""
+    _result_stream().flush()
+    say((f"{label}:", style), " ", " ".join(str(message).split()))
+
+
+def warned(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning as one line; takes the place of :func:`warnings.showwarning`."""
+    del category, filename, lineno, file, line
+    complain("warning", message, style="bold yellow")
+
+
+def traced() -> None:
+    """Print the exception at hand with its traceback."""
+    for line in traceback.format_exc().splitlines():
+        say(line)
+
+
+def facts(pairs: Iterable[tuple[str, str]], *, out: bool = False) -> None:
+    """Print names and what they are, one to a line, aligned; those that are nothing are left out."""
     for name, value in pairs:
         if value:
-            say(console, (f"  {name:<{_LABEL}}  ", "dim"), value)
+            say((f"  {name:<{_LABEL}}  ", "dim"), value, out=out)
 
 
-def note(console: Console, text: str, *, label: str = "note") -> None:
+def note(text: str, *, label: str = "note") -> None:
     """Print what a user should know."""
-    say(console, (f"  {label}: {text}", "yellow"))
+    say((f"  {label}: {text}", "yellow"))
 
 
 def next_steps(commands: Iterable[str]) -> None:
     """Say what to try next."""
-    console = stderr()
-    console.print()
+    say()
     for place, command in enumerate(commands):
-        say(console, ("  next  " if not place else "        ", "dim"), (command, "bold"))
+        say(("  next  " if not place else "        ", "dim"), (command, "bold"))
 
 
-@contextmanager
-def busy(what: str) -> Iterator[None]:
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
     """Show that something is going on, on a terminal."""
-    console = stderr()
+    console = _stderr()
     if not console.is_terminal:
         yield
         return
-    with console.status(f"{what} ...", spinner="dots"):
+    with console.status(told(f"{what} ..."), spinner="dots"):
         yield
+
+
+def live_line() -> "Live":
+    """Return a line that changes as long as it is shown; update it by :func:`told`."""
+    from rich.live import Live
+
+    return Live(Text(), console=_stderr(), transient=True, auto_refresh=False)
 
 
 def count(number: int) -> str:
@@ -131,28 +224,29 @@ class Table:
     notes: Sequence[str] = field(default_factory=tuple)
 
 
-def show_table(console: Console, table: Table) -> None:
-    """Print *table* in the width of *console*: what does not fit is left out, told below, and names are cut short.
+def show_table(table: Table) -> None:
+    """Print *table* in the width of the terminal: what does not fit is left out, told below, and names are cut short.
 
     No figure is ever cut.
     """
+    room = _stdout().width
     keep = [place for place, column in enumerate(table.columns)]
     gone: list[str] = []
-    while _width(table, keep) > console.width and max(table.columns[place].rank for place in keep) > 0:
+    while _width(table, keep) > room and max(table.columns[place].rank for place in keep) > 0:
         worst = max(keep, key=lambda place: (table.columns[place].rank, place))
         keep.remove(worst)
         gone.insert(0, table.columns[worst].heading)
-    over = _width(table, keep) - console.width
+    over = _width(table, keep) - room
     names = max((len(visible(row[0])) for row in table.rows), default=0)
     most = names if over <= 0 else max(_SHORTEST, names - over)
     if table.title:
-        say(console, (table.title, "bold"))
-    _print_rows(console, table, keep, most)
+        say((table.title, "bold"), out=True)
+    _print_rows(table, keep, most)
     left = [heading for heading in gone if heading.strip("0123456789.- ")]
     if left:
-        say(console, (f"left out for the width of the terminal: {', '.join(left)}; --format csv writes all", "dim"))
+        say((f"left out for the width of the terminal: {', '.join(left)}; --format csv writes all", "dim"), out=True)
     for text in table.notes:
-        say(console, (text, "dim"))
+        say((text, "dim"), out=True)
 
 
 def _width(table: Table, keep: Sequence[int]) -> int:
@@ -163,7 +257,7 @@ def _widest(table: Table, place: int) -> int:
     return max(len(table.columns[place].heading), *(len(visible(row[place])) for row in table.rows), 1)
 
 
-def _print_rows(console: Console, table: Table, keep: Sequence[int], most: int) -> None:
+def _print_rows(table: Table, keep: Sequence[int], most: int) -> None:
     """Print the heading, a rule, and the rows, of the columns at *keep*; names take at most *most* places."""
     cells = [[visible(row[place]) for place in keep] for row in table.rows]
     for row in cells:
@@ -178,10 +272,10 @@ def _print_rows(console: Console, table: Table, keep: Sequence[int], most: int) 
         ]
         return "   ".join(aligned).rstrip()
 
-    console.print(Text(line(heads), style="dim"))
-    console.print(Text("─" * (sum(widths) + 3 * (len(widths) - 1)), style="dim"))
+    say((line(heads), "dim"), out=True)
+    say(("─" * (sum(widths) + 3 * (len(widths) - 1)), "dim"), out=True)
     for row in cells:
-        console.print(Text(line(row)))
+        say(line(row), out=True)
 
 
 def _cut(name: str, most: int) -> str:
@@ -190,3 +284,31 @@ def _cut(name: str, most: int) -> str:
         return name
     begin = (most - 1) // 2
     return f"{name[:begin]}…{name[begin + 1 - most :]}"
+
+
+def check_format(form: str) -> None:
+    """Raise :class:`ConfigError` unless *form* is one of the formats."""
+    if form not in FORMATS:
+        raise ConfigError(f"--format: expected {', '.join(FORMATS)}, got '{form}'{did_you_mean(form, FORMATS)}")
+
+
+def print_frame(frame: "pd.DataFrame", form: str) -> None:
+    """Write a data frame to standard output in full, as ``csv``, ``json`` or ``markdown``."""
+    plain = frame.map(lambda cell: visible(cell) if isinstance(cell, str) else cell)
+    plain.columns = [visible(name) for name in frame.columns]
+    stream = _result_stream()
+    if form == "csv":
+        stream.write(plain.to_csv(index=False, lineterminator="\n"))
+    elif form == "json":
+        stream.write(plain.to_json(orient="records", indent=2, double_precision=15) + "\n")
+    else:
+        lines = [[_marked(name) for name in plain.columns], ["---"] * len(plain.columns)]
+        lines += [[_marked(cell) for cell in row] for row in plain.itertuples(index=False)]
+        stream.write("".join(f"| {' | '.join(line)} |\n" for line in lines))
+
+
+def _marked(cell: object) -> str:
+    """Return a cell of a Markdown table."""
+    if cell != cell:
+        return ""
+    return f"{cell:.6g}" if isinstance(cell, float) else _MARKS.sub(r"\\\1", str(cell))

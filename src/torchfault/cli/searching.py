@@ -36,6 +36,7 @@ def search_view(results: "Results", look: Look) -> View:
         head=partial(_head, results, found),
         tabs=own | dict(plain.tabs),
         screen=("recall", "found"),
+        ranked="found",
         figure=figure,
         following=following,
     )

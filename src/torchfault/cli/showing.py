@@ -70,9 +70,10 @@ def show_results(
         for name in names if len(results) else ():
             stdout().print()
             tab = view.tabs[name]
-            show_table(stdout(), tab.people(_most(tab, wanted)))
+            top = wanted.top if wanted.by or name == view.ranked else None
+            show_table(stdout(), tab.people(_most(tab, top)))
     else:
-        print_frame(_most(view.tabs[names[0]], wanted), wanted.form)
+        print_frame(_most(view.tabs[names[0]], wanted.top), wanted.form)
     if wanted.plot is not None:
         from torchfault.report.plots import save
 
@@ -83,15 +84,15 @@ def show_results(
         next_steps(followed(view, results.name, store_flag(where)))
 
 
-def _most(tab: Tab, wanted: Wanted) -> "pd.DataFrame":
+def _most(tab: Tab, top: int | None) -> "pd.DataFrame":
     """Return the rows of a table, or those with the highest lower bounds: one failure in two trials says little."""
     frame = tab.frame()
-    if wanted.top is None:
+    if top is None:
         return frame
     if "low" not in frame:
-        return frame.tail(wanted.top)
+        return frame.tail(top)
     held = frame[frame["trials"] > 0] if "trials" in frame else frame
-    return held.sort_values(["low", "value"], ascending=False, kind="stable").head(wanted.top)
+    return held.sort_values(["low", "value"], ascending=False, kind="stable").head(top)
 
 
 def _view(results: "Results", look: Look) -> View:

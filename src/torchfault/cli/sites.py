@@ -24,7 +24,7 @@ _WARM, _MEASURED = 32, 512  # lanes: the first ones fill the golden cache
 def list_sites(settings: Settings, form: str) -> None:
     """Print every chosen site with its size, and the sums."""
     check_format(form)
-    with guarded(), Opening() as opening:
+    with Opening() as opening, guarded(opening):
         engine = engine_of(settings, opening)
         space = build_space(settings, engine.space)
     table = space.table()
@@ -55,7 +55,7 @@ def plan_campaigns(settings: Settings, *, margin: float, speed: float | None, fo
     for flag, value, most in (("--margin", margin, 1.0), ("--speed", 1.0 if speed is None else speed, 1e12)):
         if not 1e-6 <= value < most:
             raise ConfigError(f"{flag}: expected a number from 1e-06 to {most:g}, got {value:g}")
-    with guarded(), Opening() as opening:
+    with Opening() as opening, guarded(opening):
         uniform = settings.model_copy(update={"recipe": "run", "sampler": Uniform(), "resolver": ()})
         engine = engine_of(uniform, opening)
         campaign = build_campaign(uniform, engine)

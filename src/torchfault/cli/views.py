@@ -55,11 +55,15 @@ class Tab:
 
 @dataclass(frozen=True)
 class View:
-    """Results as a recipe shows them: *tabs* by name, those of its *screen*, and *following* commands."""
+    """Results as a recipe shows them: *tabs* by name, those of its *screen*, and *following* commands.
+
+    On the screen only the *ranked* one is cut to its top rows.
+    """
 
     head: Callable[[], None]
     tabs: Mapping[str, Tab]
     screen: Sequence[str]
+    ranked: str
     figure: Callable[[str | None], "Figure"]
     following: Sequence[str] = ()
 
@@ -85,9 +89,8 @@ def plain_view(results: "Results", look: Look) -> View:
         lambda: results.diagnostics(level=look.level).allocation, partial(_diagnostics, results, look)
     )
     screen = [by for by in ("layer", "bit") if by in groupings]
-    return View(
-        partial(summary, results, look), tabs, screen, figure, ("show {name} --by channel --top 10", "export {name}")
-    )
+    following = ("show {name} --by channel --top 10", "export {name}")
+    return View(partial(summary, results, look), tabs, screen, "layer", figure, following)
 
 
 def followed(view: View, name: str, store: str) -> list[str]:

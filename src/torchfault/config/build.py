@@ -123,15 +123,15 @@ def build_campaign(settings: Settings, engine: "Engine") -> "Campaign":
     The criterion and the metric are tried on the golden outputs, so that what does not fit shows before anything runs.
     """
     from torchfault.campaign import Campaign
-    from torchfault.criteria import Top1Change, as_criterion, as_metric, check_criterion, check_metric
+    from torchfault.criteria import Top1Change, as_criterion, as_metric, check_fit, golden_metric
 
     golden, data = engine.golden(), engine.data
     metric = None if settings.metric is None else as_metric(settings.metric)
     if metric is not None:
-        check_metric(metric, golden, data.labels)
+        golden_metric(metric, golden, data.labels)
     verdicts = {name: as_criterion(text) for name, text in settings.verdicts.items()}
     for criterion in verdicts.values():
-        check_criterion(criterion, golden, data.labels, data.inputs)
+        check_fit(criterion, golden, data.labels, data.inputs)
     judged: Criterion = Top1Change() if metric is not None else choose_criterion(settings, engine).criterion
     space = build_space(settings, engine.space)
     made = Made(
@@ -148,8 +148,6 @@ def build_campaign(settings: Settings, engine: "Engine") -> "Campaign":
     )
     if settings.recipe != "run":
         return getattr(settings, settings.recipe).build(made)  # type: ignore[no-any-return]
-    if settings.sampler.kind == "adaptive" and not made.goals:
-        raise ConfigError("sampler adaptive draws towards half-widths, got none; give --half-width site=0.01")
     return Campaign(
         engine,
         space,
@@ -169,13 +167,13 @@ def build_campaign(settings: Settings, engine: "Engine") -> "Campaign":
 
 def choose_criterion(settings: Settings, engine: "Engine") -> "Fitting":
     """Return the criterion of *settings*, or the one that fits the golden outputs of *engine*, and what it judges."""
-    from torchfault.criteria import Fitting, as_criterion, check_criterion, fitting, judged
+    from torchfault.criteria import Fitting, as_criterion, check_fit, fitting, judged
 
     golden, data = engine.golden(), engine.data
     if settings.criterion is None:
         return fitting(golden, data.labels, data.inputs)
     criterion = as_criterion(settings.criterion)
-    check_criterion(criterion, golden, data.labels, data.inputs)
+    check_fit(criterion, golden, data.labels, data.inputs)
     return Fitting(settings.criterion, judged(criterion, golden))
 
 

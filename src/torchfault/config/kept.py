@@ -1,5 +1,6 @@
 """Settings as a store keeps them, so that a campaign can be built anew: without passwords, and where it is kept."""
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -48,12 +49,12 @@ def restore(stored: Mapping[str, Any], overrides: Sequence[Override] = ()) -> Se
 
     Raises :class:`ConfigError` for what another version wrote, and for a password that is missing.
     """
-    raw = dict(stored)
+    raw = copy.deepcopy(dict(stored))
     for override in overrides:
         put(raw, override)
     if lost := _hidden(raw, ()):
         raise ConfigError(f"a store keeps no passwords, and '{lost}' is one; give --set {lost}=...")
-    return validated(raw, "the stored configuration")
+    return validated(raw, "the stored configuration", overrides)
 
 
 def _hidden(value: Any, at: tuple[str, ...]) -> str | None:

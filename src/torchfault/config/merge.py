@@ -19,6 +19,7 @@ __all__ = ["Override", "expanded", "put", "resolve"]
 
 PATHS: tuple[tuple[str, ...], ...] = (("checkpoint", "path"), ("data", "path"), ("store",))
 SHORT: Mapping[str, str] = {"model": "factory", "checkpoint": "path", "stop": "trials"}
+_MOST_PARTS, _SHOWN = 20, 60
 SOURCES = ("path", "factory", "shape")
 
 
@@ -76,7 +77,7 @@ def _inner(name: str, value: object) -> str:
 
 
 def resolve(raw: dict[str, Any], base: Path) -> None:
-    """Make the paths in *raw* absolute, from *base*."""
+    """Make the paths in *raw* absolute, from *base*; raises :class:`ConfigError` for one that cannot be."""
     for *above, name in PATHS:
         section = raw.get(above[0]) if above else raw
         if isinstance(section, dict) and isinstance(value := section.get(name), str) and value and "://" not in value:
@@ -85,12 +86,15 @@ def resolve(raw: dict[str, Any], base: Path) -> None:
 
 def _absolute(value: str, base: Path, key: str) -> str:
     try:
-        value.encode()
-        if "\0" in value:
-            raise ValueError
-        return os.path.normpath(base / Path(value).expanduser())
-    except (ValueError, RuntimeError):  # a lone surrogate, a NUL; ~ of a user that there is not
-        raise ConfigError(f"{key}: '{value[:60]}' is no path; write one that a file can have") from None
+        os.fsencode(value)
+        path = Path(value).expanduser()
+    except RuntimeError:  # ~someone without a home
+        raise ConfigError(f"{key}: nobody is called '{value.partition('/')[0][1:]}' here; write the path out") from None
+    except UnicodeEncodeError:
+        path = None
+    if path is None or "\0" in value:
+        raise ConfigError(f"{key}: no file can have the name '{value[:60]}'; give another path")
+    return os.path.normpath(base / path)
 
 
 def put(raw: dict[str, Any], override: Override) -> None:
@@ -99,6 +103,8 @@ def put(raw: dict[str, Any], override: Override) -> None:
     Raises :class:`ConfigError` for a key below something that has none.
     """
     key, value = override.key, override.value
+    if len(key) > _MOST_PARTS:
+        raise ConfigError(f"{override.flag[:_SHOWN]}...: a key has at most {_MOST_PARTS} parts, got {len(key)}")
     name = str(key[0])
     if len(key) == 1 and (name in SHORT or name == "data") and _plain(value):
         key = (name, _inner(name, value))

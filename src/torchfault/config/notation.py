@@ -1,12 +1,14 @@
 """The compact notations of a configuration: ``pooled:64,audit=0.1``, ``23-30,sign``, ``3:7``, ``1GiB``, ``10m``."""
 
-import math
 import re
 from typing import Any
 
-from torchfault.config.marked import scalar
+from torchfault.expressions import IMPORTED
+from torchfault.plain_yaml import scalar
 
 __all__ = [
+    "check_imported",
+    "check_level",
     "parse_bits",
     "parse_bytes",
     "parse_kind",
@@ -18,6 +20,8 @@ __all__ = [
 
 FIELDS = ("sign", "exponent", "mantissa", "magnitude")
 _LARGEST_BIT = 63
+_LOWEST, _HIGHEST = 0.01, 1 - 1e-9  # confidence levels that somebody can mean
+_LONGEST = 100 * 365.25 * 86_400.0  # seconds
 
 
 def parse_kind(text: str) -> tuple[str, Any, dict[str, Any]]:
@@ -150,7 +154,7 @@ def parse_seconds(value: object) -> float:
     >>> parse_seconds("1h30m"), parse_seconds(45)
     (5400.0, 45.0)
     """
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**62:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _LONGEST:
         return float(value)
     found = re.fullmatch(r"(?:([0-9.]+)\s*h)?\s*(?:([0-9.]+)\s*m(?:in)?)?\s*(?:([0-9.]+)\s*s)?", str(value).strip())
     try:
@@ -158,6 +162,30 @@ def parse_seconds(value: object) -> float:
     except ValueError:
         parts = []
     seconds = sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
-    if 0 < seconds < math.inf:
+    if 0 < seconds <= _LONGEST:
         return seconds
-    raise ValueError(f"expected a time above 0 such as 90s, 10m or 1h30m, got '{str(value)[:60]}'")
+    raise ValueError(f"expected a time above 0 such as 90s, 10m or 1h30m, up to 100 years, got '{str(value)[:60]}'")
+
+
+def check_level(value: float) -> float:
+    """Return a confidence level as it is, or raise :class:`ValueError`.
+
+    >>> check_level(95.0)
+    Traceback (most recent call last):
+    ValueError: expected a confidence level between 0 and 1, got 95; did you mean 0.95?
+    """
+    if not _LOWEST <= value <= _HIGHEST:
+        hint = f"; did you mean {value / 100:g}?" if 1 <= value < 100 else ""
+        raise ValueError(f"expected a confidence level between 0 and 1, got {value:g}{hint}")
+    return value
+
+
+def check_imported(text: str) -> str:
+    """Return the way to an object of the user's own as it is, or raise :class:`ValueError`.
+
+    >>> check_imported("my.data:test")
+    'my.data:test'
+    """
+    if not IMPORTED.match(text):
+        raise ValueError(f"expected package.module:name, got '{text[:60]}'")
+    return text

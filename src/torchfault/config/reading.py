@@ -101,9 +101,9 @@ class _Places:
         return f"{where}: {named}" if where and named else where or named
 
 
-def validated(raw: dict[str, Any], source: str) -> Settings:
-    """Return the settings that plain values describe; messages name their *source*."""
-    return _validated(raw, _Places(None, (), source))
+def validated(raw: dict[str, Any], source: str, overrides: Sequence[Override] = ()) -> Settings:
+    """Return the settings that plain values describe; messages name their *source*, or the flag among *overrides*."""
+    return _validated(raw, _Places(None, overrides, source))
 
 
 def _validated(raw: dict[str, Any], places: _Places) -> Settings:

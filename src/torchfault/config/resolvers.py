@@ -18,7 +18,7 @@ class Pooled(Kind):
     """Quiet faults are struck together; a masked pool counts for all of them, a failing one is searched."""
 
     kind: Literal["pooled"] = "pooled"
-    size: int = Field(default=64, ge=2, le=10**6, description="The most faults in one pool.")
+    size: int = Field(default=64, ge=2, le=10_000, description="The most faults in one pool.")
     audit: float = Field(
         default=0.01, ge=0, le=1, description="The share of vouched outcomes to run alone all the same."
     )

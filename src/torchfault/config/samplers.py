@@ -20,7 +20,7 @@ class Uniform(Kind):
     """Faults at random, without end."""
 
     kind: Literal["uniform"] = "uniform"
-    faults: int = Field(default=1, ge=1, le=10**6, description="Faults struck together in each trial, distinct ones.")
+    faults: int = Field(default=1, ge=1, le=10_000, description="Faults struck together in each trial, distinct ones.")
 
     def build(self, made: Made) -> "Sampler":
         """Return the sampler."""
@@ -47,7 +47,7 @@ class BitErrorRate(Kind):
     """Each bit is struck with a probability of its own, independently."""
 
     kind: Literal["bit-error-rate"] = "bit-error-rate"
-    rate: float = Field(gt=0, le=1, description="The probability that a bit is struck.")
+    rate: float = Field(ge=1e-18, le=1, description="The probability that a bit is struck.")
 
     def build(self, made: Made) -> "Sampler":
         """Return the sampler."""
@@ -59,7 +59,7 @@ class BitErrorRate(Kind):
 
 class _Statistical(Kind):
     margin: float = Field(
-        default=0.01, gt=0, lt=1, description="The error that each sample is large enough for, at 95 % confidence."
+        default=0.01, ge=1e-6, lt=1, description="The error that each sample is large enough for, at 95 % confidence."
     )
 
     def build(self, made: Made) -> "Sampler":

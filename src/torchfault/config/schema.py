@@ -10,7 +10,7 @@ from torchfault.config.recipes import Ra, Search, Vulnerability
 from torchfault.config.resolvers import AnyResolver
 from torchfault.config.samplers import AnySampler, Uniform
 from torchfault.config.section import Section
-from torchfault.expressions import IMPORTED, parse_criterion, parse_fault, parse_metric
+from torchfault.expressions import parse_criterion, parse_fault, parse_metric
 
 __all__ = ["RECIPES", "Checkpoint", "DataSource", "Model", "Selection", "Settings", "Stop"]
 
@@ -36,20 +36,7 @@ def _every(value: object) -> object:
 
 
 def _measure(text: str) -> str:
-    return text if text == "uniform" else _imported(text)
-
-
-def _level(value: float) -> float:
-    if not 0 < value < 1:
-        hint = f"; did you mean {value / 100:g}?" if 1 <= value < 100 else ""
-        raise ValueError(f"expected a confidence level between 0 and 1, got {value:g}{hint}")
-    return value
-
-
-def _imported(text: str) -> str:
-    if not IMPORTED.match(text):
-        raise ValueError(f"expected package.module:name, got '{text}'")
-    return text
+    return text if text == "uniform" else notation.check_imported(text)
 
 
 Patterns = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(strict=False)]
@@ -97,7 +84,7 @@ class DataSource(Section):
     path: Path | None = Field(
         default=None, strict=False, description="An `.npz` file, or a folder of images with one sub-folder per class."
     )
-    factory: Annotated[str, AfterValidator(_imported)] | None = Field(
+    factory: Annotated[str, AfterValidator(notation.check_imported)] | None = Field(
         default=None,
         description="`package.module:factory` that returns `torchfault.data.Data`, a data set of (input, label) "
         "pairs, an (inputs, labels) pair, or inputs alone.",
@@ -176,7 +163,7 @@ class Stop(Section):
 
     trials: int | None = Field(default=None, ge=1, le=10**15, description="Stop after so many trials.")
     half_width: Annotated[
-        dict[str, Annotated[float, Field(ge=1e-6, lt=0.5)]], BeforeValidator(notation.parse_widths)
+        dict[str, Annotated[float, Field(ge=1e-7, lt=0.5)]], BeforeValidator(notation.parse_widths)
     ] = Field(
         default_factory=dict,
         description="Stop once intervals are at most this far to either side: of the model (`0.01`), or by a grouping "
@@ -277,7 +264,7 @@ class Settings(Section):
     )
     ra: Ra = Field(default=Ra(), description="What goes with the recipe `ra`.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="The seed of everything random.")
-    level: Annotated[float, AfterValidator(_level)] = Field(
+    level: Annotated[float, AfterValidator(notation.check_level)] = Field(
         default=0.95, description="The confidence level of intervals."
     )
     method: Literal["wilson", "clopper-pearson", "jeffreys"] = Field(
@@ -302,3 +289,9 @@ class Settings(Section):
         description="What keeps trials and outcomes: an SQLite file, by itself `torchfault.db` in the working "
         "directory, or the URL of another database.",
     )
+
+    @model_validator(mode="after")
+    def _has_goals(self) -> Self:
+        if self.recipe == "run" and self.sampler.kind == "adaptive" and not self.stop.half_width:
+            raise ValueError("sampler adaptive draws towards half-widths, got none; give --half-width site=0.01")
+        return self

@@ -7,7 +7,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from torchfault.config.notation import parse_kind
-from torchfault.errors import ConfigError, TorchfaultError, did_you_mean
+from torchfault.errors import ConfigError, TorchfaultError, did_you_mean, first_line
 from torchfault.expressions import IMPORTED
 
 __all__ = ["Kind", "Section", "as_kind", "expanded_kind", "imported", "kinds_in", "said", "sections_in"]
@@ -102,8 +102,8 @@ def said(error: Any) -> str:
     """Return one of pydantic's errors in words: what was expected, and what came."""
     kind, got, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "value_error":
-        return str(context["error"])
-    hint = did_you_mean(str(got), context["expected"].replace("'", "").split()) if kind == "literal_error" else ""
+        return first_line(context["error"])
+    hint = did_you_mean(str(got), re.findall("'([^']*)'", context["expected"])) if kind == "literal_error" else ""
     return f"expected {_wanted(kind, error['msg'], context)}, got {_shown(got)}{hint}"
 
 

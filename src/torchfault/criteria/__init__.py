@@ -3,7 +3,7 @@
 from torchfault.criteria.answers import answers, changes
 from torchfault.criteria.compose import AllOf, AnyOf, Criterion, Not, Outcomes, judge, unusable_inputs
 from torchfault.criteria.failures import MarginDrop, Misclassified, NonFinite, OutputError, Top1Change, TopK
-from torchfault.criteria.fitting import Fitting, check_criterion, check_metric, fitting, judged, metric_of
+from torchfault.criteria.fitting import Fitting, check_fit, fitting, golden_metric, judged, metric_of
 from torchfault.criteria.from_text import as_criterion, as_metric
 from torchfault.criteria.metrics import (
     Accuracy,
@@ -50,9 +50,9 @@ __all__ = [
     "as_metric",
     "bounds",
     "changes",
-    "check_criterion",
-    "check_metric",
+    "check_fit",
     "fitting",
+    "golden_metric",
     "higher_is_better",
     "judge",
     "judged",

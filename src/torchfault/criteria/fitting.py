@@ -16,7 +16,7 @@ from torchfault.criteria.outputs import named, pick
 from torchfault.data import Tree, leaves
 from torchfault.errors import CriterionError, TorchfaultError, brief
 
-__all__ = ["Fitting", "check_criterion", "check_metric", "fitting", "judged", "metric_of"]
+__all__ = ["Fitting", "check_fit", "fitting", "golden_metric", "judged", "metric_of"]
 
 _PLAIN = re.compile(r"[\w.-]+")
 _MANY = 32  # values, of which as many scores of classes would be a strange coincidence
@@ -90,15 +90,16 @@ def _of_tensor(name: str, tensor: Tensor, label: Tensor | None, inputs: Tree | N
 
 
 def _of_values(kind: str, tensor: Tensor) -> tuple[str, str]:
-    shape = f"values of shape {tuple(tensor.shape[1:])}" if tensor[:1].numel() > 1 else "single value"
+    single = tensor[:1].numel() == 1
+    shape = "single value" if single else f"values of shape {tuple(tensor.shape[1:])}"
     if kind == "tokens":
         return "tokens", f"any change of the whole {shape}, such as generated tokens"
     if kind == "spikes":
         return "spike-count", "the neuron that spikes most often, with time steps along axis 1"
     if kind == "values":
-        return "error:0.1", f"a change of the {shape} by a tenth of the largest"
+        return "error:0.1", f"a change of the {shape} by a tenth of {'it' if single else 'the largest'}"
     middle = 0.5 if bool(((tensor >= 0) & (tensor <= 1)).all()) else 0
-    return f"threshold:{middle}", f"the side of {middle} on which each of the {shape} lies"
+    return f"threshold:{middle}", f"the side of {middle} on which {'the' if single else 'each of the'} {shape} lies"
 
 
 def _of_scores(axis: int, tensor: Tensor) -> tuple[str, str]:
@@ -151,14 +152,14 @@ def _is_copy(tensor: Tensor, inputs: Tree | None) -> bool:
     return any(leaf.shape[1:] == tensor.shape[1:] or leaf[:1].numel() == size >= _MANY for leaf in given)
 
 
-def check_criterion(criterion: Criterion, golden: Tree, labels: Tree | None, inputs: Tree | None = None) -> None:
+def check_fit(criterion: Criterion, golden: Tree, labels: Tree | None, inputs: Tree | None = None) -> None:
     """Try *criterion* on *golden* outputs themselves, and raise :class:`CriterionError` where it does not fit them.
 
     It does not either where it takes for class scores what, by the *labels* or the *inputs*, is none; naming the axis
     of the classes overrules that.
 
     >>> from torchfault.criteria.failures import Top1Change
-    >>> check_criterion(Top1Change(), torch.randn(3, 8), None, inputs=torch.randn(3, 8))
+    >>> check_fit(Top1Change(), torch.randn(3, 8), None, inputs=torch.randn(3, 8))
     Traceback (most recent call last):
     torchfault.errors.CriterionError: Top1Change judges by class scores, ...
     """
@@ -215,7 +216,7 @@ def metric_of(metric: Metric, outputs: Tree, labels: Tree | None) -> float:
         raise CriterionError(f"a metric returns one number, got {type(value).__name__}; reduce it to one") from None
 
 
-def check_metric(metric: Metric, golden: Tree, labels: Tree | None) -> float:
+def golden_metric(metric: Metric, golden: Tree, labels: Tree | None) -> float:
     """Return *metric* of the *golden* outputs, or raise :class:`CriterionError` where it does not fit them."""
     try:
         value = metric_of(metric, golden, labels)

@@ -18,13 +18,12 @@ from torchfault.engine.graph.executor import GraphExecutor
 from torchfault.engine.hooks.executor import HooksExecutor
 from torchfault.engine.lost_indices import crashed, loses_an_index
 from torchfault.engine.monitor import Monitor, MonitorRun
-from torchfault.engine.opaque import TracedExecutor, hides_words
 from torchfault.errors import EngineError, ModelError
 from torchfault.model.constants import constant_home, is_constant
-from torchfault.model.discover import check_inference
+from torchfault.model.discover import Discovery, check_inference, find
 from torchfault.model.memory import homes
-from torchfault.model.observe import word_name
 from torchfault.model.rounding import rounded_as
+from torchfault.model.traits import word_name
 from torchfault.model.unseen import unseen
 from torchfault.model.unwrapped import unwrapped
 from torchfault.source import source_digest
@@ -94,7 +93,7 @@ class Engine:
         data = data.to(next((t.device for t in (*model.parameters(), *model.buffers())), "cpu"))
         self.model, self.data, self.memory = model, data, parse_memory(memory)
         self.fallback: str | None = None
-        self._executor = self._choose(executor, buffers)
+        self._executor = self._choose(executor, find(model, data, buffers=buffers))
         self._homes = {name: home for home in homes(model) for name in home.words}
         self._homes |= {name: constant_home(model, name) for name in self.space.names if is_constant(name)}
         self.unseen = unseen(model)
@@ -105,16 +104,15 @@ class Engine:
                 f"some words of the model are no sites, so no fault lands there: {listed}{rest}", stacklevel=2
             )
 
-    def _choose(self, executor: str, buffers: bool) -> Executor:
+    def _choose(self, executor: str, found: Discovery) -> Executor:
         if executor != "hooks":
             try:
-                fast = TracedExecutor if hides_words(self.model) else GraphExecutor
-                return fast(self.model, self.data, memory=self.memory, buffers=buffers)
+                return GraphExecutor(self.model, self.data, memory=self.memory, found=found)
             except ModelError as error:
                 if executor == "graph":
                     raise
                 self.fallback = str(error)
-        return HooksExecutor(self.model, self.data, memory=self.memory, buffers=buffers)
+        return HooksExecutor(self.model, self.data, memory=self.memory, found=found)
 
     @property
     def executor(self) -> str:

@@ -125,7 +125,7 @@ class Targets:
 def _from_trials(model: nn.Module, trials: Trials, space: FaultSpace | Discovery | None) -> Targets:
     if len(trials) != 1:
         raise FaultError(f"inject strikes one trial at a time, got {len(trials)}; choose one with trials.take")
-    if isinstance(space, Discovery) and space.fold is not None:
+    if isinstance(space, Discovery):
         trials = space.fold.unfold(trials)
     sites = {site.name: site for site in trials.sites}
     layouts = space.layouts if isinstance(space, Discovery) else {}
@@ -154,7 +154,7 @@ def _from_faults(
         )
     known, layouts = (space.space, space.layouts) if isinstance(space, Discovery) else (space, {})
     generator, memory = rng or np.random.default_rng(), Memory(model)
-    if isinstance(space, Discovery) and any(fault.site in space.fold.parts for fault in listed if space.fold):
+    if isinstance(space, Discovery) and any(fault.site in space.fold.parts for fault in listed):
         return _with_steps(model, listed, space, generator)
     by_site: dict[str, list[Fault]] = {}
     for fault in listed:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchfault.data import Tree, call, leaves
+from torchfault.data import Tree, call, leaves, map_tensors
 from torchfault.errors import EngineError
 
 __all__ = ["lanes_within", "peak_bytes"]
@@ -68,8 +68,9 @@ def peak_bytes(model: nn.Module, inputs: Tree) -> int:
     >>> peak_bytes(nn.Sequential(nn.Linear(4, 100), nn.ReLU(), nn.Linear(100, 1)), torch.zeros(1, 4))
     1200
     """
+    given = map_tensors(torch.clone, inputs)
     with _Peak() as watch:
-        call(model, inputs)
+        call(model, given, copied=False)
     return int(watch.peak + watch.largest)
 
 

@@ -13,6 +13,7 @@ from torchfault.data import leaves
 from torchfault.engine.executor import Lanes
 from torchfault.engine.graph.golden_pass import Golden
 from torchfault.engine.graph.sweep import Sweep
+from torchfault.model.foreign import of_tensor
 from torchfault.model.lane_axis import LaneAxis, identical_lanes, lanes_first, take
 from torchfault.model.places import Place
 from torchfault.model.program import Node
@@ -310,7 +311,8 @@ class HooksMonitor:
             for i, tensor in enumerate(moment.tensors):
                 name = moment.name(i)
                 if name in self.layouts:
-                    plain = tensor.dequantize() if tensor.is_quantized else tensor
+                    room = of_tensor(tensor)
+                    plain = tensor if room is None else room.values(tensor)
                     self.seen[name] = lanes_first(plain, self.layouts[name]).detach().clone()
         return None
 
@@ -321,9 +323,21 @@ class HooksMonitor:
     def end(self, trial: Ints) -> None:
         """Hand the lanes of the two passes to the monitor; *trial* numbers them in their run."""
         names = [part for name in self.run.monitor.sites for part in self.parts.get(name, (name,))]
-        # A pass that ended early, in an error that is detected, has changed nothing behind it.
-        pairs = [(self.golden[name], self.seen.get(name, self.golden[name])) for name in names]
-        before, after = (torch.stack([_summary(pair[i]) for pair in pairs]) for i in range(2))
-        differs = torch.stack([~identical_lanes(a.contiguous(), b.contiguous()) for a, b in pairs])
-        self.run.monitor.add(self.run.numbers[trial], before, after, differs)
+        before, after, differs = zip(*(self._pair(name, len(trial)) for name in names), strict=True)
+        self.run.monitor.add(self.run.numbers[trial], torch.stack(before), torch.stack(after), torch.stack(differs))
         self.golden, self.seen = {}, {}
+
+    def _pair(self, name: str, lanes: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the summaries of a site in the golden and the faulty pass, and in which lanes they differ.
+
+        A pass that ended early, in an error that is detected, has changed nothing behind it. What no pass has reached
+        has no values; what only the faulty one has reached differs.
+        """
+        golden = self.golden.get(name)
+        faulty = self.seen.get(name, golden)
+        none = torch.from_numpy(_nothing(lanes))
+        if faulty is None:
+            return none, none, torch.zeros(lanes, dtype=torch.bool)
+        if golden is None:
+            return none.to(faulty.device), _summary(faulty), torch.ones(lanes, dtype=torch.bool, device=faulty.device)
+        return _summary(golden), _summary(faulty), ~identical_lanes(golden.contiguous(), faulty.contiguous())

@@ -5,10 +5,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from torchfault.errors import HardwareError, did_you_mean, first_line
 from torchfault.hardware.patterns import Pattern, find_pattern, plain_pattern, read_pattern
+from torchfault.plain_yaml import load_file
 
 __all__ = [
     "ACCELERATORS",
@@ -189,8 +188,8 @@ def read_accelerator(source: str | Path) -> Accelerator:
     Raises :class:`HardwareError` for a file that cannot be read, and for missing, unknown or impossible entries.
     """
     try:
-        held = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        held = load_file(source)
+    except ValueError as error:
         raise HardwareError(f"cannot read an accelerator from '{source}': {first_line(error)}") from error
     return accelerator_of(held, str(source))
 

@@ -11,9 +11,10 @@ from torch import nn
 from torchfault.data import Data, leaves
 from torchfault.errors import HardwareError
 from torchfault.hardware.work import Convolution, Product, Shape, Work
+from torchfault.model.discover import find
 from torchfault.model.export import capture
 from torchfault.model.lane_axis import LaneAxis, per_sample
-from torchfault.model.places import Place, lane_arguments, program_sites
+from torchfault.model.places import Place, lane_arguments
 from torchfault.model.program import Node, Program, Ref, evaluate
 from torchfault.space import FaultSpace
 
@@ -45,12 +46,13 @@ def layers_of(model: nn.Module, data: Data) -> Layers:
     (144000, (784, 250, 5760))
     """
     with torch.inference_mode(False):
-        program = capture(model, data)
+        found = find(model, data, steps=False)
+        captured = capture(model, data, found)
+    program, places = captured.program, captured.places
     values = evaluate(program, [leaf[:1] for leaf in leaves(data.inputs)], 1)
-    fold, places = program_sites(model, program, values, lanes=1)
     varying = [values[node.position] for node in program.nodes if not node.constant]
     nbytes = sum(leaf.nbytes for leaf in leaves(varying))
-    return Layers(measure_work(program, values, places), program, fold.space, nbytes)
+    return Layers(measure_work(program, values, places), program, found.space, nbytes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 from torchfault.data import Data, Tree
 from torchfault.model.lane_axis import LaneAxis
-from torchfault.model.observe import channel_axis, word_name
+from torchfault.model.traits import channel_axis, word_name
 from torchfault.space import Site
 from torchfault.words import WORDS
 

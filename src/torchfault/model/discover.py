@@ -9,13 +9,16 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torchfault.data import Data, Tree
 from torchfault.errors import ModelError
 from torchfault.model.arguments import data_sites
+from torchfault.model.conduct import Conduct
 from torchfault.model.constants import constant_home, find_constants
 from torchfault.model.fold import Fold, fold
 from torchfault.model.home import Home
-from torchfault.model.lane_axis import LaneAxis
+from torchfault.model.lane_axis import LaneAxis, same_values
 from torchfault.model.memory import homes
-from torchfault.model.observe import probe_inputs, varies, watch, word_name
+from torchfault.model.observe import watch
+from torchfault.model.probes import probe_inputs
 from torchfault.model.states import Cell
+from torchfault.model.traits import sampled, varies, word_name
 from torchfault.model.unwrapped import unwrapped
 from torchfault.names import site_name
 from torchfault.space import FaultSpace, Site
@@ -31,18 +34,35 @@ class Discovery:
     *left_out* gives, for activations that are no sites, the reason. *mixes* tells whether the output for one input
     depends on the others in its batch. *owners* gives, for parameters and buffers that one module without children
     reads and nothing else, the path of that module. *cells* are the modules with states, and *fold* tells how the sites
-    with time steps come apart into those of the single steps, by whose names *layouts* goes. *axes* count the inputs
-    in the tensors that the model gives.
+    with time steps come apart into those of the single steps. By the names of these go *layouts* and *samples*, a few
+    values of each activation for the first inputs. *axes* count the inputs in the tensors that the model gives, and
+    *conduct* tells how it runs.
     """
 
-    space: FaultSpace
+    fold: Fold
     layouts: Mapping[str, LaneAxis]
     left_out: Mapping[str, str] = field(default_factory=dict)
     mixes: bool = False
     owners: Mapping[str, str] = field(default_factory=dict)
     cells: tuple[Cell, ...] = ()
-    fold: Fold | None = None
     axes: tuple[int, ...] = ()
+    samples: Mapping[str, Tensor] = field(default_factory=dict)
+    conduct: Conduct = field(default_factory=Conduct)
+
+    @property
+    def space(self) -> FaultSpace:
+        """Every site of the model, in execution order."""
+        return self.fold.space
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The same sites with those of each time step apart."""
+        return self.fold.apart.sites
+
+    def shows(self, name: str, value: Tensor) -> bool:
+        """Whether *value*, computed for the first inputs, is what the model showed for the activation called *name*."""
+        known = self.samples.get(str(site_name(name).whole))
+        return known is not None and same_values(sampled(value), known)
 
 
 def parameter_sites(model: nn.Module, *, buffers: bool = False) -> list[Site]:
@@ -55,18 +75,19 @@ def parameter_sites(model: nn.Module, *, buffers: bool = False) -> list[Site]:
     [('0.weight', 'weight'), ('0.bias', 'bias'), ('1.weight', 'norm'), ('1.bias', 'norm')]
     """
     modules = dict(model.named_modules(remove_duplicate=False))
+    _check_shapes(model)
     kept = homes(model)
     replaced = {home.parameter: home for home in kept if home.parameter}
     sites: list[Site] = []
     for name, parameter in model.named_parameters():
         if name in replaced:
             sites += home_sites(replaced[name], modules)
-        elif isinstance(parameter, UninitializedParameter) or word_name(parameter):
+        elif word_name(parameter):
             sites.append(_stored_site(name, parameter, modules[site_name(name).owner], buffer=False))
     for home in kept:
         sites += [] if home.parameter else home_sites(home, modules)
     for name, tensor in model.named_buffers() if buffers else ():
-        if isinstance(tensor, UninitializedBuffer) or word_name(tensor):
+        if word_name(tensor):
             sites.append(_stored_site(name, tensor, modules[site_name(name).owner], buffer=True))
     return sites
 
@@ -97,8 +118,6 @@ def _role(name: str, kind: str) -> str:
 
 
 def _stored_site(name: str, tensor: Tensor, owner: nn.Module, *, buffer: bool) -> Site:
-    if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
-        raise ModelError(f"'{name}' has no shape yet; run the model once on real inputs first")
     kind = type(owner).__name__
     channel: int | None = 0 if tensor.ndim else None
     if tensor.ndim > 1 and (isinstance(owner, nn.modules.conv._ConvTransposeNd) or "Embedding" in kind):
@@ -129,11 +148,12 @@ def module_sites(model: nn.Module, data: Data | Tree) -> list[Site]:
     return list(watch(model, data, operations=False).sites())
 
 
-def find(model: nn.Module, data: Data | Tree, *, buffers: bool = False) -> Discovery:
+def find(model: nn.Module, data: Data | Tree, *, buffers: bool = False, steps: bool = True) -> Discovery:
     """Return every site of *model*: its inputs, parameters, and what modules and functional operations read and give.
 
     With *buffers* there are sites for buffers too, and for the numbers that neurons keep elsewhere (see
-    :func:`torchfault.model.constants.find_constants`). A parameter stands before the first operation that reads it. The
+    :func:`torchfault.model.constants.find_constants`). Without *steps* a module with states is taken for any other, and
+    what it does at each time step is no site. A parameter stands before the first operation that reads it. The
     model runs on a few of the inputs and is left as it was. Raises :class:`ModelError` where it fails on them, or gives
     no tensors with one row per input.
 
@@ -144,7 +164,7 @@ def find(model: nn.Module, data: Data | Tree, *, buffers: bool = False) -> Disco
     """
     model, data = unwrapped(model), data if isinstance(data, Data) else Data(data)
     stored = parameter_sites(model, buffers=buffers)
-    record = watch(model, data, operations=True)
+    record = watch(model, data, operations=True, steps=steps)
     given = {site.name: site for site in data_sites(model, data) if site is not None}
     names = find_constants(model, record.cells, probe_inputs(data)) if buffers else ()
     numbers, modules = [constant_home(model, name) for name in names], dict(model.named_modules())
@@ -162,9 +182,15 @@ def find(model: nn.Module, data: Data | Tree, *, buffers: bool = False) -> Disco
             owners |= {name: path for name in home.words if name not in (f"{path}.scale", f"{path}.zero_point")}
     layouts = record.layouts | dict.fromkeys(given, LaneAxis(0))
     layouts |= {name: layouts[steps[0]] for name, steps in folded.parts.items() if steps[0] in layouts}
-    return Discovery(
-        folded.space, layouts, record.left_out, record.mixes, owners, record.cells, folded, tuple(record.axes)
-    )
+    told = (record.left_out, record.mixes, owners, record.cells, tuple(record.axes), record.samples, record.conduct)
+    return Discovery(folded, layouts, *told)
+
+
+def _check_shapes(model: nn.Module) -> None:
+    """Raise :class:`ModelError` where a tensor of *model* has no shape yet: to run it would make up what it becomes."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
+            raise ModelError(f"'{name}' has no shape yet; run the model once on real inputs first")
 
 
 def _with_homes(order: Iterable[str], kept: Sequence[Home]) -> Iterator[str]:

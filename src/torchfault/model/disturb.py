@@ -44,6 +44,8 @@ def put_back(homes: Homes) -> None:
 def undisturbed(model: nn.Module) -> Iterator[Callable[[], bool]]:
     """Run *model* in this scope without gradients and without a trace: buffers, attributes and random state come back.
 
+    So do the weights that an embedding with ``max_norm`` renormalises when it is called.
+
     Yields a function that tells whether the model has changed its own state since the scope was entered.
 
     >>> norm = nn.BatchNorm1d(2).train()
@@ -57,7 +59,9 @@ def undisturbed(model: nn.Module) -> Iterator[Callable[[], bool]]:
     modules = _with_relatives(model)
     homes = [home for module in modules for home in contents(module)]
     buffers = [buffer for module in modules for buffer in module.buffers(recurse=False)]
-    held = [*buffers, *(value for _, before in homes for value in before.values() if isinstance(value, Tensor))]
+    weights = [module.weight for module in modules if getattr(module, "max_norm", None) is not None]
+    attributes = (value for _, before in homes for value in before.values())
+    held = [tensor for tensor in (*buffers, *weights, *attributes) if isinstance(tensor, Tensor)]
     stored = [(tensor, tensor.detach().clone()) for tensor in {id(tensor): tensor for tensor in held}.values()]
 
     def changed() -> bool:

@@ -1,70 +1,78 @@
 """Capture a model with ``torch.export`` into a program whose batch size is open, and prove that lanes do not mix."""
 
+import io
+import logging
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sympy
 import torch
 from torch import Tensor, fx, nn
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from torchfault.data import Data, leaves
+from torchfault.data import Data
 from torchfault.errors import ModelError, first_line
+from torchfault.model.arguments import as_arguments, data_sites
+from torchfault.model.discover import Discovery
 from torchfault.model.disturb import reset_states, undisturbed
-from torchfault.model.lane_axis import LaneAxis, axis_by_shapes, find_axis
-from torchfault.model.marks import mark_operator, marked
-from torchfault.model.observe import PROBES, probe_inputs
-from torchfault.model.program import Node, Program, Ref, Size, Value, evaluate
+from torchfault.model.lane_proof import with_layouts
+from torchfault.model.notes import Noted, noting
+from torchfault.model.places import Captured, Place, parameter_places, value_at
+from torchfault.model.probes import probe_inputs
+from torchfault.model.program import VIEWS, Node, Program, Ref, Size, Value, plain_name
 from torchfault.model.rounding import ROUND_BLOCKS, ROUND_WORDS, Rounded
-from torchfault.model.states import Cell
+from torchfault.model.traits import leaf_paths
+from torchfault.model.watch import memory_address, visiting
 from torchfault.names import site_name
 from torchfault.storages import InBlocks, activation_storage
 
-__all__ = ["capture", "with_layouts"]
+__all__ = ["capture"]
 
-_RESHAPES = {"view", "reshape", "_unsafe_view", "view_as", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous"}
-_PARTS = {"select", "slice", "split", "split_with_sizes", "tensor_split", "chunk", "unbind", "narrow", "getitem"}
-_ORDERS = {"transpose", "permute", "t", "movedim", "swapaxes", "numpy_T", "expand", "expand_as", "unfold", "diagonal"}
-_COPIES = {"detach", "alias", "clone", "lift_fresh_copy", "dropout", "feature_dropout"}
-_VIEWS = frozenset(_RESHAPES | _PARTS | _ORDERS | _COPIES)
-# These look at the type of their operand and make something of a given shape: the same for every input.
-_FROM_NOTHING = frozenset({"new_zeros", "new_ones", "new_full", "new_empty"})
 _CHECKS = ("assert", "sym_constrain", "_check", "record_function")
 
 
-def capture(model: nn.Module, data: Data, *, cells: Sequence[Cell] = ()) -> Program:
-    """Return *model* as a program that runs at any batch size, and in which the sites of *cells* are operations.
+def capture(model: nn.Module, data: Data, found: Discovery) -> Captured:
+    """Return *model* as a program that runs at any batch size, and where in it the sites *found* are.
 
-    Raises :class:`ModelError`, with the reason, where the model cannot be exported with an open batch size, changes
-    its own state, or lets the inputs of a batch influence each other.
+    Every place has been held against what the model itself computes there: a site whose value differs has none. Raises
+    :class:`ModelError`, with the reason, where the model cannot be exported with an open batch size, changes its own
+    state, or lets the inputs of a batch influence each other.
 
-    >>> program = capture(nn.Linear(3, 2).eval(), Data(torch.randn(4, 3)))
-    >>> [node.op for node in program.nodes if node.target]
-    ['linear']
+    >>> from torchfault.model.discover import find
+    >>> model, data = nn.Linear(3, 2).eval(), Data(torch.randn(4, 3))
+    >>> captured = capture(model, data, find(model, data))
+    >>> [node.op for node in captured.program.nodes if node.target], captured.places["linear:output"].role
+    (['linear'], 'output')
     """
     probe = probe_inputs(data)
-    exported = _export(model, probe, cells)
-    builder = _Builder(model, exported)
+    exported = _export(model, probe, found)
+    builder = _Builder(model, exported, {site.name for site in found.sites})
     for node in exported.graph.nodes:
         builder.add(node)
-    return with_layouts(builder.program(exported), probe)
+    program, values = with_layouts(builder.program(exported), probe)
+    places = builder.noted.places(program)
+    places = {name: place for name, place in places.items() if found.shows(name, value_at(place, program, values))}
+    for site, position in zip(data_sites(model, data), program.inputs, strict=True):
+        if site is not None and position is not None:
+            places[site.name] = Place(position, "output")
+    return Captured(program, places | parameter_places(model, program, found.sites))
 
 
 _CACHED = "it gives a key-value cache; put use_cache=False among the inputs, or set model.config.use_cache = False"
 
 
-def _export(model: nn.Module, probe: Any, cells: Sequence[Cell]) -> torch.export.ExportedProgram:
-    shapes = pytree.tree_map(lambda x: {0: torch.export.Dim.AUTO} if isinstance(x, Tensor) else None, probe)
-    args, kwargs = ((), probe) if isinstance(probe, dict) else (probe if isinstance(probe, tuple) else (probe,), None)
-    if kwargs is None and not isinstance(probe, tuple):
-        shapes = (shapes,)
+def _export(model: nn.Module, probe: Any, found: Discovery) -> torch.export.ExportedProgram:
+    args, kwargs = as_arguments(probe)
+    shapes = pytree.tree_map(lambda x: {0: torch.export.Dim.AUTO} if isinstance(x, Tensor) else None, kwargs or args)
+    note = noting([site.name for site in found.sites])
+    watch = visiting(model, note, modules=leaf_paths(model), operations=None, cells=found.cells)
     try:
-        with warnings.catch_warnings(), undisturbed(model), marked(model, cells, lambda n, x: mark_operator(x, n)):
-            warnings.simplefilter("ignore")
+        with _quietly(), undisturbed(model), watch:
             reset_states(model)
             exported = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
             # Functional form: an in-place operation would overwrite the golden cache.
@@ -75,12 +83,17 @@ def _export(model: nn.Module, probe: Any, cells: Sequence[Cell]) -> torch.export
         raise ModelError(f"torch.export cannot capture {type(model).__name__}: {said}") from error
 
 
-def _plain_name(target: Any) -> str:
-    if isinstance(target, torch._ops.OpOverload):
-        name = target._schema.name.split("::")[-1]
-    else:
-        name = getattr(target, "__name__", str(target))
-    return name.rstrip("_") or name
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Let torch keep to itself what it prints, logs and warns of when it cannot capture a model."""
+    before = logging.root.manager.disable
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            logging.disable(logging.CRITICAL)
+            yield
+    finally:
+        logging.disable(before)
 
 
 @dataclass
@@ -89,6 +102,7 @@ class _Builder:
 
     model: nn.Module
     exported: torch.export.ExportedProgram
+    sites: Collection[str]
     nodes: list[Node] = field(default_factory=list)
     constants: dict[int, Value] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
@@ -101,15 +115,17 @@ class _Builder:
     def __post_init__(self) -> None:
         signature = self.exported.graph_signature
         self.specs = {spec.arg.name: spec for spec in signature.input_specs}
-        changed = [*signature.buffers_to_mutate.values(), *getattr(signature, "user_inputs_to_mutate", {}).values()]
+        self.noted = Noted(self.exported.graph, self.sites, self.nodes, self.known, self._copy)
+        # Inputs that are written to are no state: what the graph would write there, nobody reads.
+        changed = [*signature.buffers_to_mutate.values(), *getattr(signature, "parameters_to_mutate", {}).values()]
         if changed:
             raise ModelError(f"the model changes its own state ({', '.join(changed[:3])}) while it runs")
         state = {**dict(self.model.named_parameters(remove_duplicate=False)), **self._buffers()}
         self.state = state
         self.paths = {id(module): path for path, module in self.model.named_modules()}
-        self.first_name: dict[int, str] = {}
+        self.first_name: dict[Any, str] = {}
         for name, tensor in state.items():
-            self.first_name.setdefault(id(tensor), name)
+            self.first_name.setdefault(_memory(tensor), name)
 
     def _buffers(self) -> dict[str, Tensor]:
         return dict(self.model.named_buffers(remove_duplicate=False))
@@ -121,7 +137,9 @@ class _Builder:
         elif node.op == "call_function":
             self._operation(node)
         elif node.op == "output":
-            self.outputs = tuple(self._argument(a) for a in node.args[0])  # type: ignore[union-attr]
+            kinds = [spec.kind for spec in self.exported.graph_signature.output_specs]
+            given = zip(node.args[0], kinds, strict=True)  # type: ignore[arg-type]
+            self.outputs = tuple(self._argument(a) for a, kind in given if kind == OutputKind.USER_OUTPUT)
         else:
             raise ModelError(f"the graph holds a '{node.op}' node ({node.target}), which has no lanes")
 
@@ -141,15 +159,18 @@ class _Builder:
         if tensor is None:
             tensor = self.exported.constants.get(target, self.exported.state_dict.get(target))
         else:
-            self.parameters.setdefault(self.first_name[id(tensor)], position)
+            self.parameters.setdefault(self.first_name[_memory(tensor)], position)
         if not isinstance(tensor, Tensor):
             raise ModelError(f"the graph reads '{target}', which is no tensor")
         # A tied parameter is one node, so that a fault in it strikes every consumer.
-        self.known[node.name] = Ref(self.parameters.get(self.first_name.get(id(tensor), ""), position))
+        self.known[node.name] = Ref(self.parameters.get(self.first_name.get(_memory(tensor), ""), position))
         self.constants[position] = tensor.detach()
 
     def _operation(self, node: fx.Node) -> None:
-        name = _plain_name(node.target)
+        name = plain_name(node.target)
+        if name == "note":
+            self.noted.add(node)
+            return
         if any(check in name for check in _CHECKS):
             return
         value = node.meta.get("val")
@@ -168,11 +189,11 @@ class _Builder:
             self.known[node.name] = self.known[str(node.args[0])]
             return
         if name == "mark":
-            node.target, node.args, mark = torch.ops.aten.clone.default, node.args[:1], str(node.args[1])
-            position = self._append(node.target, (self._argument(node.args[0]),), {}, node)
-            path = site_name(mark).base
-            self.nodes[position] = replace(self.nodes[position], op=name, call=mark, module=path, view=False)
+            source, mark = self._argument(node.args[0]), str(node.args[1])
+            position = self._copy(source.node, node)
+            self.nodes[position] = replace(self.nodes[position], call=mark, module=site_name(mark).base)
             self.known[node.name] = Ref(position)
+            self.noted.found[mark] = Place(position, "output")
             return
         if name == "rounded":
             self.known[node.name] = Ref(self._rounding(node))
@@ -191,6 +212,13 @@ class _Builder:
         name = ROUND_BLOCKS if isinstance(storage, InBlocks) else ROUND_WORDS
         rounded = Rounded(storage, str(role), int(str(place)))
         self.nodes[position] = replace(self.nodes[position], op=name, rounded=rounded)
+        self.noted.rounded[f"{self.nodes[position].call}:{role}{place or ''}"] = position
+        return position
+
+    def _copy(self, source: int, node: fx.Node) -> int:
+        """Add a node that copies the value of another: one that counts as computed, with a memory of its own."""
+        position = self._append(torch.ops.aten.clone.default, (Ref(source),), {}, node)
+        self.nodes[position] = replace(self.nodes[position], op="mark", view=False)
         return position
 
     def _argument(self, argument: Any) -> Any:
@@ -210,7 +238,7 @@ class _Builder:
     def _append(self, target: Callable[..., Value] | None, args: Any, kwargs: Any, node: fx.Node) -> int:
         position = len(self.nodes)
         path, call, kind = self._owner(node)
-        name = "getitem" if target is operator.getitem else _plain_name(target) if target else ""
+        name = "getitem" if target is operator.getitem else plain_name(target) if target else ""
         self.nodes.append(
             Node(
                 position,
@@ -223,7 +251,7 @@ class _Builder:
                 call=call,
                 module_type=kind,
                 op=name,
-                view=name in _VIEWS,
+                view=name in VIEWS,
             )
         )
         return position
@@ -257,6 +285,12 @@ class _Builder:
         )
 
 
+def _memory(tensor: Tensor) -> Any:
+    """Return what two names of one tensor share: its memory, also where each is a parameter of its own."""
+    address = memory_address(tensor)
+    return (address, tensor.shape, tensor.stride(), tensor.storage_offset()) if address else id(tensor)
+
+
 def _size(value: Any) -> Any:
     """Return a number as it is, and a symbolic one as a formula in the number of lanes."""
     if not isinstance(value, torch.SymInt):
@@ -281,72 +315,3 @@ def _references(arguments: Iterable[Any]) -> Iterable[int]:
             yield from _references(argument)
         elif isinstance(argument, dict):
             yield from _references(argument.values())
-
-
-@torch.no_grad()
-def with_layouts(program: Program, probe: Any) -> Program:
-    """Return *program* with the layout of every node, read off three lanes of *probe* together and the second alone."""
-    reached = _reached(program)
-    flat = leaves(probe)
-    # Rounding would make whole steps of the last bits in which a batch differs from a lane alone.
-    exact = replace(program, nodes=tuple(replace(n, target=torch.clone) if n.rounded else n for n in program.nodes))
-    many = evaluate(exact, flat, PROBES)
-    try:
-        one = evaluate(exact, [leaf[1:2] for leaf in flat], 1)
-    except (RuntimeError, IndexError, ValueError) as error:
-        raise ModelError(
-            f"the captured graph is bound to one batch size ({first_line(error)[:120]}); "
-            "take it from x.shape[0], not from len(x)"
-        ) from error
-    folded = {p: many[p] for p in range(len(program.nodes)) if p not in reached and p in many}
-    fed = program.fed()
-    nodes = []
-    for node in program.nodes:
-        if node.position not in reached:
-            nodes.append(node)
-            continue
-        mine, alone = many[node.position], one[node.position]
-        scaled = None if node.position in fed else _scaled(mine, alone)
-        layout = _layout(node, mine, alone, required=scaled is None)
-        nodes.append(replace(node, layout=layout or scaled, positional=layout is None))
-    _check_outputs(program, nodes)
-    return replace(program, nodes=tuple(nodes), constants={**program.constants, **folded})
-
-
-def _reached(program: Program) -> set[int]:
-    """Return the nodes that an input or the batch size reaches."""
-    reached = {position for position in program.inputs if position is not None}
-    for node in program.nodes:
-        sized = any(isinstance(part, Size) for part in pytree.tree_leaves([node.args, dict(node.kwargs)]))
-        fed = any(source in reached for source in node.reads) and node.op not in _FROM_NOTHING
-        if sized or fed:
-            reached.add(node.position)
-    return reached
-
-
-def _scaled(many: Value, one: Value) -> LaneAxis | None:
-    """Return the axis that counts the lanes, by the shapes alone, or ``None`` where none does."""
-    found = axis_by_shapes(many.shape, one.shape, lanes=PROBES, fewer=1) if isinstance(many, Tensor) else None
-    return None if found is None else LaneAxis(found.axis)
-
-
-def _layout(node: Node, many: Value, one: Value, *, required: bool) -> LaneAxis | tuple[LaneAxis | None, ...] | None:
-    if isinstance(many, tuple | list):
-        return tuple(
-            find_axis(a, b, lanes=PROBES, lane=1) if isinstance(a, Tensor) else None
-            for a, b in zip(many, one, strict=True)
-        )
-    if not isinstance(many, Tensor):
-        raise ModelError(f"operation '{node.op}' of '{node.module}' gives a {type(many).__name__}, not a tensor")
-    found = find_axis(many, one, lanes=PROBES, lane=1)
-    if found is None and required:
-        raise ModelError(
-            f"operation '{node.op}' of '{node.module or 'the model'}' mixes the inputs of a batch, or hides them"
-        )
-    return found
-
-
-def _check_outputs(program: Program, nodes: list[Node]) -> None:
-    for output in program.outputs:
-        if isinstance(output, Ref) and not isinstance(nodes[output.node].layout, LaneAxis):
-            raise ModelError("an output of the model does not depend on its input, or has no batch axis")

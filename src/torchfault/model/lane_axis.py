@@ -14,6 +14,7 @@ from torchfault.words import bits_of
 __all__ = [
     "LaneAxis",
     "axis_by_shapes",
+    "axis_of_one",
     "axis_within",
     "by_sample",
     "find_axis",
@@ -22,6 +23,7 @@ __all__ = [
     "lanes_first",
     "per_sample",
     "put",
+    "same_values",
     "take",
     "take_value",
     "write_back",
@@ -174,7 +176,7 @@ def find_axis(many: Tensor, one: Tensor, *, lanes: int, lane: int) -> LaneAxis |
         layout = LaneAxis(scaled.axis, outer, scaled.inner // outer)
         apart, position = _split(many, layout)
         mine = apart.select(position, lane).reshape(one.shape)
-        if _same(mine, one):
+        if same_values(mine, one):
             return layout
     return None
 
@@ -216,8 +218,20 @@ def axis_by_shapes(many: Sequence[int], few: Sequence[int], *, lanes: int, fewer
     return LaneAxis(grown[0], inner=few[grown[0]] // fewer)
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def axis_of_one(shape: Sequence[int]) -> LaneAxis | None:
+    """Return where a single lane may be said to be: the first axis of size 1, else merged with the first one.
+
+    >>> axis_of_one((4, 1, 3)), axis_of_one((4, 3))
+    (LaneAxis(axis=1, outer=1, inner=1), LaneAxis(axis=0, outer=1, inner=4))
+    """
+    ones = [axis for axis, size in enumerate(shape) if size == 1]
+    return LaneAxis(ones[0]) if ones else LaneAxis(0, inner=shape[0]) if shape else None
+
+
+def same_values(a: Tensor, b: Tensor) -> bool:
     """Whether two computations of one value agree, up to the order of floating-point additions."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
     if not a.dtype.is_floating_point:
         return bool(torch.equal(a, b))
     wide_a, wide_b = a.double(), b.double()

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from torchfault.errors import ModelError
+from torchfault.model.foreign import foreign
 from torchfault.model.home import Home, overwritten, site_names
-from torchfault.model.torch_ao.packed import packed_homes
-from torchfault.model.torch_ao.quantised import fake_quantised, packed, packs
 from torchfault.names import site_name
 from torchfault.storages import Bsr, Coo, Csr, Part, Storage, Stored
 from torchfault.words import WORDS
@@ -30,8 +29,8 @@ _SPARSE: Mapping[torch.layout, tuple[str, ...]] = {
 def homes(model: nn.Module) -> list[Home]:
     """Return the homes of all parameters of *model* that are no plain tensors, in the order of the modules.
 
-    These are parameters :func:`torchfault.adapters.represent.represent` has given a storage, torch's packed weights
-    (``torch.ao.nn.quantized``), tensors made of several (torchao's), sparse ones, and weights under fake quantisation.
+    These are parameters that :func:`torchfault.adapters.represent.represent` has given a storage, tensors made of
+    several (torchao's), sparse ones, and what other libraries pack or round to codes (:mod:`torchfault.model.foreign`).
 
     >>> from torchfault.adapters.represent import represent
     >>> [list(home.words) for home in homes(represent(nn.Linear(3, 2), "int8"))]
@@ -39,13 +38,10 @@ def homes(model: nn.Module) -> list[Home]:
     """
     found: list[Home] = []
     seen: set[int] = set()
-    inside = {id(part) for module in model.modules() if packs(module) for part in module.children()}
+    parts = frozenset(id(part) for module in model.modules() for room in foreign() for part in room.parts(module))
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
-        if others := packed_homes(module, path, prefix):
-            found += others
-        elif packs(module) and id(module) not in inside:  # a packed layer's words are its own, not also its holder's
-            found.append(packed(module, path, prefix))
+        found += [home for room in foreign() for home in room.homes(module, path, prefix, parts)]
         for name, parameter in module._parameters.items():
             if parameter is None or id(parameter) in seen:
                 continue
@@ -64,7 +60,7 @@ def _home(module: nn.Module, path: str, full: str, name: str, parameter: nn.Para
         return _composed(path, full, parameter)
     if parameter.layout in _SPARSE:
         return _sparse(module, path, full, parameter)
-    return fake_quantised(module, path, full, parameter) if name == "weight" else None
+    return next((found for room in foreign() if (found := room.home(module, path, full, parameter))), None)
 
 
 # Parameters in a storage of ours.

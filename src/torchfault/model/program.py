@@ -4,13 +4,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from torchfault.data import Tree
 from torchfault.model.lane_axis import LaneAxis
 from torchfault.model.rounding import Rounded
 
-__all__ = ["Node", "Program", "Ref", "Size", "evaluate", "fill", "run_node"]
+__all__ = ["VIEWS", "Node", "Program", "Ref", "Size", "evaluate", "fill", "plain_name", "run_node"]
+
+_RESHAPES = {"view", "reshape", "_unsafe_view", "view_as", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous"}
+_PARTS = {"select", "slice", "split", "split_with_sizes", "tensor_split", "chunk", "unbind", "narrow", "getitem"}
+_ORDERS = {"transpose", "permute", "t", "movedim", "swapaxes", "numpy_T", "expand", "expand_as", "unfold", "diagonal"}
+_COPIES = {"detach", "alias", "clone", "lift_fresh_copy", "dropout", "feature_dropout"}
+VIEWS = frozenset(_RESHAPES | _PARTS | _ORDERS | _COPIES)
+"""The plain names of operations that compute nothing."""
 
 _SHAPE_ONLY = frozenset({"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full"})
 
@@ -106,6 +114,19 @@ class Program:
             for source in node.reads:
                 found[source].append(node.position)
         return found
+
+
+def plain_name(target: Any) -> str:
+    """Return the name of an operation without its overload, and without the mark of one in place.
+
+    >>> plain_name(torch.ops.aten.add_.Tensor)
+    'add'
+    """
+    if isinstance(target, torch._ops.OpOverload):
+        name = target._schema.name.split("::")[-1]
+    else:
+        name = getattr(target, "__name__", str(target))
+    return name.rstrip("_") or name
 
 
 def fill(argument: Any, values: Callable[[int], Value], lanes: int) -> Any:

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import UninitializedParameter
 
+from torchfault.model.foreign import foreign, of_tensor
 from torchfault.model.memory import homes
-from torchfault.model.observe import word_name
-from torchfault.model.torch_ao.packed import holds_parts
+from torchfault.model.traits import word_name
 
 __all__ = ["unseen"]
 
@@ -29,13 +29,14 @@ def unseen(model: nn.Module) -> dict[str, str]:
     }
     owners, words = {home.module for home in kept if not home.parameter}, [name for home in kept for name in home.words]
     for path, module in model.named_modules():
-        part_of_known = holds_parts(module) and any(path.startswith(f"{owner}.") or not owner for owner in owners)
+        part = any(room.is_part(module) for room in foreign())
+        part_of_known = part and any(path.startswith(f"{owner}.") or not owner for owner in owners)
         if part_of_known or (path in owners and not isinstance(module, fx.GraphModule)):
             continue
         for name, value in module.__dict__.items():
             full = f"{path}.{name}" if path else name
             if isinstance(value, torch.ScriptObject) and not any(word.startswith(f"{full}.") for word in words):
                 found[full] = f"{type(module).__name__} holds a packed {str(value._type()).rpartition('.')[2]}"
-            elif isinstance(value, Tensor) and value.is_quantized:
-                found[full] = f"{type(module).__name__} holds a quantised tensor outside of parameters and buffers"
+            elif isinstance(value, Tensor) and of_tensor(value) is not None:
+                found[full] = f"{type(module).__name__} holds a tensor of codes outside of parameters and buffers"
     return found

@@ -13,9 +13,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from torchfault.model.disturb import unfused
+from torchfault.model.foreign import foreign
 from torchfault.model.marks import inside, marked
 from torchfault.model.states import Cell
-from torchfault.model.torch_ao.quantised import is_leaf
+from torchfault.model.traits import is_leaf
 from torchfault.model.undo import Undo
 from torchfault.names import site_name
 
@@ -37,10 +38,8 @@ _VIEWS = frozenset(
 )
 _ALIASES = {
     "getitem": "index",
-    "truediv": "div",
     "norm": "linalg_vector_norm",
-    "true_divide": "div",
-    "divide": "div",
+    **dict.fromkeys(("truediv", "true_divide", "divide"), "div"),
     "multiply": "mul",
     "subtract": "sub",
 }
@@ -101,11 +100,18 @@ def operation_name(function: Any) -> str:
 
 
 def memory_address(tensor: Tensor) -> int:
-    """Return the address of the tensor's storage, 0 where it has none to share."""
+    """Return the address of the tensor's memory, 0 where it has none to share.
+
+    Stand-ins for tensors, as graph capture has them, have no memory, but share what stands for it.
+    """
     try:
-        return tensor.untyped_storage().data_ptr()
-    except (RuntimeError, NotImplementedError):  # sparse, functional or other tensors without plain storage
+        storage = tensor.untyped_storage()
+    except (RuntimeError, NotImplementedError):  # sparse and other tensors without plain storage
         return 0
+    try:
+        return storage.data_ptr()
+    except RuntimeError:
+        return int(storage._cdata)
 
 
 def _tensors(tree: Any) -> tuple[list[Any], Any, list[int]]:
@@ -122,7 +128,8 @@ def _replaced(flat: list[Any], spec: Any, kept: list[int], fresh: Sequence[Tenso
 
 def hands_out(module: nn.Module) -> bool:
     """Whether *module* gives tensors that it does not keep, as torch's own layers do."""
-    return type(module).__module__.startswith(("torch.nn.modules.", "torch.ao.nn.")) and is_leaf(module)
+    own = type(module).__module__.startswith("torch.nn.modules.") or any(room.owns(module) for room in foreign())
+    return own and is_leaf(module)
 
 
 @dataclass(eq=False)
@@ -138,13 +145,28 @@ class _Frame:
 class _Watch:
     """The state of one visit: which modules are running, and how often each call has happened in this forward pass."""
 
+    model: nn.Module
     visitor: Visitor
-    names: dict[int, str]
-    stored: dict[int, str]
     closed: frozenset[str] = frozenset()
+    names: dict[int, str] = field(default_factory=dict)
+    stored: dict[int, str] = field(default_factory=dict)
+    newest: Tensor | None = None
+    held: list[tuple[str, Tensor]] = field(default_factory=list)
     stack: list["_Frame"] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     paused: bool = False
+
+    def begin(self) -> None:
+        """Count the calls of a new pass from 0, and know what the model now has as parameters: capture swaps them."""
+        self.counts.clear()
+        newest = next(self.model.parameters(), None)
+        if newest is not self.newest or not self.names:
+            self.newest = newest
+            # Held, so that what a model replaces does not leave its address to an activation.
+            self.held = [*self.model.named_buffers(), *self.model.named_parameters()]
+            self.names = {id(tensor): name for name, tensor in self.held}
+            self.stored = {memory_address(tensor): name for name, tensor in self.held}
+            self.stored.pop(0, None)
 
     def numbered(self, name: str) -> str:
         """Return *name* with ``@k`` if it has been used k times before."""
@@ -157,9 +179,21 @@ class _Watch:
         return {memory_address(tensor) for tensor in tensors} - {0}
 
     def arguments(
-        self, base: str, path: str, call: str, op: str, args: Any, kwargs: Any, *, own: Sequence[str] = ()
+        self,
+        base: str,
+        path: str,
+        call: str,
+        op: str,
+        args: Any,
+        kwargs: Any,
+        *,
+        own: Sequence[str] = (),
+        mutates: bool = False,
     ) -> tuple[Any, Any, set[int]]:
-        """Show the arguments of a call; return them, changed or not, and the memory they use."""
+        """Show the arguments of a call; return them, changed or not, and the memory they use.
+
+        A call that *mutates* its first tensor has nobody read it as it was, so that no copy need be struck.
+        """
         flat, spec, everything = _tensors((args, kwargs))
         memory = {i: memory_address(flat[i]) for i in everything}
         names = {i: self.stored.get(memory[i]) or self.names.get(id(flat[i]), "") for i in everything}
@@ -167,7 +201,8 @@ class _Watch:
         stored = own or [name for name in names.values() if name]
         tensors = [flat[i] for i in kept]
         nobody = [False] * len(tensors)
-        moment = Moment(base, "input", path, call, op, tensors, nobody, nobody, stored)
+        owned = [mutates and place == 0 for place in range(len(tensors))]
+        moment = Moment(base, "input", path, call, op, tensors, owned, nobody, stored)
         fresh = self.visitor(moment) if tensors or stored else None
         if fresh is not None:
             args, kwargs = _replaced(flat, spec, kept, fresh)
@@ -197,13 +232,13 @@ class _Watch:
 
 def _hook(watch: _Watch, module: nn.Module, path: str, undo: Undo, *, inputs: bool, outputs: bool) -> None:
     """Follow the calls of *module*, and show them to the visitor as asked for; *undo* takes the hooks off."""
-    owns = hands_out(module)
+    owns, in_place = hands_out(module), bool(getattr(module, "inplace", False))
     own = (*module._parameters.values(), *module._buffers.values())
     stored = [watch.names[id(tensor)] for tensor in own if id(tensor) in watch.names]
 
     def before(_: nn.Module, args: Any, kwargs: Any) -> Any:
         if not watch.stack:
-            watch.counts.clear()
+            watch.begin()
         frame = _Frame(path, watch.numbered(path))
         watch.counts[path] += 1
         watch.stack.append(frame)  # before anything can fail: the hook behind takes it off in any case
@@ -211,7 +246,9 @@ def _hook(watch: _Watch, module: nn.Module, path: str, undo: Undo, *, inputs: bo
             return None
         watch.paused = True  # what happens now is the visitor's, not the model's
         try:
-            args, kwargs, frame.read = watch.arguments(frame.call, path, frame.call, "", args, kwargs, own=stored)
+            args, kwargs, frame.read = watch.arguments(
+                frame.call, path, frame.call, "", args, kwargs, own=stored, mutates=in_place
+            )
         finally:
             watch.paused = False
         return args, kwargs
@@ -225,8 +262,7 @@ def _hook(watch: _Watch, module: nn.Module, path: str, undo: Undo, *, inputs: bo
         watch.paused = True
         try:
             read = frame.read if frame.read is not None else watch.memory(args, kwargs)
-            mutates = bool(getattr(module, "inplace", False))
-            return watch.results(frame.call, path, frame.call, "", result, read, owns=owns, mutates=mutates)
+            return watch.results(frame.call, path, frame.call, "", result, read, owns=owns, mutates=in_place)
         finally:
             watch.paused = False
 
@@ -292,21 +328,22 @@ class _Operations(TorchFunctionMode):
         path, call = watch.stack[-1].path, watch.stack[-1].call
         stem = f"{call}.{name}" if call else name
         base = watch.numbered(stem)
-        args, kwargs, read = watch.arguments(base, path, call, name, args, kwargs)
+        mutates = _mutates(func, kwargs)
+        args, kwargs, read = watch.arguments(base, path, call, name, args, kwargs, mutates=mutates)
         result = func(*args, **kwargs)
-        mutates = _mutates(func, args, kwargs, result)
+        mutates |= getattr(func, "__module__", None) == "torch.nn.functional" and bool(args) and result is args[0]
         if not mutates and not _computed(result, read | watch.stored.keys()):
             return result
         watch.counts[stem] += 1
         return watch.results(base, path, call, name, result, read, owns=True, mutates=mutates)
 
 
-def _mutates(func: Any, args: Any, kwargs: Any, result: Any) -> bool:
+def _mutates(func: Any, kwargs: Any) -> bool:
+    """Whether *func* says that it writes its result into its first argument."""
     raw = str(getattr(func, "__name__", ""))
     if raw.startswith("__"):
         return raw.startswith("__i") and raw not in ("__invert__", "__index__", "__int__")
-    functional = getattr(func, "__module__", None) == "torch.nn.functional"
-    return raw.endswith("_") or bool(kwargs.get("inplace")) or (functional and bool(args) and result is args[0])
+    return raw.endswith("_") or bool(kwargs.get("inplace"))
 
 
 def _computed(result: Any, known: set[int]) -> bool:
@@ -342,11 +379,9 @@ def visiting(
 
     The scope is :func:`unfused`.
     """
-    tensors = [*model.named_buffers(), *model.named_parameters()]
-    stored = {memory_address(tensor): name for name, tensor in tensors}
-    stored.pop(0, None)
     closed = inside(model, cells)
-    watch = _Watch(visitor, {id(tensor): name for name, tensor in tensors}, stored, closed)
+    watch = _Watch(model, visitor, closed)
+    watch.begin()
     follow_all = operations is None or bool(operations)
     known = dict(model.named_modules(remove_duplicate=False))
     wanted = {id(known[name]) for name in modules if name not in closed}

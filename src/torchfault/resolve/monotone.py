@@ -25,7 +25,7 @@ class Monotone:
 
     *words* are the golden words of all sites (:func:`torchfault.model.golden_words.golden_words`). Of what others vouch
     for a share *audit*, or 16 in a block, is run all the same, and counts. Raises :class:`CampaignError` for a share
-    out of range, and where words are missing.
+    out of range, where words are missing, and for other faults than bit flips.
 
     >>> Monotone({}).assumption
     'smaller flips of a word in one direction fail no more than larger ones'
@@ -61,6 +61,10 @@ class Monotone:
     def _changes(self, block: Block, rows: Ints) -> NDArray[np.float64]:
         """Return what each flip adds to the value of its word, shape (rows,)."""
         trials, change = block.trials, np.empty(len(rows))
+        full = np.array([(1 << site.width) - 1 for site in trials.sites], dtype=np.uint64)[trials.site[rows]]
+        toggle = trials.toggle[rows]
+        if ((trials.keep[rows] != full) | (toggle == 0) | (toggle & (toggle - np.uint64(1)) != 0)).any():
+            raise CampaignError("monotone closure compares single bit flips, got other changes; use fault=BitFlip()")
         for position in np.unique(trials.site[rows]):
             site = trials.sites[position]
             held = self.words.get(site.name)

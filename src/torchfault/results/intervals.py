@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import inf, isfinite, nan
 
 import numpy as np
@@ -21,7 +22,7 @@ from torchfault.statistics import Estimate, bounded_mean, quantile_interval, wei
 from torchfault.statistics.intervals import find_interval
 from torchfault.store import Columns, Record
 
-__all__ = ["Question", "estimates"]
+__all__ = ["Question", "estimates", "weighed"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -44,6 +45,11 @@ class Question:
     def repeats(self) -> int:
         """The number of inputs that each draw runs on, one after the other."""
         return int(self.record.configuration.get("inputs_per_fault", 1))
+
+    @cached_property
+    def looks(self) -> Sequential:
+        """The complete blocks of a campaign whose outcomes decide what is drawn."""
+        return Sequential(self.space, self.design, self.columns, repeats=self.repeats)
 
 
 def estimates(asked: Question, axis: Axis | None = None) -> list[Estimate]:
@@ -71,10 +77,10 @@ def _by_design(asked: Question, axis: Axis) -> list[Estimate]:
         assert isinstance(asked.space, FaultSpace)
         told = {"flag": asked.flag, "repeats": asked.repeats, "level": asked.level}
         return factor_estimates(asked.space, design, columns, axis, **told)  # type: ignore[arg-type]
+    if design.looks == "every":
+        return _sequential(asked, axis)
     known: dict[int, Estimate] = {}
-    if design.looks == "every" and asked.flag == "failed":
-        known = Sequential(asked.space, design, columns).estimates(asked.by, level=asked.level) or {}
-    elif not design.replacement and not design.enumerates and columns.values is None and asked.repeats == 1:
+    if not design.replacement and not design.enumerates and columns.values is None and asked.repeats == 1:
         parts = parts_of(asked.space, design.strata, axis, columns, inputs=asked.record.inputs, flag=asked.flag)
         for group in range(len(axis)) if parts is not None else ():
             one = parts.estimate(group, level=asked.level, method=asked.method)  # type: ignore[union-attr]
@@ -86,13 +92,34 @@ def _by_design(asked: Question, axis: Axis) -> list[Estimate]:
     return [known.get(group, one) for group, one in enumerate(rest)]
 
 
+def _sequential(asked: Question, axis: Axis) -> list[Estimate]:
+    """Return estimates that hold at every look; where there is none an interval of one look about an unbiased value."""
+    looks = asked.looks
+    known = looks.estimates(asked.by, level=asked.level) if asked.flag == "failed" else {}
+    if len(known) == len(axis):
+        return [known[group] for group in range(len(axis))]
+    pooled = observe(asked.space, looks.pooled(), axis, repeats=asked.repeats, flag=asked.flag)
+    fair = observe(asked.space, looks.weighed(level=asked.level), axis, repeats=asked.repeats, flag=asked.flag)
+    values = fair.mean(fair.failed)
+    rest = [
+        replace(one, value=value, low=min(one.low, value), high=max(one.high, value)) if isfinite(value) else one
+        for one, value in zip(_sampled(asked, pooled), values.tolist(), strict=True)
+    ]
+    return [known.get(group, one) for group, one in enumerate(rest)]
+
+
+def weighed(asked: Question) -> Columns:
+    """Return the trials with weights under which any mean over those of a group is unbiased."""
+    return asked.columns if asked.design.looks == "one" else asked.looks.weighed(level=asked.level)
+
+
 def _exhaustive(asked: Question, axis: Axis, seen: Observations) -> list[Estimate]:
     """Return what trials that take every fault in order leave unknown: all that is missing may fail, or none."""
     groups, lanes = len(axis), 1 if seen.value is not None else asked.record.inputs
-    done = np.bincount(seen.group, seen.weight, groups)
-    mass = axis.faults.astype(np.float64) * lanes
-    # under a measure the weights of a group sum to its mass, which is known once all of it is there
-    whole = np.where(seen.trials == axis.faults * lanes, done, np.maximum(mass, done))
+    done, left = np.bincount(seen.group, seen.weight, groups), axis.faults * lanes - seen.trials
+    # under a measure all weights sum to the number of trials; how what is missing is spread over groups is not known
+    missing = left if seen.plain else np.where(left > 0, len(asked.space) * lanes - seen.weight.sum(), 0.0)
+    whole = done + missing
     found = []
     for group, members in enumerate(seen.members()):
         n, complete = int(seen.trials[group]), int(seen.trials[group]) == int(axis.faults[group]) * lanes
@@ -104,9 +131,7 @@ def _exhaustive(asked: Question, axis: Axis, seen: Observations) -> list[Estimat
         failing = float(seen.weight[members] @ seen.failed[members])
         value = failing / done[group] if done[group] > 0 else nan
         low, high = (
-            (failing / whole[group], (failing + whole[group] - done[group]) / whole[group])
-            if whole[group]
-            else (0.0, 1.0)
+            (failing / whole[group], (failing + missing[group]) / whole[group]) if whole[group] > 0 else (0.0, 1.0)
         )
         found.append(Estimate(value, low, high, n, "exhaustive", asked.level))
     return found

@@ -47,6 +47,13 @@ class Observations:
         """Whether all are alike: single outcomes of equal weight in one stratum."""
         return bool((self.weight == 1).all() and (self.stratum == self.stratum[:1]).all() and (self.share == 1).all())
 
+    def mean(self, values: Floats) -> Floats:
+        """Return the mean of *values* of the pairs, weighed, in each group, (groups,); NaN where there is none."""
+        weight = self.weight * self.share
+        with np.errstate(invalid="ignore", divide="ignore"):
+            whole = np.bincount(self.group, weight, self.groups)
+            return np.asarray(np.bincount(self.group, weight * values, self.groups) / whole)
+
     def members(self) -> list[Ints]:
         """Return the pairs of each group, in order."""
         order = np.argsort(self.group, kind="stable")
@@ -64,7 +71,7 @@ def observe(space: Space, columns: Columns, axis: Axis, *, repeats: int = 1, fla
 
     *flag* names the outcome that counts as failed.
     """
-    if columns.unit == "word" or repeats > 1:
+    if len(columns) and (columns.unit == "word" or repeats > 1):
         return _averaged(space, columns, axis, repeats=repeats, flag=flag)
     owner, group = _struck(columns, axis)
     failed, due = (columns.flag(name).astype(np.float64)[owner] for name in (flag, "due"))

@@ -13,7 +13,7 @@ from torchfault.errors import CampaignError, StoreError, did_you_mean
 from torchfault.files import check_target, written
 from torchfault.results.assumptions import Audit, AuditCounts
 from torchfault.results.diagnostics import Diagnostics, diagnose
-from torchfault.results.intervals import Question, estimates
+from torchfault.results.intervals import Question, estimates, weighed
 from torchfault.results.observations import observe
 from torchfault.results.spaces import space_of
 from torchfault.sampling.design import Design
@@ -102,7 +102,7 @@ class Results:
         ``clopper-pearson`` or ``jeffreys``. Where a half-width ended a uniform campaign, the value reckons with it and
         is unbiased.
         """
-        return self._estimates("model", flag, level, method)[0]
+        return estimates(self._asked("model", flag, level, method))[0]
 
     def table(
         self, by: str = "site", flag: str = "failed", *, level: float | None = None, method: str = "wilson"
@@ -117,12 +117,12 @@ class Results:
         import pandas as pd
 
         axis = self.space.axis(by)
-        found, seen = self._estimates(by, flag, level, method), observe(self.space, self.sampled, axis, flag=flag)
+        asked = self._asked(by, flag, level, method)
+        found, seen = estimates(asked), observe(self.space, self.sampled, axis, flag=flag)
         failures = np.bincount(seen.group, seen.failed * seen.size, len(axis)).round().astype(np.int64)
-        whole, weight = seen.trials, seen.weight * seen.size
-        with np.errstate(invalid="ignore", divide="ignore"):
-            due = np.bincount(seen.group, weight * seen.due, len(axis)) / np.bincount(seen.group, weight, len(axis))
-        named = {"key": axis.keys, "trials": whole, "failures": failures, "due": due}
+        fair = weighed(asked)
+        due = seen if fair is self.sampled else observe(self.space, fair, axis, flag=flag)
+        named = {"key": axis.keys, "trials": seen.trials, "failures": failures, "due": due.mean(due.due)}
         bounds = np.array([(one.value, one.low, one.high) for one in found]).reshape(-1, 3).T
         return pd.DataFrame(named | dict(zip(("value", "low", "high"), bounds, strict=True)))
 
@@ -167,27 +167,15 @@ class Results:
 
     @cached_property
     def sampled(self) -> Columns:
-        """The trials that are a sample, weighed as one.
 
-        That is all, unless the sampler picked some on purpose. Where strata are drawn from until each has enough, the
-        weights within a block no longer hold: a trial stands for its stratum's mass over all trials of the stratum.
-        """
-        design, columns = self.design, self.columns
-        if design.sample is not None:
-            return columns.where(np.isin(columns.stratum, design.sample))
-        if design.looks == "one" or columns.weights is None:
-            return columns
-        drawn = np.bincount(columns.stratum, minlength=len(design.strata))
-        return replace(columns, weights=(design.strata.masses * len(columns) / np.maximum(drawn, 1))[columns.stratum])
-
-    def _estimates(self, by: str, flag: str, level: float | None, method: str) -> list[Estimate]:
+    def _asked(self, by: str, flag: str, level: float | None, method: str) -> Question:
         find_interval(method)
         known = {"failed", "due", *self.record.configuration.get("verdicts", {}), "crash"}
         if flag not in known:
             named = ", ".join(sorted(known))
             raise CampaignError(f"'{self.name}' recorded the outcomes {named}, got '{flag}'{did_you_mean(flag, known)}")
         chosen = self.level if level is None else level
-        return estimates(Question(self.record, self.space, self.design, self.sampled, by, flag, chosen, method))
+        return Question(self.record, self.space, self.design, self.sampled, by, flag, chosen, method)
 
 
 def load(store: Store, name: str) -> Results:

@@ -1,4 +1,4 @@
-"""Estimates whose intervals hold at every look: from the rounds of a campaign whose design says so."""
+"""Estimates of campaigns whose outcomes decide what is drawn and when it is enough: from their complete blocks."""
 
 from dataclasses import replace
 
@@ -7,9 +7,8 @@ from numpy.typing import NDArray
 
 from torchfault.cells import Space
 from torchfault.sampling.design import Design
-from torchfault.sampling.flips import failing_share
 from torchfault.sampling.tally import Rounds, Tally
-from torchfault.statistics import Estimate, stratified
+from torchfault.statistics import Estimate
 from torchfault.store import Columns
 
 __all__ = ["Sequential"]
@@ -20,32 +19,53 @@ Ints = NDArray[np.int64]
 class Sequential:
     """The complete blocks of a campaign on *space* under a *design* whose intervals hold at every look.
 
-    What was drawn after the last complete block does not count.
+    Each draw has run on *repeats* inputs. What was drawn after the last complete block does not count.
     """
 
-    def __init__(self, space: Space, design: Design, columns: Columns) -> None:
-        self.design = design
-        self.tally = Tally(space, design)
-        self.tally.add(columns)
+    def __init__(self, space: Space, design: Design, columns: Columns, *, repeats: int = 1) -> None:
+        size = design.block * repeats
+        self.design, self.columns = design, columns.take(0, len(columns) // size * size)
+        self.tally = Tally(space, design, repeats=repeats)
+        self.tally.add(self.columns)
 
-    def estimates(self, by: str, *, level: float) -> dict[int, Estimate] | None:
-        """Return the estimate of each group of *by* that has one, by its code; ``None`` for groupings without.
+    def estimates(self, by: str, *, level: float) -> dict[int, Estimate]:
+        """Return the estimate of each group of *by* for which there is one that holds at every look, by its code.
 
         Groups that are made of whole sites have theirs from the sites' where only these were asked for: the bounds of n
         sites hold together where each holds at 1 - (1 - level) / n (Bonferroni's inequality).
         """
         if by in self.design.targets:
             return _of_rounds(self.tally.rounds(by, level=level), level)
-        if by == "model":
-            whole = self._model(next(iter(self.design.targets)), level)
-            return {} if whole is None else {0: whole}
-        return self._joined(by, level) if "site" in self.design.targets and by in ("layer", "kind") else None
+        return self._joined(by, level) if "site" in self.design.targets and by in ("layer", "kind") else {}
+
+    def weighed(self, *, level: float) -> Columns:
+        """Return the trials with weights under which the mean of any outcome, in any group, is unbiased.
+
+        All trials alike would not do: where few failed, fewer were drawn later. A trial stands for its stratum within
+        its block, and the block for as much as the sequence of its group gave it beforehand, at *level*.
+        """
+        by = max(self.design.targets, key=lambda one: len(self.tally.space.axis(one)))
+        rounds, columns, masses = self.tally.rounds(by, level=level), self.columns, self.design.strata.masses
+        if not len(columns):
+            return columns
+        block = np.arange(len(columns)) // (self.design.block * self.tally.repeats)
+        cell = block * len(masses) + columns.stratum
+        position = np.zeros(len(rounds.axis), dtype=np.int64)
+        position[rounds.groups] = np.arange(len(rounds.groups))
+        given = rounds.weights[block, position[rounds.axis.code(columns.faults)]]
+        return replace(columns, weights=given * masses[columns.stratum] * (len(columns) / np.bincount(cell)[cell]))
+
+    def pooled(self) -> Columns:
+        """Return the trials weighed as if all those of a stratum had been drawn at once, for intervals of one look."""
+        columns, masses = self.columns, self.design.strata.masses
+        drawn = np.bincount(columns.stratum, minlength=len(masses))
+        return replace(columns, weights=(masses * (len(columns) / np.maximum(drawn, 1)))[columns.stratum])
 
     def _joined(self, by: str, level: float) -> dict[int, Estimate]:
         sites, axis = self.tally.rounds("site", level=level), self.tally.space.axis(by)
         assert axis.of_cell is not None
         first = np.unique(self.tally.space.cells.group, return_index=True)[1]
-        of_site, mass = axis.of_cell[first], self._masses(sites)
+        of_site, mass = axis.of_cell[first], self.design.strata.within(self.tally.space, sites.axis)[1]
         found = {}
         for code in range(len(axis)):
             members = np.intersect1d(np.flatnonzero(of_site == code), sites.groups)
@@ -57,29 +77,6 @@ class Sequential:
                 value, low, high = (share @ np.array([(e.value, e.low, e.high) for e in parts])).tolist()
                 found[code] = Estimate(value, low, high, sum(e.trials for e in parts), "anytime", level)
         return found
-
-    def _masses(self, rounds: Rounds) -> NDArray[np.float64]:
-        """Return the mass of each group, shape (groups,)."""
-        return self.design.strata.within(self.tally.space, rounds.axis)[1]
-
-    def _model(self, by: str, level: float) -> Estimate | None:
-        """Return the estimate of the whole where each group of *by* decided when it had enough draws.
-
-        All their trials together would be biased: a group that shows few failures is done sooner. The groups' values
-        are not, and neither is their sum.
-        """
-        rounds = self.tally.rounds(by, level=level)
-        known, mass = _of_rounds(rounds, level), self._masses(rounds)
-        if len(known) < len(rounds.groups):
-            return None
-        value = float(sum(mass[code] * one.value for code, one in known.items()))
-        columns, width = self.tally.columns(), len(self.design.strata)
-        trials = np.bincount(columns.stratum, minlength=width)
-        failures = np.bincount(columns.stratum, failing_share(self.tally.space, columns), width)
-        drawn = trials > 0
-        share = self.design.strata.masses[drawn] / self.design.strata.masses[drawn].sum()
-        plain = stratified(failures[drawn], trials[drawn], share, level=level)
-        return replace(plain, value=value, low=min(plain.low, value), high=max(plain.high, value))
 
 
 def _of_rounds(rounds: Rounds, level: float) -> dict[int, Estimate]:

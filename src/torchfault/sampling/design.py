@@ -71,7 +71,8 @@ class Strata:
     def within(self, space: Space, axis: Axis) -> tuple[NDArray[np.bool_], Floats]:
         """Return which strata reach into each group of *axis*, (groups, strata), and the masses of groups, (groups,).
 
-        Raises :class:`SamplingError` where groups are smaller than cells, or strata are not told apart by them.
+        A part of several cells counts for each by its size. Raises :class:`SamplingError` where groups are smaller than
+        cells.
         """
         if axis.of_cell is None:
             raise SamplingError("strata are known by site and bit, got smaller groups; group by site or layer instead")
@@ -79,9 +80,9 @@ class Strata:
         masses = np.zeros(len(axis))
         for stratum, group, bit, mass in zip(self.stratum, self.group, self.bit, self.mass, strict=True):
             here = ((cells.group == group) | (group < 0)) & ((cells.bit == bit) | (bit < 0)) & (cells.sizes > 0)
-            codes = np.unique(axis.of_cell[here])
-            reach[codes, stratum] = True
-            masses[codes] += mass if len(codes) == 1 else np.nan
+            faults = np.bincount(axis.of_cell[here], cells.sizes[here], len(axis))
+            reach[faults > 0, stratum] = True
+            masses += mass * faults / max(faults.sum(), 1.0)
         return reach, masses
 
 

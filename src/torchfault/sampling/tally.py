@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from torchfault.cells import Space
 from torchfault.sampling.design import Design
-from torchfault.sampling.flips import failing_share
-from torchfault.statistics.sequences import Sequences
+from torchfault.sampling.flips import flips_by_group, masks_of
+from torchfault.statistics.sequences import SETTLED, Sequences
 from torchfault.store import Columns
 
 __all__ = ["Counts", "Follower", "Rounds", "Tally"]
@@ -31,7 +31,8 @@ class Follower(Protocol):
 class Tally:
     """The trials so far of a campaign on *space* under *design*, and whatever follows them.
 
-    *widening* tells by how much what audits leave open widens the intervals of the groups of a grouping.
+    Each draw is *repeats* trials in a row, one on each of its inputs. *widening* tells by how much what audits leave
+    open widens the intervals of the groups of a grouping.
 
     Followers are made when first asked for, see all earlier trials then, and every later one once: nothing is counted
     again.
@@ -45,8 +46,8 @@ class Tally:
     (2, array([1.]))
     """
 
-    def __init__(self, space: Space, design: Design, *, widening: "Widening | None" = None) -> None:
-        self.space, self.design, self.widening = space, design, widening
+    def __init__(self, space: Space, design: Design, *, repeats: int = 1, widening: "Widening | None" = None) -> None:
+        self.space, self.design, self.repeats, self.widening = space, design, repeats, widening
         self.trials = 0
         self._parts: list[Columns] = []
         self._followers: dict[Hashable, Follower] = {}
@@ -80,7 +81,7 @@ class Tally:
 
     def rounds(self, by: str, *, level: float) -> "Rounds":
         """Return the confidence sequences of the groups of *by*, which the design has to have targets for."""
-        make = partial(Rounds, self.space, self.design, by, level=level)
+        make = partial(Rounds, self.space, self.design, by, level=level, repeats=self.repeats)
         return self.follow(("rounds", by, level), make)
 
     def unfinished(self, by: str, half_width: float, *, level: float) -> NDArray[np.bool_]:
@@ -107,7 +108,7 @@ Widening = Callable[[Tally, str, float], Floats]
 class Counts:
     """The *trials* and *failures* of each group of *by*, shape (groups,); a trial counts once in each that it struck.
 
-    *equal* tells whether all trials have the same weight.
+    Of a word the failing share of its bits in the group counts. *equal* tells whether all trials have the same weight.
     """
 
     def __init__(self, space: Space, by: str) -> None:
@@ -117,23 +118,28 @@ class Counts:
 
     def add(self, columns: Columns) -> None:
         """Take in the next trials."""
-        owner, code = columns.owner, self.axis.code(columns.faults)
-        if columns.counts is not None:
-            owner, code = np.divmod(np.unique(owner * len(self.axis) + code), len(self.axis))
-        self.trials += np.bincount(code, minlength=len(self.axis))
-        self.failures += np.bincount(code, failing_share(self.space, columns)[owner], len(self.axis))
+        groups, failed = len(self.axis), masks_of(columns, "failed")
         self.equal &= columns.weights is None or bool((columns.weights == 1).all())
+        if columns.counts is not None:
+            pairs = np.unique(columns.owner * groups + self.axis.code(columns.faults))
+            self.trials += np.bincount(pairs % groups, minlength=groups)
+            self.failures += np.bincount(pairs % groups, failed[pairs // groups], groups)
+            return
+        for part in flips_by_group(self.space, columns, self.axis):
+            self.trials += np.bincount(part.code, minlength=groups)
+            self.failures += np.bincount(part.code, part.count(failed) / part.bits, groups)
 
 
 class Rounds:
     """Confidence sequences of the groups of a grouping *by*, updated after every complete block.
 
     *groups* are the codes of those that have a mass; *sequences* has one for each of them, over the strata that reach
-    into it, whose numbers are in *strata*, shape (groups, width), -1 beyond the last.
+    into it, whose numbers are in *strata*, shape (groups, width), -1 beyond the last. A draw fails as often as its
+    *repeats* trials and the bits of a word do, on average.
     """
 
-    def __init__(self, space: Space, design: Design, by: str, *, level: float) -> None:
-        self.space, self.axis, self.design = space, space.axis(by), design
+    def __init__(self, space: Space, design: Design, by: str, *, level: float, repeats: int = 1) -> None:
+        self.space, self.axis, self.design, self.repeats = space, space.axis(by), design, repeats
         target = design.targets.get(by, min(design.targets.values(), default=0.01))
         reach, masses = design.strata.within(space, self.axis)
         self.groups = np.flatnonzero((masses > 0) & reach.any(axis=1))
@@ -144,28 +150,47 @@ class Rounds:
         shares = np.where(held, design.strata.masses[order] / masses[self.groups, None], 0.0)
         prior = None if design.strata.prior is None else np.where(held, design.strata.prior[order], 0.5)
         self.sequences = Sequences(shares, target=target, level=level, prior=prior, price=design.price)
+        self._given: list[tuple[Floats, NDArray[np.bool_]]] = []  # of each block
         self._begin()
 
     def _begin(self) -> None:
         """Begin to count a block: failures by group and stratum, trials by stratum."""
-        self._failures = np.zeros(len(self.axis) * len(self.design.strata))
+        self._failures = np.zeros((len(self.axis), len(self.design.strata)))
         self._trials, self._filled = np.zeros(len(self.design.strata)), 0
 
     def add(self, columns: Columns) -> None:
         """Take in the next trials; what completes a block updates the sequences."""
-        cell = self.axis.code(columns.faults) * len(self._trials) + columns.stratum
-        share, first = failing_share(self.space, columns), 0
+        size, first = self.design.block * self.repeats, 0
         while first < len(columns):
-            last = min(first + self.design.block - self._filled, len(columns))
-            some = slice(first, last)
-            self._failures += np.bincount(cell[some], share[some], len(self._failures))
-            self._trials += np.bincount(cell[some] % len(self._trials), minlength=len(self._trials))
+            last = min(first + size - self._filled, len(columns))
+            self._count(columns.take(first, last))
             self._filled, first = self._filled + last - first, last
-            if self._filled == self.design.block:
+            if self._filled == size:
                 self._complete()
 
+    def _count(self, columns: Columns) -> None:
+        stratum, failed, strata = columns.stratum, masks_of(columns, "failed"), len(self._trials)
+        self._trials += np.bincount(stratum, minlength=strata)
+        for part in flips_by_group(self.space, columns, self.axis):
+            cell = part.code * strata + stratum[part.rows]
+            share = part.count(failed) / part.whole
+            self._failures += np.bincount(cell, share, self._failures.size).reshape(self._failures.shape)
+
     def _complete(self) -> None:
-        k = self._failures.reshape(len(self.axis), -1)[self.groups[:, None], self.strata]
-        k, n = np.where(self.strata < 0, 0.0, k), np.where(self.strata < 0, 0.0, self._trials[self.strata])
-        self.sequences.update(k, n)
+        held, before = self.strata >= 0, self.sequences.settled
+        k = np.where(held, self._failures[self.groups[:, None], self.strata], 0.0) / self.repeats
+        n = np.where(held, self._trials[self.strata], 0.0) / self.repeats
+        self.sequences.update(np.minimum(k, n), n)
+        full = np.asarray(((n > 0) | ~held).all(axis=1))
+        self._given.append((self.sequences.settled - before, full))
         self._begin()
+
+    @property
+    def weights(self) -> Floats:
+        """How much each complete block counts for the value of each of the *groups*, (blocks, groups).
+
+        They sum to 1, and were fixed before the block was drawn: any mean over trials that weighs the blocks by them is
+        unbiased like the value, whenever the campaign ended (:class:`torchfault.statistics.Sequences`).
+        """
+        given, full = (np.array(part).reshape(-1, len(self.groups)) for part in zip(*self._given, strict=True))
+        return np.where(self.sequences.settled >= SETTLED, given, full / np.maximum(full.sum(axis=0), 1))

@@ -14,7 +14,9 @@ __all__ = ["tilted_bounds"]
 
 Floats = NDArray[np.float64]
 
-_FEW = 20  # draws other than 0 that tell what strata are like; with fewer, only the range of a draw is relied upon
+# Draws other than 0 that tell what strata are like; with fewer, only the range of a draw is relied upon. Of 3, 5, 7, 10
+# and 20 the first with which every bit, type and layer of four networks held 95 % in simulation, but for its noise.
+_FEW = 10
 _NORMAL = 1e9  # degrees of freedom from which Student's t is normal to all digits
 
 
@@ -38,15 +40,15 @@ def tilted_bounds(
     *stratum* numbers the draws' strata; the second to fourth moments in *prior*, shape (strata,) each, count as one
     draw more of each.
 
-    *reach* is the least and the most that a draw can be. Where fewer than 20 draws are not 0, the prior would decide
+    *reach* is the least and the most that a draw can be. Where fewer than 10 draws are not 0, the prior would decide
     alone; the bounds are then those of :func:`~torchfault.statistics.bounded_mean`, as if the draws had no strata: with
     none, about 3.7 times *reach* over their number. *least* and *most* are what the mean can be; bounds are no further,
     unless the mean is.
 
-    >>> x = np.array([1.0] * 32 + [0.0] * 68)
-    >>> _, low, high = tilted_bounds(x, np.zeros(100, dtype=int), [np.array([0.3])] * 3, level=0.95)
+    >>> x = np.array([1.0] * 12 + [0.0] * 88)
+    >>> _, low, high = tilted_bounds(x, np.zeros(100, dtype=int), [np.array([0.1])] * 3, level=0.95)
     >>> round(low, 3), round(high, 3)
-    (0.235, 0.419)
+    (0.069, 0.2)
     >>> _, low, high = tilted_bounds(0 * x, np.zeros(100, dtype=int), [np.array([0.1])] * 3, level=0.95, reach=(0, 1))
     >>> low, round(high, 3)
     (0.0, 0.036)

@@ -20,6 +20,7 @@ from torchfault.store.columns import Columns, pack, unpack
 from torchfault.store.connect import connect, place, translated, write_ahead
 from torchfault.store.lock import lock_file, lock_session
 from torchfault.store.record import Batch, Record, batch_checksum, from_row, row_checksum, to_row
+from torchfault.store.uninterrupted import uninterrupted
 
 __all__ = ["Store"]
 
@@ -227,7 +228,7 @@ class Store:
     def _writing(self) -> Iterator[Connection]:
         if self._access == "read":
             raise StoreError(f"the store {self} was opened for reading; open it with access='write' to change it")
-        with translated(self._place), self._engine.connect() as plain:
+        with uninterrupted(), translated(self._place), self._engine.connect() as plain:
             connection = plain.execution_options(writes=True)
             with connection.begin():
                 yield connection

@@ -1,7 +1,7 @@
 """The graph executor: lanes sorted by where they board, swept through the captured program in one growing batch."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from torchfault.data import Data, Tree, concatenate, leaves
+from torchfault.data import Data, Tree, concatenate, leaves, rows
 from torchfault.engine.executor import Lanes, check_trials
 from torchfault.engine.graph.events import events_of, strikes_of
 from torchfault.engine.graph.golden_pass import Footprint, Golden, footprint, give_back_memory, golden_pass
@@ -19,40 +19,28 @@ from torchfault.engine.graph.striker import Striker
 from torchfault.engine.graph.sweep import Schedule, schedule
 from torchfault.engine.hooks.executor import HooksExecutor
 from torchfault.engine.monitor import MonitorRun, SweepMonitor
-from torchfault.errors import EngineError, ModelError
-from torchfault.model.arguments import data_sites
-from torchfault.model.constants import find_constants
+from torchfault.engine.stored import Memory
+from torchfault.errors import EngineError
+from torchfault.model.discover import Discovery, find
 from torchfault.model.export import capture
-from torchfault.model.fold import Fold
 from torchfault.model.memory import homes
-from torchfault.model.observe import probe_inputs
-from torchfault.model.places import Place, program_sites
+from torchfault.model.opaque.trace import trace
 from torchfault.model.program import Program, Ref
-from torchfault.model.states import find_cells
 from torchfault.space import FaultSpace
-from torchfault.storages import Stored
 from torchfault.trials import Trials
 
-__all__ = ["Captured", "GraphExecutor"]
+__all__ = ["GraphExecutor"]
 
-
-@dataclass(frozen=True, eq=False)
-class Captured:
-    """A *program* with its sites and their *places*.
-
-    *stored* tells how parameters are kept, by their nodes; *modules* finds what the modules that the operations of
-    *program* run keep to themselves.
-    """
-
-    program: Program
-    fold: Fold
-    places: dict[str, Place]
-    stored: Mapping[int, Stored] = field(default_factory=dict)
-    modules: Modules | None = None
+_AT_ONCE = 4096
 
 
 class GraphExecutor:
-    """Runs trials on *model* within *memory* bytes for activations, as captured by ``torch.export`` unless told.
+    """Runs trials on *model* within *memory* bytes for activations, swept through its captured graph.
+
+    The sites are those of *found*, looked for unless given. A fault in stored words that no operation reads is masked
+    for certain. What the graph does not show runs under hooks: words that modules keep to themselves, numbers that it
+    has as constants, what concerns all lanes of a pass. *traced* captures by ``torch.fx`` (whole modules as operations)
+    instead of ``torch.export``; so are, unless told, models whose modules keep words to themselves.
 
     Raises :class:`torchfault.errors.ModelError` where the model cannot be captured, and :class:`EngineError` where a
     single input needs more than *memory*.
@@ -61,23 +49,38 @@ class GraphExecutor:
     name = "graph"
 
     def __init__(
-        self, model: nn.Module, data: Data, *, memory: int, buffers: bool = False, captured: Captured | None = None
+        self,
+        model: nn.Module,
+        data: Data,
+        *,
+        memory: int,
+        buffers: bool = False,
+        found: Discovery | None = None,
+        traced: bool | None = None,
     ) -> None:
-        self.model, self.data, self.memory, self.buffers = model, data, memory, buffers
-        captured = captured or _exported(model, data, buffers=buffers)
+        self.model, self.data, self.memory = model, data, memory
+        self.found = find(model, data, buffers=buffers) if found is None else found
+        kept, self.stored, self.modules = homes(model), {}, None
+        if traced or (traced is None and any(home.stored is None for home in kept)):
+            followed = trace(model, data, self.found)
+            program, self.places = followed.program, followed.places
+            self.modules = Modules(Memory(model), followed.rows)
+        else:
+            captured = capture(model, data, self.found)
+            program, self.places = captured.program, captured.places
+            nodes = program.parameters
+            self.stored = {nodes[h.parameter]: h.stored for h in kept if h.stored is not None and h.parameter in nodes}
         tensors = (*model.parameters(), *leaves(data.inputs))
         self.device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-        self.channels_last = self.device.type == "cpu" and _has_images(captured.program)
-        self.program = _in_channels_last(captured.program) if self.channels_last else captured.program
+        self.channels_last = self.device.type == "cpu" and _has_images(program)
+        self.program = _in_channels_last(program) if self.channels_last else program
         self.plan: Schedule = schedule(self.program)
         with torch.inference_mode():
             one = golden_pass(self.program, data.inputs, 0, 1, channels_last=self.channels_last)
             self.footprint: Footprint = footprint(self.program, one, self.plan.last_reader)
-        self._fold, self.places = captured.fold, captured.places
         self.strikes = strikes_of(self.program, self.places)
-        parts, places = self._fold.parts, self.places
+        parts, places = self.found.fold.parts, self.places
         self.watched = {name: [places[p] for p in parts.get(name, (name,)) if p in places] for name in self.space.names}
-        self.stored, self.modules = captured.stored, captured.modules
         self._kept: Golden | None = None
         if self.footprint.golden + int(self.footprint.alive.max()) > memory:
             need = (self.footprint.golden + int(self.footprint.alive.max())) / 2**20
@@ -88,8 +91,8 @@ class GraphExecutor:
 
     @property
     def space(self) -> FaultSpace:
-        """Every input of the model, every parameter, and every input and output of an operation."""
-        return self._fold.space
+        """Every site of the model, in execution order."""
+        return self.found.space
 
     @property
     def chunk(self) -> int:
@@ -121,32 +124,52 @@ class GraphExecutor:
         give_back_memory()
 
     def run(self, trials: Trials, monitor: MonitorRun | None = None) -> Iterator[Lanes]:
-        """Yield the outcomes of all trials, chunk of inputs by chunk of inputs.
+        """Yield the outcome of every trial exactly once, in any order.
 
         Those for which the program raises run under hooks at the end: whether the model does is what counts.
         """
-        check_trials(trials, self._fold.space, len(self.data))
-        return self._checked(trials, monitor)
+        check_trials(trials, self.space, len(self.data))
+        return self._run(trials, monitor)
 
-    def _checked(self, trials: Trials, monitor: MonitorRun | None) -> Iterator[Lanes]:
-        left = []
-        for lanes in self._run(self._fold.unfold(trials), monitor):
+    def _run(self, trials: Trials, monitor: MonitorRun | None) -> Iterator[Lanes]:
+        apart = self.found.fold.unfold(trials)
+        hidden = np.array([site.name not in self.places for site in apart.sites], dtype=bool)[apart.site]
+        unread = np.array([not self.strikes.get(site.name) for site in apart.sites], dtype=bool)[apart.site] & ~hidden
+        slow = np.bincount(trials.owner[hidden], minlength=len(trials)) > 0
+        struck = apart.where(~unread)
+        none = (np.diff(struck.offsets) == 0) & ~slow
+        if monitor is not None:  # to which every lane must be shown
+            slow |= none if self._shows(monitor.monitor.sites) else True
+        yield from self._masked(trials, np.flatnonzero(none & ~slow))
+        fast, left = np.flatnonzero(~slow & ~none), [np.flatnonzero(slow)]
+        for lanes in self._swept(struck.take(fast), None if monitor is None else monitor.take(fast)):
             if lanes.crashed.any():
-                left.append(lanes.trial)
+                left.append(fast[lanes.trial])
             else:
-                yield lanes
-        if left:
+                yield replace(lanes, trial=fast[lanes.trial])
+        if len(rest := np.concatenate(left)):
             self.forget()  # the budget is for one executor at a time
-            rest = np.concatenate(left)
             for lanes in self.hooks.run(trials.take(rest), None if monitor is None else monitor.take(rest)):
                 yield replace(lanes, trial=rest[lanes.trial])
+
+    def _shows(self, sites: Sequence[str]) -> bool:
+        """Whether the values of every one of *sites* are to be seen, at all of its time steps, and are no codes."""
+        parts = self.found.fold.parts
+        return self.modules is None and all(len(self.watched[name]) == len(parts.get(name, (name,))) for name in sites)
+
+    def _masked(self, trials: Trials, which: NDArray[np.int64]) -> Iterator[Lanes]:
+        """Yield the trials at the positions *which*, of which no fault is read."""
+        for begin in range(0, len(which), _AT_ONCE):
+            chunk = which[begin : begin + _AT_ONCE]
+            golden = rows(self.golden(), torch.from_numpy(trials.inputs[chunk]).to(self.device))
+            yield Lanes(chunk, trials.inputs[chunk], golden, golden, np.ones(len(chunk), dtype=bool))
 
     @cached_property
     def hooks(self) -> HooksExecutor:
         """The executor that runs the model itself."""
-        return HooksExecutor(self.model, self.data, memory=self.memory, buffers=self.buffers)
+        return HooksExecutor(self.model, self.data, memory=self.memory, found=self.found)
 
-    def _run(self, trials: Trials, monitor: MonitorRun | None) -> Iterator[Lanes]:
+    def _swept(self, trials: Trials, monitor: MonitorRun | None) -> Iterator[Lanes]:
         for chunk in np.unique(trials.inputs // self.chunk):
             mine = np.flatnonzero(trials.inputs // self.chunk == chunk)
             for lanes in self._run_chunk(trials.take(mine), int(chunk) * self.chunk, mine, monitor):
@@ -168,24 +191,6 @@ class GraphExecutor:
             if lanes is None:
                 return
             yield lanes
-
-
-def _exported(model: nn.Module, data: Data, *, buffers: bool) -> Captured:
-    kept = homes(model)
-    if hidden := [home for home in kept if home.stored is None]:
-        name = next(iter(hidden[0].words))
-        raise ModelError(f"the captured graph does not show the stored words of '{name}'; hooks strike them")
-    cells = find_cells(model, probe_inputs(data))
-    if buffers and (numbers := find_constants(model, cells, probe_inputs(data))):
-        raise ModelError(f"the captured graph has '{numbers[0]}' as a fixed number; hooks strike it")
-    program = capture(model, data, cells=cells)
-    with torch.inference_mode():
-        one = golden_pass(program, data.inputs, 0, 1, channels_last=False)
-        given = data_sites(model, data)
-        sites, places = program_sites(model, program, one.values, lanes=1, buffers=buffers, given=given, cells=cells)
-    nodes = program.parameters
-    stored = {nodes[h.parameter]: h.stored for h in kept if h.stored is not None and h.parameter in nodes}
-    return Captured(program, sites, places, stored)
 
 
 def _has_images(program: Program) -> bool:

@@ -11,9 +11,9 @@ from torchfault.engine.changes import Target
 from torchfault.engine.graph.groups import Group
 from torchfault.engine.graph.patches import Patch
 from torchfault.engine.stored import Memory
+from torchfault.model.foreign import Rows
 from torchfault.model.lane_axis import LaneAxis, take
 from torchfault.model.program import Node, Value
-from torchfault.model.torch_ao.channels import Rows
 from torchfault.trials import Trials, equal_trials
 from torchfault.words import Edits
 

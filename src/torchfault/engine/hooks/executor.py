@@ -18,12 +18,10 @@ from torchfault.engine.memory import lanes_within
 from torchfault.engine.monitor import HooksMonitor, MonitorRun
 from torchfault.engine.stored import Memory, edited
 from torchfault.errors import ModelError
-from torchfault.model.decisions import Decisions
-from torchfault.model.discover import find
+from torchfault.model.discover import Discovery, find
 from torchfault.model.disturb import contents, put_back, reset_states, undisturbed, unfused
 from torchfault.model.lane_axis import identical_lanes
-from torchfault.model.observe import varies
-from torchfault.model.torch_ao.quantised import is_leaf
+from torchfault.model.traits import leaf_paths, varies
 from torchfault.model.watch import visiting
 from torchfault.names import site_name
 from torchfault.space import FaultSpace, Site
@@ -36,7 +34,7 @@ _MONITORED = 8
 
 
 class HooksExecutor:
-    """Runs trials by plain forward passes of *model* under hooks.
+    """Runs trials by plain forward passes of *model* under hooks; the sites are those *found*, looked for unless given.
 
     Lanes share a pass, each with its own faults in activations. So do lanes with faults in the weights of a module that
     alone reads them: for them that module runs once more. Faults in other weights and buffers change the model in
@@ -65,6 +63,7 @@ class HooksExecutor:
         memory: int = 2**30,
         device: torch.device | str | None = None,
         buffers: bool = False,
+        found: Discovery | None = None,
     ) -> None:
         self.model, self.data = model, data
         tensors = [*model.parameters(), *model.buffers()]
@@ -74,15 +73,15 @@ class HooksExecutor:
             raise ModelError(
                 f"the model is on {home} and the lanes on {self.device}; move it with model.to('{self.device}')"
             )
-        found = find(model, data, buffers=buffers)
+        found = find(model, data, buffers=buffers) if found is None else found
         self._layouts, self._memory = found.layouts, Memory(model)
-        assert found.fold is not None
         self._fold, self._cells, self._axes = found.fold, found.cells, found.axes
-        self._careful = found.mixes or any(varies(module) for module in model.modules()) or self._decides()
+        alone = found.conduct.alone or found.conduct.decides != ""  # one lane's fault could change the path of others
+        self._careful = found.mixes or alone or any(varies(module) for module in model.modules())
         self._known: tuple[tuple[Site, ...], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] | None = None
         self._batch = 1
         self._golden: Tree | None = None
-        few = rows(data.inputs, slice(0, 2))
+        few = rows(data.inputs, slice(0, 1 if found.conduct.alone else 2))
         with undisturbed(model) as changed, unfused():
             batch = lanes_within(model, self._here(few), memory=memory)
             self._stateful = changed()
@@ -112,12 +111,6 @@ class HooksExecutor:
         self.golden()
         seen = None if monitor is None else HooksMonitor(monitor, self._layouts, self._fold.parts)
         return self._run(self._fold.unfold(trials), seen)
-
-    def _decides(self) -> bool:
-        """Whether the model looks at values: then one lane's fault could change the path of all lanes in its pass."""
-        with undisturbed(self.model), Decisions() as decisions:
-            call(self.model, self._here(rows(self.data.inputs, slice(0, 1))))
-        return bool(decisions.seen)
 
     def _check_alone(self) -> None:
         try:
@@ -228,9 +221,9 @@ class HooksExecutor:
                 torch.manual_seed(_SEED)
             scopes.enter_context(replaying(self.model, parts or {}, self._layouts))
             # Behind, so that it sees what a replay gives.
-            scopes.enter_context(striking(self.model, strikes, self._cells))
+            scopes.enter_context(striking(self.model, strikes, self._cells, all_of_them=False))
             if monitor is not None:
-                leaf = [path for path, module in self.model.named_modules() if path and is_leaf(module)]
+                leaf = leaf_paths(self.model)
                 watch = visiting(self.model, monitor, modules=leaf, operations=None, read=(), cells=self._cells)
                 scopes.enter_context(watch)
             axes = iter(self._axes)

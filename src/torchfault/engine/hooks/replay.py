@@ -10,9 +10,9 @@ from torch.utils import _pytree as pytree
 
 from torchfault.engine.changes import Target
 from torchfault.engine.stored import edited
+from torchfault.model.foreign import of_tensor
 from torchfault.model.lane_axis import LaneAxis, by_sample, take
 from torchfault.model.rounding import round_output
-from torchfault.model.torch_ao.quantised import code_memory
 from torchfault.model.watch import hands_out
 
 __all__ = ["Part", "replaying"]
@@ -69,9 +69,9 @@ def _hook(path: str, parts: Sequence[Part], layouts: Mapping[str, LaneAxis], sto
 
 
 def _joined(whole: Tensor, some: Tensor, layout: LaneAxis, lanes: Tensor) -> Tensor:
-    """Return *whole*, whose *lanes* have become *some*; quantised ones share their scale, so that codes will do."""
-    if whole.is_quantized:
-        _joined(code_memory(whole), code_memory(some), layout, lanes)
+    """Return *whole*, whose *lanes* have become *some*; those of codes share their scale, so that these will do."""
+    if (room := of_tensor(whole)) is not None:
+        _joined(room.codes(whole), room.codes(some), layout, lanes)
         return whole
     by_sample(whole, layout)[lanes] = by_sample(some, layout)
     return whole

@@ -1,5 +1,6 @@
 """Faults in activations: where each one lands in a running model, and the edit itself."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,10 +15,10 @@ from torch.utils import _pytree as pytree
 
 from torchfault.errors import FaultError, SpaceError, did_you_mean
 from torchfault.model.arguments import argument_names
+from torchfault.model.foreign import activation_word, foreign, of_tensor
 from torchfault.model.lane_axis import LaneAxis, axis_within, by_sample
 from torchfault.model.rounding import rounding, sites_kept
 from torchfault.model.states import Cell
-from torchfault.model.torch_ao.quantised import activation_word, code_memory, restore_codes
 from torchfault.model.watch import Moment, visiting
 from torchfault.names import site_name
 from torchfault.space import Fault, FaultSpace, Site
@@ -77,7 +78,9 @@ def _called(path: str, call: str) -> str:
 
 
 def _exists(operation: str) -> bool:
-    return any(hasattr(home, operation) for home in (torch.ops.aten, torch, F, Tensor, torch.ops.quantized))
+    return any(hasattr(home, operation) for home in (torch.ops.aten, torch, F, Tensor)) or any(
+        room.has_operation(operation) for room in foreign()
+    )
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -106,6 +109,8 @@ class _StraightThrough(torch.autograd.Function):
 class Strike:
     """The faults of one activation: *edits* ready to apply, or *faults* to be made ready once its shape is known.
 
+    Without a *site* the shape may differ from call to call: a call whose tensor lacks the element is not struck.
+
     *layout* tells where the batch axis is; with *site* alone it is inferred from the shape. *word* is the format of
     values that are rounded to codes, empty where it is the tensor's own; *storage* tells how emulated ones are kept.
     The words of a block, which stand for its values together, are changed by one strike.
@@ -121,14 +126,15 @@ class Strike:
     word: str = ""
     storage: ActivationStorage | None = None
     met: int = 0
+    made_for: torch.Size | None = None
 
     def __call__(self, tensor: Tensor, *, owned: bool) -> Tensor:
         """Return *tensor* with its faults; changed in place if nobody else holds it and no gradient needs it."""
-        if tensor.is_quantized:
-            if not owned:
-                return restore_codes(self(tensor.int_repr(), owned=True), tensor)
-            self(code_memory(tensor), owned=True)
-            return tensor
+        room = of_tensor(tensor)
+        if room is not None:
+            held = room.codes(tensor) if owned else room.codes(tensor).clone()
+            self(held, owned=True)
+            return tensor if owned else room.coded(held, tensor)
         self._make_ready(tensor)
         self.met += 1
         layout = self.layout or self._layout(tensor)
@@ -141,6 +147,11 @@ class Strike:
             return self._copy(tensor, layout)
         self._write(by_sample(tensor, layout), tensor.shape)
         return tensor
+
+    def reaches(self, tensor: Tensor) -> bool:
+        """Whether *tensor* has every element that is to be struck."""
+        shape = tensor.shape[1:]
+        return self.site is not None or tensor.ndim == 0 or all(_inside(fault.element, shape) for fault in self.faults)
 
     def _copy(self, tensor: Tensor, layout: LaneAxis | None) -> Tensor:
         if len(self.edits) == 1 and not self._blocks and (layout is None or layout.plain):
@@ -178,7 +189,10 @@ class Strike:
 
     def _make_ready(self, tensor: Tensor) -> None:
         own = word(self.word) if self.word else word_of(tensor)
+        if self.faults and self.site is None and self.made_for not in (None, tensor.shape[1:]):
+            self.edits = ()
         if not self.edits:
+            self.made_for = tensor.shape[1:]
             plain = Site(str(site_name(self.name).whole), tuple(tensor.shape[1:]), own.name, own.width, self.where.role)
             sites = {site.name: site for site in sites_kept(plain, self.storage, tensor.shape, None)}
             names = dict.fromkeys(fault.site for fault in self.faults)
@@ -191,6 +205,18 @@ class Strike:
                     f"'{one.name}' has {one.fmt.name} words in the fault space, got {fmt.name}; "
                     "find the sites under the same precision"
                 )
+
+
+def _is_valued(tensor: Tensor) -> bool:
+    """Whether *tensor* holds values, and not numbers or truth values alone."""
+    return tensor.dtype.is_floating_point or of_tensor(tensor) is not None
+
+
+def _inside(element: int | tuple[int, ...], shape: torch.Size) -> bool:
+    """Whether *element*, flat or one index per axis, is one of a tensor of *shape*."""
+    if isinstance(element, int | np.integer):
+        return 0 <= element < shape.numel()
+    return len(element) == len(shape) and all(0 <= i < n for i, n in zip(element, shape, strict=True))
 
 
 def strike_of(
@@ -250,29 +276,61 @@ def on_sample(edits: Edits, sample: int | None) -> Edits:
 
 @dataclass(eq=False)
 class _Striker:
-    """The visitor that applies strikes, and remembers what it has seen for the sake of suggestions."""
+    """The visitor that applies strikes, and remembers what it has seen for the sake of suggestions.
+
+    Calls are numbered within one pass of the model. A number that no pass has reached counts on over the passes, so
+    that ``m@2`` is the third call also where a loop outside the model, as of decoding steps, makes one at a time.
+    """
 
     strikes: Mapping[tuple[str, str], Sequence[Strike]]
     seen: set[str] = field(default_factory=set)
+    calls: Counter[tuple[str, str]] = field(default_factory=Counter)
+    short: dict[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, moment: Moment) -> Sequence[Tensor] | None:
-        here = self.strikes.get((moment.base, moment.role), ())
         tensors, struck = list(moment.tensors), False
-        for strike in here:
+        for strike in self._here(moment):
             place = strike.where.place
-            valued = place < len(tensors) and (tensors[place].dtype.is_floating_point or tensors[place].is_quantized)
-            if valued or (place < len(tensors) and strike.edits):
+            if place >= len(tensors) or not (strike.edits or _is_valued(tensors[place])):
+                continue
+            if strike.reaches(tensors[place]):
                 tensors[place], struck = strike(tensors[place], owned=moment.owned[place]), True
+            else:
+                self.short[strike.name] = tensors[place][:0]
         if not struck:
             self.seen |= {moment.name(i) for i in range(len(tensors))}
         return tensors if struck else None
 
+    def _here(self, moment: Moment) -> Sequence[Strike]:
+        """Return the strikes of *moment*, by its number in this pass or over all passes."""
+        mine = self.strikes.get((moment.base, moment.role), ())
+        call = site_name(moment.base).path, moment.role
+        number = self.calls[call]
+        self.calls[call] += 1
+        base = f"{call[0]}@{number}"
+        if not number or base == moment.base:
+            return mine
+        return [*mine, *(strike for strike in self.strikes.get((base, moment.role), ()) if not strike.met)]
+
+    def missed(self, strikes: Sequence[Strike]) -> None:
+        """Raise the error of those of *strikes* that never struck, if there are any."""
+        names = [strike.name for strike in strikes if not strike.met]
+        if names and names[0] in self.short:
+            next(strike for strike in strikes if strike.name == names[0])(self.short[names[0]], owned=False)
+        if names:
+            listed = ", ".join(f"'{name}'" for name in names[:3]) + (" ..." if len(names) > 3 else "")
+            remedy = did_you_mean(names[0], self.seen) or "; run the model in the scope, and choose sites that it uses"
+            raise FaultError(f"every fault must strike, but the model never computed {listed}{remedy}")
+
 
 @contextmanager
-def striking(model: nn.Module, strikes: Sequence[Strike], cells: Sequence[Cell] = ()) -> Iterator[None]:
+def striking(
+    model: nn.Module, strikes: Sequence[Strike], cells: Sequence[Cell] = (), *, all_of_them: bool = True
+) -> Iterator[None]:
     """Apply *strikes* whenever *model* computes their activations, in this scope; *cells* are its modules with states.
 
-    Raises :class:`FaultError` at its end for one that never struck, unless another exception is on its way.
+    Raises :class:`FaultError` at its end for one that never struck, unless another exception is on its way, or not *all
+    of them* need to: a site that an input does not reach is masked on it.
     """
     if not strikes:
         yield
@@ -290,11 +348,8 @@ def striking(model: nn.Module, strikes: Sequence[Strike], cells: Sequence[Cell] 
     watch = visiting(model, striker, modules=modules, operations=operations, read=read, cells=cells)
     with watch, _striking_data(model, given):
         yield
-    missed = [strike.name for strike in strikes if not strike.met]
-    if missed:
-        listed = ", ".join(f"'{name}'" for name in missed[:3]) + (" ..." if len(missed) > 3 else "")
-        remedy = did_you_mean(missed[0], striker.seen) or "; run the model in the scope, and choose sites that it uses"
-        raise FaultError(f"every fault must strike, but the model never computed {listed}{remedy}")
+    if all_of_them:
+        striker.missed(strikes)
 
 
 @contextmanager

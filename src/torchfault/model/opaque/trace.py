@@ -21,14 +21,15 @@ from torchfault.errors import ModelError, first_line
 from torchfault.model.arguments import argument_names, as_arguments
 from torchfault.model.discover import Discovery
 from torchfault.model.disturb import undisturbed
-from torchfault.model.export import with_layouts
+from torchfault.model.foreign import Rows, foreign, of_tensor
 from torchfault.model.lane_axis import LaneAxis
-from torchfault.model.observe import PROBES, Record, codes, probe_inputs, varies, watch
+from torchfault.model.lane_proof import with_layouts
+from torchfault.model.opaque.steps import Step, alike_scales, like_of, plain
 from torchfault.model.places import Place, lane_arguments
+from torchfault.model.probes import PROBES, probe_inputs
 from torchfault.model.program import Node, Program, Ref, Size, fill
 from torchfault.model.rounding import rounded_as
-from torchfault.model.torch_ao.channels import Rows, rows_of
-from torchfault.model.torch_ao.operations import Step, alike_scales, like_of, plain
+from torchfault.model.traits import varies
 from torchfault.model.watch import memory_address, operation_name
 
 __all__ = ["Traced", "trace"]
@@ -68,11 +69,12 @@ def trace(model: nn.Module, data: Data, found: Discovery) -> Traced:
         builder = _Builder(model, probe)
         for node in _followed(model).nodes:
             builder.add(node)
-        program = with_layouts(builder.program(), probe)
-        rows = rows_of(program, builder.likes, {position: many for position, (many, _) in builder.values.items()})
+        program, _ = with_layouts(builder.program(), probe)
+        values = {position: many for position, (many, _) in builder.values.items()}
+        rows = {p: row for room in foreign() for p, row in room.rows_of(program, builder.likes, values).items()}
         if changed():
             raise ModelError(f"{name} changes its own state while it runs")
-    places = builder.places(program, found, watch(model, data, operations=True))
+    places = builder.places(program, found)
     if not any(site.kind == "weight" and site.name in places for site in found.space.sites):
         raise ModelError("no module alone reads a weight")
     return Traced(program, places, rows)
@@ -82,7 +84,7 @@ class _Tracer(fx.Tracer):
     """Follows a forward pass as far as torch's own modules and those that round."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return super().is_leaf_module(m, module_qualified_name) or hasattr(m, "fake_quant_enabled")
+        return super().is_leaf_module(m, module_qualified_name) or any(room.is_whole(m) for room in foreign())
 
 
 def _followed(model: nn.Module) -> fx.Graph:
@@ -156,7 +158,7 @@ class _Builder:
         if not isinstance(value, Tensor):
             self.known[node] = value
             return
-        if value.is_quantized:
+        if of_tensor(value) is not None:
             raise ModelError(f"'{path}' is a quantised tensor that no module packs")
         stored = (*self.model.named_parameters(), *self.model.named_buffers())
         name = next((known for known, tensor in stored if tensor is value), path)
@@ -271,7 +273,7 @@ class _Builder:
         rebuilt = lambda parts: pytree.tree_unflatten(list(parts), spec)  # noqa: E731
         return Program(tuple(self.nodes), self.constants, inputs, self.parameters, tuple(flat), rebuilt)
 
-    def places(self, program: Program, found: Discovery, record: Record) -> dict[str, Place]:
+    def places(self, program: Program, found: Discovery) -> dict[str, Place]:
         """Return where the sites are, by name; one whose value is not what the model itself computed there is none."""
         sites, places = {site.name: site for site in found.space.sites}, {}
         for name, path in found.owners.items():
@@ -282,8 +284,7 @@ class _Builder:
                 places[f"{name}:data"] = Place(position, "output")
         for position, base in self.bases.items():
             for name, place, value in self._ends(program, program.nodes[position], base) if base else ():
-                seen = record.seen.get(name)
-                if name in sites and seen is not None and _same(value, codes(seen.many)):
+                if name in sites and found.shows(name, value):
                     places[name] = place
         return places
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from torchfault.model.lane_axis import LaneAxis
 from torchfault.model.program import Program, Ref
-from torchfault.model.torch_ao.quantised import as_quantised, code_memory, packs
+from torchfault.model.torch_ao.quantised import coded, packs
+from torchfault.model.torch_ao.quantised import codes as codes_of
 
 __all__ = ["Rows", "rows_of"]
 
@@ -87,7 +88,7 @@ class Rows:
             else:
                 weight = torch._make_per_channel_quantized_tensor(codes, scales, torch.zeros_like(scales).long(), 0)
         small.set_weight_bias(weight, bias)
-        return code_memory(small.forward(as_quantised(x, self.input)))
+        return codes_of(small.forward(coded(x, self.input)))
 
 
 def _twin(module: Any) -> Any:

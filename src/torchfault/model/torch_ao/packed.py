@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchfault.model.home import Home
 from torchfault.storages import Part
 
-__all__ = ["holds_parts", "packed_homes", "requantised", "shares_ranges", "unpacked"]
+__all__ = ["is_part", "packed_homes", "requantised", "shares_ranges", "unpacked"]
 
 _HOLDERS = ("LinearPackedParams", "EmbeddingPackedParams", "PackedParameter")
 _CODES = {torch.qint8: "int8", torch.quint8: "uint8", torch.quint4x2: "uint4"}
@@ -19,10 +19,10 @@ _Words = dict[str, Tensor]
 _Parts = dict[str, Part]
 
 
-def holds_parts(module: nn.Module) -> bool:
+def is_part(module: nn.Module) -> bool:
     """Whether *module* is one in which a quantised layer of torch's own holds its packed words.
 
-    >>> holds_parts(nn.Linear(2, 1)), holds_parts(torch.ao.nn.quantized.Linear(2, 1)._packed_params)
+    >>> is_part(nn.Linear(2, 1)), is_part(torch.ao.nn.quantized.Linear(2, 1)._packed_params)
     (False, True)
     """
     if isinstance(module, nn.ModuleList):
@@ -40,7 +40,7 @@ def shares_ranges(module: nn.Module) -> bool:
     dynamic = type(module).__module__.startswith(
         ("torch.ao.nn.quantized.dynamic", "torch.ao.nn.intrinsic.quantized.dynamic")
     )
-    return dynamic and whole and not holds_parts(module)
+    return dynamic and whole and not is_part(module)
 
 
 def packed_homes(module: Any, path: str, prefix: str) -> list[Home]:
@@ -60,7 +60,7 @@ def packed_homes(module: Any, path: str, prefix: str) -> list[Home]:
     if type(holder).__name__ == "EmbeddingPackedParams":
         return [_embedding(holder, path, prefix)]
     alone = [name for name, value in module.__dict__.items() if _is_linear(value)]
-    if holds_parts(module) or "_packed_params" in alone:
+    if is_part(module) or "_packed_params" in alone:
         return []
     return [_function(module, name, path, prefix) for name in alone]
 

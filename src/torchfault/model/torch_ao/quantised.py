@@ -7,67 +7,56 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchfault.errors import ModelError
 from torchfault.model.home import Home, site_names
-from torchfault.model.torch_ao.packed import holds_parts, requantised, unpacked
+from torchfault.model.torch_ao.packed import requantised, unpacked
 from torchfault.storages import Part
 from torchfault.words.emulated import affine
 
-__all__ = [
-    "activation_word",
-    "as_quantised",
-    "code_memory",
-    "fake_quantised",
-    "is_leaf",
-    "packed",
-    "packs",
-    "quantised_word",
-    "restore_codes",
-]
+__all__ = ["activation_word", "alike", "coded", "codes", "fake_quantised", "like", "packed", "packs", "word"]
 
 _QUANTISED = {torch.quint8: "uint8", torch.qint8: "int8", torch.qint32: "int32"}
 
 
-def is_leaf(module: nn.Module) -> bool:
-    """Whether *module* has no children, but for those in which torch's own quantised layers hold their parts.
-
-    >>> is_leaf(nn.Linear(2, 1)), is_leaf(nn.Sequential(nn.Linear(2, 1)))
-    (True, False)
-    """
-    if hasattr(module, "fake_quant_enabled"):
-        return True  # whose child is an observer
-    return all(holds_parts(child) for child in module.children())
-
-
-def quantised_word(tensor: Tensor) -> str:
-    """Return the word format of the codes of a quantised tensor of torch's own, empty for any other tensor."""
+def word(tensor: Tensor) -> str:
+    """Return the word format of the codes of a quantised tensor, empty for any other tensor."""
     return _QUANTISED.get(tensor.dtype, "")
 
 
-def restore_codes(codes: Tensor, like: Tensor) -> Tensor:
-    """Return a quantised tensor of the given *codes*, with the scale and zero point of *like*."""
+def codes(tensor: Tensor) -> Tensor:
+    """Return the codes of a quantised tensor as integers in the same memory: to change them changes it."""
+    held = {"uint8": torch.uint8, "int8": torch.int8, "int32": torch.int32}[word(tensor)]
+    found = torch.empty(0, dtype=held, device=tensor.device)
+    return found.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+
+
+def coded(codes: Tensor, like: Tensor) -> Tensor:
+    """Return integer *codes* as a quantised tensor with the scale and zero point of *like*.
+
+    It has the same memory, but where every channel has a scale of its own.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch warns that these tensors will go; they are here now
         if like.qscheme() == torch.per_channel_affine:
             columns = (like.q_per_channel_scales(), like.q_per_channel_zero_points(), like.q_per_channel_axis())
             return torch._make_per_channel_quantized_tensor(codes, *columns)
-        return torch._make_per_tensor_quantized_tensor(codes, like.q_scale(), like.q_zero_point())
-
-
-def code_memory(tensor: Tensor) -> Tensor:
-    """Return the codes of a quantised tensor as integers in the same memory: to change them changes it."""
-    held = {"uint8": torch.uint8, "int8": torch.int8, "int32": torch.int32}[quantised_word(tensor)]
-    codes = torch.empty(0, dtype=held, device=tensor.device)
-    return codes.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
-
-
-def as_quantised(codes: Tensor, like: Tensor) -> Tensor:
-    """Return integer *codes* as a quantised tensor in the same memory, with the scale and zero point of *like*."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
         found = torch._empty_affine_quantized(
             [0], scale=like.q_scale(), zero_point=like.q_zero_point(), dtype=like.dtype, device=codes.device
         )
     return found.set_(codes.untyped_storage(), codes.storage_offset(), codes.shape, codes.stride())
+
+
+def like(tensor: Tensor) -> Tensor:
+    """Return an empty tensor with the scale and zero point of *tensor*."""
+    if tensor.qscheme() != torch.per_tensor_affine:
+        raise ModelError("an activation has a scale for each channel")
+    with torch.no_grad():
+        return tensor.flatten()[:0].clone()
+
+
+def alike(one: Tensor, two: Tensor) -> bool:
+    """Whether two tensors have the same scale and zero point."""
+    return (one.q_scale(), one.q_zero_point()) == (two.q_scale(), two.q_zero_point())
 
 
 def packs(module: nn.Module) -> bool:

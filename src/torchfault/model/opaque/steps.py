@@ -1,16 +1,14 @@
-"""Operations on plain tensors, some of which are the codes of quantised ones."""
+"""Operations on plain tensors, some of which are the codes of another library's."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from torchfault.errors import ModelError
 from torchfault.model.disturb import unfused
-from torchfault.model.torch_ao.quantised import as_quantised, code_memory
+from torchfault.model.foreign import coded, of_tensor
 
 __all__ = ["Step", "alike_scales", "like_of", "plain"]
 
@@ -19,7 +17,7 @@ __all__ = ["Step", "alike_scales", "like_of", "plain"]
 class Step:
     """An operation on plain tensors that runs *function* on what they stand for.
 
-    *likes* gives, for every leaf of the arguments, the quantised tensor whose scale it shares, ``None`` for others;
+    *likes* gives, for every leaf of the arguments, the tensor of codes whose scale it shares, ``None`` for others;
     *copied* are the leaves that *function* overwrites. With *held*, the first argument is not for *function*.
     """
 
@@ -42,7 +40,7 @@ class Step:
             if i in self.copied:
                 flat[i] = flat[i].clone()
             if like is not None:
-                flat[i] = as_quantised(flat[i], like)
+                flat[i] = coded(flat[i], like)
         return flat, spec
 
     def run(self, flat: list[Any], spec: pytree.TreeSpec) -> Any:
@@ -53,26 +51,24 @@ class Step:
 
 
 def plain(value: Any) -> Any:
-    """Return quantised tensors in *value* as their codes, in the same memory."""
+    """Return the tensors of other libraries in *value* as their codes, in the same memory."""
     if isinstance(value, tuple | list):
         return tuple(plain(part) for part in value)
-    return code_memory(value) if isinstance(value, Tensor) and value.is_quantized else value
+    room = of_tensor(value) if isinstance(value, Tensor) else None
+    return value if room is None else room.codes(value)
 
 
 def like_of(value: Any) -> Any:
-    """Return empty tensors with the scales and zero points of the quantised ones in *value*, ``None`` for others."""
+    """Return empty tensors with the scales of those in *value* that hold codes, ``None`` for others."""
     if isinstance(value, tuple | list):
         return tuple(like_of(part) for part in value)
-    if not isinstance(value, Tensor) or not value.is_quantized:
-        return None
-    if value.qscheme() != torch.per_tensor_affine:
-        raise ModelError("an activation has a scale for each channel")
-    with torch.no_grad():
-        return value.flatten()[:0].clone()
+    room = of_tensor(value) if isinstance(value, Tensor) else None
+    return None if room is None else room.like(value)
 
 
 def alike_scales(a: Any, b: Any) -> bool:
-    """Whether two results of :func:`like_of` have the same scales and zero points."""
+    """Whether two results of :func:`like_of` have the same scales."""
     if isinstance(a, tuple):
         return all(alike_scales(x, y) for x, y in zip(a, b, strict=True))
-    return a is b is None or (a.q_scale(), a.q_zero_point()) == (b.q_scale(), b.q_zero_point())
+    room = None if a is None else of_tensor(a)
+    return a is b is None or (room is not None and room.alike(a, b))

@@ -1,0 +1,176 @@
+"""Campaigns of every recipe end by any signal, at any moment, and go on to the very results of a run in one piece."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from torchfault.cli import main
+
+MODEL = ["--model", "torchfault.zoo:digits_cnn", "--data", "digits.npz"]
+RECIPES = {
+    "run": ["run", *MODEL, "--kinds", "weight", "--trials", "6000"],
+    "adaptive": ["run", *MODEL, "--kinds", "weight", "--sampler", "adaptive", "--half-width", "site=0.06"],
+    "pooled": [
+        *("run", *MODEL, "--include", "fc*.weight", "--sampler", "adaptive:deviations", "--resolver", "pooled:16"),
+        *("--half-width", "site=0.05", "--trials", "20000"),
+    ],
+    "metric": ["run", *MODEL, "--include", "fc2.*", "--metric", "accuracy", "--trials", "200"],
+    "search": ["search", *MODEL, "--kinds", "weight", "--trials", "6000"],
+    "vulnerability": ["vulnerability", *MODEL, "--kinds", "weight", "--share", "all", "--weights", "3"],
+}
+TABLES = {"search": ("recall", "found", "bit"), "vulnerability": ("site", "channel", "bit", "model")}
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals to a process")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(3)
+    images, labels = rng.random((20, 1, 8, 8), dtype=np.float32), rng.integers(0, 10, 20)
+    np.savez(tmp_path / "digits.npz", images=images, labels=labels)
+    return tmp_path
+
+
+def told(capfd, recipe: str, name: str) -> str:
+    """Return the tables and the export of a campaign."""
+    capfd.readouterr()
+    for by in TABLES.get(recipe, ("model", "site", "channel", "bit")):
+        assert main(["show", name, "--by", by, "--format", "csv"]) == 0
+    assert main(["export", name, "--output", f"{name}.csv", "--force"]) == 0
+    return capfd.readouterr().out + Path(f"{name}.csv").read_text()
+
+
+def killed(command: list[str], end: int, wait: float) -> tuple[int, str]:
+    """Run a command until *wait* seconds after its first batch, and end it; return its status and standard error."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "torchfault", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not Path("torchfault.db").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(wait)
+    process.send_signal(end)
+    _, err = process.communicate(timeout=120)
+    return process.returncode, err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_killed_campaign_goes_on_to_the_same_results(capfd, recipe, rng):
+    command = [*RECIPES[recipe], "--name", "parts"]
+    for end in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        status, err = killed(command, end, float(rng.uniform(0, 1.5)))
+        assert status in (-end, 0), err
+        assert "Traceback" not in err
+    assert main(command) == 0, capfd.readouterr().err
+    assert main([*RECIPES[recipe], "--name", "whole"]) == 0
+    assert told(capfd, recipe, "parts") == told(capfd, recipe, "whole")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_ctrl_c_stops_and_resume_goes_on(capfd, recipe):
+    command = [*RECIPES[recipe], "--name", "parts"]
+    status, err = killed(command, signal.SIGINT, 0.1)
+    assert "Traceback" not in err
+    kept = re.search(r"stopped: interrupted; [\d,]+ trials are kept in torchfault.db\n\n  next  torchfault resume", err)
+    if status != 0:  # it may have been done by then
+        assert status == 130, err
+        assert kept or "stopped: interrupted" in err, err
+    assert main(["resume", "parts"] if kept else command) == 0, capfd.readouterr().err
+    assert main([*RECIPES[recipe], "--name", "whole"]) == 0
+    assert told(capfd, recipe, "parts") == told(capfd, recipe, "whole")
+
+
+def test_three_ctrl_c_in_a_row_end_it_once(rng):
+    for round_ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "torchfault", *RECIPES["run"], "--name", f"n{round_}", "--trials", "9000000"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while not Path("torchfault.db").exists() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(3.0 if round_ else 0.5)
+        for _ in range(3):
+            process.send_signal(signal.SIGINT)
+            time.sleep(float(rng.uniform(0, 0.05)))
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, out) == (130, ""), err
+        assert "Traceback" not in err
+        assert err.count("stopped:") == 1
+
+
+def test_ctrl_c_before_anything_was_kept_says_so():
+    command = [sys.executable, "-m", "torchfault", *RECIPES["run"]]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "") or process.returncode == -signal.SIGINT, err
+    assert "Traceback" not in err or process.returncode == -signal.SIGINT
+
+
+def test_a_store_of_someone_else_is_not_trusted(capfd, folder, monkeypatch):
+    Path("my_own_nets.py").write_text(
+        "import pathlib\nfrom torchfault.zoo import digits_cnn\n"
+        "def make():\n    pathlib.Path('ran').touch()\n    return digits_cnn()\n"
+    )
+    command = ["run", "--model", "my_own_nets:make", *MODEL[2:], "--kinds", "bias", "--trials", "50"]
+    assert main(command) == 0, capfd.readouterr().err
+    assert main(["resume", "--trials", "60"]) == 0, capfd.readouterr().err
+    Path("ran").unlink()
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder / "another user"))
+    capfd.readouterr()
+    assert main(["resume", "--trials", "70"]) == 2
+    err = capfd.readouterr().err
+    assert "says that campaign 'make' imports and runs my_own_nets:make" in err
+    assert "give --trust if you know the store" in err
+    for shown in (["show"], ["show", "--by", "bit"], ["export"]):
+        assert main(shown) == 0
+    assert not Path("ran").exists(), "nothing was imported or run"
+    assert main(["resume", "--trials", "70", "--trust"]) == 0
+    assert main(["resume", "--trials", "80"]) == 0, "what was run once is known from then on"
+    assert main([*command[:-1], "90"]) == 0, "a configuration at hand is the user's own"
+
+
+def test_torchfaults_own_models_need_no_trust(capfd, folder, monkeypatch):
+    assert main([*RECIPES["run"], "--trials", "50"]) == 0
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder / "another user"))
+    assert main(["resume", "--trials", "60"]) == 0, capfd.readouterr().err
+
+
+def test_a_state_folder_that_cannot_be_written_to_is_no_obstacle(capfd, folder, monkeypatch):
+    (folder / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder / "file"))
+    assert main([*RECIPES["run"], "--trials", "50"]) == 0, capfd.readouterr().err
+
+
+def test_passwords_are_neither_kept_nor_shown(capfd, folder):
+    Path("my_secret_data.py").write_text(
+        "import numpy as np\n"
+        "def load(url, token):\n"
+        "    assert (url, token) == ('https://me:pa55word@host', 't0ken')\n"
+        "    held = np.load('digits.npz')\n    return held['images'], held['labels']\n"
+    )
+    secret = ["--set", "data.kwargs.url=https://me:pa55word@host", "--set", "data.kwargs.token=t0ken"]
+    command = ["run", *MODEL[:2], "--data", "my_secret_data:load", "--kinds", "bias", *secret]
+    assert main([*command, "--trials", "50"]) == 0, capfd.readouterr().err
+    out, err = capfd.readouterr()
+    held = b"".join(path.read_bytes() for path in folder.glob("torchfault.db*"))
+    for text in (out, err, held.decode("latin-1")):
+        assert "pa55word" not in text
+        assert "t0ken" not in text
+    assert main(["resume", "--trials", "60"]) == 2
+    assert (
+        "a store keeps no passwords, and 'data.kwargs.url' is one; give --set data.kwargs.url="
+        in capfd.readouterr().err
+    )
+    assert main(["resume", "--trials", "60", *secret]) == 0, capfd.readouterr().err
