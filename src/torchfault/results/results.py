@@ -167,6 +167,9 @@ class Results:
 
     @cached_property
     def sampled(self) -> Columns:
+        """The trials that are a sample: all of them, unless the sampler picked some on purpose."""
+        sample = self.design.sample
+        return self.columns if sample is None else self.columns.where(np.isin(self.columns.stratum, sample))
 
     def _asked(self, by: str, flag: str, level: float | None, method: str) -> Question:
         find_interval(method)
