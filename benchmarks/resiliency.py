@@ -2,7 +2,7 @@
 
 ResNet-20 and ResNet-32 with their real weights on the 1,000 CIFAR-10 test images in TORCHFAULT_DATA (default
 ../shared/data), and a digits network small enough to run every upset there is. How estimators converge is read from
-records of upsets on all images (see outcomes.py), which are kept below --cache and made once.
+records of upsets on all images (see thales/outcomes.py), which are kept below --cache and made once.
 """
 
 import argparse
@@ -18,24 +18,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from thales.networks import lenet5, mnist
+from thales.outcomes import Recorded, digits, enumerated, resnet, sampled
+from thales.published import ESTIMATORS, estimate, running, until_near
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
-
-from hardware_networks import lenet5, mnist
-from outcomes import Recorded, digits, enumerated, resnet, sampled
-
+from torchfault.campaign import Campaign, run
+from torchfault.criteria import Misclassified
 from torchfault.engine import Engine
 from torchfault.hardware.accelerator import ACCELERATORS, OUTPUT_STATIONARY
-from torchfault.hardware.layers import layers_of
-from torchfault.hardware.measure import layer_table
-from torchfault.hardware.proposals import ESTIMATORS
-from torchfault.hardware.resiliency import Resiliency, resiliency_of, software_accuracy
-from torchfault.hardware.striking import target_of
-from torchfault.statistics import Estimate
+from torchfault.hardware.layers import Layers, layers_of
+from torchfault.hardware.measure import hardware_space, layer_table
+from torchfault.recipes import upsets
+from torchfault.results import resiliency
+from torchfault.results.upset_sample import negative
+from torchfault.statistics import Estimate, MaxTrials
 
-NEAR = 0.003  # of the truth: 0.3 percentage points
-WINDOW = 300
 LEVEL = 0.95
 MODES = {"all images": None, "lanes": 1}
 
@@ -46,19 +43,23 @@ def accuracies(*, faults: int) -> dict[str, Any]:
     for name in ("resnet20", "resnet32"):
         model, data = resnet(name)
         engine, layers = Engine(model, data), layers_of(model, data)
-        software = bounds(software_accuracy(engine, faults=faults, layers=layers))
+        software = bounds(software_accuracy(engine, layers, faults=faults))
         for key in found:
             found[key][name] = {}
         for chip in ACCELERATORS.values():
-            one = resiliency_of(target_of(engine, chip, layers), faults=faults)
-            found["sa"][name][chip.name] = {
-                "value": round(one.sa, 5),
-                "low": round(one.sa, 5),
-                "high": round(one.sa, 5),
-            }
+            one = resiliency(run(upsets(engine, chip, layers=layers, stop=MaxTrials(faults))))
+            sa = round(one.sa, 5)
+            found["sa"][name][chip.name] = {"value": sa, "low": sa, "high": sa}
             found["ra"][name][chip.name] = bounds(one.ra)
             found["ra_sw"][name][chip.name] = software
     return found
+
+
+def software_accuracy(engine: Engine, layers: Layers, *, faults: int) -> Estimate:
+    """Return RA_SW: the accuracy under one bit flip, every bit of every variable of the layers equally likely."""
+    space = hardware_space(layers.works, engine.space)
+    found = run(Campaign(engine, space, criterion=Misclassified(), stop=MaxTrials(faults)))
+    return negative(found.estimate(), 1.0)
 
 
 def bounds(one: Estimate) -> dict[str, float]:
@@ -67,27 +68,19 @@ def bounds(one: Estimate) -> dict[str, float]:
 
 def records(folder: Path, *, rounds: int) -> dict[str, Recorded]:
     """Return the records of the output-stationary array: every upset of the digits network, some of ResNet-20."""
-    found = {}
-    for name, build in (("digits", digits), ("resnet20", lambda: resnet("resnet20"))):
-        model, data = build()
-        target = target_of(Engine(model, data), OUTPUT_STATIONARY, layers_of(model, data))
-        label = f"{name}-{OUTPUT_STATIONARY.name}"
-        if name == "digits":
-            found[name] = enumerated(target, folder=folder, name=label)
-        else:
-            found[name] = sampled(target, rounds=rounds, folder=folder, name=label)
-    return found
+    chip, label = OUTPUT_STATIONARY, OUTPUT_STATIONARY.name
+    small, large = Engine(*digits()), Engine(*resnet("resnet20"))
+    return {
+        "digits": enumerated(small, chip, folder=folder, name=f"digits-{label}"),
+        "resnet20": sampled(large, chip, rounds=rounds, folder=folder, name=f"resnet20-{label}"),
+    }
 
 
 def truth_by_many(*, lanes: int, folder: Path) -> dict[str, float]:
     """Return RA of ResNet-20 on the output-stationary array from a run far larger than any that is held to it."""
-    file = folder / f"truth-{lanes}.json"
-    if not file.exists():
-        model, data = resnet("resnet20")
-        target = target_of(Engine(model, data), OUTPUT_STATIONARY, layers_of(model, data))
-        found = resiliency_of(target, faults=lanes, profile=16, seed=20_22)
-        file.write_text(json.dumps(bounds(found.ra) | {"lanes": found.lanes}))
-    return dict(json.loads(file.read_text()))
+    campaign = upsets(Engine(*resnet("resnet20")), OUTPUT_STATIONARY, stop=MaxTrials(lanes), seed=20_22)
+    results = run(campaign, store=folder / "truth.db", name=f"truth-{lanes}")
+    return bounds(resiliency(results).ra) | {"lanes": results.lanes}
 
 
 def convergence(
@@ -95,42 +88,30 @@ def convergence(
 ) -> dict[str, float | None]:
     """Return the median number of samples after which each estimator stays near the truth for a window.
 
-    ``None`` where more than half of the seeds had not got there when their samples ran out. A profile counts as
-    samples: its lanes over the images of a sample.
+    ``None`` where more than half of the seeds had not got there when their samples ran out. A pilot counts as samples.
     """
     medians: dict[str, float | None] = {}
-    for estimator in ESTIMATORS:
+    for name, estimator in ESTIMATORS.items():
         needed = []
         for seed in range(seeds):
-            found = resiliency_of(held, estimator=estimator, faults=most[estimator], images=images, seed=seed)
-            sample = found.sample
-            own = (sample.stage == sample.stage[-1]) & ~held.cells.control[sample.drawn]
-            size = images or len(held.before)
-            needed.append(until_near(found, truth) + found.lanes / size - own.sum())
+            stop = MaxTrials(most[name] * (images or len(held.engine.data)))
+            campaign = held.campaign(proposal=estimator.proposal, inputs_per_fault=images, stop=stop, seed=seed)
+            values = running(run(campaign), estimator)
+            needed.append(until_near(values, truth) + most[name] - len(values))
         middle = statistics.median(needed)
-        medians[estimator] = round(middle) if middle < float("inf") else None
+        medians[name] = round(middle) if middle < float("inf") else None
     return medians
-
-
-def until_near(found: Resiliency, truth: float) -> float:
-    """Return the first number of samples at whose last WINDOW running estimates were all near the truth."""
-    running = np.cumsum(found.samples) / np.arange(1, len(found.samples) + 1)
-    far = np.cumsum(np.abs(running - truth) > NEAR)
-    inside = np.flatnonzero(far[WINDOW - 1 :] == np.concatenate(([0], far))[: len(far) - WINDOW + 1])
-    return int(inside[0]) + WINDOW if len(inside) else float("inf")
 
 
 def coverage(held: Recorded, *, seeds: int) -> dict[str, dict[str, float]]:
     """Return how often intervals hold the truth of the records, by mode and estimator."""
-    truth, found = held.truth(), {}
-    for mode, (images, faults) in {"all images": (None, 300), "lanes": (1, 3000)}.items():
-        found[mode] = {}
-        for estimator in ESTIMATORS:
-            runs = (
-                resiliency_of(held, estimator=estimator, faults=faults, images=images, seed=seed, level=LEVEL).ra
-                for seed in range(1000, 1000 + seeds)
-            )
-            found[mode][estimator] = round(statistics.mean(one.low <= truth <= one.high for one in runs), 4)
+    truth, found = held.truth()["ra"], {}
+    for mode, (images, draws) in {"all images": (None, 2048), "lanes": (1, 4096)}.items():
+        stop, found[mode] = MaxTrials(draws * (images or len(held.engine.data))), dict[str, float]()
+        for name, estimator in ESTIMATORS.items():
+            drawn = {"proposal": estimator.proposal, "inputs_per_fault": images, "stop": stop, "level": LEVEL}
+            runs = (estimate(run(held.campaign(seed=seed, **drawn)), estimator) for seed in range(1000, 1000 + seeds))
+            found[mode][name] = round(statistics.mean(one.low <= truth <= one.high for one in runs), 4)
     return found
 
 
@@ -181,21 +162,19 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="where records are kept (below $XDG_CACHE_HOME or ~/.cache)")
     parser.add_argument("--plot", type=Path, default=Path("resiliency.png"), help="where to save the plot")
     parser.add_argument("--only", choices=["accuracies", "convergence"], help="do a part of it")
-    parser.add_argument("--faults", type=int, default=2000, help="upsets per network and accelerator (2000)")
+    parser.add_argument("--faults", type=int, default=4096, help="upsets per network and accelerator (4096)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of records of ResNet-20 (3)")
-    parser.add_argument(
-        "--truth", type=int, default=20_000, help="lanes of ResNet-20's truth, beside its profile (20000)"
-    )
+    parser.add_argument("--truth", type=int, default=20_480, help="lanes of ResNet-20's truth (20480)")
     parser.add_argument("--seeds", type=int, default=20, help="runs per estimator and network (20)")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (2)")
     parser.add_argument("--repeats", type=int, default=200, help="runs per coverage (200)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    found = run(options)
+    found = measured(options)
     print(json.dumps(found) if options.json else table(found))
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
+def measured(options: argparse.Namespace) -> dict[str, Any]:
     """Return all figures that are asked for."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = options.cache or base / "torchfault" / "resiliency"
@@ -210,7 +189,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         with timed(seconds, "records"):
             held = records(folder, rounds=options.rounds)
         with timed(seconds, "truth"):
-            found["truth"] = {name: {"records": round(one.truth(), 5)} for name, one in held.items()}
+            found["truth"] = {name: {"records": round(one.truth()["ra"], 5)} for name, one in held.items()}
             found["truth"]["resnet20"] |= truth_by_many(lanes=options.truth, folder=folder)
         with timed(seconds, "convergence"):
             found["samples"] = samples(held, found["truth"]["resnet20"]["value"], seeds=options.seeds)
@@ -224,11 +203,11 @@ def samples(held: dict[str, Recorded], many: float, *, seeds: int) -> dict[str, 
     """Return the medians by network, mode and estimator."""
     found: dict[str, Any] = {}
     for name, one in held.items():
-        truth = one.truth() if name == "digits" else many
+        truth = one.truth()["ra"] if name == "digits" else many
         found[name] = {}
         for mode, images in MODES.items():
-            longest, ours = (20_000, 600) if images is None else (60_000, 10_000)
-            most = dict.fromkeys(ESTIMATORS, longest) | {"drop": ours}
+            longest, ours = (6_000, 2_048) if images is None else (60_000, 10_000)
+            most = dict.fromkeys(ESTIMATORS, longest) | {"strata": ours}
             found[name][mode] = convergence(one, truth, images=images, most=most, seeds=seeds)
     return found
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hardware_networks import lenet5, mnist
 from scipy.stats import chisquare
+from thales.networks import lenet5, mnist
 
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import (

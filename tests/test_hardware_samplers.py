@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from thales.records import answers_of
 from torch import nn
 
 from torchfault.campaign import Campaign, run
@@ -15,7 +16,6 @@ from torchfault.hardware.accelerator import FLAT, NVDLA_LIKE, OUTPUT_STATIONARY
 from torchfault.hardware.layers import layers_of
 from torchfault.hardware.measure import UpsetMeasure
 from torchfault.hardware.samplers import PROPOSALS, ByCells, TwoPhase, halves_of
-from torchfault.hardware.striking import target_of
 from torchfault.hardware.upset_space import upset_space
 from torchfault.hardware.upsets import Upset
 from torchfault.measures import UNIFORM
@@ -49,13 +49,12 @@ def small():
 def outcomes(request, small):
     """Return a population of upsets, whether each changes the answer to each input, and the true probability."""
     engine, layers = small
-    target = target_of(engine, CHIPS[request.param], layers)
-    space, index = target.space, np.arange(len(target.space))
+    space = upset_space(CHIPS[request.param], layers.works, layers.space)
+    index = np.arange(len(space))
     cell, place = space.cell_of(index), space.place_of(index)
     data = index[space.cells.bit[cell] >= 0]
-    words = np.zeros(len(data), dtype=np.uint64)
     failed = np.zeros((len(space), 10), dtype=bool)
-    failed[data] = target.run(data, np.tile(np.arange(10), (len(data), 1)), words=words).changed
+    failed[data] = answers_of(engine, Upset(layers), space, data) != engine.golden().argmax(1).numpy()
     truth = IN_USE.mass(space)[cell] * IN_USE.within(space, cell, place) @ failed.mean(1)
     return Population(space, IN_USE, inputs=10), failed, float(truth)
 

@@ -243,7 +243,7 @@ def test_tables_go_by_what_upsets_have():
     assert space.axis("layer").keys == ["layer", "rnn"]
     assert space.axis("bit").keys == [-1, 0, 1, 2]
     assert (space.cells.group == space.axis("layer").of_cell).all()
-    with pytest.raises(HardwareError, match="did you mean 'layer'"):
+    with pytest.raises(SpaceError, match="did you mean 'layer'"):
         space.axis("layers")
 
 
@@ -269,6 +269,7 @@ def test_a_space_is_restored_from_json():
         space = UpsetSpace(chip, tuple(DRAWN.values()), (WIDTHS,) * 4)
         again = read_upset_space(json.loads(json.dumps(space.plain())))
         assert again == space
+        assert again.plain() == space.plain() == json.loads(json.dumps(space.plain())), "as a store gives it back"
         assert again.digest() == space.digest()
         assert len(again) == len(space)
 

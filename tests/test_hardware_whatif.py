@@ -5,19 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hardware_records import every_upset
+from hardware_records import record_all
 from torch import nn
 
+from torchfault.campaign import run
 from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import FLAT, hardened, with_buffer
-from torchfault.hardware.fit import fit_summary
 from torchfault.hardware.layers import layers_of
-from torchfault.hardware.objective import resiliency_objective
-from torchfault.hardware.resiliency import resiliency_accuracy
-from torchfault.hardware.striking import target_of
-from torchfault.hardware.whatif import Change, add_ecc, harden, protect, usual_changes, what_if, what_if_table
+from torchfault.hardware.measure import UpsetMeasure
+from torchfault.recipes import upsets
+from torchfault.results import fit, resiliency
+from torchfault.results.what_if import Change, add_ecc, harden, protect, usual_changes, what_if, what_if_table
+from torchfault.statistics import MaxTrials
 
 CHIP = with_buffer(FLAT, "cache", holds="weight", share=2000.0)
 
@@ -37,15 +38,14 @@ def small():
 
 @pytest.fixture(scope="module")
 def known(small):
-    """Return the cells of CHIP, and the true drop, P(changed) and P(due) of each, from every upset on every input."""
+    """Return campaigns on records of every upset of CHIP on every input."""
+    return record_all(small[0], CHIP, small[1])
+
+
+def struck(small, chip, *, trials=1500, **options):
+    """Return the results of the recipe on the engine itself."""
     engine, layers = small
-    target = target_of(engine, CHIP, layers)
-    index, cell, share = every_upset(target.space)
-    words = np.zeros(len(index), dtype=np.uint64)
-    fates = target.run(index, np.tile(np.arange(10), (len(index), 1)), words=words)
-    assert np.bincount(cell, share, len(target.cells))[~target.cells.control] == pytest.approx(1)
-    values = (fates.wrong.mean(1) - target.before.mean(), (fates.changed & ~fates.due).mean(1), fates.due.mean(1))
-    return target.cells, [np.bincount(cell, share * value, len(target.cells)) for value in values]
+    return run(upsets(engine, chip, layers=layers, stop=MaxTrials(trials), **options))
 
 
 CHANGES = {
@@ -58,25 +58,31 @@ CHANGES = {
 
 def truth(known, factors, protected):
     """Return RA, and SDC and DUE in upsets of the chip as it was, from the definition."""
-    cells, (drop, changed, due) = known
-    factor = np.array([factors.get(one.name, 1.0) for one in CHIP.types])[cells.kind]
-    p = cells.p * factor
-    live = np.where(cells.control | np.isin(cells.layer, protected), 0.0, p)
-    control = p[cells.control].sum()
+    space, answers = known.space, known.answers[known.records.row]
+    labels, golden = np.asarray(known.engine.data.labels), known.engine.golden().argmax(1).numpy()
+    outcomes = (
+        (answers != labels).mean(1) - 0.3,
+        ((answers != golden) & (answers >= 0)).mean(1),
+        (answers < 0).mean(1),
+    )
+    drop, changed, due = (
+        np.bincount(known.records.cell, known.records.share * of, len(space.cells)) for of in outcomes
+    )
+    p = UpsetMeasure().mass(space) * np.array([factors.get(one.name, 1.0) for one in CHIP.types])[space.type]
+    live = np.where(space.is_control | np.isin(space.layer, protected), 0.0, p)
+    control = p[space.is_control].sum()
     return 0.7 - (live @ drop + 0.7 * control) / p.sum(), live @ changed, live @ due + control
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_reweighed_upsets_tell_what_the_change_does(small, known, name):
-    engine, layers = small
+def test_reweighed_upsets_tell_what_the_change_does(known, name):
     change, factors, protected = CHANGES[name]
     before, after = truth(known, {}, ()), truth(known, factors, protected)
     chip = CHIP.flip_flops * 600 / 2**23
     covered = []
     values = []
     for seed in range(40):
-        found = resiliency_accuracy(engine, CHIP, faults=600, seed=seed, layers=layers)
-        seen = what_if(found, change)
+        seen = what_if(run(known.campaign(stop=MaxTrials(1500), seed=seed)), change)
         rows = [
             (seen.ra, after[0]),
             (seen.ra_change, after[0] - before[0]),
@@ -93,39 +99,32 @@ def test_reweighed_upsets_tell_what_the_change_does(small, known, name):
 
 
 def test_a_change_is_sharper_than_two_intervals_side_by_side(small):
-    engine, layers = small
-    found = resiliency_accuracy(engine, CHIP, faults=600, layers=layers)
-    seen = what_if(found, harden(CHIP, "output"))
+    results = struck(small, CHIP)
+    found, seen = resiliency(results), what_if(results, harden(CHIP, "output"))
     assert seen.ra.value - found.ra.value == pytest.approx(seen.ra_change.value)
     assert seen.ra_change.high - seen.ra_change.low < 0.7 * (seen.ra.high - seen.ra.low + found.ra.high - found.ra.low)
 
 
 def test_hardening_reweighed_is_hardening(small):
-    engine, layers = small
-    better = hardened(FLAT, "control")
-    found = resiliency_accuracy(engine, FLAT, faults=400, layers=layers)
-    anew = resiliency_accuracy(engine, better, faults=400, layers=layers)
-    seen, fit = what_if(found, harden(FLAT, "control")), fit_summary(better, anew)
-    assert seen.chip == pytest.approx(fit.chip)
-    assert seen.ra.low < anew.ra.value < seen.ra.high
-    assert seen.due.low < fit.due.value < seen.due.high
+    results, anew = struck(small, FLAT), struck(small, hardened(FLAT, "control"), seed=1)
+    seen, told = what_if(results, harden(FLAT, "control")), fit(anew)
+    assert seen.chip == pytest.approx(told.chip)
+    assert seen.ra.low < resiliency(anew).ra.value < seen.ra.high
+    assert seen.due.low < told.due.value < seen.due.high
 
 
 def test_no_change_changes_nothing(small):
-    engine, layers = small
-    found = resiliency_accuracy(engine, CHIP, faults=300, layers=layers)
-    table = what_if_table(found, [])
+    results = struck(small, CHIP)
+    found, table = resiliency(results), what_if_table(results, [])
     assert table["change"].tolist() == ["as it is"]
     row = table.iloc[0]
     assert (row["ra"], row["ra_low"], row["ra_high"]) == pytest.approx((found.ra.value, found.ra.low, found.ra.high))
     assert [row[name] for name in row.index if "change_" in name or name.endswith("_change")] == pytest.approx([0] * 10)
-    assert row["sdc_fit"] == pytest.approx(fit_summary(CHIP, found).sdc.value)
+    assert row["sdc_fit"] == pytest.approx(fit(results).sdc.value)
 
 
 def test_usual_changes_are_those_that_can_be_made(small):
-    engine, layers = small
-    found = resiliency_accuracy(engine, hardened(CHIP, "input"), faults=300, layers=layers)
-    names = [change.name for change in usual_changes(found)]
+    names = [change.name for change in usual_changes(struck(small, hardened(CHIP, "input")))]
     assert "harden control: 600 to 200 FIT/MB" in names
     assert not any(name.startswith("harden input") for name in names)  # it is
     assert "ECC for cache" in names
@@ -134,18 +133,16 @@ def test_usual_changes_are_those_that_can_be_made(small):
 
 
 def test_flip_flops_that_are_not_counted_leave_shares(small):
-    engine, layers = small
-    found = resiliency_accuracy(engine, replace(FLAT, flip_flops=None), faults=100, layers=layers)
-    table = what_if_table(found)
+    results = struck(small, replace(FLAT, flip_flops=None))
+    table = what_if_table(results)
     assert table["chip_fit"][0] == pytest.approx(1)
-    assert table["sdc_fit"][0] == pytest.approx(found.sdc.value)
-    counted = what_if_table(found, flip_flops=2**23)
+    assert table["sdc_fit"][0] == pytest.approx(resiliency(results).sdc.value)
+    counted = what_if_table(results, flip_flops=2**23)
     assert counted["due_fit"].to_numpy() == pytest.approx(600 * table["due_fit"].to_numpy())
 
 
 def test_what_cannot_be_said_is_refused(small):
-    engine, layers = small
-    found = resiliency_accuracy(engine, hardened(CHIP, "cache", fit=0.0), faults=50, layers=layers)
+    found = struck(small, hardened(CHIP, "cache", fit=0.0), trials=50)
     with pytest.raises(HardwareError, match="did you mean 'control'"):
         harden(CHIP, "contrl")
     with pytest.raises(HardwareError, match="'output' is none; memories: cache"):
@@ -156,15 +153,3 @@ def test_what_cannot_be_said_is_refused(small):
         what_if(found, harden(CHIP, "cache"))
     with pytest.raises(HardwareError, match="no flip-flop that upsets"):
         what_if(found, Change("all", tuple((one.name, 0.0) for one in CHIP.types)))
-
-
-def test_the_objective_depends_on_its_arguments_alone(small):
-    engine, _ = small
-    model, data = engine.model, engine.data
-    one, two, other = (resiliency_objective(model, data, FLAT, budget=800, seed=seed) for seed in (1, 1, 2))
-    assert one == two
-    assert other != one
-    assert one.low < one.value < one.high
-    assert one.trials == 800  # the pilot counts, and is counted
-    with pytest.raises(HardwareError, match="96 pairs of type and bit need 192 lanes"):
-        resiliency_objective(model, data, FLAT, budget=100)

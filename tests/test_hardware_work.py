@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hardware_networks import lenet5, mnist
+from thales.networks import lenet5, mnist
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

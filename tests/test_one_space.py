@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from agreement import assert_agree, collect, random_trials
-from hardware_networks import lenet5, mnist
+from thales.networks import lenet5, mnist
 from networks import NETWORKS
 from reference import reference
 from spiking_networks import SPIKING, spiking

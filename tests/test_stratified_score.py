@@ -6,14 +6,14 @@ from hardware_records import record_all
 from numpy.typing import NDArray
 from torch import manual_seed, nn, no_grad, randn
 
+from torchfault.campaign import run
 from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.errors import StatisticsError
 from torchfault.hardware.accelerator import FLAT
 from torchfault.hardware.layers import layers_of
-from torchfault.hardware.resiliency import resiliency_of
-from torchfault.hardware.striking import target_of
-from torchfault.statistics import bounded_mean, wilson
+from torchfault.results.upset_sample import sample_of
+from torchfault.statistics import MaxTrials, bounded_mean, wilson
 from torchfault.statistics.stratified_score import tilted_bounds
 
 Floats = NDArray[np.float64]
@@ -94,21 +94,22 @@ def test_contributions_of_layers_types_and_bits_hold_their_level() -> None:
         labels = model(inputs).argmax(1)
     labels[:2] = (labels[:2] + 1) % 3
     data = Data(inputs, labels)
-    held = record_all(target_of(Engine(model, data), FLAT, layers_of(model, data)))
-    wrong = np.unpackbits(held.fates[0], axis=1, count=10).mean(1)[held.row]
-    drop = np.bincount(held.cell, held.share * (wrong - held.before.mean()), len(held.cells))
-    codes = {"layer": held.cells.layer, "type": held.cells.kind, "bit": held.cells.bit}
-    for faults in (60, 400, 2000):
+    held = record_all(Engine(model, data), FLAT, layers_of(model, data))
+    space, answers = held.space, held.answers[held.records.row]
+    wrong = (answers != labels.numpy()).mean(1) - 0.2
+    drop = np.bincount(held.records.cell, held.records.share * wrong, len(space.cells))
+    codes = {"layer": space.layer, "type": space.type, "bit": space.cells.bit}
+    for trials in (1100, 2048, 4096):
         hits: dict[tuple[str, int], list[bool]] = {}
         for seed in range(150):
-            found = resiliency_of(held, faults=faults, seed=seed)
+            sample = sample_of(run(held.campaign(stop=MaxTrials(trials), seed=seed)))
             for by, code in codes.items():
-                for one in np.unique(code[held.cells.mass > 0]).tolist():
-                    mass = np.where(code == one, held.cells.mass, 0.0)
-                    part, truth = found.sample.drop(mass, control=0.0), float(mass @ drop)
+                for one in np.unique(code[sample.p > 0]).tolist():
+                    p = np.where(code == one, sample.p, 0.0)
+                    part, truth = sample.drop(p, control=0.0), float(p @ drop)
                     hits.setdefault((by, one), []).append(part.low - 1e-12 <= truth <= part.high + 1e-12)
         for by in codes:
             shares = np.array([np.mean(hit) for (name, _), hit in hits.items() if name == by])
-            print(f"{faults} faults, by {by}: {shares.mean():.3f} on average, {shares.min():.3f} at worst")
+            print(f"{trials} trials, by {by}: {shares.mean():.3f} on average, {shares.min():.3f} at worst")
             assert shares.mean() >= 0.94
             assert shares.min() >= 0.86

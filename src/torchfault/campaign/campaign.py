@@ -234,7 +234,7 @@ def check(campaign: Campaign, design: Design) -> None:
     if campaign.stop is None and design.total is None:
         sampler = type(campaign.sampler).__name__
         raise CampaignError(f"{sampler} never ends by itself, so a campaign needs a rule; give stop=MaxTrials(10_000)")
-    if design.sample is not None and repeats_of(campaign, design) != 1:
+    if design.sample is not None and not design.replacement and repeats_of(campaign, design) != 1:
         raise CampaignError("a search strikes every fault once, on one input, got several; leave inputs_per_fault at 1")
     for by in goals_of(campaign):
         campaign.space.axis(by)

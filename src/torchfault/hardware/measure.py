@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from torchfault.cells import Space
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import Accelerator, FlipFlops
 from torchfault.hardware.operands import input_uses, offset_of_use, use_of_input
 from torchfault.hardware.patterns import find_pattern
-from torchfault.hardware.upset_space import UpsetSpace, sum_slots, use_shape
+from torchfault.hardware.upset_space import UpsetSpace, as_upsets, sum_slots, use_shape
 from torchfault.hardware.work import Work
 from torchfault.measures import Measure, ProductMeasure, probability
 from torchfault.space import FaultSpace
@@ -158,21 +159,22 @@ class UpsetMeasure:
 
     in_use: bool = False
 
-    def mass(self, space: UpsetSpace) -> Floats:
+    def mass(self, space: Space) -> Floats:
         """Return the probability of each cell, shape (cells,); they sum to 1.
 
-        Raises :class:`HardwareError` where no data are ever in use.
+        Raises :class:`HardwareError` where no data are ever in use, and for a space that is not of upsets.
         """
-        p, used = _cell_shares(space)
+        p, used = _cell_shares(as_upsets(space))
         if not self.in_use:
             return p
         if not (p * used).sum() > 0:
             raise HardwareError("upsets need a type that holds data and is in use, got none; see utilisation")
         return np.asarray(p * used / (p * used).sum())
 
-    def within(self, space: UpsetSpace, cell: ArrayLike, place: ArrayLike) -> Floats:
+    def within(self, space: Space, cell: ArrayLike, place: ArrayLike) -> Floats:
         """Return the probability of each *place* given its *cell*, shape (n,)."""
         cells, places = (np.asarray(part, dtype=np.int64).reshape(-1) for part in (cell, place))
+        space = as_upsets(space)
         p = 1 / space.cells.sizes[cells]
         for work, one, here in _served(space, cells):
             product, shape = work.product, use_shape(work, one)
@@ -187,9 +189,10 @@ class UpsetMeasure:
                 p[here] = np.bincount(slots)[use[0]] / len(slots) / shape[0]
         return np.asarray(p)
 
-    def draw_places(self, space: UpsetSpace, cell: ArrayLike, *, rng: np.random.Generator) -> Ints:
+    def draw_places(self, space: Space, cell: ArrayLike, *, rng: np.random.Generator) -> Ints:
         """Return a random place for each given *cell*, by its probability within it, shape (n,)."""
         cells = np.asarray(cell, dtype=np.int64).reshape(-1)
+        space = as_upsets(space)
         places = rng.integers(0, space.cells.sizes[cells])
         for work, one, here in _served(space, cells):
             product, shape = work.product, use_shape(work, one)

@@ -30,7 +30,8 @@ class Profile:
         """Return the profile that *trials* make, those of several inputs each for itself."""
         cell, size = space.cell_of(trials.faults), len(space.cells)
         failed = np.bincount(cell, np.asarray(trials.failed, dtype=np.float64), size)
-        return cls(space, failed, np.bincount(cell, minlength=size).astype(np.float64))
+        drawn = np.bincount(cell, minlength=size)
+        return cls(space, failed.astype(np.float64), drawn.astype(np.float64))
 
     @property
     def family(self) -> Ints:

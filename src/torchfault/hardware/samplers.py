@@ -9,13 +9,14 @@ from torchfault.errors import SamplingError, did_you_mean
 from torchfault.hardware.profile import Profile
 from torchfault.hardware.strata import Allocation, stratify
 from torchfault.hardware.upset_space import UpsetSpace
+from torchfault.measures import Measure
 from torchfault.sampling.design import Design, Strata
 from torchfault.sampling.protocol import Draws, Population
 from torchfault.sampling.strata import apportion
 from torchfault.sampling.tally import Tally
 from torchfault.store import Columns
 
-__all__ = ["PROPOSALS", "ByCells", "TwoPhase", "halves_of", "pairs_of"]
+__all__ = ["PROPOSALS", "ByCells", "TwoPhase", "halves_of", "pairs_of", "pilot_block"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -151,6 +152,20 @@ def _pilot_of(tally: Tally | None, start: int, block: int) -> Columns:
 def halves_of(block: int) -> tuple[int, int]:
     """Return the sizes of the pilot's two halves, the first draws of the block and the others."""
     return block - block // 2, block // 2
+
+
+def pilot_block(space: UpsetSpace, measure: Measure) -> int:
+    """Return a block, 1024 or some larger power of two, with room for a pilot of the upsets in *space*.
+
+    >>> from torchfault.hardware.accelerator import FLAT
+    >>> from torchfault.hardware.measure import UpsetMeasure
+    >>> from torchfault.hardware.work import Work
+    >>> work = Work("rnn", "gru", 40, (), (), (), (4, 8, 5))
+    >>> [pilot_block(UpsetSpace(FLAT, (work,), ((width,) * 3,)), UpsetMeasure(in_use=True)) for width in (32, 64)]
+    [1024, 1024]
+    """
+    pairs = int(pairs_of(space, measure.mass(space)).max()) + 1
+    return max(1024, 1 << (_EACH * pairs - 1).bit_length())
 
 
 def pairs_of(space: UpsetSpace, mass: Floats) -> Ints:

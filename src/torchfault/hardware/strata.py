@@ -88,4 +88,6 @@ def stratify(mass: Floats, rate: Floats, draws: int) -> Allocation:
     stratum = np.full(len(mass), -1)
     stratum[held] = number
     by_stratum = np.bincount(number, weights=need)
-    return Allocation(stratum, apportion(by_stratum, draws, least=2), np.where(stratum >= 0, mass, 0.0))
+    return Allocation(
+        stratum, apportion(np.asarray(by_stratum, dtype=np.float64), draws, least=2), np.where(stratum >= 0, mass, 0.0)
+    )

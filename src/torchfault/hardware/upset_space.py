@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from torchfault.cells import Axis, Cells
+from torchfault.cells import Axis, Cells, Space
 from torchfault.errors import HardwareError, SpaceError, did_you_mean
 from torchfault.hardware.accelerator import Accelerator, FlipFlops, Holds, accelerator_of, plain_accelerator
 from torchfault.hardware.operands import input_offsets, use_of_input, use_of_output, use_of_weight
@@ -25,7 +25,7 @@ from torchfault.hardware.patterns import find_pattern
 from torchfault.hardware.work import Product, Work, plain_work, read_work
 from torchfault.space import FaultSpace
 
-__all__ = ["UpsetSpace", "Upsets", "read_upset_space", "sum_slots", "upset_space", "use_shape"]
+__all__ = ["UpsetSpace", "Upsets", "as_upsets", "read_upset_space", "sum_slots", "upset_space", "use_shape"]
 
 Ints = NDArray[np.int64]
 _LARGEST = np.iinfo(np.int64).max
@@ -242,16 +242,20 @@ class UpsetSpace:
     def plain(self) -> dict[str, Any]:
         """Return the space as JSON can hold it; :func:`read_upset_space` is the way back."""
         works = [plain_work(work) for work in self.works]
-        return {
-            "kind": "upsets",
-            "accelerator": plain_accelerator(self.accelerator),
-            "works": works,
-            "widths": [list(widths) for widths in self.widths],
-        }
+        held = {"kind": "upsets", "accelerator": plain_accelerator(self.accelerator), "works": works}
+        plain: dict[str, Any] = json.loads(json.dumps(held | {"widths": self.widths}))  # as it comes back from a store
+        return plain
 
     def digest(self) -> str:
         """Return a SHA-256 over everything that decides which upset a number means, and how likely it is."""
         return hashlib.sha256(json.dumps(self.plain(), sort_keys=True).encode()).hexdigest()
+
+
+def as_upsets(space: Space) -> UpsetSpace:
+    """Return *space*, or raise :class:`HardwareError` where it is not one of upsets."""
+    if not isinstance(space, UpsetSpace):
+        raise HardwareError(f"upsets are of the space of an accelerator, got a {type(space).__name__}; see upset_space")
+    return space
 
 
 def upset_space(accelerator: Accelerator, works: Sequence[Work], space: FaultSpace) -> UpsetSpace:

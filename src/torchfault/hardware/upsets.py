@@ -16,13 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torchfault.cells import Space
 from torchfault.data import Data, leaves, rows
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import Accelerator, FlipFlops
 from torchfault.hardware.layers import Layers
 from torchfault.hardware.operands import input_element, output_element, weight_element
 from torchfault.hardware.patterns import Reach, find_pattern, reach_of
-from torchfault.hardware.upset_space import Upsets, UpsetSpace
+from torchfault.hardware.upset_space import Upsets, UpsetSpace, as_upsets
 from torchfault.hardware.work import Work
 from torchfault.model.lane_axis import LaneAxis, lanes_first
 from torchfault.model.program import Ref, evaluate
@@ -74,7 +75,7 @@ class Upset:
 
     layers: Layers
 
-    def check(self, space: object, mass: Floats, engine: Machine) -> None:
+    def check(self, space: Space, mass: Floats, engine: Machine) -> None:
         """Raise :class:`HardwareError` unless *space* is one of upsets in these layers, whose sites *engine* has.
 
         Control has no trial, so the *mass* of its cells has to be 0.
@@ -93,21 +94,23 @@ class Upset:
             )
 
     def trials(
-        self, space: UpsetSpace, index: Ints, inputs: Ints, *, words: Words, engine: Machine
+        self, space: Space, index: Ints, inputs: Ints, *, words: Words, engine: Machine
     ) -> tuple[Trials, NDArray[np.bool_]]:
         """Return the trials that upsets *index* become on *inputs*, shape (n,), and which of them become one, (n,).
 
         The others strike a variable that no product uses, and change nothing. *words*, shape (n,), are random ones,
         which some types leave. Raises :class:`HardwareError` for upsets of control, which are crashes without a trial.
         """
+        space = as_upsets(space)
         none = self._made(space, index[:0], inputs[:0], words=words[:0], engine=engine)
         parts, owners = zip(none, *self.parts(space, index, inputs, words=words, engine=engine), strict=True)
         owner, kept = np.concatenate(owners), np.zeros(len(index), dtype=bool)
         kept[owner] = True
         return Trials.join(parts).take(np.argsort(owner)), kept
 
-    def fitting(self, space: UpsetSpace, index: Ints, *, engine: Machine) -> int:
+    def fitting(self, space: Space, index: Ints, *, engine: Machine) -> int:
         """Return how many of the first of upsets *index* fit into the memory as trials, 1 at least."""
+        space = as_upsets(space)
         edits = np.cumsum(self._edits(space, index, self._located(space, index)))
         return max(1, int(np.searchsorted(edits, _most_edits(engine), side="right")))
 

@@ -2,6 +2,7 @@
 
 from torchfault.recipes.economy import economy
 from torchfault.recipes.search import search
+from torchfault.recipes.upsets import upsets
 from torchfault.recipes.vulnerability import injection, layer_space, vulnerability
 
-__all__ = ["economy", "injection", "layer_space", "search", "vulnerability"]
+__all__ = ["economy", "injection", "layer_space", "search", "upsets", "vulnerability"]

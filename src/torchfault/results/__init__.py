@@ -5,27 +5,38 @@ from torchfault.results.comparison import Agreement, agreement, compare
 from torchfault.results.diagnostics import Diagnostics
 from torchfault.results.export import export_trials
 from torchfault.results.factor_score import FactorScore, factor_score
+from torchfault.results.fit import Fit, fit
 from torchfault.results.looks import LOOK
 from torchfault.results.recall import Recall, recall
 from torchfault.results.regression import assisted
+from torchfault.results.resiliency import Resiliency, resiliency
 from torchfault.results.results import Results, load
 from torchfault.results.vulnerability import factors, ranges
+from torchfault.results.what_if import Change, WhatIf, what_if, what_if_table
 
 __all__ = [
     "LOOK",
     "Agreement",
     "Audit",
+    "Change",
     "Diagnostics",
     "FactorScore",
+    "Fit",
     "Recall",
+    "Resiliency",
     "Results",
+    "WhatIf",
     "agreement",
     "assisted",
     "compare",
     "export_trials",
     "factor_score",
     "factors",
+    "fit",
     "load",
     "ranges",
     "recall",
+    "resiliency",
+    "what_if",
+    "what_if_table",
 ]

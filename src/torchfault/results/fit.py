@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import Accelerator
-from torchfault.hardware.resiliency import Resiliency
-from torchfault.hardware.sample import scaled
+from torchfault.results.resiliency import resiliency
+from torchfault.results.results import Results
+from torchfault.results.upset_sample import scaled
 from torchfault.statistics import Estimate
 
-__all__ = ["FLIP_FLOPS_PER_MB", "FitSummary", "TypeFit", "chip_fit", "fit_summary"]
+__all__ = ["FLIP_FLOPS_PER_MB", "Fit", "TypeFit", "chip_fit", "fit"]
 
 FLIP_FLOPS_PER_MB = 2**23
 """One megabyte, 2^20 bytes of 8 bits: the unit in which raw FIT are given."""
@@ -29,7 +30,7 @@ class TypeFit:
 
 
 @dataclass(frozen=True)
-class FitSummary:
+class Fit:
     """Failures in 10^9 hours of running: upsets of the whole *chip*, those that end in wrong answers or in none.
 
     *chip* = sum of the *types*; *sdc* = chip x P(silent corruption | upset), and *due* = chip x P(crash, NaN or
@@ -56,19 +57,25 @@ class FitSummary:
         return "\n".join(lines)
 
 
-def fit_summary(accelerator: Accelerator, found: Resiliency, *, flip_flops: int | None = None) -> FitSummary:
-    """Return the failures in time of *accelerator* running the network for which *found* was measured on it.
+def fit(results: Results, *, flip_flops: int | None = None, level: float | None = None) -> Fit:
+    """Return the failures in time of the accelerator that a campaign by :func:`torchfault.recipes.upsets` struck.
 
     *flip_flops* is the number of all flip-flops, where the accelerator does not say. FIT count upsets while the chip
-    runs the network without pause. Raises :class:`HardwareError` where the number is not known.
+    runs the network without pause. Intervals are of the *level* of the campaign unless told. Raises
+    :class:`HardwareError` where the number is not known, and for other campaigns.
 
     >>> import torch
-    >>> from torchfault import FLAT, Data, Engine, resiliency_accuracy
+    >>> from torchfault import Data, Engine, MaxTrials
+    >>> from torchfault.campaign import run
+    >>> from torchfault.hardware.accelerator import FLAT
+    >>> from torchfault.recipes import upsets
     >>> from torchfault.zoo import digits_cnn
     >>> engine = Engine(digits_cnn(), Data(torch.rand(4, 1, 8, 8), torch.arange(4)))
-    >>> print(str(fit_summary(FLAT, resiliency_accuracy(engine, FLAT, faults=50))).splitlines()[0])
+    >>> print(str(fit(run(upsets(engine, FLAT, stop=MaxTrials(1100))))).splitlines()[0])
     input: 512 flip-flops / 2^23 x 600 FIT/MB = 0.03662 FIT
     """
+    found = resiliency(results, level=level)
+    accelerator = found.sample.space.accelerator
     total = flip_flops if flip_flops is not None else accelerator.flip_flops
     if total is None or total < 1:
         raise HardwareError(
@@ -76,7 +83,7 @@ def fit_summary(accelerator: Accelerator, found: Resiliency, *, flip_flops: int 
         )
     types = _type_fits(accelerator, total)
     chip = sum(one.fit for one in types)
-    return FitSummary(types, chip, scaled(found.sdc, chip), scaled(found.due, chip), (found.sdc, found.due))
+    return Fit(types, chip, scaled(found.sdc, chip), scaled(found.due, chip), (found.sdc, found.due))
 
 
 def chip_fit(accelerator: Accelerator, *, flip_flops: int | None = None) -> float:

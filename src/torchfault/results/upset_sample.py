@@ -52,9 +52,9 @@ class UpsetSample:
 
     *p* is the probability that an upset strikes each cell while it holds data, shape (cells,), and *known* that of all
     else. Of shape (draws,): *cell*, *weight* (the mean of weight times outcome is an unbiased sum over p) and
-    *stratum*; *right*, the share of the draw's inputs with a right answer, *lost* and *gained*, of those on which it
-    changed that, *changed*, of other answers, and *due*, of none. *sa* is the accuracy without faults, *heaviest* the
-    largest weight that a draw can have, and *stages* what is known of how draws were directed.
+    *stratum*; *lost* and *gained*, the shares of the draw's inputs on which an answer is no longer right, and is now,
+    *changed*, of other answers, and *due*, of none. *sa* is the accuracy without faults, *heaviest* the largest weight
+    that a draw can have, and *stages* what is known of how draws were directed.
     """
 
     space: UpsetSpace
@@ -63,7 +63,6 @@ class UpsetSample:
     cell: Ints
     weight: Floats
     stratum: Ints
-    right: Floats
     lost: Floats
     gained: Floats
     changed: Floats
@@ -103,10 +102,11 @@ class UpsetSample:
     def _bounded(self, p: Floats, y: Floats, *, signed: bool) -> Estimate:
         """Return the sum over cells of *p* times the mean of *y*, with an interval that knows stages and strata."""
         least, most = self._limits(p, signed=signed)
-        if self.stages is None:
+        if self.stages is None or not len(self):
             return Estimate(nan, least, most, 0, "none", self.level)
         known, factor = self.stages, self._factor(p)
-        weight, count = known.weight * factor, np.maximum(np.bincount(self.stratum, minlength=known.strata.max() + 1), 1)
+        weight = known.weight * factor
+        count = np.maximum(np.bincount(self.stratum, minlength=known.strata.max() + 1), 1)
         moment = _moments(known, weight)
         # That a stratum's draws agree is no proof that all would: further changes, of the size that changes have in its
         # stage, are always possible.
@@ -154,20 +154,23 @@ def sample_of(results: Results, *, level: float | None = None) -> UpsetSample:
     """
     space, measure = results.space, results.record.configuration.get("measure")
     if not isinstance(space, UpsetSpace) or measure != {"class": "UpsetMeasure", "fields": {"in_use": True}}:
-        raise HardwareError(f"'{results.name}' did not strike the data of an accelerator; see recipes.upsets")
-    if "wrong" not in results.record.golden:
-        raise HardwareError(f"'{results.name}' did not record wrong answers; give verdicts={{'wrong': Misclassified()}}")
+        raise HardwareError(f"'{results.name}' did not strike the data in use of an accelerator; take recipes.upsets")
+    if results.record.configuration.get("verdicts", {}).get("wrong", {}).get("class") != "Misclassified":
+        raise HardwareError(f"'{results.name}' recorded no wrong answers; give verdicts={{'wrong': Misclassified()}}")
     columns, repeats = results.sampled, int(results.record.configuration.get("inputs_per_fault", 1))
     before = np.isin(columns.inputs, results.record.golden["wrong"])
     failed, due, wrong = (columns.flag(name).astype(bool) for name in ("failed", "due", "wrong"))
     draw = np.arange(len(columns)) // repeats
     size = np.bincount(draw)
-    found = (~wrong, wrong & ~before, ~wrong & before, failed & ~due, due)
-    shares = [np.bincount(draw, values, len(size)) / size for values in found]
+
+    def share(values: NDArray[np.bool_]) -> Floats:
+        return np.asarray(np.bincount(draw, values, len(size)) / size)
+
     draws = columns.where(np.arange(len(columns)) % repeats == 0)
     cell, cause = space.cell_of(draws.faults), known(space)
     p = cause.in_use * _IN_USE.mass(space)
-    stages = _two_phases(space, results.design.block, columns, draws, repeats) if results.design.adapts else None
+    directed = results.design.adapts and results.design.sample is None
+    stages = _two_phases(space, results.design.block, columns, draws, repeats) if directed else None
     if stages is None:
         weight, stratum = draws.weight, np.unique(draws.stratum, return_inverse=True)[1].reshape(-1)
     else:
@@ -181,7 +184,10 @@ def sample_of(results: Results, *, level: float | None = None) -> UpsetSample:
         cell,
         cause.in_use * weight,
         stratum,
-        *shares,
+        lost=share(wrong & ~before),
+        gained=share(~wrong & before),
+        changed=share(failed & ~due),
+        due=share(due),
         sa=1 - len(results.record.golden["wrong"]) / results.record.inputs,
         level=results.level if level is None else level,
         heaviest=cause.in_use * heaviest,

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from torchfault.errors import HardwareError, did_you_mean
 from torchfault.hardware.accelerator import HARDENED_FIT, Accelerator
-from torchfault.hardware.fit import chip_fit
-from torchfault.hardware.resiliency import Resiliency
-from torchfault.hardware.sample import negative, scaled, shifted
+from torchfault.hardware.measure import UpsetMeasure
+from torchfault.results.fit import chip_fit
+from torchfault.results.resiliency import resiliency
+from torchfault.results.results import Results
+from torchfault.results.upset_sample import UpsetSample, negative, sample_of, scaled, shifted
 from torchfault.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -92,29 +94,36 @@ class WhatIf:
     due_change: Estimate
 
 
-def what_if(found: Resiliency, change: Change, *, flip_flops: int | None = None) -> WhatIf:
-    """Return what *change* would make of *found*, estimated from the upsets that *found* was measured with.
+def what_if(results: Results, change: Change, *, flip_flops: int | None = None, level: float | None = None) -> WhatIf:
+    """Return what *change* would make of what a campaign by :func:`torchfault.recipes.upsets` found.
 
     A change alters how likely upsets are, not what they do: with p' in place of p, the same draws weigh p' / q. The
     differences are estimated as such, from differences of weights, and are sharper than two intervals side by side.
     A memory with ECC no longer upsets, so that RA, given an upset, may fall while failures in time do: compare both.
     *flip_flops* counts all, where the accelerator does not. Raises :class:`HardwareError` for unknown types and
-    layers, and for a type that upsets after the change alone.
+    layers, for a type that upsets after the change alone, and for other campaigns.
 
     >>> import torch
-    >>> from torchfault import FLAT, Data, Engine, resiliency_accuracy
+    >>> from torchfault import Data, Engine, MaxTrials
+    >>> from torchfault.campaign import run
+    >>> from torchfault.hardware.accelerator import FLAT
+    >>> from torchfault.recipes import upsets
     >>> from torchfault.zoo import digits_cnn
     >>> engine = Engine(digits_cnn(), Data(torch.rand(4, 1, 8, 8), torch.arange(4)))
-    >>> better = what_if(resiliency_accuracy(engine, FLAT, faults=50), harden(FLAT, "control"))
+    >>> better = what_if(run(upsets(engine, FLAT, stop=MaxTrials(1100))), harden(FLAT, "control"))
     >>> round(better.chip_change, 4), better.due_change.high < 0
     (-0.015, True)
     """
-    sample = found.sample
-    mass, control, share = _reweighed(found, change)
-    chip = chip_fit(sample.accelerator, flip_flops=flip_flops)
-    more = mass - sample.cells.mass
+    return _changed(sample_of(results, level=level), change, flip_flops=flip_flops)
+
+
+def _changed(sample: UpsetSample, change: Change, *, flip_flops: int | None) -> WhatIf:
+    before = sample.known.control
+    mass, control, share = _reweighed(sample, change)
+    chip = chip_fit(sample.space.accelerator, flip_flops=flip_flops)
+    more = mass - sample.p
     ra = negative(sample.drop(mass / share, control=control / share), sample.sa)
-    ra_change = sample.drop(sample.cells.mass - mass / share, control=sample.control - control / share)
+    ra_change = sample.drop(sample.p - mass / share, control=before - control / share)
     due, due_change = sample.mean(mass, sample.due), sample.contrast(more, sample.due)
     return WhatIf(
         change,
@@ -125,35 +134,35 @@ def what_if(found: Resiliency, change: Change, *, flip_flops: int | None = None)
         scaled(sample.mean(mass, sample.changed), chip),
         scaled(sample.contrast(more, sample.changed), chip),
         scaled(shifted(due, control), chip),
-        scaled(shifted(due_change, control - sample.control), chip),
+        scaled(shifted(due_change, control - before), chip),
     )
 
 
-def _reweighed(found: Resiliency, change: Change) -> tuple[Floats, float, float]:
+def _reweighed(sample: UpsetSample, change: Change) -> tuple[Floats, float, float]:
     """Return the mass of each cell, of control, and of all upsets, in upsets of the chip before the change."""
-    sample, chip = found.sample, found.sample.accelerator
-    cells = sample.cells
+    space, chip = sample.space, sample.space.accelerator
     factor = np.ones(len(chip.types))
     for name, fit in change.fits:
         one = chip.type_of(name)
         if not one.fit > 0 and fit > 0:
             raise HardwareError(f"'{name}' never upsets at 0 FIT, so nothing is known of it; measure it at {fit:g}")
         factor[chip.types.index(one)] = fit / one.fit if one.fit else 1.0
-    kept = np.ones(len(sample.layers))
+    layers = [work.layer for work in space.works]
+    kept = np.ones(len(layers))
     for name in change.layers:
-        if name not in sample.layers:
-            raise HardwareError(f"no layer is called '{name}'{did_you_mean(name, sample.layers)}")
-        kept[[at for at, layer in enumerate(sample.layers) if layer == name]] = 0.0
-    control = float((cells.p * factor[cells.kind])[cells.control].sum())
-    share = float((cells.p * factor[cells.kind]).sum())
-    if not share > 0:
+        if name not in layers:
+            raise HardwareError(f"no layer is called '{name}'{did_you_mean(name, layers)}")
+        kept[[at for at, layer in enumerate(layers) if layer == name]] = 0.0
+    p = UpsetMeasure().mass(space) * factor[space.type]
+    if not p.sum() > 0:
         raise HardwareError(f"'{change.name}' leaves no flip-flop that upsets; leave one")
-    return cells.mass * factor[cells.kind] * kept[cells.layer], control, share
+    return sample.p * factor[space.type] * kept[space.layer], float(p[space.is_control].sum()), float(p.sum())
 
 
-def usual_changes(found: Resiliency) -> tuple[Change, ...]:
+def usual_changes(results: Results) -> tuple[Change, ...]:
     """Return the changes worth a look: harden each type, ECC for each memory, protect the most harmful layers."""
-    chip = found.sample.accelerator
+    found = resiliency(results)
+    chip = found.sample.space.accelerator
     plain = [one for one in chip.types if one.fit > HARDENED_FIT and one.share > 0]
     table = found.table("layer").sort_values("data", ascending=False, kind="stable")
     worst = [str(layer) for layer, data in zip(table["layer"], table["data"], strict=True) if data > 0][:_LAYERS]
@@ -165,7 +174,11 @@ def usual_changes(found: Resiliency) -> tuple[Change, ...]:
 
 
 def what_if_table(
-    found: Resiliency, changes: Sequence[Change] | None = None, *, flip_flops: int | None = None
+    results: Results,
+    changes: Sequence[Change] | None = None,
+    *,
+    flip_flops: int | None = None,
+    level: float | None = None,
 ) -> "pd.DataFrame":
     """Return a data frame with one row per change, the first being none; :func:`usual_changes` unless told.
 
@@ -174,18 +187,13 @@ def what_if_table(
     """
     import pandas as pd
 
-    rows = []
-    for change in (Change("as it is"), *(usual_changes(found) if changes is None else changes)):
-        seen = what_if(found, change, flip_flops=flip_flops)
-        row: dict[str, object] = {"change": change.name}
-        for name, one in (("ra", seen.ra), ("ra_change", seen.ra_change)):
-            row |= _columns(name, one)
-        row |= {"chip_fit": seen.chip, "chip_fit_change": seen.chip_change}
-        for name, one in (("sdc_fit", seen.sdc), ("sdc_fit_change", seen.sdc_change)):
-            row |= _columns(name, one)
-        for name, one in (("due_fit", seen.due), ("due_fit_change", seen.due_change)):
-            row |= _columns(name, one)
-        rows.append(row)
+    sample, rows = sample_of(results, level=level), []
+    for change in (Change("as it is"), *(usual_changes(results) if changes is None else changes)):
+        seen = _changed(sample, change, flip_flops=flip_flops)
+        row: dict[str, object] = {"change": change.name, **_columns("ra", seen.ra)}
+        row |= _columns("ra_change", seen.ra_change) | {"chip_fit": seen.chip, "chip_fit_change": seen.chip_change}
+        row |= _columns("sdc_fit", seen.sdc) | _columns("sdc_fit_change", seen.sdc_change)
+        rows.append(row | _columns("due_fit", seen.due) | _columns("due_fit_change", seen.due_change))
     return pd.DataFrame(rows)
 
 

@@ -1,4 +1,4 @@
-"""Outcomes of upsets on all images, struck once and kept: what estimators read seed after seed, and their truth."""
+"""What became of upsets on all images, struck once and kept: what estimators read seed after seed, and their truth."""
 
 import hashlib
 import os
@@ -8,18 +8,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from engine import MEAN, STD, data_folder
-from hardware_records import Recorded, every_upset
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
+from thales.records import Recorded, Records, answers_of
 from torchfault.adapters.load import load_data, load_model
 from torchfault.data import Data
+from torchfault.engine import Engine
+from torchfault.hardware.accelerator import Accelerator
+from torchfault.hardware.layers import Layers, layers_of
 from torchfault.hardware.measure import UpsetMeasure
-from torchfault.hardware.striking import EngineTarget
+from torchfault.hardware.upset_space import upset_space
+from torchfault.hardware.upsets import Upset
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 # The bits struck of every layer and type, and those that each stands for. Of 18,720 upsets of the sign and of bits 0 to
 # 24 of ResNet-20, each on one image, none changed an answer; of those of bits 25 to 29, one in eighty did.
@@ -28,72 +31,68 @@ AGAIN = 30  # the bit that nearly all of the drop comes from is struck anew in e
 _AT_ONCE = 10_000  # lanes between two saves of a large network
 
 
-def enumerated(target: EngineTarget, *, folder: Path, name: str) -> Recorded:
+def enumerated(engine: Engine, accelerator: Accelerator, *, folder: Path, name: str) -> Recorded:
     """Return every upset there is on every image."""
-    index, cell, share = every_upset(target.space)
-    fates = _kept(target, index, folder=folder, name=name, lanes=1_000_000)
-    return _recorded(target, cell, share, np.arange(len(cell)), fates)
+    layers = layers_of(engine.model, engine.data)
+    space = upset_space(accelerator, layers.works, layers.space)
+    index = np.arange(len(space))
+    cell, measure = space.cell_of(index), UpsetMeasure()
+    share = measure.within(space, cell, space.place_of(index))
+    live = ~space.is_control[cell] & (share > 0)
+    assert (space.cells.bit[cell[live]] >= 0).all(), "a random word is one of too many"
+    answers = _kept(engine, accelerator, layers, index[live], folder=folder, name=name, lanes=1_000_000)
+    return Recorded(engine, accelerator, layers, Records(cell[live], share[live], np.arange(len(answers))), answers)
 
 
-def sampled(target: EngineTarget, *, rounds: int, folder: Path, name: str) -> Recorded:
+def sampled(engine: Engine, accelerator: Accelerator, *, rounds: int, folder: Path, name: str) -> Recorded:
     """Return random upsets of every layer, type and bit on every image, in equal shares of their cells.
 
     The first round strikes every layer, type and bit of STRUCK once, each further one the bit AGAIN alone: more rounds
     add to the records and leave the earlier ones as they are.
     """
-    cells = target.cells
-    stand_in = {bit: struck for struck, bits in STRUCK.items() for bit in bits}
-    level = np.array([stand_in.get(int(bit), -1) for bit in cells.bit])
-    owners, fates = [], []
+    layers = layers_of(engine.model, engine.data)
+    space = upset_space(accelerator, layers.works, layers.space)
+    bit, data = space.cells.bit, ~space.is_control
+    stand_in = {each: struck for struck, bits in STRUCK.items() for each in bits}
+    level = np.array([stand_in.get(int(each), -1) for each in bit])
+    owners, answers = [], []
     for number in range(rounds):
-        bits = list(STRUCK) if number == 0 else [AGAIN]
-        struck = np.flatnonzero(~cells.control & np.isin(cells.bit, bits))
-        places = UpsetMeasure().draw_places(target.space, struck, rng=np.random.default_rng([2022, number]))
+        struck = np.flatnonzero(data & np.isin(bit, list(STRUCK) if number == 0 else [AGAIN]))
+        places = UpsetMeasure().draw_places(space, struck, rng=np.random.default_rng([2022, number]))
+        index = space.number_of(struck, places)
         owners.append(struck)
-        fates.append(
-            _kept(
-                target, target.space.number_of(struck, places), folder=folder, name=f"{name}-{number}", lanes=_AT_ONCE
-            )
+        answers.append(
+            _kept(engine, accelerator, layers, index, folder=folder, name=f"{name}-{number}", lanes=_AT_ONCE)
         )
     owner = np.concatenate(owners)
-    key = {(cells.layer[i], cells.kind[i], cells.bit[i]): np.flatnonzero(owner == i) for i in owners[0]}
-    data = np.flatnonzero(~cells.control)
-    rows = [key[cells.layer[i], cells.kind[i], level[i]] for i in data]
+    key = {(space.layer[i], space.type[i], bit[i]): np.flatnonzero(owner == i) for i in owners[0]}
+    cells = np.flatnonzero(data)
+    rows = [key[space.layer[i], space.type[i], level[i]] for i in cells]
     counts = np.array([len(row) for row in rows])
-    return _recorded(
-        target,
-        np.repeat(data, counts),
-        np.repeat(1 / counts, counts),
-        np.concatenate(rows),
-        np.concatenate(fates, axis=1),
-    )
+    records = Records(np.repeat(cells, counts), np.repeat(1 / counts, counts), np.concatenate(rows))
+    return Recorded(engine, accelerator, layers, records, np.concatenate(answers))
 
 
-def _recorded(target: EngineTarget, cell: Ints, share: Floats, row: Ints, fates: NDArray[np.uint8]) -> Recorded:
-    return Recorded(target.accelerator, target.works, target.cells, target.before, cell, share, row, fates)
-
-
-def _kept(target: EngineTarget, index: Ints, *, folder: Path, name: str, lanes: int) -> NDArray[np.uint8]:
-    """Return the packed outcomes of upsets on all inputs, from *folder* as far as they were run before."""
-    images = len(target.before)
+def _kept(
+    engine: Engine, accelerator: Accelerator, layers: Layers, index: Ints, *, folder: Path, name: str, lanes: int
+) -> NDArray[np.int8]:
+    """Return the answers of upsets on all inputs, from *folder* as far as they were run before."""
+    space, images = upset_space(accelerator, layers.works, layers.space), len(engine.data)
     step = max(1, lanes // images)
-    told = f"{target.engine.digest()} {target.space.digest()} {images} {lanes}".encode()
+    told = f"{engine.digest()} {engine.data.digest()} {space.digest()} {lanes}".encode()
     held = folder / f"{name}-{hashlib.sha256(told + index.tobytes()).hexdigest()[:12]}"
     held.mkdir(parents=True, exist_ok=True)
     parts = []
     for begin in range(0, len(index), step):
         file = held / f"{begin:07d}.npy"
         if not file.exists():
-            some = index[begin : begin + step]
-            every = np.tile(np.arange(images), (len(some), 1))
-            found = target.run(some, every, words=np.zeros(len(some), dtype=np.uint64))
             part = file.with_suffix(".part")
             with part.open("wb") as stream:
-                np.save(stream, np.packbits(np.stack((found.wrong, found.changed, found.due)), axis=2))
+                np.save(stream, answers_of(engine, Upset(layers), space, index[begin : begin + step]))
             os.replace(part, file)
-            print(f"  {name}: {begin + len(some):,} of {len(index):,} upsets", file=sys.stderr, flush=True)
+            print(f"  {name}: {min(begin + step, len(index)):,} of {len(index):,} upsets", file=sys.stderr, flush=True)
         parts.append(np.load(file))
-    return np.concatenate(parts, axis=1)
+    return np.concatenate(parts)
 
 
 def digits() -> tuple[nn.Module, Data]:
