@@ -488,12 +488,12 @@ def test_progress_is_one_live_line_on_a_terminal(monkeypatch):
     from torchfault.cli import progress, screen
     from torchfault.statistics import proportion
 
-    screen = Console(file=io.StringIO(), force_terminal=True, width=120)
-    monkeypatch.setattr(progress, "stderr", lambda: screen)
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
+    monkeypatch.setattr(screen, "_stderr", lambda: terminal)
     with progress.Watch(method="wilson") as watch:
         watch(Standing(500, 1000, 250.0, 2.0, proportion(5, 500), 500))
         watch(Standing(900, None, 250.0, None, proportion(5, 500), 900))
-    shown = screen.file.getvalue()
+    shown = terminal.file.getvalue()
     assert "━" * 14 in shown
     assert "500 of 1,000 trials  250/s  2.0 s left  failing 1.00 % [0.43, 2.32]" in shown
     assert "900 trials  250/s  failing" in shown

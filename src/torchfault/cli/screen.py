@@ -141,7 +141,7 @@ def facts(pairs: Iterable[tuple[str, str]], *, out: bool = False) -> None:
 
 def note(text: str, *, label: str = "note") -> None:
     """Print what a user should know."""
-    say((f"  {label}: {text}", "yellow"))
+    say((f"  {label}: {' '.join(text.split())}", "yellow"))
 
 
 def next_steps(commands: Iterable[str]) -> None:
