@@ -50,7 +50,7 @@ __all__ = [
 FORMATS = ("table", "markdown", "csv", "json")
 _PIPED_WIDTH = 160  # of what is not a terminal: wide enough for every table as it is
 _SHORTEST = 12  # to which names may be cut for a narrow terminal
-_LABEL = 9  # of facts: those that are told in parts stand below each other all the same
+_LABEL = 8  # the least width of names of facts: those that are told in parts stand below each other all the same
 _MARKS = re.compile(r"([\\|`*\[\]<>~])")  # what Markdown would take for its own in a cell
 
 Piece = str | tuple[str, str]
@@ -134,9 +134,10 @@ def traced() -> None:
 
 def facts(pairs: Iterable[tuple[str, str]], *, out: bool = False) -> None:
     """Print names and what they are, one to a line, aligned; those that are nothing are left out."""
-    for name, value in pairs:
-        if value:
-            say((f"  {name:<{_LABEL}}  ", "dim"), value, out=out)
+    rows = [(visible(name), value) for name, value in pairs if value]
+    across = max(_LABEL, *(len(name) for name, _ in rows), 0)
+    for name, value in rows:
+        say((f"  {name:<{across}}  ", "dim"), value, out=out)
 
 
 def note(text: str, *, label: str = "note") -> None:
@@ -254,7 +255,7 @@ def _width(table: Table, keep: Sequence[int]) -> int:
 
 
 def _widest(table: Table, place: int) -> int:
-    return max(len(table.columns[place].heading), *(len(visible(row[place])) for row in table.rows), 1)
+    return max(len(visible(table.columns[place].heading)), *(len(visible(row[place])) for row in table.rows), 1)
 
 
 def _print_rows(table: Table, keep: Sequence[int], most: int) -> None:
@@ -262,7 +263,7 @@ def _print_rows(table: Table, keep: Sequence[int], most: int) -> None:
     cells = [[visible(row[place]) for place in keep] for row in table.rows]
     for row in cells:
         row[0] = _cut(row[0], most)
-    heads = [table.columns[place].heading for place in keep]
+    heads = [visible(table.columns[place].heading) for place in keep]
     widths = [max(len(head), *(len(row[i]) for row in cells), 1) for i, head in enumerate(heads)]
 
     def line(row: Sequence[str]) -> str:

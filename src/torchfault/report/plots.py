@@ -1,5 +1,6 @@
 """Plots for papers and slides, by Matplotlib: estimates as dots, their intervals as lines."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ FIELDS = {  # bits of mantissa and of exponent; above them is the sign
 _INK, _WEAK, _DOT, _BAND = "#1f2933", "#7b8794", "#c2410c", "#f3f4f6"
 _MOST_ROWS = 60
 _MANY_SITES = 24
+_LONGEST = 60  # letters of a name
 
 
 def plot(
@@ -162,7 +164,8 @@ def save(figure: "Figure", path: str | Path, *, force: bool = False) -> None:
     target = Path(path)
     check_plot(target, force=force)
     try:
-        with written(target, force=force) as part:
+        with written(target, force=force) as part, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # names may be in any script
             figure.savefig(part, dpi=160, metadata=_undated(target.suffix.lower()))
     except OSError as error:
         raise StoreError(
@@ -184,8 +187,10 @@ def _undated(suffix: str) -> dict[str, Any]:
 
 
 def _text(value: object) -> str:
-    """Return a name as a plot shows it: nothing in it is taken for mathematics."""
-    return visible(value).replace("$", r"\$")
+    """Return a name as a plot shows it: nothing in it is obeyed or taken for mathematics, and long ones are cut."""
+    plain = visible(value)
+    cut = plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST // 2]}…{plain[-_LONGEST // 2 :]}"
+    return cut.replace("$", r"\$")
 
 
 def _headline(figure: "Figure", title: str) -> None:
