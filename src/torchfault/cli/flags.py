@@ -144,7 +144,6 @@ def flags_of(command: str) -> dict[str, tuple[Flag, ...]]:
 
 
 _SEED = next(flag for flag in CAMPAIGN_FLAGS if flag.key == "seed")
-METRIC = next(flag for flag in CAMPAIGN_FLAGS if flag.key == "metric")
 
 
 def configured(command: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
