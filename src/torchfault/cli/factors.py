@@ -53,9 +53,6 @@ def _head(results: "Results", look: Look) -> None:
     from torchfault.results import factors
 
     record = results.record
-    if not len(results):
-        say((record.name, "bold"), " has no trials yet", out=True)
-        return
     row = factors(results, "model", flag=look.flag, level=look.level).iloc[-1]
     found = f"  {share(row.value)} % {interval(row.low, row.high)} of single bit flips there fail"
     say((record.name, "bold"), found, (f"  ({100 * look.level:g} % interval, total MVF)", "dim"), out=True)

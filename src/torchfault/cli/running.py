@@ -15,7 +15,7 @@ from torchfault.cli.showing import check_wanted, find, short, show_results, stor
 from torchfault.cli.trust import check_trusted, remember
 from torchfault.cli.views import Wanted
 from torchfault.config import Override, Settings, keep, restore
-from torchfault.config.build import build_campaign, build_data, build_engine, build_model, choose_criterion
+from torchfault.config.build import build_campaign, build_data, build_engine, build_model
 from torchfault.errors import CampaignError
 
 if TYPE_CHECKING:
@@ -153,9 +153,15 @@ def _check_trials(settings: Settings, held: "Record") -> None:
 
 def _failure(settings: Settings, engine: "Engine") -> str:
     """Return what counts as a failure, and what of the outputs that is about."""
+    from torchfault.criteria import Fitting, as_criterion, fitting, judged
+
     if settings.metric is not None:
         return f"drop of {settings.metric}"
-    chosen = choose_criterion(settings, engine)
+    golden, data = engine.golden(), engine.data
+    if settings.criterion is None:
+        chosen = fitting(golden, data.labels, data.inputs)
+    else:
+        chosen = Fitting(settings.criterion, judged(as_criterion(settings.criterion), golden))
     return f"{chosen.text} ({chosen.why})" if chosen.why else chosen.text
 
 

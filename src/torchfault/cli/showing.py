@@ -74,9 +74,11 @@ def show_results(
             f"--by: '{results.name}' has the tables {known}, got '{wanted.by}'{did_you_mean(wanted.by, view.tabs)}"
         )
     names = (tables or view.screen) if wanted.by is None else (wanted.by,)
-    if wanted.form == "table":
+    if wanted.form == "table" and not len(results):
+        say((results.name, "bold"), " has no trials yet", out=True)
+    elif wanted.form == "table":
         view.head()
-        for name in names if len(results) else ():
+        for name in names:
             say(out=True)
             tab = view.tabs[name]
             top = wanted.top if wanted.by or name == view.ranked else None

@@ -101,9 +101,6 @@ def followed(view: View, name: str, store: str) -> list[str]:
 def summary(results: "Results", look: Look) -> None:
     """Print what a campaign found on the whole, and by which trials."""
     record = results.record
-    if not len(results):
-        say((record.name, "bold"), " has no trials yet", out=True)
-        return
     estimate = results.estimate(look.flag, level=look.level, method=look.method)
     metric, verb = results.columns.values is not None, "fail" if look.flag == "failed" else f"are '{look.flag}'"
     found = (
