@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchfault.cli.screen import Column, Table, count, duration, facts, say, share
 from torchfault.cli.tables import interval
-from torchfault.cli.views import Look, Tab, View, plain_view
+from torchfault.cli.views import Look, Tab, View, ending, plain_view
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,7 @@ def _head(results: "Results", look: Look) -> None:
             ("analysed", f"{count(record.inputs)} inputs, {count(results.lanes)} lanes in {duration(record.seconds)}"),
             ("runs", f"as many lanes as {runs} runs of all inputs"),
             ("rests on", "" if known is None else str(known)),
-            ("ended", record.reason or record.status),
+            ("ended", ending(record)),
         ],
         out=True,
     )

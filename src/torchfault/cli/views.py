@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torchfault.results import Results
     from torchfault.store import Record
 
-__all__ = ["Look", "Tab", "View", "Wanted", "followed", "plain_view"]
+__all__ = ["Look", "Tab", "View", "Wanted", "ending", "followed", "plain_view"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ def summary(results: "Results", look: Look) -> None:
             ("outcome", _outcome(results, metric=metric)),
             ("faults", faults_of(results)),
             ("lanes", "" if known is None else str(known)),
-            ("ended", f"{_ending(record)}, after {duration(record.seconds)}"),
+            ("ended", f"{ending(record)}, after {duration(record.seconds)}"),
         ],
         out=True,
     )
@@ -139,7 +139,7 @@ def faults_of(results: "Results") -> str:
     return f"{count(len(space))}{where}, on {count(record.inputs)} inputs{bad}"
 
 
-def _ending(record: "Record") -> str:
+def ending(record: "Record") -> str:
     """Return why a campaign stopped, or that it has not."""
     if record.status in ("finished", "interrupted") and record.reason:
         return record.reason

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torchfault.results import Recall, Results
 
-__all__ = ["FIELDS", "check_plot", "plot", "plot_recall", "plot_tables", "save"]
+__all__ = ["FIELDS", "check_plot", "one_word", "plot", "plot_recall", "plot_tables", "save"]
 
 FIELDS = {  # bits of mantissa and of exponent; above them is the sign
     "float64": (52, 11),
@@ -55,8 +55,6 @@ def plot(
     else:
         chosen = [by]
     tables = {name: results.table(name, flag, level=level, method=method) for name in chosen}
-    sites = results.space.sites if isinstance(results.space, FaultSpace) else ()
-    words = {site.word for site in sites}
     metric = results.columns.values is not None
     return plot_tables(
         tables,
@@ -64,8 +62,14 @@ def plot(
         level=results.level if level is None else level,
         unit=results.measured if metric else "failing trials (%)" if flag == "failed" else f"{flag} trials (%)",
         scale=1.0 if metric else 100.0,
-        word=words.pop() if len(words) == 1 else None,
+        word=one_word(results),
     )
+
+
+def one_word(results: "Results") -> str | None:
+    """Return the word format of all sites, or ``None`` where there are several or none."""
+    words = {site.word for site in results.space.sites} if isinstance(results.space, FaultSpace) else set()
+    return words.pop() if len(words) == 1 else None
 
 
 def plot_tables(
