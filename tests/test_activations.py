@@ -391,7 +391,7 @@ def test_inject_strikes_by_name_alone():
 
 
 def test_a_fault_beyond_the_blocks_is_no_fault():
-    """The values have more elements than their blocks have exponents, which counts as well as how many axes they have."""
+    """Values have more elements than their blocks have exponents, and more axes."""
     twin = represent(coarse()[0], activations={"conv2:output": "bfp4:5"})
     inputs = coarse()[1].inputs[:1]
     for element in (128, (32, 0), (0, 4)):  # (32, 4) exponents of (32, 4, 4) values
