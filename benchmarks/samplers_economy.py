@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from engine import resnet20
 
-from torchfault.campaign import Campaign, Shortcuts, run
+from torchfault.campaign import Campaign, run
 from torchfault.engine import Engine
 from torchfault.model.golden_words import golden_words
-from torchfault.sampling import Adaptive, Deviation, Sampler, Statistical, WholeWords, bits_from
+from torchfault.resolve import Direct, Monotone, Pooled, Resolver
+from torchfault.sampling import Adaptive, Deviations, Statistical, WholeWords, bits_from
 from torchfault.sensitivity import margins
-from torchfault.statistics import MaxTrials, wilson_trials
+from torchfault.statistics import HalfWidth, MaxTrials, wilson_trials
 
 WIDTHS = {"layer_1.0": 0.01, "layer_0.25": 0.0025, "model_0.05": 0.0005}
 RUN = ("adaptive", "adaptive by bit", "pooled", "monotone", "pooled+monotone")
@@ -71,15 +72,17 @@ def spent(
         for method in methods:
             if method == "monotone" and width.startswith("model"):
                 continue  # whole words are drawn for intervals by site
-            sampler, shortcuts = _method(method, width, words, lead)
+            sampler, resolver = _method(method, width, words, lead)
+            stop = HalfWidth(WIDTHS[width], by=_of(width))
+            campaign = Campaign(engine, space, sampler=sampler, resolver=resolver, stop=stop, seed=seed)
             began = time.perf_counter()
-            results = run(Campaign(engine, space, sampler=sampler, shortcuts=shortcuts, seed=seed))
+            results = run(campaign)
             found.lanes[width][method] = results.lanes
             found.seconds[width][method] = time.perf_counter() - began
             print(f"{width} {method}: {results.lanes:,} lanes", file=sys.stderr)
-            table = results.table("model" if width.startswith("model") else "site")
+            table = results.table(_of(width))
             found.widest[width][method] = float((table["high"] - table["low"]).max() / 2)
-            if shortcuts is not None:
+            if resolver.assumption:
                 found.audits[f"{width} {method}"] = str(results.audit())
             if method == "adaptive" and width.startswith("layer"):  # the finest comes last
                 rows = zip(table["key"], table["value"], table["low"], table["high"], strict=True)
@@ -87,17 +90,22 @@ def spent(
     return found
 
 
-def _method(name: str, width: str, words: Mapping[str, Any], lead: np.ndarray) -> tuple[Sampler, Shortcuts | None]:
-    """Return the sampler and the shortcuts of a method for a width, *lead* being the margins of the inputs."""
-    h, of = WIDTHS[width], "model" if width.startswith("model") else "site"
+def _of(width: str) -> str:
+    """Return the grouping that a width is of."""
+    return "model" if width.startswith("model") else "site"
+
+
+def _method(name: str, width: str, words: Mapping[str, Any], lead: np.ndarray) -> tuple[Adaptive, Resolver]:
+    """Return the sampler and the resolver of a method for a width, *lead* being the margins of the inputs."""
+    strata = Deviations(words, margins=lead)
     if name == "adaptive by bit":
-        return Adaptive(**{of: h}), None
+        return Adaptive(), Direct()
     if name == "adaptive":
-        return Deviation(words, block=_BLOCKS[width], margins=lead, **{of: h}), None
+        return Adaptive(strata, block=_BLOCKS[width]), Direct()
     if name == "monotone":
-        return WholeWords(len(lead), site=h, block=32 * 38 * 16), Shortcuts(words=words, audit=0.0002)
-    sampler = Deviation(words, block=8192, pool=_POOL, reserve=_RESERVE * h, margins=lead, **{of: h})
-    return sampler, Shortcuts(_POOL, words if name == "pooled+monotone" else None, audit=0.003)
+        return Adaptive(WholeWords(), block=38 * 16), Monotone(words, audit=0.002)
+    inner = Monotone(words, audit=0.03) if name == "pooled+monotone" else Direct()
+    return Adaptive(strata, block=8192, pool=_POOL, reserve=_RESERVE), Pooled(_POOL, inner, audit=0.003)
 
 
 def _measured(campaign: Campaign) -> tuple[float, dict[tuple[int, int], float]]:

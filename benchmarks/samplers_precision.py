@@ -34,7 +34,7 @@ from torchfault import zoo
 from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.faults import BitFlip
-from torchfault.sampling import Importance, Sensitivity, stream
+from torchfault.sampling import Importance, Population, Sensitivity, stream
 from torchfault.sensitivity import BIT_CODES, CODES, conductances, corrected, effect, gradients, held_values
 from torchfault.space import FaultSpace
 from torchfault.statistics import Estimate, proportion, stratified
@@ -200,7 +200,8 @@ class Outcomes:
 
 def first_faults(sampler: Importance, space: FaultSpace, seeds: int) -> np.ndarray:
     """Return the first 100 faults of each seed; the same seed strikes the same neurons, whatever the bits."""
-    parts = [sampler.draw(space, FIRST, rng=stream(seed, 1)).index for seed in range(seeds)]
+    population = Population(space)
+    parts = [sampler.draw(population, FIRST, rng=stream(seed, 1), start=0).index for seed in range(seeds)]
     return np.concatenate(parts)
 
 

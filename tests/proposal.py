@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from torchfault.sampling import Draws
+from torchfault.sampling import Design, Draws, Population, Strata, Tally
 from torchfault.space import FaultSpace
 
 
@@ -18,19 +18,17 @@ class TopBits:
     share: float = 0.5
     block: int = 1000
 
-    def total(self, space: FaultSpace) -> int | None:
-        """Return no end."""
-        del space
-        return None
+    def design(self, population: Population) -> Design:
+        """Return one stratum, and the weight of what is drawn uniformly alone."""
+        return Design(Strata.one(len(population.space)), block=self.block, largest_weight=1 / (1 - self.share))
 
-    def largest_weight(self, space: FaultSpace) -> float:
-        """Return the weight of what is drawn uniformly alone."""
-        del space
-        return 1 / (1 - self.share)
-
-    def draw(self, space: FaultSpace, n: int, *, rng: np.random.Generator, start: int = 0) -> Draws:
-        """Return *n* trials; *start* does not matter, since they are independent."""
-        del start
+    def draw(
+        self, population: Population, n: int, *, rng: np.random.Generator, start: int, tally: Tally | None = None
+    ) -> Draws:
+        """Return *n* trials; *start* does not matter, since they are independent, nor do the outcomes so far."""
+        del start, tally
+        space = population.space
+        assert isinstance(space, FaultSpace)
         top = np.array([site.elements if site.width == 32 and 30 in site.bits else 0 for site in space.sites])
         share = self.share if top.sum() else 0.0
         index = rng.integers(0, len(space), size=n, dtype=np.int64)

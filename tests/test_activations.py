@@ -390,6 +390,15 @@ def test_inject_strikes_by_name_alone():
     assert torch.equal(twin(data.inputs[:1]), golden)
 
 
+def test_a_fault_beyond_the_blocks_is_no_fault():
+    """Values have more elements than their blocks have exponents, and more axes."""
+    twin = represent(coarse()[0], activations={"conv2:output": "bfp4:5"})
+    inputs = coarse()[1].inputs[:1]
+    for element in (128, (32, 0), (0, 4)):  # (32, 4) exponents of (32, 4, 4) values
+        with pytest.raises(SpaceError, match="outside"), inject(twin, Fault("conv2:output.exponent", element, 0)):
+            twin(inputs)
+
+
 def test_others_see_the_words():
     model, data = NETWORKS["digits"]()
     twin = represent(model, activations={"conv*": "q3.4", "fc1:*": "bfloat16", "fc2:*": "bfp8:16"})

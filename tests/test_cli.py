@@ -17,7 +17,7 @@ import pytest
 import typer
 import yaml
 
-from torchfault.cli import main
+from torchfault.cli import main, screen
 from torchfault.cli.app import app
 from torchfault.cli.flags import RECIPE_FLAGS, SITE_FLAGS, flags_of
 from torchfault.cli.screen import Column, Table, count, duration, show_table
@@ -101,6 +101,39 @@ def test_a_fallback_is_told_with_its_reason(capfd):
     flags = ["--model", "stubborn_net:make", "--data", "digits.npz", "--kinds", "bias", "--trials", "20"]
     _, err = run(capfd, "run", *flags)
     assert re.search(r"executor\s+hooks; no graph: \S+", err), err
+
+
+LOUD = """
+import warnings
+from torchfault.zoo import DigitsCNN
+class Loud(DigitsCNN):
+    def forward(self, x):
+        print("a forward pass")
+        return super().forward(x)
+def make():
+    print("a factory")
+    warnings.warn("weights are\\nold \x1b[2J", stacklevel=1)
+    warnings.warn("not for users", DeprecationWarning, stacklevel=1)
+    return Loud().eval()
+"""
+
+
+@pytest.mark.parametrize("command", [["sites"], ["run", "--trials", "20"], ["plan", "--margin", "0.5"]])
+def test_what_a_model_prints_and_warns_of_is_kept_out_of_results(command, capfd):
+    Path("loud_net.py").write_text(LOUD)
+    flags = ["--model", "loud_net:make", *BASE[2:], "--include", "conv1.*", "--format", "json"]
+    out, err = run(capfd, *command, *flags)
+    assert isinstance(json.loads(out), list)
+    assert "a factory\n" in err
+    assert err.count("warning: weights are old \\x1b[2J\n") == 1
+    assert "not for users" not in err
+    if command[0] != "sites":
+        assert "a forward pass\n" in err
+        run(capfd, "run", *flags, "--trials", "20", "--name", "kept")
+        out, err = run(capfd, "resume", "kept", "--trials", "40", "--format", "csv")
+        assert out.startswith("key,trials,")
+        assert "print" not in out
+        assert "a forward pass\n" in err
 
 
 def test_flags_and_file_describe_the_same_campaign(capfd):
@@ -485,15 +518,15 @@ def test_progress_is_one_live_line_on_a_terminal(monkeypatch):
     from rich.console import Console
 
     from torchfault.campaign import Standing
-    from torchfault.cli import progress, screen
+    from torchfault.cli import progress
     from torchfault.statistics import proportion
 
-    screen = Console(file=io.StringIO(), force_terminal=True, width=120)
-    monkeypatch.setattr(progress, "stderr", lambda: screen)
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
+    monkeypatch.setattr(screen, "_stderr", lambda: terminal)
     with progress.Watch(method="wilson") as watch:
         watch(Standing(500, 1000, 250.0, 2.0, proportion(5, 500), 500))
         watch(Standing(900, None, 250.0, None, proportion(5, 500), 900))
-    shown = screen.file.getvalue()
+    shown = terminal.file.getvalue()
     assert "━" * 14 in shown
     assert "500 of 1,000 trials  250/s  2.0 s left  failing 1.00 % [0.43, 2.32]" in shown
     assert "900 trials  250/s  failing" in shown
@@ -558,7 +591,7 @@ def test_fields_of_plots_are_those_of_the_word_formats():
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
-def test_tables_fit_the_terminal_and_no_figure_is_cut_short(width):
+def test_tables_fit_the_terminal_and_no_figure_is_cut_short(width, monkeypatch):
     from rich.console import Console
 
     columns = [
@@ -570,7 +603,8 @@ def test_tables_fit_the_terminal_and_no_figure_is_cut_short(width):
     ]
     rows = [[f"layer{row}.conv.with.a.long.name", "1,234,567", "10.50", "[10.00, 20.00]", "end"] for row in range(3)]
     console = Console(file=io.StringIO(), force_terminal=True, width=width, no_color=True, soft_wrap=True)
-    show_table(console, Table(columns, rows, "T", ("what it means",)))
+    monkeypatch.setattr(screen, "_stdout", lambda: console)
+    show_table(Table(columns, rows, "T", ("what it means",)))
     shown = re.sub(r"\x1b\[[\d;]*m", "", console.file.getvalue())
     lines = shown.splitlines()
     assert max(map(len, lines[1:6])) <= width, shown

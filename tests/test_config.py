@@ -1,7 +1,6 @@
 """The configuration: what is read is what was written, and what is wrong is told with its key and its line."""
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -175,7 +174,10 @@ def test_what_a_campaign_imports_of_the_users_own_is_known(written):
         ("sampler: {faults: 3}", "sampler: {kind: uniform, faults: 3}"),
         ("sampler: uniform:3", "sampler: {kind: uniform, faults: 3}"),
         ("sampler: 'importance:GBIN,floor=0.2'", "sampler: {kind: importance, score: GBIN, floor: 0.2}"),
-        ("sampler: adaptive:strata=deviations", "sampler: {kind: adaptive, strata: deviations}"),
+        (
+            "sampler: adaptive:strata=deviations\nstop: {half_width: 0.1}",
+            "sampler: {kind: adaptive, strata: deviations}\nstop: {half_width: {model: 0.1}}",
+        ),
         ("sampler: my.own:Sampler", "sampler: {kind: import, path: 'my.own:Sampler'}"),
         ("resolver: pooled:32", "resolver: [{kind: pooled, size: 32}]"),
         ("resolver: [pooled, monotone]", "resolver: [{kind: pooled}, {kind: monotone}]"),
@@ -282,31 +284,6 @@ FORMER = {
 def test_former_keys_are_told_what_they_are_now(written, text):
     with pytest.raises(ConfigError, match="^" + re.escape(f"run.yaml:3: {FORMER[text]}")):
         written(SMALL + text + "\n")
-
-
-def test_files_that_are_no_configurations_are_told_at_once(tmp_path):
-    (tmp_path / "deep.yaml").write_text("a: " + "[" * 900 + "]" * 900)
-    (tmp_path / "deeper.yaml").write_text("a: " + "{b: " * 200 + "1" + "}" * 200)
-    (tmp_path / "large.yaml").write_text("a: " + "x" * (1 << 21))
-    os.mkfifo(tmp_path / "pipe.yaml")
-    said = {
-        "deep.yaml": "nest too deeply",
-        "deeper.yaml": "nest too deeply",
-        "large.yaml": "larger than 1 MiB",
-        "pipe.yaml": "is a device, a pipe or another special file",
-        "/dev/zero": "is a device, a pipe or another special file",
-        "/proc/self/mem": "cannot be read",
-        "a\0b": "no file can have",
-    }
-    for name, message in said.items():
-        with pytest.raises(ConfigError, match=message):
-            read_settings(tmp_path / name)
-
-
-@pytest.mark.parametrize("value", ["~nosuchuser/a.pt", "a\0b.pt", "\ud800.pt"])
-def test_paths_that_cannot_be_are_told(written, value):
-    with pytest.raises(ConfigError, match=r"checkpoint.path: .* is no path"):
-        written(SMALL, Override(("checkpoint",), value, "--checkpoint"))
 
 
 def test_errors_name_the_flag(written):

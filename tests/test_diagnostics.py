@@ -1,12 +1,14 @@
 """Diagnostics: what weights cost, where the trials went, and a warning with a remedy where a region is starved."""
 
+import re
+
 import numpy as np
 import pytest
 from doubles import SPACE, Double
-from torchfault.campaign.diagnostics import diagnose
 
 from torchfault.campaign import Campaign, run
-from torchfault.sampling import Statistical, Uniform
+from torchfault.results.diagnostics import diagnose
+from torchfault.sampling import Population, Statistical, Uniform
 from torchfault.space import FaultSpace, Site
 from torchfault.statistics import Estimate, MaxTrials, wilson_trials
 from torchfault.store import Columns
@@ -19,7 +21,7 @@ def columns(faults, *, failed=None, weights=None, strata=None):
     flags = np.zeros(n, dtype=bool) if failed is None else np.asarray(failed)
     weights = None if weights is None else np.asarray(weights, dtype=float)
     strata = None if strata is None else np.asarray(strata, dtype=np.int32)
-    return Columns(np.asarray(faults), np.zeros(n, dtype=np.int64), flags, flags & False, weights, strata)
+    return Columns(np.asarray(faults), np.zeros(n, dtype=np.int64), {"failed": flags}, weights, strata)
 
 
 def found(*arguments, **options):
@@ -42,7 +44,7 @@ def test_the_allocation_says_where_the_trials_went():
     assert table["failures"].sum() == results.failures
     assert table["share"].sum() == pytest.approx(1)
     assert table["variance"].sum() == pytest.approx(1)
-    strata = Statistical("data-unaware").strata(SPACE)
+    strata = Statistical("data-unaware").design(Population(SPACE)).strata
     assert table["share"].to_numpy() == pytest.approx(strata.sizes / len(SPACE))
 
 
@@ -77,7 +79,5 @@ def test_kish_by_hand():
     ],
 )
 def test_a_starved_region_is_named_with_the_remedy(given, warning):
-    import re
-
     said = found(**given).warnings
     assert any(re.search(warning, text) for text in said), said

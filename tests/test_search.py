@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from torchfault.campaign import Campaign, load, run
+from torchfault.campaign import Campaign, run
 from torchfault.errors import CampaignError, SamplingError
 from torchfault.model.golden_words import golden_words
-from torchfault.sampling import Search, Uniform
+from torchfault.results import load, recall
+from torchfault.sampling import Population, Search, Uniform
 from torchfault.space import FaultSpace, Site
 from torchfault.statistics import MaxTrials
 from torchfault.store import Store
@@ -33,22 +34,22 @@ def test_no_fault_is_struck_twice(searched):
 
 def test_a_search_finds_far_more_than_chance(searched, known):
     _, results = searched
-    found = results.discovery()
+    found = recall(results)
     chance = known.truth()[0]
     assert len(found.faults) > 0.7 * known.by_fault.sum()
     assert results.columns.failed[1024:1536].mean() > 10 * chance
-    assert found.found[-1] == results.failures == len(found.faults)
+    assert found.hits[-1] == results.failures == len(found.faults)
     assert known.outcomes[found.faults].any(axis=1).all()
 
 
 def test_recall_has_bounds_that_hold_the_truth(searched, known):
     _, results = searched
-    found = results.discovery()
+    found = recall(results)
     # each fault meets one input by chance, so that the number that fail varies a little about its mean
     assert found.total.low <= 1.05 * known.by_fault.sum()
     assert known.by_fault.sum() <= found.total.high
     table = found.table([1024, 6144])
-    assert table["precision"].tolist() == [found.found[1023] / 1024, found.found[-1] / 6144]
+    assert table["precision"].tolist() == [found.hits[1023] / 1024, found.hits[-1] / 6144]
     assert (table["recall_low"] <= table["recall"]).all()
     assert (table["recall"] <= table["recall_high"]).all()
     assert table["recall"].iloc[1] > 0.5
@@ -98,6 +99,6 @@ def test_impossible_searches_are_refused(known):
     with pytest.raises(SamplingError, match="whole blocks"):
         Search(side=100, block=64)
     with pytest.raises(SamplingError, match="numbers below 864"):
-        Search(known=(5, 900)).total(known.space.select("conv1.weight"))
+        Search(known=(5, 900)).design(Population(known.space.select("conv1.weight")))
     with pytest.raises(CampaignError, match="was no search"):
-        run(Campaign(known.table, known.space, sampler=Uniform(), stop=MaxTrials(10))).discovery()
+        recall(run(Campaign(known.table, known.space, sampler=Uniform(), stop=MaxTrials(10))))

@@ -12,15 +12,19 @@ from math import nan, sqrt
 import numpy as np
 from enumerated import Enumerated
 from proposal import TopBits
-from torchfault.campaign.plan import StopRule
 
-from torchfault.campaign import Campaign, Results, Shortcuts, assisted, run
+from torchfault.campaign import Campaign, run
 from torchfault.model.golden_words import golden_words
+from torchfault.resolve import Direct, Monotone, Pooled, Resolver
+from torchfault.results import Results, assisted, recall
 from torchfault.sampling import (
     Adaptive,
-    Deviation,
+    BitFields,
+    Cut,
+    Deviations,
     Importance,
     Learned,
+    Population,
     Sampler,
     Search,
     Statistical,
@@ -29,7 +33,7 @@ from torchfault.sampling import (
     bit_probabilities,
 )
 from torchfault.sensitivity import corrected, effect, isimdl, margins, rising
-from torchfault.statistics import Estimate, HalfWidth, MaxTrials
+from torchfault.statistics import AllOf, AnyOf, Estimate, HalfWidth, MaxTrials, Rule
 
 __all__ = ["CASES", "Case", "Validity", "judge"]
 
@@ -39,17 +43,17 @@ Watcher = Callable[[Results, float], bool]
 
 @dataclass(frozen=True)
 class Case:
-    """A sampler, the rule that stops it (``None``: by itself), and the interval of unweighted failures.
+    """A sampler, the rule that stops it (``None``: its end), and the interval of unweighted failures.
 
-    *shortcuts* are the campaign's; *estimate* is of the model where it is not the results' own, and leaves sites out;
+    *resolver* is the campaign's; *estimate* is of the model where it is not the results' own, and leaves sites out;
     *watcher* looks after every block and stops for reasons of its own. *unbiased* is false where no unbiased estimate
     exists: faults are out of reach, or the outcomes decided the stop in a way that the sampler was not told.
     """
 
     sampler: Sampler
-    stop: StopRule | None = None
+    stop: Rule | None = None
     method: str = "wilson"
-    shortcuts: Shortcuts | None = None
+    resolver: Resolver = field(default_factory=Direct)
     estimate: Callable[[Results], Estimate] | None = None
     watcher: Watcher | None = None
     unbiased: bool = True
@@ -94,7 +98,7 @@ def _data_aware(known: Enumerated) -> Statistical:
 
 def _isimdl(known: Enumerated, code: str, *, threshold: float = 0.0, floor: float = 0.0) -> Case:
     sampler = isimdl(known.engine.model, known.data, known.space, code, threshold=threshold, floor=floor)
-    return Case(sampler, MaxTrials(1000), unbiased=sampler.support(known.space) == 1)
+    return Case(sampler, MaxTrials(1000), unbiased=sampler.design(Population(known.space)).reach == 1)
 
 
 def _assisted(known: Enumerated, sampler: Sampler, trials: int = 1000) -> Case:
@@ -104,7 +108,7 @@ def _assisted(known: Enumerated, sampler: Sampler, trials: int = 1000) -> Case:
 
 def _total(results: Results) -> Estimate:
     """Return the number of faults there are to be found as a share of all, as a search tells it."""
-    found, size = results.discovery().total, len(results.space)
+    found, size = recall(results).total, len(results.space)
     return replace(found, value=found.value / size, low=found.low / size, high=found.high / size)
 
 
@@ -124,27 +128,53 @@ def _sometime(results: Results, truth: float) -> bool:
     return bool(np.random.default_rng((results.record.seed, len(results))).random() < 0.25)
 
 
+def _narrow(**half_widths: float) -> Rule:
+    """Stop once all intervals are as narrow as asked for, by grouping."""
+    return AllOf(tuple(HalfWidth(h, by=by) for by, h in half_widths.items()))
+
+
+def _resolver(known: Enumerated, *, pool: int, monotone: bool, audit: float = 0.2) -> Resolver:
+    """Return pools, their rest by closure, or one of the two, whose outcomes are audited as often as *audit*."""
+    inner = Monotone(_words(known), audit=audit) if monotone else Direct()
+    return Pooled(pool, inner, audit=0.02) if pool else inner
+
+
+def _adaptive(
+    strata: Cut | None = None,
+    *,
+    block: int = 256,
+    resolver: Resolver | None = None,
+    most: int | None = None,
+    watcher: Watcher | None = None,
+    unbiased: bool = True,
+    **half_widths: float,
+) -> Case:
+    """Return a case that draws towards *half_widths*, by grouping, and ends there or after *most* trials."""
+    stop: Rule = _narrow(**half_widths)
+    stop = stop if most is None else AnyOf((stop, MaxTrials(most)))
+    sampler = Adaptive(strata or BitFields(), block=block)
+    return Case(sampler, stop, resolver=resolver or Direct(), watcher=watcher, unbiased=unbiased)
+
+
 def _deviation(
     known: Enumerated,
     *,
-    site: float | None = None,
-    model: float | None = None,
     pool: int = 0,
     monotone: bool = False,
     by_margin: bool = False,
+    reserve: float = 0.05,
     watcher: Watcher | None = None,
     unbiased: bool = True,
+    **half_widths: float,
 ) -> Case:
-    lead = margins(known.engine.golden()) if by_margin else None
-    short = Shortcuts(pool, _words(known) if monotone else None, audit=0.02) if pool or monotone else None
-    reserve = 0.003 if short else 0.0
-    sampler = Deviation(_words(known), site, model, reserve=reserve, block=512, pool=pool, margins=lead)
-    return Case(sampler, shortcuts=short, watcher=watcher, unbiased=unbiased)
+    resolver = _resolver(known, pool=pool, monotone=monotone)
+    cut = Deviations(_words(known), margins=margins(known.engine.golden()) if by_margin else None)
+    sampler = Adaptive(cut, block=512, pool=pool, reserve=reserve if resolver.assumption else 0.0)
+    return Case(sampler, _narrow(**half_widths), resolver=resolver, watcher=watcher, unbiased=unbiased)
 
 
 def _uniform(known: Enumerated, *, pool: int = 0, monotone: bool = False) -> Case:
-    short = Shortcuts(pool, _words(known) if monotone else None, audit=0.02)
-    return Case(Uniform(), MaxTrials(2000), shortcuts=short)
+    return Case(Uniform(), MaxTrials(2000), resolver=_resolver(known, pool=pool, monotone=monotone))
 
 
 CASES: dict[str, Callable[[Enumerated], Case]] = {
@@ -177,14 +207,13 @@ CASES: dict[str, Callable[[Enumerated], Case]] = {
     "search, faults to be found": lambda known: Case(
         Search(side=1024, block=256, words=_words(known)), MaxTrials(2048), estimate=_total
     ),
-    "adaptive, model": lambda _: Case(Adaptive(model=0.005, block=256)),
-    "adaptive, sites": lambda _: Case(Adaptive(site=0.03, model=0.02, block=256)),
-    "adaptive, stopped early": lambda _: Case(Adaptive(model=0.004, block=256), MaxTrials(1024)),
-    "adaptive, at any moment": lambda _: Case(Adaptive(model=0.004, block=256), watcher=_sometime),
-    "adaptive, first look within 1 point": lambda _: Case(
-        Adaptive(model=0.004, block=256), watcher=_until(0.01), unbiased=False
-    ),
-    "adaptive, hostile": lambda _: Case(Adaptive(model=0.005, block=256), watcher=_hostile),
+    "adaptive, model": lambda _: _adaptive(model=0.005),
+    "adaptive, sites": lambda _: _adaptive(site=0.03, model=0.02),
+    "adaptive, bits": lambda _: _adaptive(bit=0.08, block=512),
+    "adaptive, stopped early": lambda _: _adaptive(model=0.004, most=1024),
+    "adaptive, at any moment": lambda _: _adaptive(model=0.004, watcher=_sometime),
+    "adaptive, first look within 1 point": lambda _: _adaptive(model=0.004, watcher=_until(0.01), unbiased=False),
+    "adaptive, hostile": lambda _: _adaptive(model=0.005, watcher=_hostile),
     "deviation, sites": lambda known: _deviation(known, site=0.06),
     "deviation, model": lambda known: _deviation(known, model=0.005),
     "deviation, both": lambda known: _deviation(known, site=0.06, model=0.008),
@@ -195,15 +224,17 @@ CASES: dict[str, Callable[[Enumerated], Case]] = {
     "deviation, margins, model": lambda known: _deviation(known, model=0.005, by_margin=True),
     "deviation, margins, pooled": lambda known: _deviation(known, site=0.06, pool=16, by_margin=True),
     "deviation, hostile": lambda known: _deviation(known, model=0.005, watcher=_hostile),
-    "whole words": lambda known: Case(WholeWords(len(known.data), site=0.06, block=32 * 96)),
+    "whole words": lambda _: _adaptive(WholeWords(), site=0.06, block=96),
     "uniform, pooled": lambda known: _uniform(known, pool=16),
     "uniform, closure": lambda known: _uniform(known, monotone=True),
     "deviation, pooled": lambda known: _deviation(known, site=0.06, pool=16),
     "deviation, closure": lambda known: _deviation(known, site=0.06, monotone=True),
     "deviation, pooled and closure": lambda known: _deviation(known, site=0.06, pool=16, monotone=True),
-    "deviation, model, pooled and closure": lambda known: _deviation(known, model=0.006, pool=16, monotone=True),
-    "whole words, closure": lambda known: Case(
-        WholeWords(len(known.data), site=0.06, block=32 * 96), shortcuts=Shortcuts(words=_words(known), audit=0.002)
+    "deviation, model, pooled and closure": lambda known: _deviation(
+        known, model=0.006, pool=16, monotone=True, reserve=0.5
+    ),
+    "whole words, closure": lambda known: _adaptive(
+        WholeWords(), site=0.06, block=96, resolver=_resolver(known, pool=0, monotone=True, audit=0.02)
     ),
 }
 
@@ -232,7 +263,7 @@ def judge(known: Enumerated, name: str, repetitions: int) -> Validity:
         kept.widths.append(one.half_width)
         kept.trials.append(len(results))
         kept.lanes.append(results.lanes)
-        if case.shortcuts is not None and not held.all():
+        if case.resolver.assumption and not held.all():
             kept.astray += int((~held & _holds(known, case, _lane_by_lane(known, results))[1]).sum())
     spread, by_site = float(np.std(kept.values, ddof=1)), np.mean(kept.sites, axis=0)
     whole = np.concatenate((np.array(kept.held), np.ravel(kept.sites)))
@@ -254,11 +285,11 @@ def _ended(known: Enumerated, case: Case, seed: int) -> Results:
     sampler = case.sampler
     if isinstance(sampler, Search):  # the side sample follows a seed of its own
         sampler = replace(sampler, seed=seed)
-    campaign = Campaign(known.table, known.space, sampler=sampler, seed=seed, stop=case.stop)
+    campaign = Campaign(known.table, known.space, sampler=sampler, resolver=case.resolver, seed=seed, stop=case.stop)
     with warnings.catch_warnings():
         if not case.unbiased:  # the warning that faults are out of reach
             warnings.simplefilter("ignore", UserWarning)
-        results = run(replace(campaign, shortcuts=case.shortcuts))
+        results = run(campaign)
     block = case.sampler.block
     for trials in range(block, len(results), block) if case.watcher else ():
         sofar = Results(replace(results.record, trials=trials), results.columns.take(0, trials))
@@ -281,7 +312,12 @@ def _holds(known: Enumerated, case: Case, results: Results) -> tuple[Estimate, n
 def _lane_by_lane(known: Enumerated, results: Results) -> Results:
     """Return the campaign as if each of its trials had had a lane of its own, with nothing to assume."""
     columns = results.columns
-    failed = known.outcomes[columns.faults, columns.inputs]
-    plain = {key: value for key, value in results.record.configuration.items() if key != "shortcuts"}
+    if columns.unit == "word":
+        row, faults, bit = results.space.flips(columns.faults)
+        failed, hit = np.zeros(len(columns), dtype=np.uint64), known.outcomes[faults, columns.inputs[row]]
+        np.bitwise_or.at(failed, row[hit], np.left_shift(np.uint64(1), bit[hit].astype(np.uint64)))
+    else:
+        failed = known.outcomes[columns.faults, columns.inputs]
+    plain = {key: value for key, value in results.record.configuration.items() if key != "assumption"}
     record = replace(results.record, configuration=plain)
-    return Results(record, replace(columns, failed=failed, marks=None, lanes=None))
+    return Results(record, replace(columns, flags={"failed": failed}, lanes=None))

@@ -61,6 +61,7 @@ def run(
     Raises :class:`torchfault.errors.TorchfaultError` for what does not fit together.
 
     >>> import torch
+    >>> _ = torch.manual_seed(0)
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
     >>> results = run(model, torch.randn(20, 4), kinds="weight", criterion="topk:2", trials=200)
     >>> len(results), 0 < results.estimate().value < 0.5
@@ -85,22 +86,15 @@ _OPTIONS = tuple(key for key in signature(run).parameters if key not in ("what",
 def _campaign(what: Any, given: Mapping[str, Any]) -> "Campaign":
     """Return the campaign that a model, or an engine, makes with the options of :func:`run`."""
     from torchfault.campaign import Campaign
-    from torchfault.config.build import build_fault
+    from torchfault.config.build import build_fault, build_judges
     from torchfault.config.made import Made
     from torchfault.config.resolvers import AnyResolver
     from torchfault.config.samplers import AnySampler
     from torchfault.config.section import as_kind
-    from torchfault.criteria import as_criterion, as_metric, check_fit, fitting, golden_metric
     from torchfault.space import FaultSpace
 
     engine, sites, stop = _engine(what, given), given["sites"], _stop(given)
-    golden, held, metric = engine.golden(), engine.data, given["metric"]
-    criterion = as_criterion(given["criterion"] or fitting(golden, held.labels, held.inputs).text)
-    if metric is None:
-        check_fit(criterion, golden, held.labels, held.inputs)
-    else:
-        golden_metric(metric := as_metric(metric), golden, held.labels)
-    verdicts = {key: as_criterion(one) for key, one in (given["verdicts"] or {}).items()}
+    criterion, verdicts, metric = build_judges(engine, given["criterion"], given["verdicts"] or {}, given["metric"])
     resolver, sampler, fault = given["resolver"], given["sampler"], given["fault"]
     resolvers = [resolver] if isinstance(resolver, str) else resolver if isinstance(resolver, list | tuple) else []
     made = Made(

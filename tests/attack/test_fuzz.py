@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from torchfault.cli import main
-from torchfault.cli.flags import FLAGS
+from torchfault.cli.flags import flags_of
 from torchfault.config import Settings
 
 CONFIGURATION = """\
@@ -26,7 +26,7 @@ criterion: top1 | margin:5
 stop: {trials: 20}
 seed: 3
 level: 0.9
-interval: wilson
+method: wilson
 executor: hooks
 memory: 64MiB
 """
@@ -62,8 +62,29 @@ PLAUSIBLE = {
     "faults": ["3", "40", "1000000000000000000000"],
     "rate": ["1e-6", "0.9", "1e-300"],
     "margin": ["0.2", "1e-300", "0.999"],
-    "whole": ["0.2", "1e-300", "0.4999999"],
-    "site": ["0.2", "1e-12"],
+    "sampler": [
+        "adaptive",
+        "adaptive:strata=deviations",
+        "'importance:score=GBIN,floor=0.2'",
+        "'importance:floor=1e-300,inputs=99'",
+        "learned:rising",
+        "layer-wise:0.2",
+        "bit-error-rate:1e-6",
+        "uniform:3",
+        "uniform:1000000000000",
+        "data-aware",
+        "no.module:Sampler",
+        "exhaustive:1",
+    ],
+    "resolver": ["pooled:8", "monotone", "[pooled:4, monotone]", "pooled:audit=1.0", "[monotone, monotone]", "os:path"],
+    "measure": ["os:path", "no.module:m"],
+    "verdicts": ["{wrong: misclassified}", "{failed: top1}", "{'[x]': top1}", "{odd: 'topk:99'}"],
+    "inputs_per_fault": ["all", "2", "99"],
+    "recipe": ["run", "search", "vulnerability"],
+    "side": ["16", "1000000000"],
+    "share": ["100%", "1e-300", "all"],
+    "weights": ["all", "log2", "2"],
+    "neurons": ["all", "log2", "2"],
     "criterion": [
         "topk:3",
         "misclassified",
@@ -79,7 +100,7 @@ PLAUSIBLE = {
     ],
     "metric": ["accuracy", "mean-iou:10", "perplexity", "accuracy:threshold=0"],
     "trials": ["1", "3", "1e3", "100000000000000000000000000"],
-    "half_width": ["0.2", "1e-300", "0.4999"],
+    "half_width": ["0.2", "1e-300", "0.4999", "site=0.2", "{site: 0.2, bit: 0.3}", "bit=1e-12", "size=0.2"],
     "time": ["1s", "1e-300", "0.5", "1e300"],
     "limit": ["1", "8", "9", "100000000000000000000"],
     "mean": ["[0.5, 0.5]", "[1e308]", "[]"],
@@ -87,7 +108,7 @@ PLAUSIBLE = {
     "path": ["data.npz", "fuzzed.yaml", "."],
     "seed": ["9223372036854775807", "9223372036854775808"],
     "level": ["0.5", "0.9999999999999999", "1e-300"],
-    "interval": ["jeffreys", "clopper-pearson"],
+    "method": ["jeffreys", "clopper-pearson"],
     "executor": ["auto", "graph"],
     "memory": ["1MiB", "1e300GiB", "4KiB", "9999999TiB"],
     "kwargs": ["{classes: 3}", "{width: -1}", "{x: [1, {y: 2}]}"],
@@ -100,7 +121,6 @@ PLAUSIBLE = {
     "activations": ["q7.8", "int8", "{'*:output': e4m3}"],
     "store": ["other.db", "'/nowhere/a.db'", "'postgresql://u:p@127.0.0.1:1/x'", "'sqlite:///x.db'", "':memory:'"],
     "lasting": ["end", "3"],
-    "shortcuts": ["{pool: 8}", "{monotone: true}", "{pool: 4, audit: 1.0}"],
     "shape": ["[1, 8, 8]", "[3]", "[100000000, 100000000]"],
     "grey": ["true"],
     "size": ["[8, 8]", "[100000000, 100000000]"],
@@ -192,7 +212,7 @@ def fuzz_configuration(seed, folder, capfd):
 
 def random_flags(rng, command):
     """Return flags of a command with values that are sensible or not."""
-    flags = [flag for panel in FLAGS[command].values() for flag in panel]
+    flags = [flag for panel in flags_of(command).values() for flag in panel]
     arguments = []
     for flag in rng.sample(flags, rng.choice([1, 1, 2, 3])):
         known = PLAUSIBLE.get(flag.key.rpartition(".")[2], NASTY)
@@ -207,21 +227,20 @@ def fuzz_flags(seed, capfd):
     if command in ("show", "export", "resume"):
         nasty = [rng.choice(NASTY).strip("'\"") for _ in range(4)]
         options = {
-            "show": ["--by", "--format", "--top", "--plot", "--level", "--interval", "--store"],
-            "export": ["--output", "--store"],
+            "show": ["--by", "--format", "--top", "--plot", "--level", "--method", "--flag", "--store"],
+            "export": ["--output", "--flag", "--store"],
             "resume": ["--trials", "--half-width", "--time", "--device", "--threads", "--memory", "--data", "--store"],
         }[command]
         arguments = [word for flag in rng.sample(options, 2) for word in (flag, nasty.pop())]
         return check([command, *arguments], capfd)
     base = ["--model", "torchfault.zoo:digits_cnn", "--data", "data.npz", "--limit", "4", "--executor", "hooks"]
+    kept = ["--trials", "20", "--store", "fuzzed.db"]
     own = {
+        "sites": [],
         "plan": ["--speed", rng.choice(["100", "1e308", "inf", "nan", "-1", "0", "1e-300"])],
-        "ra": ["--faults", "20"],
-        "vulnerability": ["--share", "5%", "--weights", "1", "--neurons", "1", "--keep", "fuzzed.npz"],
-        "run": ["--trials", "20", "--store", "fuzzed.db"],
-        "search": ["--trials", "20", "--store", "fuzzed.db"],
-    }.get(command, [])
-    form = ["--format", rng.choice(["table", "csv", "json", "markdown"])] if command not in ("run",) else []
+        "vulnerability": ["--share", "5%", "--weights", "1", "--neurons", "1", *kept],
+    }.get(command, kept)
+    form = ["--format", rng.choice(["table", "csv", "json", "markdown"])]
     return check([command, *base, *random_flags(rng, command), *own, *form], capfd)
 
 

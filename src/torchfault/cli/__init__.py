@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-import traceback
+import warnings
 from collections.abc import Sequence
 
 from torchfault.cli import interruption
@@ -43,10 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done; 2: bad input, told in one line; 130: interrupted by Ctrl-C; 1: an error of torchfault itself.
     """
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    from torchfault.cli.screen import traced, warned
     from torchfault.errors import TorchfaultError
 
     _forgive_narrow_encodings()
-    with interruption.once(last=argv is None):
+    with interruption.once(last=argv is None), warnings.catch_warnings():
+        warnings.showwarning = warned
         try:
             return _dispatch(arguments)
         except TorchfaultError as error:
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return _complain("interrupted; what a store held before is kept", INTERRUPTED, label="stopped")
         except Exception:
-            traceback.print_exc()
+            traced()
             return _complain(
                 "this is a bug in torchfault; please report it with the lines above and the command", INTERNAL
             )
@@ -96,10 +98,9 @@ def _usage(error: Exception) -> str:
 
 
 def _complain(message: str, status: int, *, label: str = "error") -> int:
-    from torchfault.cli.screen import say, stderr
+    from torchfault.cli.screen import complain
 
-    sys.stdout.flush()
-    say(stderr(), (f"{label}:", "bold red"), " " + " ".join(message.split()))
+    complain(label, message)
     return status
 
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import torchfault
-from torchfault.cli.flags import configured, set_key
-from torchfault.config import Settings
+from torchfault.cli.flags import configured, resumed
+from torchfault.config import Override, Settings
 
 __all__ = ["app"]
 
@@ -149,23 +149,11 @@ for _name, _purpose in (
 
 
 @app.command()
+@resumed
 def resume(
+    overrides: list[Override],
     name: Name = None,
     store: Store = DEFAULT_STORE,
-    trials: Annotated[int | None, typer.Option(metavar="N", help="Stop after so many trials in all.")] = None,
-    half_width: Annotated[
-        list[str] | None, typer.Option(metavar="[BY=]0.01", help="Stop at this half-width; may be repeated.")
-    ] = None,
-    time: Annotated[str | None, typer.Option(metavar="10m", help="Stop after so much time in all.")] = None,
-    executor: Annotated[str | None, typer.Option(metavar="auto|graph|hooks", help="How lanes run.")] = None,
-    device: Annotated[str | None, typer.Option(metavar="cpu|cuda", help="Where to go on.")] = None,
-    threads: Annotated[int | None, typer.Option(metavar="N", help="CPU threads.")] = None,
-    memory: Annotated[str | None, typer.Option(metavar="1GiB", help="The memory budget.")] = None,
-    checkpoint: Annotated[str | None, typer.Option(metavar="FILE", help="Where the checkpoint lies now.")] = None,
-    data: Annotated[str | None, typer.Option(metavar="FILE|MODULE:FACTORY", help="Where the data lie now.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key; may be repeated.")
-    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Import and run what the store names, though you did not begin it here.")
     ] = False,
@@ -179,17 +167,9 @@ def resume(
     """Go on with a campaign that was interrupted, or extend one."""
     from torchfault.cli.running import resume_campaign
     from torchfault.cli.views import Wanted
-    from torchfault.config import Override
 
-    stop = {"trials": trials, "half_width": half_width, "time": time}
-    given: dict[tuple[str, ...], Any] = {("stop", key): value for key, value in stop.items()}
-    given |= {("executor",): executor, ("device",): device, ("threads",): threads, ("memory",): memory}
-    given |= {("checkpoint",): checkpoint, ("data",): data}
-    overrides = [
-        Override(key, value, f"--{key[-1].replace('_', '-')}") for key, value in given.items() if value is not None
-    ]
     wanted = Wanted(by=by, flag=flag, top=top, form=form, plot=plot, force=force)
-    resume_campaign(name, store, [*overrides, *map(set_key, set_ or ())], wanted, trust=trust)
+    resume_campaign(name, store, overrides, wanted, trust=trust)
 
 
 @app.command()

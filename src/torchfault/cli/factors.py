@@ -5,9 +5,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torchfault.cli.screen import Column, Table, count, duration, facts, say, share, stdout
+from torchfault.cli.screen import Column, Table, count, duration, facts, say, share
 from torchfault.cli.tables import interval
-from torchfault.cli.views import Look, Tab, View, plain_view
+from torchfault.cli.views import Look, Tab, View, ending, plain_view
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,23 +52,20 @@ def factor_view(results: "Results", look: Look) -> View:
 def _head(results: "Results", look: Look) -> None:
     from torchfault.results import factors
 
-    record, console = results.record, stdout()
-    if not len(results):
-        say(console, (record.name, "bold"), " has no trials yet")
-        return
+    record = results.record
     row = factors(results, "model", flag=look.flag, level=look.level).iloc[-1]
     found = f"  {share(row.value)} % {interval(row.low, row.high)} of single bit flips there fail"
-    say(console, (record.name, "bold"), found, (f"  ({100 * look.level:g} % interval, total MVF)", "dim"))
+    say((record.name, "bold"), found, (f"  ({100 * look.level:g} % interval, total MVF)", "dim"), out=True)
     known = results.audit(level=look.level)
     runs = count(round(results.lanes / max(record.inputs, 1)))
     facts(
-        console,
         [
             ("analysed", f"{count(record.inputs)} inputs, {count(results.lanes)} lanes in {duration(record.seconds)}"),
             ("runs", f"as many lanes as {runs} runs of all inputs"),
             ("rests on", "" if known is None else str(known)),
-            ("ended", record.reason or record.status),
+            ("ended", ending(record)),
         ],
+        out=True,
     )
 
 

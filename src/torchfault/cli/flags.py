@@ -1,7 +1,7 @@
 """The flags of the commands that take a configuration: one table, which ties each flag to its key."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -22,7 +22,7 @@ __all__ = [
     "Flag",
     "configured",
     "flags_of",
-    "set_key",
+    "resumed",
 ]
 
 
@@ -143,60 +143,83 @@ def flags_of(command: str) -> dict[str, tuple[Flag, ...]]:
     }
 
 
+_RESUMED = ("stop", "executor", "device", "threads", "memory", "checkpoint.path", "data.path")
+RESUME_FLAGS = tuple(
+    flag
+    for flag in (*MODEL_FLAGS, *CAMPAIGN_FLAGS, *ENGINE_FLAGS)
+    if flag.key in _RESUMED or flag.key.partition(".")[0] in _RESUMED
+)
 _SEED = next(flag for flag in CAMPAIGN_FLAGS if flag.key == "seed")
-METRIC = next(flag for flag in CAMPAIGN_FLAGS if flag.key == "metric")
 
 
 def configured(command: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a function of (settings, *its own options*) the signature of a file and the command's flags."""
+    panels = flags_of(command)
+    file = typer.Argument(metavar="CONFIG", help="A configuration file (YAML); flags go before what it says.")
+    config = inspect.Parameter("config", _KEYWORD, default=None, annotation=Annotated[Path | None, file])
 
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        declared = list(inspect.signature(function).parameters.values())[1:]
-        own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in declared]
+    def settings(given: Mapping[str, Any]) -> Settings:
+        chosen = []
+        if command in RECIPE_FLAGS and command != "run":  # `run` does what the file says
+            chosen.append(Override(("recipe",), command, f"torchfault {command}"))
+        return read_settings(given["config"], [*chosen, *_overrides(panels, given)])
 
-        def wrapper(**given: Any) -> None:
-            rest = {parameter.name: given.pop(parameter.name) for parameter in own}
-            function(settings_from(command, given), **rest)
-
-        wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
-        wrapper.__signature__ = inspect.Signature([*_parameters(command), *own])  # type: ignore[attr-defined]
-        return wrapper
-
-    return decorate
+    return lambda function: _flagged(function, [config, *_parameters(panels)], settings)
 
 
-def _parameters(command: str) -> list[inspect.Parameter]:
-    kind = inspect.Parameter.KEYWORD_ONLY
-    config = typer.Argument(metavar="CONFIG", help="A configuration file (YAML); flags go before what it says.")
+def resumed(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a function of (overrides, *its own options*) the flags that may differ where a campaign goes on."""
+    panels = {"Campaign": RESUME_FLAGS}
+    return _flagged(function, _parameters(panels), lambda given: _overrides(panels, given))
+
+
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
+def _flagged(
+    function: Callable[..., None], flags: Sequence[inspect.Parameter], made: Callable[[Mapping[str, Any]], Any]
+) -> Callable[..., None]:
+    """Return *function* with *flags* before its own options; its first argument is *made* of their values."""
+    declared = list(inspect.signature(function).parameters.values())[1:]
+    own = [parameter.replace(kind=_KEYWORD) for parameter in declared]
+
+    def wrapper(**given: Any) -> None:
+        rest = {parameter.name: given.pop(parameter.name) for parameter in own}
+        function(made(given), **rest)
+
+    wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
+    wrapper.__signature__ = inspect.Signature([*flags, *own])  # type: ignore[attr-defined]
+    return wrapper
+
+
+def _parameters(panels: Mapping[str, Sequence[Flag]]) -> list[inspect.Parameter]:
     extra = typer.Option(
         "--set",
         metavar="KEY=VALUE",
         help="Set any key of the configuration, such as model.kwargs.depth=20; may be repeated.",
     )
-    parameters = [inspect.Parameter("config", kind, default=None, annotation=Annotated[Path | None, config])]
-    for panel, flags in flags_of(command).items():
+    parameters = []
+    for panel, flags in panels.items():
         for flag in flags:
             option = typer.Option(flag.name, metavar=flag.shown, help=flag.help, rich_help_panel=panel)
-            held: Any = list[str] | None if flag.many else str | None
-            parameters.append(inspect.Parameter(flag.parameter, kind, default=None, annotation=Annotated[held, option]))
-    parameters.append(inspect.Parameter("set_", kind, default=None, annotation=Annotated[list[str] | None, extra]))
-    return parameters
-
-
-def settings_from(command: str, given: Mapping[str, Any]) -> Settings:
-    """Return the settings that a configuration file and flags describe; flags go before the file."""
-    used = [
-        flag for flags in flags_of(command).values() for flag in flags if given[flag.parameter] not in (None, [], ())
+            held: Any = Annotated[list[str] | None if flag.many else str | None, option]
+            parameters.append(inspect.Parameter(flag.parameter, _KEYWORD, default=None, annotation=held))
+    return [
+        *parameters,
+        inspect.Parameter("set_", _KEYWORD, default=None, annotation=Annotated[list[str] | None, extra]),
     ]
+
+
+def _overrides(panels: Mapping[str, Sequence[Flag]], given: Mapping[str, Any]) -> list[Override]:
+    """Return what the flags that were *given* set."""
+    used = [flag for flags in panels.values() for flag in flags if given[flag.parameter] not in (None, [], ())]
     if len(sources := [flag.name for flag in used if flag.key in ("data.path", "data.shape")]) > 1:
         raise ConfigError(f"{' and '.join(sources)} both say where inputs come from; give one of them")
     overrides = [Override(_key(flag), _value(flag, given[flag.parameter]), flag.name) for flag in used]
     if chosen := [override for override in overrides if override.key[0] == "sites"]:
         # A choice made by flags takes the place of the file's: joining the two would surprise either way.
         overrides.insert(overrides.index(chosen[0]), Override(("sites",), [{}], chosen[0].flag))
-    if command in RECIPE_FLAGS and command != "run":  # `run` does what the file says
-        overrides.append(Override(("recipe",), command, f"torchfault {command}"))
-    return read_settings(given["config"], [*overrides, *map(set_key, given["set_"] or ())])
+    return [*overrides, *map(_set_key, given["set_"] or ())]
 
 
 def _key(flag: Flag) -> tuple[str | int, ...]:
@@ -224,7 +247,7 @@ def _parts(annotation: Any) -> Iterator[Any]:
         yield from _parts(inner)
 
 
-def set_key(text: str) -> Override:
+def _set_key(text: str) -> Override:
     """Return the override that ``--set KEY=VALUE`` means, or raise :class:`ConfigError`."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():

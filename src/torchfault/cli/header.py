@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
-from torchfault.cli.screen import count, facts, note, say, stderr
+from torchfault.cli.screen import count, facts, note, say
 from torchfault.config import Settings, masked
 from torchfault.config.section import Kind
 
@@ -43,15 +43,15 @@ class Opening:
 
     def facts(self, *pairs: tuple[str, str]) -> None:
         """Tell names and what they are."""
-        self._add(lambda: facts(stderr(), pairs))
+        self._add(lambda: facts(pairs))
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, *, label: str = "note") -> None:
         """Tell what a user should know."""
-        self._add(lambda: note(stderr(), text))
+        self._add(lambda: note(text, label=label))
 
     def title(self, name: str, more: str) -> None:
         """Tell what the campaign is called."""
-        self._add(lambda: say(stderr(), (name, "bold"), (more, "dim")))
+        self._add(lambda: say((name, "bold"), (more, "dim")))
 
     def _add(self, tell: Callable[[], None]) -> None:
         with self._lock:

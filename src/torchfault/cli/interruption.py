@@ -14,7 +14,7 @@ _asked = threading.Event()
 
 @contextmanager
 def once(*, last: bool) -> Iterator[None]:
-    """Let the first Ctrl-C raise :class:`KeyboardInterrupt`, and ignore others: to the end of the process, if *last*."""
+    """Let the first Ctrl-C raise :class:`KeyboardInterrupt`, and ignore others, to the process's end where *last*."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -5,10 +5,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rich.text import Text
-
 from torchfault.cli import interruption
-from torchfault.cli.screen import count, duration, stderr
+from torchfault.cli.screen import Piece, count, duration, is_terminal, live_line, say, told
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -28,15 +26,12 @@ class Ticker:
     """One live line, or plain lines now and then, as a context manager that tidies up after itself."""
 
     def __init__(self) -> None:
-        self._console = stderr()
         self._live: Live | None = None
         self._spoke, self._share = time.monotonic(), 0.0
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            from rich.live import Live
-
-            self._live = Live("", console=self._console, transient=True, auto_refresh=False)
+        if is_terminal():
+            self._live = live_line()
             self._live.start()
         return self
 
@@ -49,22 +44,22 @@ class Ticker:
     def show(self, line: str, share: float | None) -> None:
         """Show *line* and the *share* done, ``None`` where nothing tells."""
         if self._live is not None:
-            self._live.update(_bar(share).append(line), refresh=True)
+            self._live.update(told(*_bar(share), line), refresh=True)
             return
         waited, done = time.monotonic() - self._spoke, share or 0.0
         if waited > _MOST or (waited > _LEAST and done - self._share >= _STEP):
             self._spoke, self._share = time.monotonic(), done
-            self._console.print(f"  {line}")
+            say(f"  {line}")
 
 
-def _bar(share: float | None) -> Text:
+def _bar(share: float | None) -> list[Piece]:
     if share is None:
-        return Text("  ")
+        return ["  "]
     full = min(1.0, share) * _BAR
     whole = int(full)
     half = "╸" if full - whole >= 0.5 else ""
     rest = _BAR - whole - len(half)
-    return Text.assemble("  ", ("━" * whole + half, "green"), ("━" * rest, "dim"), "  ")
+    return ["  ", ("━" * whole + half, "green"), ("━" * rest, "dim"), "  "]
 
 
 class Watch:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from torchfault.cli.screen import Column, Table, facts, say, share, stdout
+from torchfault.cli.screen import Column, Table, facts, say, share
 from torchfault.cli.tables import interval
 from torchfault.cli.views import Look, Tab, View, plain_view
 
@@ -84,16 +84,15 @@ class _Found:
 
 def _head(results: "Results", found: _Found) -> None:
     ra, fit = found.resiliency.ra, found.resiliency.fit
-    console = stdout()
     accuracy = f"  {share(ra.value)} % {interval(ra.low, ra.high)} accuracy, given an upset"
-    say(console, (results.name, "bold"), accuracy, (f"  ({100 * ra.level:g} % interval)", "dim"))
+    say((results.name, "bold"), accuracy, (f"  ({100 * ra.level:g} % interval)", "dim"), out=True)
     facts(
-        console,
         [
             ("chip", found.resiliency.accelerator),
             ("lanes", f"{results.lanes:,}"),
             ("FIT", " ".join(str(fit).split()) if fit is not None else "flip-flops are not counted; give --flip-flops"),
         ],
+        out=True,
     )
 
 

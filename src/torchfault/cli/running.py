@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torchfault
 from torchfault.cli import header
 from torchfault.cli.progress import Watch
-from torchfault.cli.screen import busy, count, next_steps, say, stderr
+from torchfault.cli.screen import complain, count, next_steps, say, strays_aside, working
 from torchfault.cli.showing import check_wanted, find, short, show_results, store_flag
 from torchfault.cli.trust import check_trusted, remember
 from torchfault.cli.views import Wanted
 from torchfault.config import Override, Settings, keep, restore
-from torchfault.config.build import build_campaign, build_data, build_engine, build_model, choose_criterion
+from torchfault.config.build import build_campaign, build_data, build_engine, build_model
 from torchfault.errors import CampaignError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def run_demo(plot: Path | None, *, trials: int, seed: int, force: bool) -> None:
     wanted = Wanted(plot=plot or _free("torchfault-demo", ".png"), force=force)
     check_wanted(wanted)
     if not is_trained():
-        say(stderr(), ("  a small CNN learns scikit-learn's handwritten digits: a few seconds, once", "dim"))
+        say(("  a small CNN learns scikit-learn's handwritten digits: a few seconds, once", "dim"))
     results = _results(demo_settings(trials=trials, seed=seed), None, None)
     show_results(results, wanted, tables=("site", "bit"))
     example = "--model torchfault.demo:model --data torchfault.demo:data"
@@ -83,13 +83,13 @@ def _free(stem: str, suffix: str) -> Path:
 
 def engine_of(settings: Settings, opening: header.Opening) -> "Engine":
     """Load model and data and capture the model, telling what becomes known."""
-    with busy("loading the model"):
+    with working("loading the model"):
         model = build_model(settings)
     header.tell_model(opening, settings, model)
-    with busy("loading the data"):
+    with working("loading the data"):
         data = build_data(settings.data, seed=settings.seed)
     header.tell_data(opening, data)
-    with busy("capturing the model"):
+    with working("capturing the model"):
         engine = build_engine(settings, model, data)
     header.tell_engine(opening, engine)
     return engine
@@ -97,13 +97,14 @@ def engine_of(settings: Settings, opening: header.Opening) -> "Engine":
 
 @contextlib.contextmanager
 def guarded(opening: header.Opening) -> Iterator[None]:
-    """Keep what models print out of the results, and tell the library's own warnings as notes."""
+    """Keep what models print out of the results, and tell warnings each in one line."""
 
     def tell(message: Warning | str, category: type[Warning], filename: str, *_: object) -> None:
-        if issubclass(category, UserWarning) and Path(filename).is_relative_to(Path(torchfault.__file__).parent):
-            opening.note(str(message))
+        if issubclass(category, UserWarning):
+            own = Path(filename).is_relative_to(Path(torchfault.__file__).parent)
+            opening.note(str(message), label="note" if own else "warning")
 
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+    with strays_aside(), warnings.catch_warnings():
         warnings.simplefilter("default")
         warnings.showwarning = tell  # type: ignore[assignment]
         yield
@@ -152,18 +153,23 @@ def _check_trials(settings: Settings, held: "Record") -> None:
 
 def _failure(settings: Settings, engine: "Engine") -> str:
     """Return what counts as a failure, and what of the outputs that is about."""
+    from torchfault.criteria import Fitting, as_criterion, fitting, judged
+
     if settings.metric is not None:
         return f"drop of {settings.metric}"
-    chosen = choose_criterion(settings, engine)
+    golden, data = engine.golden(), engine.data
+    if settings.criterion is None:
+        chosen = fitting(golden, data.labels, data.inputs)
+    else:
+        chosen = Fitting(settings.criterion, judged(as_criterion(settings.criterion), golden))
     return f"{chosen.text} ({chosen.why})" if chosen.why else chosen.text
 
 
 def _stopped(name: str, store: "Store | None", where: str) -> None:
     """Say what a Ctrl-C left behind, and how to go on."""
-    console = stderr()
     if store is None or name not in store:
-        say(console, ("stopped:", "bold yellow"), " interrupted before anything was kept")
+        complain("stopped", "interrupted before anything was kept", style="bold yellow")
         return
-    kept = f" interrupted; {count(store.campaign(name).trials)} trials are kept in {short(where)}"
-    say(console, ("stopped:", "bold yellow"), kept)
+    trials = count(store.campaign(name).trials)
+    complain("stopped", f"interrupted; {trials} trials are kept in {short(where)}", style="bold yellow")
     next_steps([f"torchfault resume {name}{store_flag(where)}"])

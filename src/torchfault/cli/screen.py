@@ -49,8 +49,9 @@ __all__ = [
 
 FORMATS = ("table", "markdown", "csv", "json")
 _PIPED_WIDTH = 160  # of what is not a terminal: wide enough for every table as it is
+_GAP = "   "  # between columns
 _SHORTEST = 12  # to which names may be cut for a narrow terminal
-_LABEL = 9  # of facts: those that are told in parts stand below each other all the same
+_LABEL = 8  # the least width of names of facts: those that are told in parts stand below each other all the same
 _MARKS = re.compile(r"([\\|`*\[\]<>~])")  # what Markdown would take for its own in a cell
 
 Piece = str | tuple[str, str]
@@ -134,14 +135,15 @@ def traced() -> None:
 
 def facts(pairs: Iterable[tuple[str, str]], *, out: bool = False) -> None:
     """Print names and what they are, one to a line, aligned; those that are nothing are left out."""
-    for name, value in pairs:
-        if value:
-            say((f"  {name:<{_LABEL}}  ", "dim"), value, out=out)
+    rows = [(visible(name), value) for name, value in pairs if value]
+    across = max(_LABEL, *(len(name) for name, _ in rows), 0)
+    for name, value in rows:
+        say((f"  {name:<{across}}  ", "dim"), value, out=out)
 
 
 def note(text: str, *, label: str = "note") -> None:
     """Print what a user should know."""
-    say((f"  {label}: {text}", "yellow"))
+    say((f"  {label}: {' '.join(text.split())}", "yellow"))
 
 
 def next_steps(commands: Iterable[str]) -> None:
@@ -229,53 +231,36 @@ def show_table(table: Table) -> None:
 
     No figure is ever cut.
     """
-    room = _stdout().width
-    keep = [place for place, column in enumerate(table.columns)]
-    gone: list[str] = []
-    while _width(table, keep) > room and max(table.columns[place].rank for place in keep) > 0:
-        worst = max(keep, key=lambda place: (table.columns[place].rank, place))
-        keep.remove(worst)
-        gone.insert(0, table.columns[worst].heading)
-    over = _width(table, keep) - room
-    names = max((len(visible(row[0])) for row in table.rows), default=0)
-    most = names if over <= 0 else max(_SHORTEST, names - over)
+    columns, room = table.columns, _stdout().width
+    head = [visible(column.heading) for column in columns]
+    cells = [[visible(text) for text in row] for row in table.rows]
+    widths = [max(1, *map(len, texts)) for texts in zip(head, *cells, strict=True)]
+    keep, gone = list(range(len(columns))), list[str]()
+
+    def over() -> int:
+        return sum(widths[place] + len(_GAP) for place in keep) - len(_GAP) - room
+
+    while over() > 0 and max(columns[place].rank for place in keep) > 0:
+        keep.remove(worst := max(keep, key=lambda place: (columns[place].rank, place)))
+        gone.insert(0, head[worst])
+    if over() > 0:
+        most = max(_SHORTEST, widths[0] - over())
+        cells = [[_cut(row[0], most), *row[1:]] for row in cells]
+        widths[0] = max(len(row[0]) for row in (head, *cells))
+
+    def line(row: Sequence[str]) -> str:
+        return _GAP.join(f"{row[i]:{'>' if columns[i].right else '<'}{widths[i]}}" for i in keep).rstrip()
+
     if table.title:
         say((table.title, "bold"), out=True)
-    _print_rows(table, keep, most)
-    left = [heading for heading in gone if heading.strip("0123456789.- ")]
-    if left:
+    say((line(head), "dim"), out=True)
+    say(("─" * (over() + room), "dim"), out=True)
+    for row in cells:
+        say(line(row), out=True)
+    if left := [heading for heading in gone if heading.strip("0123456789.- ")]:
         say((f"left out for the width of the terminal: {', '.join(left)}; --format csv writes all", "dim"), out=True)
     for text in table.notes:
         say((text, "dim"), out=True)
-
-
-def _width(table: Table, keep: Sequence[int]) -> int:
-    return sum(_widest(table, place) + 3 for place in keep) - 3
-
-
-def _widest(table: Table, place: int) -> int:
-    return max(len(table.columns[place].heading), *(len(visible(row[place])) for row in table.rows), 1)
-
-
-def _print_rows(table: Table, keep: Sequence[int], most: int) -> None:
-    """Print the heading, a rule, and the rows, of the columns at *keep*; names take at most *most* places."""
-    cells = [[visible(row[place]) for place in keep] for row in table.rows]
-    for row in cells:
-        row[0] = _cut(row[0], most)
-    heads = [table.columns[place].heading for place in keep]
-    widths = [max(len(head), *(len(row[i]) for row in cells), 1) for i, head in enumerate(heads)]
-
-    def line(row: Sequence[str]) -> str:
-        aligned = [
-            f"{cell:>{width}}" if table.columns[place].right else f"{cell:<{width}}"
-            for cell, width, place in zip(row, widths, keep, strict=True)
-        ]
-        return "   ".join(aligned).rstrip()
-
-    say((line(heads), "dim"), out=True)
-    say(("─" * (sum(widths) + 3 * (len(widths) - 1)), "dim"), out=True)
-    for row in cells:
-        say(line(row), out=True)
 
 
 def _cut(name: str, most: int) -> str:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from torchfault.cli.screen import Column, Table, count, facts, say, share, stdout
+from torchfault.cli.screen import Column, Table, count, facts, say, share
 from torchfault.cli.views import Look, Tab, View, plain_view
 
 if TYPE_CHECKING:
@@ -43,16 +43,16 @@ def search_view(results: "Results", look: Look) -> View:
 
 
 def _head(results: "Results", found: "Recall") -> None:
-    console, total = stdout(), found.total
-    say(console, (results.name, "bold"), f"  {count(len(found.faults))} faults found that fail")
+    total = found.total
+    say((results.name, "bold"), f"  {count(len(found.faults))} faults found that fail", out=True)
     bounds = f"[{count(round(total.low))}, {count(round(total.high))}]"
     facts(
-        console,
         [
             ("in all", f"about {count(round(total.value))} {bounds}, at {100 * total.level:g} % confidence"),
             ("space", f"{count(len(results.space))} faults, of which {count(len(results))} were struck"),
             ("side", f"{count(found.side)} of them at random, by which the others are counted"),
         ],
+        out=True,
     )
 
 

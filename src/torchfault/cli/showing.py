@@ -7,9 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchfault.cli.factors import factor_view
-from torchfault.cli.frames import check_format, print_frame
 from torchfault.cli.resiliency import resiliency_view
-from torchfault.cli.screen import Column, Table, count, duration, next_steps, say, show_table, stderr, stdout
+from torchfault.cli.screen import (
+    Column,
+    Table,
+    check_format,
+    count,
+    duration,
+    next_steps,
+    print_frame,
+    say,
+    show_table,
+)
 from torchfault.cli.searching import search_view
 from torchfault.cli.views import Look, Tab, View, Wanted, followed, plain_view
 from torchfault.config import masked
@@ -65,21 +74,23 @@ def show_results(
             f"--by: '{results.name}' has the tables {known}, got '{wanted.by}'{did_you_mean(wanted.by, view.tabs)}"
         )
     names = (tables or view.screen) if wanted.by is None else (wanted.by,)
-    if wanted.form == "table":
+    if wanted.form == "table" and not len(results):
+        say((results.name, "bold"), " has no trials yet", out=True)
+    elif wanted.form == "table":
         view.head()
-        for name in names if len(results) else ():
-            stdout().print()
+        for name in names:
+            say(out=True)
             tab = view.tabs[name]
             top = wanted.top if wanted.by or name == view.ranked else None
-            show_table(stdout(), tab.people(_most(tab, top)))
+            show_table(tab.people(_most(tab, top)))
     else:
         print_frame(_most(view.tabs[names[0]], wanted.top), wanted.form)
     if wanted.plot is not None:
         from torchfault.report.plots import save
 
         save(view.figure(wanted.by), wanted.plot, force=wanted.force)
-        stderr().print()
-        say(stderr(), f"  plot saved to {wanted.plot}")
+        say()
+        say(f"  plot saved to {wanted.plot}")
     if where is not None and wanted.form == "table":
         next_steps(followed(view, results.name, store_flag(where)))
 
@@ -116,7 +127,7 @@ def export_campaign(name: str | None, where: str, *, output: Path | None, flag: 
         plain = re.sub(r"[^\w.+-]", "-", record.name).lstrip(".+-")[:100] or "campaign"
         target = output or Path(f"{plain}.csv")
         rows = export_trials(store, record.name, target, only=flag, force=force)
-    say(stderr(), f"{count(rows)} rows of campaign '{record.name}' written to {target}")
+    say(f"{count(rows)} rows of campaign '{record.name}' written to {target}")
 
 
 def find(store: "Store", name: str | None) -> "Record":
@@ -135,7 +146,7 @@ def _list(records: Sequence["Record"], where: str, form: str) -> None:
     import pandas as pd
 
     if not records and form == "table":
-        say(stdout(), f"{short(where)} holds no campaign yet; start one with: torchfault run --help")
+        say(f"{short(where)} holds no campaign yet; start one with: torchfault run --help", out=True)
         return
     recipes = [str((r.configuration.get("settings") or {}).get("recipe", "")) for r in records]
     rows = [
@@ -152,7 +163,7 @@ def _list(records: Sequence["Record"], where: str, form: str) -> None:
         (r.name, recipe, r.status, count(r.trials), count(r.faults), duration(r.seconds), r.created)
         for r, recipe in zip(records, recipes, strict=True)
     ]
-    show_table(stdout(), Table(columns, shown))
+    show_table(Table(columns, shown))
     next_steps([f"torchfault show {records[-1].name}{store_flag(where)}"])
 
 

@@ -3,10 +3,20 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from torchfault.cli.frames import check_format, print_frame
 from torchfault.cli.header import Opening
 from torchfault.cli.running import engine_of, guarded
-from torchfault.cli.screen import Column, Table, count, duration, next_steps, say, share, show_table, stderr, stdout
+from torchfault.cli.screen import (
+    Column,
+    Table,
+    check_format,
+    count,
+    duration,
+    next_steps,
+    print_frame,
+    say,
+    share,
+    show_table,
+)
 from torchfault.config import Settings
 from torchfault.config.build import build_campaign, build_space
 from torchfault.config.made import stored_words
@@ -35,8 +45,8 @@ def list_sites(settings: Settings, form: str) -> None:
     numbers = ("bits", "elements", "faults")
     columns = [Column(name, name in numbers, ranks.get(name, 0)) for name in table.columns]
     rows = [[count(cell) if isinstance(cell, int) else str(cell) for cell in row] for row in table.to_numpy().tolist()]
-    show_table(stdout(), Table(columns, rows))
-    stdout().print()
+    show_table(Table(columns, rows))
+    say(out=True)
     kinds = dict.fromkeys(site.kind for site in space.sites)
     groups = [(kind, [site for site in space.sites if site.kind == kind]) for kind in kinds]
     lines = [
@@ -44,7 +54,7 @@ def list_sites(settings: Settings, form: str) -> None:
         for kind, held in [*groups, ("all", list(space.sites))]
     ]
     heads = [Column("kind"), *(Column(name, right=True) for name in ("sites", "elements", "faults"))]
-    show_table(stdout(), Table(heads, lines, notes=("a fault is one bit of one element of a site",)))
+    show_table(Table(heads, lines, notes=("a fault is one bit of one element of a site",)))
 
 
 def plan_campaigns(settings: Settings, *, margin: float, speed: float | None, form: str) -> None:
@@ -75,11 +85,11 @@ def plan_campaigns(settings: Settings, *, margin: float, speed: float | None, fo
         for method, strata, trials, part, lanes, seconds in shown
     ]
     told = "a lane is one fault on one input; exhaustive injection takes each fault on every input"
-    show_table(stdout(), Table(columns, rows, notes=(told,)))
+    show_table(Table(columns, rows, notes=(told,)))
     rate = table["lanes"].iloc[0] / table["seconds"].iloc[0]
     how = "as given" if speed else f"as measured on {count(_MEASURED)} trials"
-    stderr().print()
-    say(stderr(), (f"  margin ±{100 * margin:g} % at 95 %; {count(round(rate))} lanes per second, {how}", "dim"))
+    say()
+    say((f"  margin ±{100 * margin:g} % at 95 %; {count(round(rate))} lanes per second, {how}", "dim"))
     next_steps([f"torchfault run ... --sampler layer-wise:{margin:g}"])
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torchfault.cli.screen import Column, Table, count, share
-from torchfault.space import FaultSpace
+from torchfault.report.plots import FIELDS, one_word
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,13 +47,10 @@ def results_table(results: "Results", frame: "pd.DataFrame", *, by: str, flag: s
         )
         rows = held
     if by == "bit":
-        sites = results.space.sites if isinstance(results.space, FaultSpace) else ()
-        words = {site.word for site in sites}
         design = results.design
         plain = design.replacement and design.looks == "one" and results.columns.weights is None and not metric
         bound = _bound(level, method) if plain else None
-        word = words.pop() if len(words) == 1 else ""
-        rows = join_bits(sorted(rows, key=lambda row: -int(row.key)), word=word, bound=bound)
+        rows = join_bits(sorted(rows, key=lambda row: -int(row.key)), word=one_word(results) or "", bound=bound)
     what = "fail" if flag == "failed" else f"are '{flag}'"
     drop = results.measured if metric else ""
     title = (
@@ -122,8 +119,6 @@ def _named(first: int, last: int, row: Row, word: str, bound: Callable[[int], fl
 
 
 def _field(word: str, bit: int) -> str:
-    from torchfault.report.plots import FIELDS
-
     if word not in FIELDS:
         return ""
     mantissa, exponent = FIELDS[word]

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchfault.cli.screen import Column, Table, count, duration, facts, note, say, share, stderr, stdout
+from torchfault.cli.screen import Column, Table, count, duration, facts, note, say, share
 from torchfault.cli.tables import results_table
 from torchfault.space import FaultSpace
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torchfault.results import Results
     from torchfault.store import Record
 
-__all__ = ["Look", "Tab", "View", "Wanted", "followed", "plain_view"]
+__all__ = ["Look", "Tab", "View", "Wanted", "ending", "followed", "plain_view"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +100,7 @@ def followed(view: View, name: str, store: str) -> list[str]:
 
 def summary(results: "Results", look: Look) -> None:
     """Print what a campaign found on the whole, and by which trials."""
-    record, console = results.record, stdout()
-    if not len(results):
-        say(console, (record.name, "bold"), " has no trials yet")
-        return
+    record = results.record
     estimate = results.estimate(look.flag, level=look.level, method=look.method)
     metric, verb = results.columns.values is not None, "fail" if look.flag == "failed" else f"are '{look.flag}'"
     found = (
@@ -112,16 +109,16 @@ def summary(results: "Results", look: Look) -> None:
         else f"{estimate.format_percent()} of {count(len(results))} trials {verb}"
     )
     how = f"  ({100 * look.level:g} % interval, {estimate.method})"
-    say(console, (record.name, "bold"), f"  {found}", (how, "dim"))
+    say((record.name, "bold"), f"  {found}", (how, "dim"), out=True)
     known = results.audit(level=look.level)
     facts(
-        console,
         [
             ("outcome", _outcome(results, metric=metric)),
             ("faults", faults_of(results)),
             ("lanes", "" if known is None else str(known)),
-            ("ended", f"{_ending(record)}, after {duration(record.seconds)}"),
+            ("ended", f"{ending(record)}, after {duration(record.seconds)}"),
         ],
+        out=True,
     )
 
 
@@ -142,7 +139,7 @@ def faults_of(results: "Results") -> str:
     return f"{count(len(space))}{where}, on {count(record.inputs)} inputs{bad}"
 
 
-def _ending(record: "Record") -> str:
+def ending(record: "Record") -> str:
     """Return why a campaign stopped, or that it has not."""
     if record.status in ("finished", "interrupted") and record.reason:
         return record.reason
@@ -151,19 +148,19 @@ def _ending(record: "Record") -> str:
 
 def _diagnostics(results: "Results", look: Look, frame: "pd.DataFrame") -> Table:
     """Return how trials were spent by stratum; facts are printed before it, and warnings."""
-    found, console = results.diagnostics(level=look.level), stdout()
+    found = results.diagnostics(level=look.level)
     worth = "" if found.worth != found.worth else f"{found.worth:,.0f} uniform trials for the same interval"
     facts(
-        console,
         [
             ("trials", f"{count(found.trials)}, by {count(results.lanes)} lanes"),
             ("weights", f"{found.lightest:.3g} to {found.heaviest:.3g}"),
             ("effective", f"{found.effective:,.0f} trials (Kish); design effect {found.design_effect:.3g}"),
             ("worth", worth),
         ],
+        out=True,
     )
     for warning in found.warnings:
-        note(stderr(), warning, label="warning")
+        note(warning, label="warning")
     heads = ("stratum", "faults", "trials", "failures", "weight", "variance")
     rows: list[list[str]] = []
     cells: Any

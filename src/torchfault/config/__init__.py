@@ -2,14 +2,13 @@
 
 from torchfault.config.kept import keep, masked, restore
 from torchfault.config.merge import Override
-from torchfault.config.reading import apply, leaf_keys, read_settings
+from torchfault.config.reading import leaf_keys, read_settings
 from torchfault.config.schema import RECIPES, Settings
 
 __all__ = [
     "RECIPES",
     "Override",
     "Settings",
-    "apply",
     "keep",
     "leaf_keys",
     "masked",

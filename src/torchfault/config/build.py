@@ -1,5 +1,6 @@
 """From settings to the objects they describe: model, data, engine, space, campaign."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import reduce
 from operator import and_, or_
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from torchfault.campaign import Campaign
-    from torchfault.criteria import Criterion, Fitting
+    from torchfault.criteria import Criterion, Metric
     from torchfault.data import Data
     from torchfault.engine import Engine
     from torchfault.faults import FaultModel
@@ -28,9 +29,9 @@ __all__ = [
     "build_data",
     "build_engine",
     "build_fault",
+    "build_judges",
     "build_model",
     "build_space",
-    "choose_criterion",
 ]
 
 DEFAULT_TRIALS = 10_000
@@ -118,21 +119,10 @@ def build_space(settings: Settings, everything: "FaultSpace") -> "FaultSpace":
 
 
 def build_campaign(settings: Settings, engine: "Engine") -> "Campaign":
-    """Return the campaign that *settings* describe, on an *engine* made from them.
-
-    The criterion and the metric are tried on the golden outputs, so that what does not fit shows before anything runs.
-    """
+    """Return the campaign that *settings* describe, on an *engine* made from them."""
     from torchfault.campaign import Campaign
-    from torchfault.criteria import Top1Change, as_criterion, as_metric, check_fit, golden_metric
 
-    golden, data = engine.golden(), engine.data
-    metric = None if settings.metric is None else as_metric(settings.metric)
-    if metric is not None:
-        golden_metric(metric, golden, data.labels)
-    verdicts = {name: as_criterion(text) for name, text in settings.verdicts.items()}
-    for criterion in verdicts.values():
-        check_fit(criterion, golden, data.labels, data.inputs)
-    judged: Criterion = Top1Change() if metric is not None else choose_criterion(settings, engine).criterion
+    judged, verdicts, metric = build_judges(engine, settings.criterion, settings.verdicts, settings.metric)
     space = build_space(settings, engine.space)
     made = Made(
         engine,
@@ -165,16 +155,33 @@ def build_campaign(settings: Settings, engine: "Engine") -> "Campaign":
     )
 
 
-def choose_criterion(settings: Settings, engine: "Engine") -> "Fitting":
-    """Return the criterion of *settings*, or the one that fits the golden outputs of *engine*, and what it judges."""
-    from torchfault.criteria import Fitting, as_criterion, check_fit, fitting, judged
+def build_judges(
+    engine: "Engine",
+    criterion: "str | Criterion | None",
+    verdicts: "Mapping[str, str | Criterion]",
+    metric: "str | Metric | None",
+) -> "tuple[Criterion, dict[str, Criterion], Metric | None]":
+    """Return what judges outcomes: the criterion, or the one that fits, the verdicts, and the metric, if any.
+
+    They are tried on the golden outputs of *engine*, so that what does not fit shows before anything runs. Under a
+    metric the criterion has no say.
+    """
+    from torchfault.criteria import Top1Change, as_criterion, as_metric, check_fit, fitting, golden_metric
 
     golden, data = engine.golden(), engine.data
-    if settings.criterion is None:
-        return fitting(golden, data.labels, data.inputs)
-    criterion = as_criterion(settings.criterion)
-    check_fit(criterion, golden, data.labels, data.inputs)
-    return Fitting(settings.criterion, judged(criterion, golden))
+    named = {name: as_criterion(one) for name, one in verdicts.items()}
+    if metric is not None:
+        metric = as_metric(metric)
+        golden_metric(metric, golden, data.labels)
+        chosen: Criterion = Top1Change()
+    elif criterion is None:
+        chosen = fitting(golden, data.labels, data.inputs).criterion
+    else:
+        chosen = as_criterion(criterion)
+        check_fit(chosen, golden, data.labels, data.inputs)
+    for one in named.values():
+        check_fit(one, golden, data.labels, data.inputs)
+    return chosen, named, metric
 
 
 def _check_device(name: str) -> None:

@@ -54,7 +54,7 @@ def restore(stored: Mapping[str, Any], overrides: Sequence[Override] = ()) -> Se
         put(raw, override)
     if lost := _hidden(raw, ()):
         raise ConfigError(f"a store keeps no passwords, and '{lost}' is one; give --set {lost}=...")
-    return validated(raw, "the stored configuration", overrides)
+    return validated(raw, overrides, source="the stored configuration")
 
 
 def _hidden(value: Any, at: tuple[str, ...]) -> str | None:

@@ -16,7 +16,7 @@ from torchfault.config.schema import Settings
 from torchfault.config.section import Section, said, sections_in
 from torchfault.errors import ConfigError, did_you_mean
 
-__all__ = ["apply", "leaf_keys", "read_settings", "validated"]
+__all__ = ["leaf_keys", "read_settings", "validated"]
 
 _FORMER = {  # keys of before, and what says the same now
     "shortcuts": "resolver, as in resolver: [pooled:64, monotone]",
@@ -45,22 +45,8 @@ def read_settings(path: Path | None, overrides: Sequence[Override] = ()) -> Sett
         resolve(raw, path.absolute().parent)
     for override in overrides:
         put(raw, override)
-    places = _Places(marked, overrides)
-    settings = _validated(raw, places)
+    settings = validated(raw, overrides, marked=marked)
     return settings if settings.name else settings.model_copy(update={"name": _name(settings, path)})
-
-
-def apply(settings: Settings, overrides: Sequence[Override]) -> Settings:
-    """Return *settings* with *overrides* in place, or raise :class:`ConfigError` with the flag.
-
-    >>> flags = [Override(("model",), "my.nets:small", "--model"), Override(("data",), "a.npz", "--data")]
-    >>> apply(read_settings(None, flags), [Override(("stop",), 500, "--trials")]).stop.trials
-    500
-    """
-    raw = settings.model_dump(mode="json", exclude_defaults=True)
-    for override in overrides:
-        put(raw, override)
-    return _validated(raw, _Places(None, overrides))
 
 
 def leaf_keys(section: type[Section] = Settings, above: tuple[str, ...] = ()) -> dict[str, tuple[type[Section], str]]:
@@ -86,7 +72,7 @@ class _Places:
 
     marked: Marked | None
     overrides: Sequence[Override]
-    source: str = ""
+    source: str
 
     def of(self, key: Key) -> str:
         """Return ``file:line: key`` or the flag that set *key*, or the flag or file that lacks it."""
@@ -101,12 +87,14 @@ class _Places:
         return f"{where}: {named}" if where and named else where or named
 
 
-def validated(raw: dict[str, Any], source: str, overrides: Sequence[Override] = ()) -> Settings:
-    """Return the settings that plain values describe; messages name their *source*, or the flag among *overrides*."""
-    return _validated(raw, _Places(None, overrides, source))
+def validated(
+    raw: dict[str, Any], overrides: Sequence[Override], *, marked: Marked | None = None, source: str = ""
+) -> Settings:
+    """Return the settings that plain values describe, or raise :class:`ConfigError`.
 
-
-def _validated(raw: dict[str, Any], places: _Places) -> Settings:
+    Messages name the flag among *overrides*, the line of the *marked* file, or the *source*.
+    """
+    places = _Places(marked, overrides, source)
     try:
         return Settings.model_validate(raw)
     except ValidationError as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from torchfault.config.made import Made
-from torchfault.config.section import Section
+from torchfault.config.section import Names, Section
 from torchfault.errors import HardwareError, VulnerabilityError
 
 if TYPE_CHECKING:
@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from torchfault.hardware.accelerator import Accelerator
 
 __all__ = ["Ra", "Search", "Vulnerability"]
-
-
-def _listed(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
 
 
 def _share(value: object) -> float:
@@ -46,7 +42,6 @@ def _words(value: object) -> object:
 
 
 Words = Annotated[int | Literal["log2"] | None, BeforeValidator(_words)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(strict=False)]
 
 
 class Search(Section):

@@ -9,7 +9,7 @@ from torchfault.config import notation
 from torchfault.config.recipes import Ra, Search, Vulnerability
 from torchfault.config.resolvers import AnyResolver
 from torchfault.config.samplers import AnySampler, Uniform
-from torchfault.config.section import Section
+from torchfault.config.section import Names, Section, listed
 from torchfault.expressions import parse_criterion, parse_fault, parse_metric
 
 __all__ = ["RECIPES", "Checkpoint", "DataSource", "Model", "Selection", "Settings", "Stop"]
@@ -27,10 +27,6 @@ def _checked(parse: Any) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _listed(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
-
-
 def _every(value: object) -> object:
     return None if value == "all" else value
 
@@ -39,7 +35,6 @@ def _measure(text: str) -> str:
     return text if text == "uniform" else notation.check_imported(text)
 
 
-Patterns = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(strict=False)]
 Numbers = Annotated[tuple[float, ...], Field(strict=False)]
 Words = dict[str, Any]
 Size = Annotated[int, Field(ge=1, le=2**31)]
@@ -136,16 +131,16 @@ class DataSource(Section):
 class Selection(Section):
     """A choice of sites: those that pass all of its filters. Several choices are united."""
 
-    include: Patterns = Field(
+    include: Names = Field(
         default=("*",), description="Site names to take: globs such as `layer1.*`, or regular expressions after `re:`."
     )
-    exclude: Patterns = Field(default=(), description="Site names to leave out, written alike.")
-    kinds: Patterns = Field(
+    exclude: Names = Field(default=(), description="Site names to leave out, written alike.")
+    kinds: Names = Field(
         default=(),
         description="Kinds to take: `weight`, `bias`, `norm`, `buffer`, `data` (the inputs of the model), `input`, "
         "`output`; all unless given.",
     )
-    types: Patterns = Field(default=(), description="Module types to take, such as `Conv2d`; globs; all unless given.")
+    types: Names = Field(default=(), description="Module types to take, such as `Conv2d`; globs; all unless given.")
     bits: Annotated[tuple[int | str, ...], BeforeValidator(notation.parse_bits), Field(strict=False)] = Field(
         default=(),
         description="Bits to take: positions, ranges such as `23-30`, or fields `sign`, `exponent`, `mantissa`, "
@@ -225,7 +220,7 @@ class Settings(Section):
         default="uniform",
         description="How likely each fault is: `uniform`, or `package.module:name` of a measure of your own.",
     )
-    resolver: Annotated[tuple[AnyResolver, ...], BeforeValidator(_listed), Field(strict=False)] = Field(
+    resolver: Annotated[tuple[AnyResolver, ...], BeforeValidator(listed), Field(strict=False)] = Field(
         default=(),
         description="How outcomes become known with fewer lanes than trials, under assumptions that are audited: kinds "
         "written as those of samplers, the outermost first, as in `[pooled:64, monotone]`; each trial has a lane "

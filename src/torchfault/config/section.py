@@ -2,15 +2,34 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from torchfault.config.notation import parse_kind
 from torchfault.errors import ConfigError, TorchfaultError, did_you_mean, first_line
 from torchfault.expressions import IMPORTED
 
-__all__ = ["Kind", "Section", "as_kind", "expanded_kind", "imported", "kinds_in", "said", "sections_in"]
+__all__ = [
+    "Kind",
+    "Names",
+    "Section",
+    "as_kind",
+    "expanded_kind",
+    "imported",
+    "kinds_in",
+    "listed",
+    "said",
+    "sections_in",
+]
+
+
+def listed(value: object) -> object:
+    """Return a text as a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(listed), Field(strict=False)]
 
 
 class Section(BaseModel):

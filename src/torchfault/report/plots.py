@@ -1,5 +1,6 @@
 """Plots for papers and slides, by Matplotlib: estimates as dots, their intervals as lines."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from torchfault.results import Recall, Results
 
-__all__ = ["FIELDS", "check_plot", "plot", "plot_recall", "plot_tables", "save"]
+__all__ = ["FIELDS", "check_plot", "one_word", "plot", "plot_recall", "plot_tables", "save"]
 
 FIELDS = {  # bits of mantissa and of exponent; above them is the sign
     "float64": (52, 11),
@@ -28,6 +29,7 @@ FIELDS = {  # bits of mantissa and of exponent; above them is the sign
 _INK, _WEAK, _DOT, _BAND = "#1f2933", "#7b8794", "#c2410c", "#f3f4f6"
 _MOST_ROWS = 60
 _MANY_SITES = 24
+_LONGEST = 60  # letters of a name
 
 
 def plot(
@@ -53,8 +55,6 @@ def plot(
     else:
         chosen = [by]
     tables = {name: results.table(name, flag, level=level, method=method) for name in chosen}
-    sites = results.space.sites if isinstance(results.space, FaultSpace) else ()
-    words = {site.word for site in sites}
     metric = results.columns.values is not None
     return plot_tables(
         tables,
@@ -62,8 +62,14 @@ def plot(
         level=results.level if level is None else level,
         unit=results.measured if metric else "failing trials (%)" if flag == "failed" else f"{flag} trials (%)",
         scale=1.0 if metric else 100.0,
-        word=words.pop() if len(words) == 1 else None,
+        word=one_word(results),
     )
+
+
+def one_word(results: "Results") -> str | None:
+    """Return the word format of all sites, or ``None`` where there are several or none."""
+    words = {site.word for site in results.space.sites} if isinstance(results.space, FaultSpace) else set()
+    return words.pop() if len(words) == 1 else None
 
 
 def plot_tables(
@@ -162,7 +168,8 @@ def save(figure: "Figure", path: str | Path, *, force: bool = False) -> None:
     target = Path(path)
     check_plot(target, force=force)
     try:
-        with written(target, force=force) as part:
+        with written(target, force=force) as part, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # names may be in any script
             figure.savefig(part, dpi=160, metadata=_undated(target.suffix.lower()))
     except OSError as error:
         raise StoreError(
@@ -184,8 +191,10 @@ def _undated(suffix: str) -> dict[str, Any]:
 
 
 def _text(value: object) -> str:
-    """Return a name as a plot shows it: nothing in it is taken for mathematics."""
-    return visible(value).replace("$", r"\$")
+    """Return a name as a plot shows it: nothing in it is obeyed or taken for mathematics, and long ones are cut."""
+    plain = visible(value)
+    cut = plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST // 2]}…{plain[-_LONGEST // 2 :]}"
+    return cut.replace("$", r"\$")
 
 
 def _headline(figure: "Figure", title: str) -> None:
