@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from agreement import assert_agree, collect, random_trials
-from thales.networks import lenet5, mnist
 from networks import NETWORKS
 from reference import reference
 from spiking_networks import SPIKING, spiking
+from thales.networks import lenet5, mnist
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -33,6 +33,7 @@ _FORMER = {  # flags of before, and what says the same now
     "--layers": "--include GLOB",
     "--complete": "--share all",
     "--keep": "--store",
+    "--estimator": "--proposal",
     "--output": "--plot FILE, or torchfault export",
 }
 

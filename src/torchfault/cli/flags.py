@@ -110,7 +110,7 @@ RECIPE_FLAGS: Mapping[str, tuple[Flag, ...]] = {
     ),
     "ra": (
         Flag("--accelerator", "ra.accelerator", "NAME|FILE"),
-        Flag("--estimator", "ra.estimator", "drop|IS-B|..."),
+        Flag("--proposal", "ra.proposal", "strata|IS|..."),
         Flag("--harden", "ra.harden", "TYPE", many=True),
         Flag("--buffer", "ra.buffer", "HOLDS=BITS", many=True),
         Flag("--flip-flops", "ra.flip_flops", "N"),

@@ -12,7 +12,8 @@ from torchfault.cli.views import Look, Tab, View, plain_view
 if TYPE_CHECKING:
     import pandas as pd
 
-    from torchfault.results import Results
+    from torchfault.hardware.accelerator import Accelerator
+    from torchfault.results import Fit, Resiliency, Results
 
 __all__ = ["resiliency_view"]
 
@@ -47,48 +48,60 @@ class _Found:
         self.results, self.look = results, look
 
     @cached_property
-    def resiliency(self) -> Any:
+    def resiliency(self) -> "Resiliency":
         """The estimates."""
-        from torchfault.results.resiliency import resiliency  # type: ignore[import-not-found]
+        from torchfault.results import resiliency
 
         return resiliency(self.results, level=self.look.level)
+
+    @property
+    def accelerator(self) -> "Accelerator":
+        """What was struck."""
+        return self.resiliency.sample.space.accelerator
+
+    @cached_property
+    def fit(self) -> "Fit | None":
+        """Failures in time, where flip-flops are counted."""
+        from torchfault.results import fit
+
+        return None if self.accelerator.flip_flops is None else fit(self.results, level=self.look.level)
 
     def summary(self) -> "pd.DataFrame":
         """Return a data frame of quantities: what, value, low, high; accuracies and probabilities as fractions."""
         import pandas as pd
 
-        found = self.resiliency
+        found, fit = self.resiliency, self.fit
         rows = [("SA", found.sa, found.sa, found.sa)]
         named = [("RA", found.ra), ("drop", found.drop), ("SDC", found.sdc), ("DUE", found.due)]
         rows += [(name, one.value, one.low, one.high) for name, one in named]
-        if found.fit is not None:
-            rows.append(("chip FIT", found.fit.chip, found.fit.chip, found.fit.chip))
-            named = [("SDC FIT", found.fit.sdc), ("DUE FIT", found.fit.due)]
+        if fit is not None:
+            rows.append(("chip FIT", fit.chip, fit.chip, fit.chip))
+            named = [("SDC FIT", fit.sdc), ("DUE FIT", fit.due)]
             rows += [(name, one.value, one.low, one.high) for name, one in named]
         return pd.DataFrame(rows, columns=["quantity", "value", "low", "high"])
 
     def parts(self, by: str) -> "pd.DataFrame":
         """Return what each group takes from the accuracy."""
-        frame: pd.DataFrame = self.resiliency.table(by)
-        return frame
+        return self.resiliency.table(by)
 
     def changes(self) -> "pd.DataFrame":
         """Return what changes of the chip would do, from the same upsets weighed anew."""
-        from torchfault.results.resiliency import what_if_table
+        from torchfault.results import what_if_table
+        from torchfault.results.what_if import usual_changes
 
         settings = self.results.record.configuration.get("settings") or {}
-        protect = (settings.get("ra") or {}).get("protect") or ()
-        frame: pd.DataFrame = what_if_table(self.resiliency, protect=protect)
-        return frame
+        layers = (settings.get("ra") or {}).get("protect") or ()
+        changes = usual_changes(self.results, layers=layers)
+        return what_if_table(self.results, changes, level=self.look.level)
 
 
 def _head(results: "Results", found: _Found) -> None:
-    ra, fit = found.resiliency.ra, found.resiliency.fit
+    ra, fit = found.resiliency.ra, found.fit
     accuracy = f"  {share(ra.value)} % {interval(ra.low, ra.high)} accuracy, given an upset"
     say((results.name, "bold"), accuracy, (f"  ({100 * ra.level:g} % interval)", "dim"), out=True)
     facts(
         [
-            ("chip", found.resiliency.accelerator),
+            ("chip", found.accelerator.name),
             ("lanes", f"{results.lanes:,}"),
             ("FIT", " ".join(str(fit).split()) if fit is not None else "flip-flops are not counted; give --flip-flops"),
         ],

@@ -108,9 +108,11 @@ def _most(tab: Tab, top: int | None) -> "pd.DataFrame":
 
 def _view(results: "Results", look: Look) -> View:
     """Return the view that fits what was drawn: of a search, of upsets, of words that were analysed, of faults."""
+    from torchfault.results.upset_sample import lacking
+
     if results.design.sample is not None:
         return search_view(results, look)
-    if results.record.space.get("kind") == "upsets":
+    if not lacking(results.record):
         return resiliency_view(results, look)
     if results.design.clusters is not None and results.design.unit == "word":
         return factor_view(results, look)

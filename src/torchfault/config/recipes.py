@@ -119,10 +119,10 @@ class Ra(Section):
         min_length=1,
         description="A shipped accelerator, or a YAML file that describes one.",
     )
-    estimator: str = Field(
-        default="drop",
-        description="How upsets are drawn and weighed: `drop`, or one of the papers' `UNIFORM`, `MAC`, `IS`, `IS-B`, "
-        "`IS-B-drop`.",
+    proposal: Literal["strata", "UNIFORM", "MAC", "IS", "IS-B"] = Field(
+        default="strata",
+        description="How upsets are drawn: from `strata` that a pilot tells, or by a published one: `UNIFORM`, `MAC`, "
+        "`IS`, `IS-B`.",
     )
     harden: Names = Field(default=(), description="Types of flip-flops that are hardened.")
     buffer: Names = Field(
@@ -140,17 +140,21 @@ class Ra(Section):
 
     def build(self, made: Made) -> "Campaign":
         """Return the campaign."""
-        from torchfault.recipes.resiliency import resiliency  # type: ignore[import-not-found]
+        from torchfault.hardware.upset_space import as_upsets
+        from torchfault.recipes import upsets
 
-        return resiliency(  # type: ignore[no-any-return]
+        campaign = upsets(
             made.engine,
             self.chip(),
-            estimator=self.estimator,
+            proposal=self.proposal,
             inputs_per_fault=made.inputs_per_fault,
             stop=made.stop,
             seed=made.seed,
             level=made.level,
         )
+        for layer in self.protect:
+            as_upsets(campaign.space).positions(layer)
+        return campaign
 
     def chip(self) -> "Accelerator":
         """Return the accelerator that the keys describe, or raise :class:`HardwareError`."""

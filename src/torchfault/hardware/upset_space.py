@@ -132,6 +132,12 @@ class UpsetSpace:
     def _layers(self) -> list[str]:
         return list(dict.fromkeys(work.layer for work in self.works))
 
+    def positions(self, layer: str) -> list[int]:
+        """Return the positions of the works of *layer*; raises :class:`HardwareError`, with a suggestion, for none."""
+        if layer not in self._layers:
+            raise HardwareError(f"no layer is called '{layer}'{did_you_mean(layer, self._layers)}")
+        return [at for at, work in enumerate(self.works) if work.layer == layer]
+
     def cell_of(self, index: ArrayLike) -> Ints:
         """Return the cell of each upset number, shape (n,)."""
         return np.asarray(np.searchsorted(self._offsets, self._checked(index), side="right") - 1)

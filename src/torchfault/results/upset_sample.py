@@ -12,15 +12,15 @@ from torchfault.hardware.measure import Known, UpsetMeasure, known
 from torchfault.hardware.profile import Profile
 from torchfault.hardware.samplers import TwoPhase, halves_of, pairs_of
 from torchfault.hardware.strata import Allocation
-from torchfault.hardware.upset_space import UpsetSpace
+from torchfault.hardware.upset_space import UpsetSpace, as_upsets
 from torchfault.results.results import Results
 from torchfault.sampling.protocol import Population
 from torchfault.statistics import Estimate
 from torchfault.statistics.stratified_score import tilted_bounds
 from torchfault.statistics.weights import Strata, beta_bounds
-from torchfault.store import Columns
+from torchfault.store import Columns, Record
 
-__all__ = ["UpsetSample", "difference", "negative", "sample_of", "scaled", "shifted"]
+__all__ = ["UpsetSample", "difference", "lacking", "negative", "sample_of", "scaled", "shifted"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -146,17 +146,26 @@ class UpsetSample:
         return np.divide(p, self.p, out=np.zeros_like(self.p), where=self.p > 0)
 
 
+def lacking(record: Record) -> str:
+    """Return what a campaign lacks for :func:`sample_of`, empty where nothing."""
+    configuration = record.configuration
+    struck = configuration.get("measure") == {"class": "UpsetMeasure", "fields": {"in_use": True}}
+    if record.space.get("kind") != "upsets" or not struck:
+        return "did not strike the data in use of an accelerator; take recipes.upsets"
+    if configuration.get("verdicts", {}).get("wrong", {}).get("class") != "Misclassified":
+        return "recorded no wrong answers; give verdicts={'wrong': Misclassified()}"
+    return ""
+
+
 def sample_of(results: Results, *, level: float | None = None) -> UpsetSample:
     """Return the upsets that a campaign drew, and what became of them.
 
     Raises :class:`HardwareError` for a campaign that did not strike data in use of an accelerator, or did not record
     which answers were ``wrong``.
     """
-    space, measure = results.space, results.record.configuration.get("measure")
-    if not isinstance(space, UpsetSpace) or measure != {"class": "UpsetMeasure", "fields": {"in_use": True}}:
-        raise HardwareError(f"'{results.name}' did not strike the data in use of an accelerator; take recipes.upsets")
-    if results.record.configuration.get("verdicts", {}).get("wrong", {}).get("class") != "Misclassified":
-        raise HardwareError(f"'{results.name}' recorded no wrong answers; give verdicts={{'wrong': Misclassified()}}")
+    if lacks := lacking(results.record):
+        raise HardwareError(f"'{results.name}' {lacks}")
+    space = as_upsets(results.space)
     columns, repeats = results.sampled, int(results.record.configuration.get("inputs_per_fault", 1))
     before = np.isin(columns.inputs, results.record.golden["wrong"])
     failed, due, wrong = (columns.flag(name).astype(bool) for name in ("failed", "due", "wrong"))

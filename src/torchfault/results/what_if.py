@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from torchfault.errors import HardwareError, did_you_mean
+from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import HARDENED_FIT, Accelerator
 from torchfault.hardware.measure import UpsetMeasure
 from torchfault.results.fit import chip_fit
@@ -147,20 +147,17 @@ def _reweighed(sample: UpsetSample, change: Change) -> tuple[Floats, float, floa
         if not one.fit > 0 and fit > 0:
             raise HardwareError(f"'{name}' never upsets at 0 FIT, so nothing is known of it; measure it at {fit:g}")
         factor[chip.types.index(one)] = fit / one.fit if one.fit else 1.0
-    layers = [work.layer for work in space.works]
-    kept = np.ones(len(layers))
+    kept = np.ones(len(space.works))
     for name in change.layers:
-        if name not in layers:
-            raise HardwareError(f"no layer is called '{name}'{did_you_mean(name, layers)}")
-        kept[[at for at, layer in enumerate(layers) if layer == name]] = 0.0
+        kept[space.positions(name)] = 0.0
     p = UpsetMeasure().mass(space) * factor[space.type]
     if not p.sum() > 0:
         raise HardwareError(f"'{change.name}' leaves no flip-flop that upsets; leave one")
     return sample.p * factor[space.type] * kept[space.layer], float(p[space.is_control].sum()), float(p.sum())
 
 
-def usual_changes(results: Results) -> tuple[Change, ...]:
-    """Return the changes worth a look: harden each type, ECC for each memory, protect the most harmful layers."""
+def usual_changes(results: Results, *, layers: Sequence[str] = ()) -> tuple[Change, ...]:
+    """Return the changes worth a look: harden each type, ECC for each memory, protect *layers*, or the worst three."""
     found = resiliency(results)
     chip = found.sample.space.accelerator
     plain = [one for one in chip.types if one.fit > HARDENED_FIT and one.share > 0]
@@ -169,7 +166,7 @@ def usual_changes(results: Results) -> tuple[Change, ...]:
     return (
         *(harden(chip, one.name) for one in plain if not one.memory),
         *(add_ecc(chip, one.name) for one in plain if one.memory),
-        *map(protect, worst),
+        *map(protect, layers or worst),
     )
 
 
