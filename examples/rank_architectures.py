@@ -9,12 +9,15 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from torchfault import Data
+from torchfault import Data, Engine, MaxTrials
+from torchfault.campaign import run
 from torchfault.hardware.accelerator import OUTPUT_STATIONARY, hardened
-from torchfault.hardware.objective import resiliency_objective
+from torchfault.recipes import upsets
+from torchfault.results import resiliency
+from torchfault.statistics import Estimate
 
 CHIP = hardened(OUTPUT_STATIONARY, "control", fit=20.0)
-BUDGET = 4000  # lanes for each
+BUDGET = 4096  # lanes for each
 
 
 def architectures() -> dict[str, nn.Module]:
@@ -41,6 +44,11 @@ def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, epoch
     return model.eval()
 
 
+def objective(model: nn.Module, data: Data) -> Estimate:
+    """Return the Resiliency Accuracy of *model*, at a cost that is given beforehand."""
+    return resiliency(run(upsets(Engine(model, data), CHIP, stop=MaxTrials(BUDGET)))).ra
+
+
 def main() -> None:
     """Train, measure and rank."""
     torch.manual_seed(0)
@@ -48,10 +56,8 @@ def main() -> None:
     images = torch.from_numpy(held.images).float().div(16).unsqueeze(1)
     labels = torch.from_numpy(held.target).long()
     test = Data(images[-300:], labels[-300:])
-    found = {
-        name: resiliency_objective(train(model, images[:-300], labels[:-300]), test, CHIP, budget=BUDGET)
-        for name, model in architectures().items()
-    }
+    trained = {name: train(model, images[:-300], labels[:-300]) for name, model in architectures().items()}
+    found = {name: objective(model, test) for name, model in trained.items()}
     for name, ra in sorted(found.items(), key=lambda pair: -pair[1].value):
         print(f"{name:8} RA {100 * ra.value:.2f} % [{100 * ra.low:.2f}, {100 * ra.high:.2f}]")
 

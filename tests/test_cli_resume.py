@@ -23,8 +23,13 @@ RECIPES = {
     "metric": ["run", *MODEL, "--include", "fc2.*", "--metric", "accuracy", "--trials", "200"],
     "search": ["search", *MODEL, "--kinds", "weight", "--trials", "6000"],
     "vulnerability": ["vulnerability", *MODEL, "--kinds", "weight", "--share", "all", "--weights", "3"],
+    "ra": ["ra", *MODEL, "--accelerator", "nvdla-like", "--flip-flops", "100000", "--trials", "30000"],
 }
-TABLES = {"search": ("recall", "found", "bit"), "vulnerability": ("site", "channel", "bit", "model")}
+TABLES = {
+    "ra": ("summary", "layer", "type", "bit", "what-if"),
+    "search": ("recall", "found", "bit"),
+    "vulnerability": ("site", "channel", "bit", "model"),
+}
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals to a process")
 

@@ -9,8 +9,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from torchfault.data import Data, call
+from torchfault.engine import Engine
 from torchfault.errors import HardwareError
-from torchfault.hardware.layers import layers_of
+from torchfault.hardware.layers import layers_in, layers_of
+from torchfault.model.export import capture
 
 # One layer each, so that torch's count of the whole is the layer's.
 COUNTED = {
@@ -113,3 +115,34 @@ def test_variables_are_the_sizes_of_the_sites():
 def test_a_model_without_layers_is_refused():
     with pytest.raises(HardwareError, match="none of them"):
         layers_of(nn.ReLU().eval(), Data(torch.randn(3, 4)))
+
+
+@pytest.mark.parametrize("executor", ["graph", "hooks"])
+def test_an_engine_has_captured_its_layers_already(executor, monkeypatch):
+    engines = [Engine(*build(), executor=executor) for build in (mnist, lenet5)]
+    alone = [layers_of(engine.model, engine.data) for engine in engines]
+    captured = []
+    monkeypatch.setattr("torchfault.hardware.layers.capture", lambda *a: captured.append(a) or capture(*a))
+    for engine, expected in zip(engines, alone, strict=True):
+        layers = layers_in(engine)
+        assert layers.works == expected.works
+        assert layers.nbytes == expected.nbytes
+        assert all(layers.space.site(site.name) == site for site in expected.space.sites)
+    assert len(captured) == (2 if executor == "hooks" else 0)
+
+
+def test_layers_of_models_with_time_steps_are_measured_without_these():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.cell = nn.Linear(4, 5), nn.LSTMCell(5, 3)
+
+        def forward(self, x):
+            state = None
+            for step in range(3):
+                state = self.cell(self.fc(x[:, step]), state)
+            return state[0]
+
+    data = Data(torch.randn(6, 3, 4))
+    engine = Engine(Twice().eval(), data)
+    assert layers_in(engine).works == layers_of(engine.model, data).works

@@ -79,9 +79,7 @@ class _Upsets:
     def lanes(self, columns: Columns, draw: Ints) -> tuple[Trials, Ints, Ints]:
         """Return the same for upsets; some meet no word at all, and have no lane."""
         space, engine = self.campaign.space, self.campaign.engine
-        trials, kept = self.fault.trials(
-            space, columns.faults, columns.inputs, words=self.words[draw], engine=engine
-        )
+        trials, kept = self.fault.trials(space, columns.faults, columns.inputs, words=self.words[draw], engine=engine)
         row = np.flatnonzero(kept)
         return trials, row, columns.faults[row]
 

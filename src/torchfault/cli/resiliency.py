@@ -5,9 +5,9 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from torchfault.cli.screen import Column, Table, facts, say, share
+from torchfault.cli.screen import Column, Table, count, facts, say, share
 from torchfault.cli.tables import interval
-from torchfault.cli.views import Look, Tab, View, plain_view
+from torchfault.cli.views import Look, Tab, View, ending, plain_view
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,11 +99,13 @@ def _head(results: "Results", found: _Found) -> None:
     ra, fit = found.resiliency.ra, found.fit
     accuracy = f"  {share(ra.value)} % {interval(ra.low, ra.high)} accuracy, given an upset"
     say((results.name, "bold"), accuracy, (f"  ({100 * ra.level:g} % interval)", "dim"), out=True)
+    told = ["flip-flops are not counted; give --flip-flops"] if fit is None else str(fit).splitlines()
     facts(
         [
             ("chip", found.accelerator.name),
-            ("lanes", f"{results.lanes:,}"),
-            ("FIT", " ".join(str(fit).split()) if fit is not None else "flip-flops are not counted; give --flip-flops"),
+            ("lanes", count(results.lanes)),
+            *(("" if at else "FIT", line) for at, line in enumerate(told)),
+            ("ended", ending(results.record)),
         ],
         out=True,
     )

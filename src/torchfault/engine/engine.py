@@ -22,6 +22,7 @@ from torchfault.errors import EngineError, ModelError
 from torchfault.model.constants import constant_home, is_constant
 from torchfault.model.discover import Discovery, check_inference, find
 from torchfault.model.memory import homes
+from torchfault.model.places import Captured
 from torchfault.model.rounding import rounded_as
 from torchfault.model.traits import word_name
 from torchfault.model.unseen import unseen
@@ -123,6 +124,11 @@ class Engine:
     def space(self) -> FaultSpace:
         """Every site that can be struck, in execution order."""
         return self._executor.space
+
+    @property
+    def captured(self) -> Captured | None:
+        """The model as ``torch.export`` captured it, with the places of sites; ``None`` where lanes run otherwise."""
+        return self._executor.captured if isinstance(self._executor, GraphExecutor) else None
 
     def golden(self) -> Tree:
         """Return the outputs without faults, one row per input."""

@@ -9,16 +9,17 @@ import torch
 from torch import nn
 
 from torchfault.data import Data, leaves
+from torchfault.engine import Engine
 from torchfault.errors import HardwareError
 from torchfault.hardware.work import Convolution, Product, Shape, Work
 from torchfault.model.discover import find
 from torchfault.model.export import capture
 from torchfault.model.lane_axis import LaneAxis, per_sample
-from torchfault.model.places import Place, lane_arguments
+from torchfault.model.places import Captured, Place, lane_arguments
 from torchfault.model.program import Node, Program, Ref, evaluate
 from torchfault.space import FaultSpace
 
-__all__ = ["Layers", "layers_of", "measure_work"]
+__all__ = ["Layers", "layers_in", "layers_of", "measure_work"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +49,29 @@ def layers_of(model: nn.Module, data: Data) -> Layers:
     with torch.inference_mode(False):
         found = find(model, data, steps=False)
         captured = capture(model, data, found)
+    return _measured(captured, found.space, data)
+
+
+@torch.inference_mode()
+def layers_in(engine: Engine) -> Layers:
+    """Return :func:`layers_of` the model of *engine*, by the graph that it captured where it has one.
+
+    >>> from torchfault import demo
+    >>> len(layers_in(Engine(demo.model(), demo.data().take(slice(0, 4)))).works)
+    4
+    """
+    space = engine.space
+    if engine.captured is None or any(site.steps is not None for site in space.sites):  # steps apart are other places
+        return layers_of(engine.model, engine.data)
+    return _measured(engine.captured, space, engine.data)
+
+
+def _measured(captured: Captured, space: FaultSpace, data: Data) -> Layers:
     program, places = captured.program, captured.places
     values = evaluate(program, [leaf[:1] for leaf in leaves(data.inputs)], 1)
     varying = [values[node.position] for node in program.nodes if not node.constant]
     nbytes = sum(leaf.nbytes for leaf in leaves(varying))
-    return Layers(measure_work(program, values, places), program, found.space, nbytes)
+    return Layers(measure_work(program, values, places), program, space, nbytes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from torchfault.campaign import Campaign
 from torchfault.criteria import Misclassified, Top1Change
 from torchfault.engine import Engine
 from torchfault.hardware.accelerator import Accelerator
-from torchfault.hardware.layers import Layers, layers_of
+from torchfault.hardware.layers import Layers, layers_in
 from torchfault.hardware.measure import UpsetMeasure
 from torchfault.hardware.samplers import ByCells, TwoPhase, pilot_block
 from torchfault.hardware.upset_space import upset_space
@@ -35,7 +35,7 @@ def upsets(
     Control is never struck: its upsets are crashes, and counted as such. It ends after four blocks, 4,096 upsets for
     most models, unless *stop* says otherwise. :func:`torchfault.run` it, then ask
     :func:`torchfault.results.resiliency`, :func:`torchfault.results.fit` and :func:`torchfault.results.what_if`.
-    *layers*, if given, is ``layers_of(engine.model, engine.data)``.
+    *layers*, if given, is :func:`torchfault.hardware.layers.layers_in` this engine.
 
     Raises :class:`torchfault.errors.ModelError` where the model cannot be captured,
     :class:`torchfault.errors.CriterionError` for data without labels, :class:`torchfault.errors.HardwareError` for a
@@ -50,7 +50,7 @@ def upsets(
     >>> campaign.sampler, campaign.stop
     (TwoPhase(block=1024), MaxTrials(n=4096))
     """
-    layers = layers_of(engine.model, engine.data) if layers is None else layers
+    layers = layers_in(engine) if layers is None else layers
     space, measure = upset_space(accelerator, layers.works, layers.space), UpsetMeasure(in_use=True)
     block, repeats = pilot_block(space, measure), inputs_per_fault or len(engine.data)
     return Campaign(

@@ -24,6 +24,7 @@ from torchfault.errors import EngineError
 from torchfault.model.discover import Discovery, find
 from torchfault.model.export import capture
 from torchfault.model.memory import homes
+from torchfault.model.places import Captured
 from torchfault.model.opaque.trace import trace
 from torchfault.model.program import Program, Ref
 from torchfault.space import FaultSpace
@@ -61,12 +62,13 @@ class GraphExecutor:
         self.model, self.data, self.memory = model, data, memory
         self.found = find(model, data, buffers=buffers) if found is None else found
         kept, self.stored, self.modules = homes(model), {}, None
+        self.captured: Captured | None = None
         if traced or (traced is None and any(home.stored is None for home in kept)):
             followed = trace(model, data, self.found)
             program, self.places = followed.program, followed.places
             self.modules = Modules(Memory(model), followed.rows)
         else:
-            captured = capture(model, data, self.found)
+            self.captured = captured = capture(model, data, self.found)
             program, self.places = captured.program, captured.places
             nodes = program.parameters
             self.stored = {nodes[h.parameter]: h.stored for h in kept if h.stored is not None and h.parameter in nodes}
