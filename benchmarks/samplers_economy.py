@@ -104,8 +104,9 @@ def _method(name: str, width: str, words: Mapping[str, Any], lead: np.ndarray) -
         return Adaptive(strata, block=_BLOCKS[width]), Direct()
     if name == "monotone":
         return Adaptive(WholeWords(), block=38 * 16), Monotone(words, audit=0.002)
-    inner = Monotone(words, audit=0.03) if name == "pooled+monotone" else Direct()
-    return Adaptive(strata, block=8192, pool=_POOL, reserve=_RESERVE), Pooled(_POOL, inner, audit=0.003)
+    pooled = Pooled(_POOL, audit=0.003)
+    resolver = Monotone(words, pooled, audit=0.03) if name == "pooled+monotone" else pooled
+    return Adaptive(strata, block=8192, pool=_POOL, reserve=_RESERVE), resolver
 
 
 def _measured(campaign: Campaign) -> tuple[float, dict[tuple[int, int], float]]:

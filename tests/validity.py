@@ -134,9 +134,9 @@ def _narrow(**half_widths: float) -> Rule:
 
 
 def _resolver(known: Enumerated, *, pool: int, monotone: bool, audit: float = 0.2) -> Resolver:
-    """Return pools, their rest by closure, or one of the two, whose outcomes are audited as often as *audit*."""
-    inner = Monotone(_words(known), audit=audit) if monotone else Direct()
-    return Pooled(pool, inner, audit=0.02) if pool else inner
+    """Return pools, closure whose lanes are pooled, or one of the two; of closure a share *audit* is audited."""
+    inner = Pooled(pool, audit=0.02) if pool else Direct()
+    return Monotone(_words(known), inner, audit=audit) if monotone else inner
 
 
 def _adaptive(
