@@ -156,7 +156,8 @@ def check_variable(layer, x, one, u):
 def struck(layers, space, index, engine, *, inputs=None):
     """Return the trials of upsets, on the first input unless told, and which upsets they are."""
     given = np.zeros(len(index), int) if inputs is None else inputs
-    trials, kept = Upset(layers).trials(space, index, given, rng=np.random.default_rng(0), engine=engine)
+    words = np.random.default_rng(0).integers(0, 2**64, size=len(index), dtype=np.uint64)
+    trials, kept = Upset(layers).trials(space, index, given, words=words, engine=engine)
     return trials, np.flatnonzero(kept)
 
 

@@ -24,8 +24,8 @@ from torchfault.errors import EngineError
 from torchfault.model.discover import Discovery, find
 from torchfault.model.export import capture
 from torchfault.model.memory import homes
-from torchfault.model.places import Captured
 from torchfault.model.opaque.trace import trace
+from torchfault.model.places import Captured
 from torchfault.model.program import Program, Ref
 from torchfault.space import FaultSpace
 from torchfault.trials import Trials
