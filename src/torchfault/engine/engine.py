@@ -59,10 +59,12 @@ class Engine:
     *data* is whatever :func:`torchfault.adapters.sources.as_data` takes: a tensor, (inputs, labels), a data set. Of a
     model that ``torch.compile`` made, the one behind it runs.
     *executor* is ``graph`` (``torch.export``, the fast one), ``hooks`` (any module) or ``auto``: graph, and hooks where
-    the model cannot be captured; then :attr:`fallback` says why. *memory* bounds the bytes for activations. *device*
-    moves the model (in place, as torch does) and the data. *training* admits batch-norm and dropout in training mode,
-    *buffers* makes buffers sites too, and the thresholds and decay constants that neurons keep as plain numbers. A
-    warning tells where the model has words that are no sites; :attr:`unseen` lists them with the reasons.
+    the model cannot be captured; then :attr:`fallback` says why. Where inputs of one batch could change each other's
+    outcomes, every lane runs by itself, and :attr:`alone` says why; else it is empty. *memory* bounds the bytes for
+    activations. *device* moves the model (in place, as torch does) and the data. *training* admits batch-norm and
+    dropout in training mode, *buffers* makes buffers sites too, and the thresholds and decay constants that neurons
+    keep as plain numbers. A warning tells where the model has words that are no sites; :attr:`unseen` lists them with
+    the reasons.
 
     Raises :class:`ModelError` for a model in training mode, or one that ``graph`` was asked for and cannot capture.
 
@@ -93,6 +95,7 @@ class Engine:
         data = data.to(next((t.device for t in (*model.parameters(), *model.buffers())), "cpu"))
         self.model, self.data, self.memory = model, data, parse_memory(memory)
         self.fallback: str | None = None
+        self.alone = ""
         self._executor = self._choose(executor, find(model, data, buffers=buffers))
         self._homes = {name: home for home in homes(model) for name in home.words}
         self._homes |= {name: constant_home(model, name) for name in self.space.names if is_constant(name)}
@@ -112,7 +115,19 @@ class Engine:
                 if executor == "graph":
                     raise
                 self.fallback = str(error)
-        return HooksExecutor(self.model, self.data, memory=self.memory, found=found)
+        hooks = HooksExecutor(self.model, self.data, memory=self.memory, found=found)
+        self.alone = hooks.alone
+        if self.fallback and self.alone:
+            why = "" if self.alone in self.fallback else f": {self.alone}"
+            self.fallback += f"; lanes run one by one{why}"
+        return hooks
+
+    def __repr__(self) -> str:
+        lanes = f", lane by lane: {self.alone}" if self.alone else ""
+        return (
+            f"Engine({type(self.model).__name__}, {len(self.data)} inputs, {self.executor}{lanes}; "
+            f"{len(self.space):,} faults in {len(self.space.sites):,} sites)"
+        )
 
     @property
     def executor(self) -> str:
