@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from torchfault.adapters.sources import as_data
-from torchfault.data import Data, Tree
+from torchfault.data import Data, Tree, rows
+from torchfault.engine.effort import effort
 from torchfault.engine.executor import Executor, Lanes, check_trials
 from torchfault.engine.graph.executor import GraphExecutor
 from torchfault.engine.hooks.executor import HooksExecutor
@@ -64,7 +65,7 @@ class Engine:
     activations. *device* moves the model (in place, as torch does) and the data. *training* admits batch-norm and
     dropout in training mode, *buffers* makes buffers sites too, and the thresholds and decay constants that neurons
     keep as plain numbers. A warning tells where the model has words that are no sites; :attr:`unseen` lists them with
-    the reasons.
+    the reasons. *trials* tells about how many will run: ``auto`` takes hooks for so few that a capture does not pay.
 
     Raises :class:`ModelError` for a model in training mode, or one that ``graph`` was asked for and cannot capture.
 
@@ -84,6 +85,7 @@ class Engine:
         device: torch.device | str | None = None,
         training: bool = False,
         buffers: bool = False,
+        trials: int | None = None,
     ) -> None:
         if executor not in ("auto", "graph", "hooks"):
             raise EngineError(f"executor is 'auto', 'graph' or 'hooks', got '{executor}'")
@@ -96,7 +98,7 @@ class Engine:
         self.model, self.data, self.memory = model, data, parse_memory(memory)
         self.fallback: str | None = None
         self.alone = ""
-        self._executor = self._choose(executor, find(model, data, buffers=buffers))
+        self._executor = self._choose(executor, find(model, data, buffers=buffers), trials)
         self._homes = {name: home for home in homes(model) for name in home.words}
         self._homes |= {name: constant_home(model, name) for name in self.space.names if is_constant(name)}
         self.unseen = unseen(model)
@@ -107,8 +109,12 @@ class Engine:
                 f"some words of the model are no sites, so no fault lands there: {listed}{rest}", stacklevel=2
             )
 
-    def _choose(self, executor: str, found: Discovery) -> Executor:
-        if executor != "hooks":
+    def _choose(self, executor: str, found: Discovery, trials: int | None) -> Executor:
+        if executor == "auto" and trials is not None:
+            work = effort(self.model, rows(self.data.inputs, slice(0, 1)))
+            if work.sooner_without_capture(trials + len(self.data)):
+                self.fallback = f"{trials:,} trials are sooner done than the {work.calls:,} operations captured"
+        if executor != "hooks" and self.fallback is None:
             try:
                 return GraphExecutor(self.model, self.data, memory=self.memory, found=found)
             except ModelError as error:
