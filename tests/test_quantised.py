@@ -101,7 +101,7 @@ DATA = Data(noise(6, 2, 6, 6))
 
 # What no graph can hold: scales of activations found batch by batch, and weights that are rounded before each use.
 UNDER_HOOKS = {
-    "dynamic": "the inputs of a batch mix",
+    "dynamic": "mixes the inputs of a batch",
     "aware": "no module alone reads a weight",
     "folded": "torch.fx cannot follow",
 }
@@ -224,6 +224,16 @@ def test_a_quantised_activation_is_struck_in_its_code():
         handle.remove()
         assert torch.equal(mine, theirs)
         assert not torch.equal(mine, model(DATA.inputs))
+
+
+def test_what_still_observes_has_no_codes_yet_and_runs_lane_by_lane():
+    model = aware().apply(ao.enable_observer)
+    engine = Engine(model, DATA)
+    assert engine.alone
+    assert {site.word for site in engine.space.sites} == {"float32"}
+    assert {*find(aware(), DATA).space.names} - {*engine.space.names} <= {
+        name for name in find(aware(), DATA).space.names if name.endswith((":scale", ":zero_point"))
+    }
 
 
 def test_fake_quantisation_is_struck_in_the_integer_code():

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from torchfault.adapters.sources import as_data
-from torchfault.data import Data, Tree
+from torchfault.data import Data, Tree, rows
+from torchfault.engine.effort import effort
 from torchfault.engine.executor import Executor, Lanes, check_trials
 from torchfault.engine.graph.executor import GraphExecutor
 from torchfault.engine.hooks.executor import HooksExecutor
@@ -60,10 +61,12 @@ class Engine:
     *data* is whatever :func:`torchfault.adapters.sources.as_data` takes: a tensor, (inputs, labels), a data set. Of a
     model that ``torch.compile`` made, the one behind it runs.
     *executor* is ``graph`` (``torch.export``, the fast one), ``hooks`` (any module) or ``auto``: graph, and hooks where
-    the model cannot be captured; then :attr:`fallback` says why. *memory* bounds the bytes for activations. *device*
-    moves the model (in place, as torch does) and the data. *training* admits batch-norm and dropout in training mode,
-    *buffers* makes buffers sites too, and the thresholds and decay constants that neurons keep as plain numbers. A
-    warning tells where the model has words that are no sites; :attr:`unseen` lists them with the reasons.
+    the model cannot be captured; then :attr:`fallback` says why. Where inputs of one batch could change each other's
+    outcomes, every lane runs by itself, and :attr:`alone` says why; else it is empty. *memory* bounds the bytes for
+    activations. *device* moves the model (in place, as torch does) and the data. *training* admits batch-norm and
+    dropout in training mode, *buffers* makes buffers sites too, and the thresholds and decay constants that neurons
+    keep as plain numbers. A warning tells where the model has words that are no sites; :attr:`unseen` lists them with
+    the reasons. *trials* tells about how many will run: ``auto`` takes hooks for so few that a capture does not pay.
 
     Raises :class:`ModelError` for a model in training mode, or one that ``graph`` was asked for and cannot capture.
 
@@ -83,6 +86,7 @@ class Engine:
         device: torch.device | str | None = None,
         training: bool = False,
         buffers: bool = False,
+        trials: int | None = None,
     ) -> None:
         if executor not in ("auto", "graph", "hooks"):
             raise EngineError(f"executor is 'auto', 'graph' or 'hooks', got '{executor}'")
@@ -94,7 +98,8 @@ class Engine:
         data = data.to(next((t.device for t in (*model.parameters(), *model.buffers())), "cpu"))
         self.model, self.data, self.memory = model, data, parse_memory(memory)
         self.fallback: str | None = None
-        self._executor = self._choose(executor, find(model, data, buffers=buffers))
+        self.alone = ""
+        self._executor = self._choose(executor, find(model, data, buffers=buffers), trials)
         self._homes = {name: home for home in homes(model) for name in home.words}
         self._homes |= {name: constant_home(model, name) for name in self.space.names if is_constant(name)}
         self.unseen = unseen(model)
@@ -105,15 +110,31 @@ class Engine:
                 f"some words of the model are no sites, so no fault lands there: {listed}{rest}", stacklevel=2
             )
 
-    def _choose(self, executor: str, found: Discovery) -> Executor:
-        if executor != "hooks":
+    def _choose(self, executor: str, found: Discovery, trials: int | None) -> Executor:
+        if executor == "auto" and trials is not None:
+            work = effort(self.model, rows(self.data.inputs, slice(0, 1)))
+            if work.sooner_without_capture(trials + len(self.data)):
+                self.fallback = f"{trials:,} trials are sooner done than the {work.calls:,} operations captured"
+        if executor != "hooks" and self.fallback is None:
             try:
                 return GraphExecutor(self.model, self.data, memory=self.memory, found=found)
             except ModelError as error:
                 if executor == "graph":
                     raise
                 self.fallback = str(error)
-        return HooksExecutor(self.model, self.data, memory=self.memory, found=found)
+        hooks = HooksExecutor(self.model, self.data, memory=self.memory, found=found)
+        self.alone = hooks.alone
+        if self.fallback and self.alone:
+            why = "" if self.alone in self.fallback else f": {self.alone}"
+            self.fallback += f"; lanes run one by one{why}"
+        return hooks
+
+    def __repr__(self) -> str:
+        lanes = f", lane by lane: {self.alone}" if self.alone else ""
+        return (
+            f"Engine({type(self.model).__name__}, {len(self.data)} inputs, {self.executor}{lanes}; "
+            f"{len(self.space):,} faults in {len(self.space.sites):,} sites)"
+        )
 
     @property
     def executor(self) -> str:

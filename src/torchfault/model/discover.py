@@ -31,18 +31,18 @@ __all__ = ["Discovery", "check_inference", "find", "module_sites", "parameter_si
 class Discovery:
     """What was found in a model: the fault space, and where the batch axis of each activation is.
 
-    *left_out* gives, for activations that are no sites, the reason. *mixes* tells whether the output for one input
-    depends on the others in its batch. *owners* gives, for parameters and buffers that one module without children
-    reads and nothing else, the path of that module. *cells* are the modules with states, and *fold* tells how the sites
-    with time steps come apart into those of the single steps. By the names of these go *layouts* and *samples*, a few
-    values of each activation for the first inputs. *axes* count the inputs in the tensors that the model gives, and
-    *conduct* tells how it runs.
+    *left_out* gives, for activations that are no sites, the reason. *mixes* tells how inputs of one batch depend on
+    each other, without faults or under them, and is empty where they do not. *owners* gives, for parameters and buffers
+    that one module without children reads and nothing else, the path of that module. *cells* are the modules with
+    states, and *fold* tells how the sites with time steps come apart into those of the single steps. By the names of
+    these go *layouts* and *samples*, a few values of each activation for the first inputs. *axes* count the inputs in
+    the tensors that the model gives, and *conduct* tells how it runs.
     """
 
     fold: Fold
     layouts: Mapping[str, LaneAxis]
     left_out: Mapping[str, str] = field(default_factory=dict)
-    mixes: bool = False
+    mixes: str = ""
     owners: Mapping[str, str] = field(default_factory=dict)
     cells: tuple[Cell, ...] = ()
     axes: tuple[int, ...] = ()

@@ -49,6 +49,8 @@ def capture(model: nn.Module, data: Data, found: Discovery) -> Captured:
     >>> [node.op for node in captured.program.nodes if node.target], captured.places["linear:output"].role
     (['linear'], 'output')
     """
+    if found.mixes:
+        raise ModelError(f"{type(model).__name__} mixes the inputs of a batch: {found.mixes}")
     probe = probe_inputs(data)
     exported = _export(model, probe, found)
     builder = _Builder(model, exported, {site.name for site in found.sites})

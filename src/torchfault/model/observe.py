@@ -15,7 +15,8 @@ from torchfault.model.probes import PROBES, probe_inputs, repeated, spread
 from torchfault.model.record import Record
 from torchfault.model.rounding import exactly
 from torchfault.model.states import find_cells
-from torchfault.model.traits import leaf_paths
+from torchfault.model.struck_proof import mixing
+from torchfault.model.traits import leaf_paths, varies
 from torchfault.model.watch import visiting
 
 __all__ = ["watch"]
@@ -48,10 +49,9 @@ def _watched(model: nn.Module, data: Data, *, operations: bool, steps: bool) -> 
         with undisturbed(model):
             record.cells = find_cells(model, inputs)
     many, few = _pair(record, inputs, operations=operations)
-    operations_seen = {seen.moment.operation for seen in record.seen.values()}
-    ranges = any(room.shares_ranges(module) for room in foreign() for module in model.modules())
-    ranges |= any(room.mixes(operation) for room in foreign() for operation in operations_seen)
-    record.mixes = _outputs_mix(record, many, few) or ranges
+    record.mixes = _mixing(record, data, many, few)
+    if record.mixes and not conduct.alone:  # then the values do not tell where the lanes are, but the shapes do
+        _pair(record, inputs, operations=operations)
     for number in spread(data, most=_PATHS) if conduct.decides else ():
         alone = rows(data.inputs, slice(number, number + 1))
         _pair(record, alone if conduct.alone else repeated(data, number), operations=operations)
@@ -61,8 +61,8 @@ def _watched(model: nn.Module, data: Data, *, operations: bool, steps: bool) -> 
 def _pair(record: Record, inputs: Tree, *, operations: bool) -> tuple[Tree, Tree]:
     """Run the model on *inputs* and on fewer of them, for *record*; return what it gave."""
     model, paths, given = record.model, leaf_paths(record.model), []
-    with undisturbed(model), exactly():
-        for some, visitor in ((inputs, record.first), (rows(inputs, record.fewer), record.second)):
+    for some, visitor in ((inputs, record.first), (rows(inputs, record.fewer), record.second)):
+        with undisturbed(model), exactly():  # each from the state that the model was found in
             reset_states(model)
             try:
                 with visiting(model, visitor, modules=paths, operations=None if operations else (), cells=record.cells):
@@ -76,6 +76,20 @@ def _pair(record: Record, inputs: Tree, *, operations: bool) -> tuple[Tree, Tree
                 ) from error
     record.end()
     return given[0], given[1]
+
+
+def _mixing(record: Record, data: Data, many: Tree, few: Tree) -> str:
+    """Return how the outputs for one input depend on the others in its batch; empty where they do not."""
+    model = record.model
+    if _outputs_mix(record, many, few):
+        return "what it gives for one input depends on the others in its batch"
+    done = {seen.moment.operation for seen in record.seen.values()}
+    ranges = any(room.shares_ranges(module) for room in foreign() for module in model.modules())
+    if ranges or any(room.mixes(operation) for room in foreign() for operation in done):
+        return "it quantises what it reads by the range of the whole batch"
+    if record.conduct.alone or record.conduct.decides or any(varies(module) for module in model.modules()):
+        return ""  # runs lane by lane in any case
+    return mixing(model, data, record.layouts, record.cells)
 
 
 def _outputs_mix(record: Record, many: Tree, few: Tree) -> bool:

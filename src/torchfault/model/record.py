@@ -52,7 +52,7 @@ class Record:
     layouts: dict[str, LaneAxis] = field(default_factory=dict)
     samples: dict[str, Tensor] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
-    mixes: bool = False
+    mixes: str = ""
     axes: list[int] = field(default_factory=list)
     _values: dict[str, tuple[_Seen, Tensor]] = field(default_factory=dict)
     _met: dict[str, None] = field(default_factory=dict)
@@ -127,9 +127,9 @@ class Record:
             return axis_of_one(few.shape)
         count = self.fewer.stop - self.fewer.start
         found = find_axis(many, few, lanes=PROBES, lane=1) if count == 1 else None
-        if found is not None or not self.training:
+        if found is not None or not (self.training or self.mixes):
             return found
-        # In training mode values differ by chance or by the batch, so that the shapes alone must do.
+        # Where values differ by chance or by the batch, the shapes alone must do.
         return axis_by_shapes(many.shape, few.shape, lanes=PROBES, fewer=count)
 
     @cached_property

@@ -40,7 +40,7 @@ class HooksExecutor:
     alone reads them: for them that module runs once more. Faults in other weights and buffers change the model in
     place, for a pass that only lanes with equal ones share. *memory* bounds the bytes of activations. A model
     that lets chance or the rest of the batch have a part, or that decides by values what to compute, runs lane by lane,
-    from the same random state each time.
+    from the same random state each time; :attr:`alone` says why, and is empty for any other.
 
     Raises :class:`ModelError` for a model that does not give one row of output per input.
 
@@ -76,8 +76,7 @@ class HooksExecutor:
         found = find(model, data, buffers=buffers) if found is None else found
         self._layouts, self._memory = found.layouts, Memory(model)
         self._fold, self._cells, self._axes = found.fold, found.cells, found.axes
-        alone = found.conduct.alone or found.conduct.decides != ""  # one lane's fault could change the path of others
-        self._careful = found.mixes or alone or any(varies(module) for module in model.modules())
+        self.alone = _why_alone(model, found)
         self._known: tuple[tuple[Site, ...], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] | None = None
         self._batch = 1
         self._golden: Tree | None = None
@@ -86,10 +85,10 @@ class HooksExecutor:
             batch = lanes_within(model, self._here(few), memory=memory)
             self._stateful = changed()
         # A module that changes its state must not run twice.
-        self._owners = {} if self._careful or self._stateful else dict(found.owners)
+        self._owners = {} if self.alone or self._stateful else dict(found.owners)
         self._paths = {path: i for i, path in enumerate(dict.fromkeys(self._owners.values()))}
-        self._batch = 1 if self._careful else batch
-        if self._careful:
+        self._batch = 1 if self.alone else batch
+        if self.alone:
             self._check_alone()
 
     @property
@@ -214,10 +213,10 @@ class HooksExecutor:
         with ExitStack() as scopes:
             scopes.enter_context(torch.no_grad())
             scopes.enter_context(unfused())
-            if self._careful or self._stateful:
+            if self.alone or self._stateful:
                 scopes.enter_context(undisturbed(self.model))
                 reset_states(self.model)
-            if self._careful:
+            if self.alone:
                 torch.manual_seed(_SEED)
             scopes.enter_context(replaying(self.model, parts or {}, self._layouts))
             # Behind, so that it sees what a replay gives.
@@ -231,6 +230,18 @@ class HooksExecutor:
 
     def _here(self, tree: Tree) -> Tree:
         return map_tensors(lambda leaf: leaf.to(self.device), tree)
+
+
+def _why_alone(model: nn.Module, found: Discovery) -> str:
+    """Return why lanes cannot share a pass of *model*, empty where they can."""
+    if found.mixes:
+        return found.mixes
+    if found.conduct.alone:
+        return "it runs on one input alone"
+    if found.conduct.decides:  # one lane's fault could change the path of others
+        return f"it decides by values what to compute ('{found.conduct.decides}')"
+    by_chance = next((path for path, module in model.named_modules() if varies(module)), None)
+    return "" if by_chance is None else f"'{by_chance}' lets chance or the rest of the batch have a part"
 
 
 def _identical(golden: Tree, faulty: Tree) -> NDArray[np.bool_]:

@@ -123,7 +123,7 @@ def fake_quantised(module: Any, path: str, full: str, parameter: Tensor) -> Home
         return (codes.float() - along(zeros.float())) * along(scales)
 
     with torch.no_grad():
-        codes = (_rounded(quantiser, _folded(module, parameter)) / along(scale) + along(zero)).round().to(held)
+        codes = (quantiser(_folded(module, parameter)) / along(scale) + along(zero)).round().to(held)
     words = site_names(full, {"": codes, "scale": scale, "zero_point": zero.to(held)})
     parts = {"": Part(code, channel=0), "scale": Part("float32", "scale"), "zero_point": Part(code, "zero_point")}
 
@@ -157,21 +157,13 @@ def _folded(module: Any, parameter: Tensor) -> Tensor:
     return scaled
 
 
-def _rounded(quantiser: Any, value: Tensor) -> Tensor:
-    """Return *value* on the grid of *quantiser*, whose observer takes no notice."""
-    observes = quantiser.observer_enabled.clone()
-    quantiser.observer_enabled.zero_()
-    try:
-        found: Tensor = quantiser(value)
-    finally:
-        quantiser.observer_enabled.copy_(observes)
-    return found
-
-
 def _rounds(module: nn.Module) -> bool:
+    """Whether *module* rounds to codes of a fixed scale: not one that still observes, which moves it at every call."""
     fake: Any = module
-    names = ("scale", "zero_point", "quant_min", "quant_max", "fake_quant_enabled")
-    return all(hasattr(module, name) for name in names) and bool(fake.fake_quant_enabled[0]) and _span(fake) < 256
+    names = ("scale", "zero_point", "quant_min", "quant_max", "fake_quant_enabled", "observer_enabled")
+    if not all(hasattr(module, name) for name in names):
+        return False
+    return bool(fake.fake_quant_enabled[0]) and not bool(fake.observer_enabled[0]) and _span(fake) < 256
 
 
 def _span(fake: Any) -> int:
