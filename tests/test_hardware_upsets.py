@@ -226,11 +226,11 @@ def test_random_words_are_written_as_they_are_given(two_layers, rng):
     space, fault = upset_space(NVDLA_LIKE, layers.works, engine.space), Upset(layers)
     (kind,) = (at for at, one in enumerate(NVDLA_LIKE.types) if one.name == "local control")
     index, inputs = drawn(space, np.full(20, kind), -1, rng=rng), np.arange(20)[::-1] % 7
-    trials, kept = fault.trials(space, index, inputs, rng=np.random.default_rng(1), engine=engine)
+    words = np.random.default_rng(1).integers(0, 2**64, size=20, dtype=np.uint64)
+    trials, kept = fault.trials(space, index, inputs, words=words, engine=engine)
     assert kept.all()
     assert (trials.inputs == inputs).all()
     assert (trials.keep == 0).all()
-    words = np.random.default_rng(1).integers(0, 2**64, size=20, dtype=np.uint64)
     assert (trials.toggle == words >> np.uint64(32)).all()
     ((part, owner),) = fault.parts(space, index, inputs, words=words, engine=engine)
     assert (part.toggle == trials.toggle[owner]).all()
@@ -248,7 +248,7 @@ def test_parts_are_the_same_trials_within_the_memory(chip, memory, two_layers, r
     cell = rng.choice(len(mass), size=n, p=mass)
     index = space.number_of(cell, UpsetMeasure().draw_places(space, cell, rng=rng))
     inputs, words = rng.integers(0, 70, n), np.random.default_rng(1).integers(0, 2**64, size=n, dtype=np.uint64)
-    whole, some = fault.trials(space, index, inputs, rng=np.random.default_rng(1), engine=Engine(model, data))
+    whole, some = fault.trials(space, index, inputs, words=words, engine=Engine(model, data))
     kept = np.flatnonzero(some)
     assert (whole.inputs == inputs[kept]).all()
     seen = np.zeros(n, dtype=int)
@@ -284,12 +284,15 @@ def test_upsets_without_a_trial_are_refused_or_left_out(two_layers):
     with pytest.raises(HardwareError, match="control strikes no variable"):
         struck(layers, space, np.array([0, len(space) - 1]), engine)
     other = UpsetSpace(FLAT, space.works[:1], space.widths[:1])
-    fault.check(space, engine)
+    mass = UpsetMeasure(in_use=True).mass(space)
+    fault.check(space, mass, engine)
     for wrong in (other, engine.space):
         with pytest.raises(HardwareError, match="make the space of these layers"):
-            fault.check(wrong, engine)
+            fault.check(wrong, mass, engine)
+    with pytest.raises(HardwareError, match=r"take measure=UpsetMeasure\(in_use=True\)"):
+        fault.check(space, UpsetMeasure().mass(space), engine)
     with pytest.raises(SpaceError, match="no site is called"):
-        fault.check(space, Engine(nn.Linear(2, 2), Data(torch.zeros(1, 2))))
+        fault.check(space, mass, Engine(nn.Linear(2, 2), Data(torch.zeros(1, 2))))
     trials, kept = struck(layers, space, np.array([], dtype=int), engine)
     assert len(trials) == len(kept) == 0
     none = np.array([], dtype=int)
