@@ -1,12 +1,11 @@
 """Resiliency Accuracy against a network whose every upset is run: truth, bias, coverage, and what goes with it."""
 
+import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -401,7 +400,6 @@ def test_bounds_of_contributions_are_possible(deep, chip, proposal):
 
 PROGRAM = """
 import sys
-sys.path.insert(0, {here!r})
 from test_hardware_resiliency import ARRAY, build
 from torchfault.campaign import run
 from torchfault.engine import Engine
@@ -416,10 +414,11 @@ run(upsets(engine, ARRAY, proposal={proposal!r}, stop=MaxTrials(40_000), seed=7)
 @pytest.mark.parametrize("proposal", ["strata", "IS-B"])
 def test_a_killed_campaign_goes_on_to_the_same_accuracy(small, tmp_path, proposal, rng):
     program, store = tmp_path / "program.py", tmp_path / "parts.db"
-    program.write_text(textwrap.dedent(PROGRAM.format(here=str(Path(__file__).parent), proposal=proposal)))
+    program.write_text(PROGRAM.format(proposal=proposal))
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     whole = found_on(small, ARRAY, proposal=proposal, stop=MaxTrials(40_000), seed=7)
     for _ in range(2):
-        process = subprocess.Popen([sys.executable, program, store], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([sys.executable, program, store], env=paths)
         while not store.exists() and process.poll() is None:
             time.sleep(0.01)
         time.sleep(float(rng.uniform(0.05, 0.4)))

@@ -60,7 +60,8 @@ class Upset:
     """The fault model of upsets: what each of an :class:`UpsetSpace` of *layers* does to the words of an engine.
 
     >>> import torch
-    >>> from torchfault import FLAT, Data, Engine
+    >>> from torchfault import Data, Engine
+    >>> from torchfault.hardware.accelerator import FLAT
     >>> from torchfault.hardware.layers import layers_of
     >>> from torchfault.hardware.upset_space import upset_space
     >>> from torchfault.zoo import digits_cnn
