@@ -218,10 +218,10 @@ def test_blocks_go_where_they_are_needed():
 
 def test_no_draws_go_to_what_is_finished():
     space = FaultSpace((Site("dull", (1000,)), Site("lively", (1000,))))
-    sampler, population = Adaptive(block=512), Population(space, goals={"site": 0.02})
+    sampler, population = Adaptive(block=512), Population(space, goals={"site": 0.05})
     noise = np.random.default_rng(0)
-    tally = after(sampler, population, lambda w: (w.site == 1) & (noise.random(len(w.bit)) < 0.5), blocks=6)
-    assert tally.unfinished("site", 0.02, level=0.95).tolist() == [False, True]
+    tally = after(sampler, population, lambda w: (w.site == 1) & (noise.random(len(w.bit)) < 0.5), blocks=2)
+    assert tally.unfinished("site", 0.05, level=0.95).tolist() == [False, True]
     draws = drawn(sampler, population, 512, seed=9, start=tally.trials, tally=tally)
     assert set(space.locate(draws.index).site) == {1}
 

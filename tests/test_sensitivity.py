@@ -12,7 +12,7 @@ from torch import nn
 from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.errors import ModelError, SamplingError
-from torchfault.sampling import Importance, score_mean, score_of
+from torchfault.sampling import Importance, Population, score_mean, score_of
 from torchfault.sensitivity import CODES, conductances, corrected, effect, gradients, held_values, isimdl, rising
 from torchfault.sensitivity.watch import activations, logits, top_margins
 from torchfault.space import FaultSpace
@@ -152,7 +152,7 @@ def test_published_codes_choose_bits_as_published(known, weights, outputs, code)
     share = {"G": (0.494, 0.08), "E": (0.25, 0.02), "L": (31 / 528, 0.01), "R": (1 / 32, 0.01)}[code[0]]
     for space in (weights, outputs):
         sampler = isimdl(known.engine.model, known.data, space, code, images=4)
-        draws = sampler.draw(space, 20_000, rng=np.random.default_rng(0))
+        draws = sampler.draw(Population(space), 20_000, rng=np.random.default_rng(0), start=0)
         where = space.locate(draws.index)
         assert np.mean(where.bit == 30) == pytest.approx(share[0], abs=share[1])
         assert np.bincount(where.site) / 20_000 == pytest.approx(1 / len(space.sites), abs=0.02)
@@ -177,7 +177,7 @@ def test_sensitivity_reaches_the_bit_in_the_corrected_scheme_alone(known, weight
 
 def test_rising_values_are_positive(known, weights):
     sampler = rising(known.engine.model, known.data, weights, floor=0.0)
-    draws = sampler.draw(weights, 500, rng=np.random.default_rng(0))
+    draws = sampler.draw(Population(weights), 500, rng=np.random.default_rng(0), start=0)
     where = weights.locate(draws.index)
     held = {n: p.detach().flatten() for n, p in known.engine.model.named_parameters()}
     values = [float(held[weights.names[s]][e]) for s, e in zip(where.site, where.element, strict=True)]

@@ -736,7 +736,7 @@ def test_each_rule_gives_its_reason_at_its_border() -> None:
     assert TimeBudget(2)(at(seconds=2)) == "time budget of 2 s spent"
     enough = wilson_trials(0.1, 0.02)
     assert HalfWidth(0.02)(at(enough - 20, (enough - 20) // 10)) is None
-    assert HalfWidth(0.02)(at(enough + 20, enough // 10)) == "half-width 0.019 of at most 0.02 reached (wilson, 95 %)"
+    assert HalfWidth(0.02)(at(enough + 20, enough // 10)) == "half-width 0.019 of at most 0.02 reached by model (95 %)"
     assert HalfWidth(0.4, minimum=50)(at(49)) is None
     assert HalfWidth(0.4, minimum=50)(at(50)) is not None
     assert HalfWidth(0.4)(at(0)) is None

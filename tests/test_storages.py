@@ -211,7 +211,7 @@ def test_an_empty_matrix_has_no_values():
         (lambda: storage("int9"), "no storage is called 'int9'; use int8"),
         (lambda: keep(torch.ones(2), storage("csr:int12")), "indices are int8, int16, int32, int64, got"),
         (lambda: Affine(9), "codes have 2 to 8 bits"),
-        (lambda: Bsr(0, 1), "blocks have 1 row and column or more"),
+        (lambda: Bsr(0, 1), "blocks have 1 to 4096 rows and columns, got 0x1"),
         (lambda: keep(torch.ones(3, 300), Coo("int8")), "int8 indices reach 127, got 300"),
         (lambda: keep(torch.ones(3, dtype=torch.int32), Coo()), "dense floating-point tensors, got torch.int32"),
         (lambda: keep(torch.tensor([math.nan]), Affine()), "finite values"),
