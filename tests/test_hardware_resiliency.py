@@ -121,7 +121,7 @@ def test_what_the_engine_runs_is_what_is_recorded(small, chip, inputs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("draws", "inputs"), [(1536, 1), (2048, 1), (4096, 1), (2048, None)])
+@pytest.mark.parametrize(("draws", "inputs"), [(2048, 1), (4096, 1), (4096, None)])
 def test_strata_are_unbiased_and_their_intervals_hold_their_level(known, draws, inputs):
     held, truth = known
     trials = MaxTrials(draws * (inputs or 10))
@@ -135,7 +135,8 @@ def test_strata_are_unbiased_and_their_intervals_hold_their_level(known, draws, 
         assert abs(off) < 3.5
         assert covered >= 0.94
     widths = np.mean([one.ra.high - one.ra.low for one in runs])
-    print(widths / (2 * 1.96 * np.std([one.ra.value for one in runs])))
+    most = 1.25 if inputs == 1 else 1.35  # times what would just do
+    assert widths < most * 2 * 1.96 * np.std([one.ra.value for one in runs])
 
 
 def test_a_pilot_counts_by_what_its_other_half_saw(known):
