@@ -44,6 +44,13 @@ class Ranks(nn.Module):
         return x + x.sort(0).values[:1].clamp(max=-40) + 40
 
 
+class Least(nn.Module):
+    """Scales up what is small, by the smallest distance of the batch from 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / (x.abs() + 0.5).amin().clamp(max=0.1)
+
+
 class OverBatch(nn.Module):
     """Softmax over the inputs."""
 
@@ -92,6 +99,7 @@ KINDS = {
     "branch": lambda: between(Branch()),
     "standing": lambda: between(Standing()),
     "ranks": lambda: between(Ranks()),
+    "least": lambda: between(Least()),
     "over the batch": lambda: between(OverBatch()),
     "observed": lambda: between(Observed()),
     "fake-quantised": fake_quantised,
@@ -151,6 +159,16 @@ def test_a_model_that_raises_beside_a_struck_input_is_not_proven() -> None:
             return x
 
     assert "raises RuntimeError" in find(between(Checked()).eval(), Data(torch.randn(4, 7))).mixes
+
+
+def test_a_model_for_one_input_alone_says_so() -> None:
+    class Alone(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.view(1, 7)
+
+    engine = tf.Engine(nn.Sequential(nn.Linear(7, 7), Alone()).eval(), torch.randn(4, 7))
+    assert engine.alone == "it runs on one input alone"
+    assert engine.fallback.endswith("; lanes run one by one: it runs on one input alone")
 
 
 def groups() -> tuple[nn.Module, Data]:

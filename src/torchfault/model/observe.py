@@ -50,7 +50,7 @@ def _watched(model: nn.Module, data: Data, *, operations: bool, steps: bool) -> 
             record.cells = find_cells(model, inputs)
     many, few = _pair(record, inputs, operations=operations)
     record.mixes = _mixing(record, data, many, few)
-    if record.mixes and not conduct.alone:  # then the values do not tell where the lanes are, but the shapes do
+    if record.mixes:  # then the values do not tell where the lanes are, but the shapes do
         _pair(record, inputs, operations=operations)
     for number in spread(data, most=_PATHS) if conduct.decides else ():
         alone = rows(data.inputs, slice(number, number + 1))
@@ -81,7 +81,7 @@ def _pair(record: Record, inputs: Tree, *, operations: bool) -> tuple[Tree, Tree
 def _mixing(record: Record, data: Data, many: Tree, few: Tree) -> str:
     """Return how the outputs for one input depend on the others in its batch; empty where they do not."""
     model = record.model
-    if _outputs_mix(record, many, few):
+    if _outputs_mix(record, many, few) and not record.conduct.alone:
         return "what it gives for one input depends on the others in its batch"
     done = {seen.moment.operation for seen in record.seen.values()}
     ranges = any(room.shares_ranges(module) for room in foreign() for module in model.modules())

@@ -66,7 +66,7 @@ def _runs(data: Data, plain: Tree) -> Iterator[tuple[Tree, tuple[float, float] |
     whole = _with_extremes(data, plain)
     scale = max((float(x[_PLAIN].abs().max()) for x in leaves(plain) if x.is_floating_point() and x.numel()), default=1)
     wide = _WIDE * scale if 0 < scale < torch.inf else _WIDE
-    for pair in ((torch.nan, torch.nan), (torch.inf, -torch.inf), (1e30, -1e29), (wide, -wide / 4)):
+    for pair in ((torch.nan, torch.nan), (torch.inf, -torch.inf), (1e30, -1e29), (wide, -wide / 4), (0.0, 1e-30)):
         yield map_tensors(partial(_struck, pair=pair), whole), pair
 
 
