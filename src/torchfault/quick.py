@@ -138,7 +138,9 @@ def _engine(what: Any, given: Mapping[str, Any]) -> "Engine":
         )
     if given["data"] is None:
         raise CampaignError("a model runs on data, got none; pass run(model, data): a tensor, (inputs, labels), ...")
-    return Engine(what, as_data(given["data"]), executor=given["executor"], memory=given["memory"])
+    # What a store keeps may be gone on with for longer, and is then to be run by the same executor.
+    lanes = given["trials"] if given["inputs_per_fault"] == 1 and given["store"] is None else None
+    return Engine(what, as_data(given["data"]), executor=given["executor"], memory=given["memory"], trials=lanes)
 
 
 def _stop(given: Mapping[str, Any]) -> "Rule | None":

@@ -96,7 +96,8 @@ def tell_engine(opening: Opening, engine: "Engine") -> None:
     from torchfault.adapters.understood import near_chance
 
     golden, labels = engine.golden(), engine.data.labels
-    reason = "" if engine.fallback is None else f"; no graph: {engine.fallback}"
+    reason = f"; lanes run one by one: {engine.alone}" if engine.alone else ""
+    reason = reason if engine.fallback is None else f"; no graph: {engine.fallback}"
     opening.facts(("executor", f"{engine.executor}{reason}"), ("golden", _golden(engine)))
     if labels is not None and (doubt := near_chance(golden, labels)):
         opening.note(doubt)

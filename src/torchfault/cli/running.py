@@ -15,7 +15,7 @@ from torchfault.cli.showing import check_wanted, find, short, show_results, stor
 from torchfault.cli.trust import check_trusted, remember
 from torchfault.cli.views import Wanted
 from torchfault.config import Override, Settings, keep, restore
-from torchfault.config.build import build_campaign, build_data, build_engine, build_model
+from torchfault.config.build import build_campaign, build_data, build_engine, build_model, most_lanes
 from torchfault.errors import CampaignError
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ def _free(stem: str, suffix: str) -> Path:
     return path
 
 
-def engine_of(settings: Settings, opening: header.Opening) -> "Engine":
-    """Load model and data and capture the model, telling what becomes known."""
+def engine_of(settings: Settings, opening: header.Opening, *, lanes: int | None = None) -> "Engine":
+    """Load model and data and capture the model for about so many *lanes*, telling what becomes known."""
     with working("loading the model"):
         model = build_model(settings)
     header.tell_model(opening, settings, model)
@@ -90,7 +90,8 @@ def engine_of(settings: Settings, opening: header.Opening) -> "Engine":
         data = build_data(settings.data, seed=settings.seed)
     header.tell_data(opening, data)
     with working("capturing the model"):
-        engine = build_engine(settings, model, data)
+        lanes = most_lanes(settings, len(data)) if lanes is None else lanes
+        engine = build_engine(settings, model, data, lanes=lanes)
     header.tell_engine(opening, engine)
     return engine
 
@@ -114,10 +115,12 @@ def _results(settings: Settings, store: "Store | None", held: "Record | None") -
     """Build and run the campaign, with everything checked before the store is touched."""
     from torchfault.campaign import check_resumable, run
 
-    assert settings.name is not None
     kept = keep(settings)
     if held is not None:
         _check_trials(settings, held)
+        if settings.executor == "auto":  # outcomes may differ in ties
+            settings = settings.model_copy(update={"executor": held.versions.get("executor", "auto")})
+    assert settings.name is not None
     with header.Opening() as opening, guarded(opening):
         engine = engine_of(settings, opening)
         campaign = build_campaign(settings, engine)

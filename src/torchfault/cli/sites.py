@@ -35,7 +35,7 @@ def list_sites(settings: Settings, form: str) -> None:
     """Print every chosen site with its size, and the sums."""
     check_format(form)
     with Opening() as opening, guarded(opening):
-        engine = engine_of(settings, opening)
+        engine = engine_of(settings, opening, lanes=0)
         space = build_space(settings, engine.space)
     table = space.table()
     if form != "table":

@@ -89,9 +89,10 @@ def build_data(source: DataSource, *, seed: int) -> "Data":
     )
 
 
-def build_engine(settings: Settings, model: "nn.Module", data: "Data") -> "Engine":
-    """Return an engine for *model* on *data*, as *settings* say.
+def build_engine(settings: Settings, model: "nn.Module", data: "Data", *, lanes: int | None = None) -> "Engine":
+    """Return an engine for *model* on *data*, as *settings* say, for about so many *lanes* (``None``: not known).
 
+    *executor* takes the place of an ``auto`` in *settings*, as for a campaign that one has begun.
     Raises an error of :mod:`torchfault.errors` for a representation that does not fit, or a model that cannot run.
     """
     from torchfault.engine import Engine
@@ -110,7 +111,14 @@ def build_engine(settings: Settings, model: "nn.Module", data: "Data") -> "Engin
         device=settings.device,
         training=settings.training,
         buffers=settings.buffers,
+        trials=lanes,
     )
+
+
+def most_lanes(settings: Settings, inputs: int) -> int | None:
+    """Return how many lanes the campaign of *settings* takes at most, ``None`` where it does not say."""
+    trials, each = settings.stop.trials, settings.inputs_per_fault
+    return None if trials is None else trials * (inputs if each is None else each)
 
 
 def build_space(settings: Settings, everything: "FaultSpace") -> "FaultSpace":

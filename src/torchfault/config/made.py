@@ -55,7 +55,7 @@ class Made:
         """The golden words of all chosen sites."""
         from torchfault.model.golden_words import golden_words
 
-        return golden_words(self.engine.model, self.engine.data, self.space)
+        return golden_words(self.engine.model, self.engine.data, self.space, batch=self.engine.batch)
 
     @cached_property
     def held(self) -> dict[str, Any]:

@@ -142,6 +142,11 @@ class Engine:
         return self._executor.name
 
     @property
+    def batch(self) -> int:
+        """How many inputs may share a forward pass: one where the inputs of a batch change each other's outcomes."""
+        return 1 if self.alone else 64
+
+    @property
     def space(self) -> FaultSpace:
         """Every site that can be struck, in execution order."""
         return self._executor.space

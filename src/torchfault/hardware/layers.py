@@ -10,7 +10,7 @@ from torch import nn
 
 from torchfault.data import Data, leaves
 from torchfault.engine import Engine
-from torchfault.errors import HardwareError
+from torchfault.errors import HardwareError, ModelError
 from torchfault.hardware.work import Convolution, Product, Shape, Work
 from torchfault.model.discover import find
 from torchfault.model.export import capture
@@ -48,7 +48,13 @@ def layers_of(model: nn.Module, data: Data) -> Layers:
     """
     with torch.inference_mode(False):
         found = find(model, data, steps=False)
-        captured = capture(model, data, found)
+        try:
+            captured = capture(model, data, found)
+        except ModelError as error:
+            raise ModelError(
+                f"what an accelerator works on is read from the captured graph, but {error}; 'torchfault run' strikes "
+                "such models all the same"
+            ) from None
     return _measured(captured, found.space, data)
 
 

@@ -24,8 +24,8 @@ def golden_words(model: nn.Module, data: Data, space: FaultSpace, *, batch: int 
     """Return the words of every site of *space* as unsigned integers, by name, without faults.
 
     Parameters and buffers have shape (1, elements), activations (inputs, elements): 4 bytes for each float32 activation
-    of each input, all of them held at once. *batch* inputs run at a time. Raises :class:`ModelError` for an activation
-    that the model, run as it is, does not show, or does not show input by input.
+    of each input, all of them held at once; 0 where an input never reaches the site. *batch* inputs run at a time.
+    Raises :class:`ModelError` for an activation that the model, run as it is, does not show, or not input by input.
 
     >>> from torchfault.engine import Engine
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU()).eval()
@@ -36,29 +36,30 @@ def golden_words(model: nn.Module, data: Data, space: FaultSpace, *, batch: int 
     """
     stored = dict(model.named_buffers()) | dict(model.named_parameters())
     stored |= {name: words for home in homes(model) for name, words in home.words.items()}
-    found: dict[str, list[Words]] = {}
+    found: dict[str, Words] = {}
     activations = {site.name: site for site in space.sites if site.is_activation}
     for site in space.sites:
         if site.name in stored:
-            found[site.name] = [_words(stored[site.name].detach().reshape(1, -1), site)]
+            found[site.name] = _words(stored[site.name].detach().reshape(1, -1), site)
     if activations:
         _watch(model, data, activations, found, batch)
     if missing := [site.name for site in space.sites if site.name not in found]:
         raise ModelError(f"the words of '{missing[0]}' are not to be seen when the model runs; leave this site out")
-    return {site.name: np.concatenate(found[site.name]) for site in space.sites}
+    return {site.name: found[site.name] for site in space.sites}
 
 
-def _watch(
-    model: nn.Module, data: Data, activations: Mapping[str, Site], found: dict[str, list[Words]], batch: int
-) -> None:
+def _watch(model: nn.Module, data: Data, activations: Mapping[str, Site], found: dict[str, Words], batch: int) -> None:
     """Run the model on all inputs and keep the words of *activations*."""
-    lanes = 0
+    first = lanes = 0
 
     def look(moment: Moment) -> Sequence[Tensor] | None:
         for position, tensor in enumerate(moment.tensors):
             site = activations.get(moment.name(position))
             if site is not None:
-                found.setdefault(site.name, []).append(_words(per_input(tensor, site, lanes), site))
+                held = _words(per_input(tensor, site, lanes), site)
+                if site.name not in found:
+                    found[site.name] = np.zeros((len(data), site.elements), dtype=held.dtype)
+                found[site.name][first : first + lanes] = held
         return None
 
     modules = [name for name, _ in model.named_modules() if name]

@@ -50,7 +50,7 @@ def economy(
     >>> economy(engine, engine.space.select("*.weight"), half_width=0.05).resolver.size
     64
     """
-    words = golden_words(engine.model, engine.data, space)
+    words = golden_words(engine.model, engine.data, space, batch=engine.batch)
     goals = dict(half_width) if isinstance(half_width, Mapping) else {"site": half_width}
     resolver: Resolver = Monotone(words) if monotone else Direct()
     resolver = Pooled(pool, resolver) if pool else resolver

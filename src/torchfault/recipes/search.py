@@ -40,7 +40,7 @@ def search(
     512
     """
     kinds = {site.kind for site in space.sites if not site.is_activation}
-    words = golden_words(engine.model, engine.data, space.select(kinds=kinds)) if kinds else None
+    words = golden_words(engine.model, engine.data, space.select(kinds=kinds), batch=engine.batch) if kinds else None
     return Campaign(
         engine,
         space,
