@@ -57,6 +57,18 @@ def test_few_changes_are_bounded_by_the_reach_of_a_draw() -> None:
     assert found == (expected.value, expected.low, expected.high)
 
 
+@pytest.mark.parametrize(("heavy", "expected"), [(1, 0.1), (1, 0.15), (2, 0.3), (3, 0.8)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_few_heavy_draws_do_not_prove_that_there_must_be_so_many(heavy: int, expected: float, sign: int) -> None:
+    """Of 200 draws each in two strata, 40 are 1, and so many 50 where *expected* were: 4 to 14 % of samples."""
+    x, stratum = np.zeros(400), np.repeat([0, 1], 200)
+    x[:40], x[200 : 200 + heavy] = 1, 50
+    value, low, high = tilted_bounds(sign * x, stratum, prior(0.1, 0.1, 0.1, strata=2), level=0.95)
+    low, high = sorted((sign * low, sign * high))
+    assert low < (40 + 50 * expected) / 400 < sign * value
+    assert (40 + 50 * (heavy + 1.96 * heavy**0.5)) / 400 < high, "those that might have come are as many as before"
+
+
 def test_an_estimate_beyond_the_possible_stays_within_its_bounds() -> None:
     found = tilted_bounds(np.full(30, 2.0), np.zeros(30, dtype=np.int64), prior(1, 1, 1), level=0.95, least=0, most=1)
     assert found[2] == found[0] == 2
