@@ -29,6 +29,12 @@ from torchfault.criteria import (
 from torchfault.engine.graph.executor import GraphExecutor
 from torchfault.engine.hooks.executor import HooksExecutor
 from torchfault.faults import BitFlip, Burst, Lasting, RandomWord, StuckAt, Value
+from torchfault.hardware import samplers as upset_samplers
+from torchfault.hardware.accelerator import FLAT, NVDLA_LIKE, OUTPUT_STATIONARY
+from torchfault.hardware.measure import UpsetMeasure
+from torchfault.hardware.samplers import PROPOSALS, ByCells, TwoPhase
+from torchfault.hardware.upset_space import UpsetSpace
+from torchfault.hardware.work import Product, Work
 from torchfault.measures import ProductMeasure, draw, probability
 from torchfault.sampling import (
     METHODS,
@@ -80,6 +86,7 @@ SAMPLERS = (
     Learned(Sensitivity({}, bits="linear")),
     Search(side=64, block=64),
 )
+UPSET_SAMPLERS = (*(ByCells(proposal) for proposal in PROPOSALS), TwoPhase(), TwoPhase(block=700))
 FAULT_MODELS = (
     BitFlip(),
     StuckAt(0),
@@ -140,6 +147,73 @@ def test_criteria_of_tasks(criterion):
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
 def test_samplers(sampler):
     check_sampler(sampler)
+
+
+WORKS = (
+    Work("fc", "linear", 24, ("fc:input",), ("fc.weight",), ("fc:output",), (6, 24, 4), Product(1, 1, 6, 4)),
+    Work("rnn", "gru", 40, (), (), (), (4, 8, 5)),
+)
+CHIPS = {"flat": (FLAT, 32), "array": (replace(OUTPUT_STATIONARY, height=2, width=2), 16), "nvdla": (NVDLA_LIKE, 16)}
+
+
+def upsets_of(chip):
+    """Return the upsets of data in use while a chip computes a product and a recurrent layer."""
+    accelerator, width = CHIPS[chip]
+    return Population(UpsetSpace(accelerator, WORKS, ((width,) * 3,) * 2), UpsetMeasure(in_use=True), inputs=3)
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("sampler", UPSET_SAMPLERS, ids=repr)
+def test_samplers_of_upsets(sampler, chip):
+    check_sampler(sampler, upsets_of(chip))
+
+
+@dataclass(frozen=True)
+class Upset:
+    """A sampler of upsets with a *flaw*."""
+
+    flaw: str
+    block: int = 1024
+
+    def design(self, population):
+        """Return that of two phases."""
+        design = TwoPhase(self.block).design(population)
+        return replace(design, later=0) if self.flaw == "later strata untold" else design
+
+    def draw(self, population, n, *, rng, start, tally=None):
+        """Draw in two phases, and spoil the blocks after the pilot."""
+        draws = TwoPhase(self.block).draw(population, n, rng=rng, start=start, tally=tally)
+        if not start:
+            return draws
+        space, weight, index = population.space, draws.weight, draws.index
+        if self.flaw == "no weights":
+            weight = np.ones(n)
+        if self.flaw == "one type":
+            index = index[space.type[space.cell_of(index)] == space.type[space.cell_of(index)][0]]
+            index = rng.choice(index, n)
+        if self.flaw == "first places":
+            index = space.number_of(space.cell_of(index), 0)
+        return replace(draws, weight=weight, index=index)
+
+
+@pytest.mark.parametrize(
+    ("flaw", "rule"),
+    [
+        ("later strata untold", "strata are those of the design: got strata like"),
+        ("no weights", "weights are p/q, .*: (layer|type|bit|kind) '.*' has"),
+        ("one type", "weights are p/q, .*: (layer|type|kind) '.*' has"),
+        ("first places", "weights are p/q, .*: places 0 to .* of layer 'fc', type 'input' has"),
+    ],
+)
+@pytest.mark.parametrize("chip", ["flat", "array"])
+def test_a_broken_sampler_of_upsets_is_told_its_rule(chip, flaw, rule):
+    with pytest.raises(AssertionError, match=f"breaks the rule that .*{rule}"):
+        check_sampler(Upset(flaw), upsets_of(chip))
+
+
+def test_samplers_of_upsets_refuse_other_spaces():
+    with pytest.raises(AssertionError, match=r"its design has strata .* from the space of an accelerator, got a F"):
+        check_sampler(TwoPhase())
 
 
 @pytest.mark.parametrize("name", WORDS)
@@ -686,6 +760,9 @@ def test_the_tables_hold_every_built_in():
     samplers = {name for name in frozen(sampling) if hasattr(getattr(sampling, name), "draw")}
     # the clusters of two stages are chosen beforehand, and no draw leaves them: a test of its own holds it to its rules
     assert {type(sampler).__name__ for sampler in SAMPLERS} == samplers - {"TwoStage"}
+    upset = {name for name in frozen(upset_samplers) if hasattr(getattr(upset_samplers, name), "draw")}
+    assert {type(sampler).__name__ for sampler in UPSET_SAMPLERS} == upset
+    assert {sampler.proposal for sampler in UPSET_SAMPLERS if isinstance(sampler, ByCells)} == set(PROPOSALS)
     assert {type(sampler.strata).__name__ for sampler in SAMPLERS if isinstance(sampler, Adaptive)} == {
         name for name in frozen(sampling) - {"Deviations"} if hasattr(getattr(sampling, name), "cut")
     }

@@ -15,7 +15,7 @@ from torchfault.errors import SamplingError
 from torchfault.hardware.accelerator import FLAT, NVDLA_LIKE, OUTPUT_STATIONARY
 from torchfault.hardware.layers import layers_of
 from torchfault.hardware.measure import UpsetMeasure
-from torchfault.hardware.samplers import PROPOSALS, ByCells, TwoPhase, halves_of
+from torchfault.hardware.samplers import PROPOSALS, ByCells, TwoPhase, halves_of, pairs_of
 from torchfault.hardware.upset_space import upset_space
 from torchfault.hardware.upsets import Upset
 from torchfault.measures import UNIFORM
@@ -104,9 +104,10 @@ def test_draws_weigh_what_they_should(small, name, chip):
         assert number == 0 or design.largest_weight is None or draws.weight.max() <= design.largest_weight + 1e-9
         np.add.at(total, cell, draws.weight / 1024)
         if design.adapts and number == 0:
-            assert set(draws.stratum.tolist()) == set(range(len(design.strata)))
-            of_pair = np.bincount(draws.stratum, draws.weight / 1024)
-            assert of_pair == pytest.approx(design.strata.masses), "strata of the pilot have a share fixed beforehand"
+            of_pair, pair = np.bincount(draws.stratum, draws.weight / 1024), pairs_of(space, mass)
+            assert set(draws.stratum.tolist()) == set(range(pair.max() + 1))
+            masses = np.bincount(pair[pair >= 0], mass[pair >= 0])
+            assert of_pair == pytest.approx(masses), "strata of the pilot have a share fixed beforehand"
         if isinstance(sampler, TwoPhase):
             assert draws.weight.mean() == pytest.approx(1)
             assert number == 0 or draws.stratum.min() == len(design.strata)

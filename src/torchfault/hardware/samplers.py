@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from torchfault.errors import SamplingError, did_you_mean
 from torchfault.hardware.profile import Profile
-from torchfault.hardware.strata import Allocation, stratify
+from torchfault.hardware.strata import Allocation, most_strata, stratify
 from torchfault.hardware.upset_space import UpsetSpace
 from torchfault.measures import Measure
 from torchfault.sampling.design import Design, Strata
@@ -51,13 +51,13 @@ class ByCells:
         return self.proposal == "IS-B"
 
     def design(self, population: Population) -> Design:
-        """Return one stratum; with a profile one for each type and bit before it, which are no part of the sample."""
+        """Return one stratum; with a profile after one for each type and bit, which are no part of the sample."""
         known = _Known.of(population)
         if not self._profiles:
             largest = float((known.mass[known.held] / self._shares(known, None)[known.held]).max())
             return Design(Strata.one(len(population.space)), block=self.block, largest_weight=largest)
         known.pilot_weight(self.block)
-        return Design(known.pilot_strata(), block=self.block, sample=(known.pairs,), adapts=True)
+        return Design(known.profiled_strata(), block=self.block, sample=(known.pairs,), adapts=True)
 
     def draw(
         self, population: Population, n: int, *, rng: np.random.Generator, start: int, tally: Tally | None = None
@@ -104,10 +104,10 @@ class TwoPhase:
         _check_block(self.block)
 
     def design(self, population: Population) -> Design:
-        """Return the strata of the pilot, a type and a bit each; those of later blocks have further numbers."""
+        """Return the strata of the pilot, a type and a bit each; those of later blocks are cut by what it finds."""
         known = _Known.of(population)
-        heaviest = max(known.pilot_weight(self.block), _LARGEST)
-        return Design(known.pilot_strata(), block=self.block, largest_weight=heaviest, adapts=True)
+        heaviest, later = max(known.pilot_weight(self.block), _LARGEST), most_strata(self.block)
+        return Design(known.pilot_strata(), block=self.block, largest_weight=heaviest, adapts=True, later=later)
 
     def draw(
         self, population: Population, n: int, *, rng: np.random.Generator, start: int, tally: Tally | None = None
@@ -207,6 +207,18 @@ class _Known:
     def pilot_strata(self) -> Strata:
         """Return a stratum for each pair."""
         return Strata.of_cells(self.space, self.pair, self.mass)
+
+    def profiled_strata(self) -> Strata:
+        """Return a stratum for each pair, of the profile and without a mass of its own, and one of all upsets."""
+        pairs = Strata.of_cells(self.space, self.pair, np.zeros(len(self.mass)))
+        whole = Strata.one(len(self.space))
+        return Strata(
+            np.append(pairs.stratum, self.pairs),
+            np.append(pairs.group, whole.group),
+            np.append(pairs.bit, whole.bit),
+            np.append(pairs.size, whole.size),
+            np.append(pairs.mass, whole.mass),
+        )
 
     def halves(self, n: int) -> list[Allocation]:
         """Return the halves of a pilot of *n* draws: every pair has some, and as much as half of its mass tells."""

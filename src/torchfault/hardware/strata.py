@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torchfault.errors import HardwareError
 from torchfault.sampling.strata import apportion
 
-__all__ = ["Allocation", "stratify"]
+__all__ = ["Allocation", "most_strata", "stratify"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -82,7 +82,7 @@ def stratify(mass: Floats, rate: Floats, draws: int) -> Allocation:
     held = held[np.argsort(rate[held], kind="stable")]
     need = mass[held] * np.sqrt(rate[held])
     need = (1 - _DEFENSIVE) * need / need.sum() + _DEFENSIVE * mass[held] / mass[held].sum()
-    wanted = max(1, min(_MOST, draws // _FEWEST))
+    wanted = most_strata(draws)
     ends = np.cumsum(need) / need.sum()
     _, number = np.unique(np.floor((ends - need / need.sum() / 2) * wanted), return_inverse=True)
     stratum = np.full(len(mass), -1)
@@ -91,3 +91,8 @@ def stratify(mass: Floats, rate: Floats, draws: int) -> Allocation:
     return Allocation(
         stratum, apportion(np.asarray(by_stratum, dtype=np.float64), draws, least=2), np.where(stratum >= 0, mass, 0.0)
     )
+
+
+def most_strata(draws: int) -> int:
+    """Return how many strata :func:`stratify` cuts cells into at most, for so many *draws*."""
+    return max(1, min(_MOST, draws // _FEWEST))

@@ -103,6 +103,8 @@ class Design:
     - *clusters*: draws come from some groups of this grouping (``channel``) of each site, a random sample of them, the
       same number from each, evenly along an order, and as many on every input; ``None`` where they come from anywhere.
     - *adapts*: whether the draws of a block depend on the outcomes of earlier ones.
+    - *later*: so many strata more, numbered after *strata*, that later blocks may be cut into by what earlier ones
+      found. What each holds is not known beforehand; those of one block hold the whole measure.
     - *pool*: draws cost as if struck in pools of so many, which decides the stakes of sequences.
 
     >>> Design(Strata.one(64)).looks
@@ -122,6 +124,7 @@ class Design:
     unit: Literal["fault", "word"] = "fault"
     clusters: Literal["channel"] | None = None
     adapts: bool = False
+    later: int = 0
     pool: int = 0
 
     @property

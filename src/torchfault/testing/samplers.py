@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from torchfault.cells import Space
 from torchfault.sampling import Design, Draws, Population, Sampler, Tally
 from torchfault.space import FaultSpace, Site
 from torchfault.store import Columns
@@ -41,9 +42,9 @@ def check_sampler(sampler: Sampler, population: Population | None = None) -> Non
 
     The rules: a block of at least one trial; a design that fits it and survives a store; as many trials as asked for,
     from the space, with finite weights from 0 up to the largest one promised, in strata of the design; the same trials
-    from the same random stream, whatever was drawn before; and weights p/q under which every site, element and bit has
+    from the same random stream, whatever was drawn before; and weights p/q under which every group, bit and place has
     its probability by the population's measure. One whose design says that it adapts keeps to all of this after any
-    outcomes, and draws by these alone.
+    outcomes, and draws by these alone. Samplers of upsets need a *population* of them.
 
     >>> from torchfault.sampling import Uniform
     >>> check_sampler(Uniform(faults=3))
@@ -118,24 +119,28 @@ def _tally(sampler: Sampler, population: Population, design: Design, end: int) -
 
 def _outcomes(population: Population, draws: Draws, design: Design) -> Columns:
     space = population.space
-    assert isinstance(space, FaultSpace)
     inputs = np.zeros(len(draws), dtype=np.int64) if draws.inputs is None else draws.inputs
     columns = Columns(
         draws.index, inputs, weights=draws.weight, strata=draws.stratum, counts=draws.counts, unit=design.unit
     )
-    row, faults, bit = columns.owner, draws.index, space.locate(draws.index).bit.astype(np.int64)
-    if design.unit == "word":
-        row, faults, bit = space.flips(draws.index)
-    top = np.array([max(site.bits) for site in space.sites])[space.locate(faults).site] == bit
-    failing = np.random.default_rng(20261121).random(len(faults)) < np.where(top, 0.5, 0.01)
+    row, faults = columns.owner, draws.index
+    if isinstance(space, FaultSpace) and design.unit == "word":
+        row, faults, _ = space.flips(draws.index)
+    cell, (_, part) = space.cell_of(faults), _parts(space)
+    highest = np.full(part.max() + 1, -1)
+    np.maximum.at(highest, part, space.cells.bit)
+    bit = space.cells.bit[cell]
+    failing = np.random.default_rng(20261121).random(len(faults)) < np.where(highest[part[cell]] == bit, 0.5, 0.01)
+    if design.unit == "fault":
+        return replace(columns, flags={"failed": np.bincount(row, failing, len(draws)) > 0})
     masks = np.zeros(len(draws), dtype=np.uint64)
     np.bitwise_or.at(masks, row[failing], np.left_shift(np.uint64(1), bit[failing].astype(np.uint64)))
-    return replace(columns, flags={"failed": masks if design.unit == "word" else masks > 0})
+    return replace(columns, flags={"failed": masks})
 
 
 def _check_adapting(sampler: Sampler, population: Population, design: Design) -> None:
-    """Hold three blocks that follow from outcomes to the rules."""
-    for number in range(1, 4):
+    """Hold the first block, and three that follow from outcomes, to the rules."""
+    for number in range(4):
         start = number * sampler.block
         if design.total is not None and start >= design.total:
             return
@@ -187,8 +192,9 @@ def _check_draws(sampler: Sampler, population: Population, design: Design, draws
             draws.weight.max(initial=0.0) <= largest, f"got {draws.weight.max(initial=0.0)}, and {largest} was promised"
         )
         whole = np.issubdtype(draws.stratum.dtype, np.integer)
-        known = (draws.stratum >= 0) & (draws.stratum < len(design.strata))
-        hold(whole and known.all(), f"got strata like {draws.stratum[:3]} of {len(design.strata)}")
+        strata = len(design.strata) + design.later
+        known = (draws.stratum >= 0) & (draws.stratum < strata)
+        hold(whole and known.all(), f"got strata like {draws.stratum[:3]} of {strata}")
 
 
 def _check_replacement(
@@ -207,7 +213,6 @@ def _check_replacement(
 def _check_weights(sampler: Sampler, population: Population, design: Design, blocks: Sequence[Draws]) -> None:
     """Compare the weighted share of every group of faults with its probability, as far as it was drawn from."""
     space, sample = population.space, design.sample
-    assert isinstance(space, FaultSpace)
     weight, stratum = (np.concatenate([getattr(draws, part) for draws in blocks]) for part in ("weight", "stratum"))
     if sample is not None:  # what was picked on purpose stands for itself alone
         weight = weight * np.isin(stratum, sample)
@@ -217,16 +222,18 @@ def _check_weights(sampler: Sampler, population: Population, design: Design, blo
     counts = [np.ones(len(draws), dtype=np.int64) if draws.counts is None else draws.counts for draws in blocks]
     owner = np.repeat(np.arange(len(weight)), np.concatenate(counts))
     part = np.ones(len(owner))
-    if design.unit == "word":  # a word is one draw, however many bits it has
+    if isinstance(space, FaultSpace) and design.unit == "word":  # a word is one draw, however many bits it has
         owner, index, _ = space.flips(index)
         part = 1 / np.bincount(owner)[owner]
     faults, masses = np.bincount(owner, part, len(weight)), design.strata.masses
-    drawn = np.bincount(stratum, minlength=len(masses)) > 0 if design.adapts else np.ones(len(masses), dtype=bool)
+    drawn = np.ones(len(masses), dtype=bool)
+    if design.adapts and stratum.max() < len(masses):  # later strata hold the whole measure, wherever they are cut
+        drawn = np.bincount(stratum, minlength=len(masses)) > 0
     root, whole = math.sqrt(len(weight)), float(masses[drawn].sum())
-    with rule(sampler, "weights are p/q, so that every site, element and bit has its probability on average"):
+    with rule(sampler, "weights are p/q, so that every group, bit and place has its probability on average"):
         off, error = abs(weight.mean() - whole), weight.std() / root
         hold(off <= _SIGMAS * error + 1e-9, f"the mean weight is {weight.mean():.4g} and not {whole:.4g}")
-        for what, here, p in _groups(population, space, _mass(population, design, drawn) / whole, index):
+        for what, here, p in _groups(population, _mass(population, design, drawn) / whole, index):
             mine = np.bincount(owner, weights=here * part, minlength=len(weight))
             excess = weight * (mine - p * faults)
             # The spread of a group that was never drawn is that of weights of 1.
@@ -248,25 +255,50 @@ def _mass(population: Population, design: Design, drawn: NDArray[np.bool_]) -> N
 
 
 def _groups(
-    population: Population, space: FaultSpace, mass: NDArray[np.float64], index: NDArray[np.int64]
+    population: Population, mass: NDArray[np.float64], index: NDArray[np.int64]
 ) -> Iterator[tuple[str, NDArray[np.bool_], float]]:
-    """Yield sites, the bits of each and eighths of its elements: a name, which faults belong to it, its probability.
+    """Yield the groups of every grouping, and the bits of each part of a space and eighths of its places.
 
-    *mass* is that of each cell; groups of unknown mass are left out.
+    Each is a name, which faults belong to it, and its probability. *mass* is that of each cell; groups of unknown mass
+    are left out.
     """
-    site, element, bit = space.locate(index)
-    for at, one in enumerate(space.sites):
-        here, own = site == at, np.flatnonzero(space.cells.group == at)
+    space = population.space
+    cells, cell, place, (names, part) = space.cells, space.cell_of(index), space.place_of(index), _parts(space)
+    sets = [
+        (f"{by} '{key}'", axis.of_cell == code)
+        for by in space.groupings
+        if (axis := space.axis(by)).of_cell is not None
+        for code, key in enumerate(axis.keys)
+    ]
+    for number, name in enumerate(names):
+        sets += [(f"bit {b} of {name}", (part == number) & (cells.bit == b)) for b in set(cells.bit[part == number])]
+    for name, own in sets:
+        if not np.isnan(mass[own]).any():
+            yield name, own[cell], float(mass[own].sum())
+    for number, name in enumerate(names):
+        own = np.flatnonzero(part == number)
         if np.isnan(mass[own]).any():
             continue
-        yield f"site '{one.name}'", here, float(mass[own].sum())
-        for b, p in zip(one.bits, mass[own].tolist(), strict=True):
-            yield f"bit {b} of '{one.name}'", here & (bit == b), p
-        edges = np.linspace(0, one.elements, min(8, one.elements) + 1).astype(int)
+        size = int(cells.sizes[own[0]])
+        edges = np.linspace(0, size, min(8, size) + 1).astype(int)
         for low, high in pairwise(edges):
-            inside = here & (element >= low) & (element < high)
+            inside = (part[cell] == number) & (place >= low) & (place < high)
             p = float(mass[own] @ _spread(population, own, low, high))
-            yield f"elements {low} to {high - 1} of '{one.name}'", inside, p
+            yield f"places {low} to {high - 1} of {name}", inside, p
+
+
+def _parts(space: Space) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the parts of *space*, cells of one site (of upsets, of one layer and type) and size: names, and of cells
+    the number of theirs."""
+    by = [name for name in ("site", "layer", "type") if name in space.groupings]
+    axes = [space.axis(name) for name in by]
+    codes = [axis.of_cell for axis in axes if axis.of_cell is not None]
+    _, first, part = np.unique(np.stack([*codes, space.cells.sizes]), axis=1, return_index=True, return_inverse=True)
+    names = [
+        ", ".join(f"{name} '{axis.keys[of_cell[at]]}'" for name, axis, of_cell in zip(by, axes, codes, strict=True))
+        for at in first
+    ]
+    return names, part.reshape(-1)
 
 
 def _spread(population: Population, cells: NDArray[np.int64], low: int, high: int) -> NDArray[np.float64]:
