@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import tracemalloc
 import zlib
 from contextlib import closing
 from dataclasses import fields
@@ -171,6 +172,32 @@ def test_the_flags_of_words_are_masks():
     assert body[-8:] == (1 << 31).to_bytes(4, "little") + bytes(4)
     back = unpack(blob)
     assert (back.unit, back.failed.dtype, back.due.tolist()) == ("word", np.uint64, [0, 0])
+
+
+def inflated(header: dict, body: bytes) -> bytes:
+    """Return a batch with any header and contents."""
+    text = json.dumps(header).encode()
+    return b"TFB\x02" + zlib.compress(len(text).to_bytes(4, "little") + text + body)
+
+
+@pytest.mark.parametrize(
+    ("columns", "body", "message"),
+    [
+        ([["faults", "<u8", 2**30], ["inputs", "|u1", 2]], 16, "announces 8589934594 bytes, more than"),
+        ([["faults", "<u8", 2], ["inputs", "<u8", 2**40]], 16, "1099511627776 entries for 2 trials"),
+        ([["faults", "<u8", 2], ["inputs", "|u1", 2]], 2**28, "other than the 18 bytes that it announces"),
+        ([["faults", "<u8", 2], ["inputs", "|u1", 2]], 17, "other than the 18 bytes that it announces"),
+        ([["faults", "<u8", -2], ["inputs", "|u1", 2]], 16, "announces -14 bytes"),
+        ([["faults", "O", 2], ["inputs", "|u1", 2]], 18, "OBJECT"),
+    ],
+)
+def test_no_more_is_inflated_than_a_batch_can_hold(columns, body, message):
+    blob = inflated({"trials": 2, "unit": "fault", "columns": columns, "flags": []}, bytes(body))
+    tracemalloc.start()
+    with pytest.raises(StoreError, match=f"cannot be read .*{message}.*the store is damaged"):
+        unpack(blob)
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
 
 
 def test_a_batch_of_another_format_is_refused():
