@@ -68,10 +68,12 @@ def check_record(record: Record, space: Space, design: Design) -> None:
 def check_batch(batch: Batch, record: Record, space: Space, design: Design) -> None:
     """Raise :class:`StoreError` where a batch holds what no trial of the campaign can be."""
     columns = batch.columns
+    # Upsets are divided further once a pilot has shown where they matter.
+    strata = len(design.strata) if isinstance(space, FaultSpace) or not design.adapts else _MOST_STRATA
     bounds: dict[str, tuple[float, float]] = {
         "faults": (0, len(space) - 1),
         "inputs": (-1 if columns.values is not None else 0, record.inputs - 1),
-        "strata": (0, max(len(design.strata), 1) - 1),
+        "strata": (0, max(strata, 1) - 1),
         "counts": (1, len(columns.faults)),
         "lanes": (0, math.inf),
         "weights": (0, design.largest_weight * (1 + 1e-6) if design.largest_weight else np.finfo(np.float64).max),
