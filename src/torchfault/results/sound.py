@@ -68,12 +68,10 @@ def check_record(record: Record, space: Space, design: Design) -> None:
 def check_batch(batch: Batch, record: Record, space: Space, design: Design) -> None:
     """Raise :class:`StoreError` where a batch holds what no trial of the campaign can be."""
     columns = batch.columns
-    # Upsets are divided further once a pilot has shown where they matter.
-    strata = len(design.strata) if isinstance(space, FaultSpace) or not design.adapts else _MOST_STRATA
     bounds: dict[str, tuple[float, float]] = {
         "faults": (0, len(space) - 1),
         "inputs": (-1 if columns.values is not None else 0, record.inputs - 1),
-        "strata": (0, max(strata, 1) - 1),
+        "strata": (0, _last_stratum(design, space)),
         "counts": (1, len(columns.faults)),
         "lanes": (0, math.inf),
         "weights": (0, design.largest_weight * (1 + 1e-6) if design.largest_weight else np.finfo(np.float64).max),
@@ -91,6 +89,12 @@ def check_batch(batch: Batch, record: Record, space: Space, design: Design) -> N
         _check_drops(columns, drops, batch, record)
     if columns.unit == "word":
         _check_words(columns, space, batch, record)
+
+
+def _last_stratum(design: Design, space: Space) -> int:
+    """Return the highest number of a stratum; upsets are divided further once a pilot has shown where they matter."""
+    known = isinstance(space, FaultSpace) or not design.adapts
+    return max(len(design.strata), 1) - 1 if known else _MOST_STRATA
 
 
 def _check_drops(columns: Columns, drops: list[float], batch: Batch, record: Record) -> None:
@@ -200,7 +204,7 @@ def _design(design: Design, space: Space) -> str | None:
     }
     if any(wrong.values()):
         return next(name for name, is_wrong in wrong.items() if is_wrong)
-    if design.sample is not None and not all(_whole(one, 0, len(design.strata) - 1) for one in design.sample):
+    if design.sample is not None and not all(_whole(one, 0, _last_stratum(design, space)) for one in design.sample):
         return "sample"
     return None
 
