@@ -152,7 +152,8 @@ class Value:
     def masks(self, word: WordFormat, bit: NDArray[Any], *, rng: np.random.Generator) -> tuple[Masks, Masks]:
         """Return masks that write the value."""
         del rng
-        stored = _rounded(self.value, word) if word.dtype.is_floating_point else _whole(self.value, word)
+        kept_by = _rounded if word.dtype.is_floating_point else _whole
+        stored = None if word.halves else kept_by(self.value, word)
         if stored is None:
             raise FaultError(f"{word.name} words cannot hold {self.value}; choose a value that fits, or other sites")
         toggle = np.full(len(bit), int(encode(stored, word).item()) & int(_full(word)), dtype=np.uint64)
@@ -214,6 +215,9 @@ def _rounded(value: float, fmt: WordFormat) -> Tensor | None:
     end = decode(encode(torch.tensor(math.copysign(math.inf, value), dtype=torch.float64).to(fmt.dtype), fmt), fmt)
     held = decode(encode(stored, fmt), fmt)
     beyond = held == end and held != stored  # what is too large comes out as the end of the format
+    beyond |= held.double() * value < 0 or (
+        value == 0 and held.double() != 0
+    )  # there are no signs, and there is no zero
     return None if beyond or bool(held.double().isinf()) != math.isinf(value) else stored
 
 

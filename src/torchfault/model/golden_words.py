@@ -13,7 +13,7 @@ from torchfault.model.lane_axis import axis_within, lanes_first
 from torchfault.model.memory import homes
 from torchfault.model.watch import Moment, visiting
 from torchfault.space import FaultSpace, Site
-from torchfault.words import encode, held_in, word
+from torchfault.words import encode, held_in, lying_in, word
 
 __all__ = ["golden_words", "per_input"]
 
@@ -86,5 +86,6 @@ def _words(values: Tensor, site: Site) -> Words:
     fmt = word(site.word)
     if values.dtype.is_floating_point and not fmt.dtype.is_floating_point:
         raise ModelError(f"'{site.name}' has {site.word} codes, which are not to be seen by themselves; leave it out")
-    held = encode(values.contiguous(), held_in(fmt, values.dtype)).cpu().numpy()
+    held_by = held_in if values.dtype.is_floating_point else lying_in
+    held = encode(values.contiguous(), held_by(fmt, values.dtype)).cpu().numpy()
     return held.view(np.dtype(f"u{held.dtype.itemsize}"))

@@ -33,6 +33,9 @@ class Formatted:
         fmt = word(self.format)
         if not fmt.dtype.is_floating_point:
             raise StorageError(f"a number format keeps real numbers, got {fmt.name}; for integer codes use Affine")
+        if fmt.halves or fmt.fields.keys() == {"exponent"}:
+            lacks = "two numbers in a word; use mxfp4 or nvfp4" if fmt.halves else "no signs; use it for scales"
+            raise StorageError(f"a number format keeps single real numbers, and {fmt.name} has {lacks}")
 
     @property
     def name(self) -> str:
