@@ -1,7 +1,6 @@
 """Storages: how parameters and activations are kept, as named tensors of words, and what values these stand for."""
 
 from torchfault.storages.activations import (
-    EXPONENT,
     ActivationStorage,
     EachValue,
     InBlocks,
@@ -11,11 +10,11 @@ from torchfault.storages.activations import (
 )
 from torchfault.storages.base import Part, Storage, Stored, keep
 from torchfault.storages.dense import Affine, BlockFloat, Formatted
+from torchfault.storages.microscaling import MICROSCALED, Microscaled
 from torchfault.storages.naming import storage
 from torchfault.storages.sparse import Bsr, Coo, Csr
 
 __all__ = [
-    "EXPONENT",
     "ActivationStorage",
     "Affine",
     "BlockFloat",
@@ -24,7 +23,9 @@ __all__ = [
     "Csr",
     "EachValue",
     "Formatted",
+    "MICROSCALED",
     "InBlocks",
+    "Microscaled",
     "Part",
     "Storage",
     "Stored",
