@@ -55,7 +55,9 @@ def by_hand(model: nn.Module, data: Data, trials: Trials) -> list[torch.Tensor]:
     return list(map(concatenate, zip(*found, strict=True)))
 
 
-@pytest.mark.parametrize("how", ["int8", "uint8:tensor", "int4:5", "bfp8:16", "csr", "coo", "bsr:2x2", "q3.4", "e5m2"])
+@pytest.mark.parametrize(
+    "how", ["int8", "uint8:tensor", "int4:5", "bfp8:16", "mxfp4:5", "nvfp4", "csr", "coo", "bsr:2x2", "q3.4", "e5m2"]
+)
 @pytest.mark.parametrize("executor", ["graph", "hooks"])
 def test_faults_in_stored_words_do_what_decoding_them_does(how, executor, rng):
     model, data = NETWORKS["depthwise" if how in ("int4:5", "csr") else "digits"]()

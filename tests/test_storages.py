@@ -15,6 +15,8 @@ from torchfault.testing import check_storage
 NAMES = (
     *("int8", "uint8", "int8:tensor", "uint8:tensor", "int4:32", "int4:5", "uint4:7", "int2"),
     *("bfp8:16", "bfp4:5", "bfp2:3", "q3.4", "e4m3", "e2m1fn", "bfloat16", "float16", "float8_e4m3fn"),
+    *("mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e3m2", "mxfp6_e2m3", "mxfp4", "mxint8", "nvfp4", "mxfp4:5", "mxfp8_e5m2:3@0"),
+    *("float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e4m3fn[nan]", "nvfp4:4@0", "nvfp4[0.001]"),
     *("coo", "csr", "csr:int16", "coo:int8", "bsr:4x4", "bsr:1x3", "bsr:2x1:int64"),
 )
 

@@ -15,6 +15,7 @@ from torchfault.storages.naming import storage
 from torchfault.storages.sparse import Bsr, Coo, Csr
 
 __all__ = [
+    "MICROSCALED",
     "ActivationStorage",
     "Affine",
     "BlockFloat",
@@ -23,7 +24,6 @@ __all__ = [
     "Csr",
     "EachValue",
     "Formatted",
-    "MICROSCALED",
     "InBlocks",
     "Microscaled",
     "Part",

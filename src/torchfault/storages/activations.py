@@ -82,7 +82,7 @@ class InBlocks:
 
     def __post_init__(self) -> None:
         if isinstance(self.kept, Microscaled) and (self.kept.axis is not None or self.kept.two_steps_open):
-            raise StorageError(f"activations are kept in blocks along a row, their scales fixed, got {self.name}")
+            raise StorageError(f"activations are kept in blocks along a row, and with a fixed scale, got {self.name}")
 
     @property
     def name(self) -> str:
@@ -190,8 +190,8 @@ def activation_storage(name: str, low: float | None = None, high: float | None =
     """Return how activations called *name* are kept; ``int8``, ``nvfp4`` and the like need the range *low* to *high*.
 
     Signed codes are symmetric, with a scale of max(-low, high) / (2^(width-1) - 1); unsigned ones span the range
-    from min(low, 0) to max(high, 0); scales have six digits, and that of an NVFP4 tensor is max(-low, high) / 2688. Raises :class:`StorageError` with the notation for
-    anything else.
+    from min(low, 0) to max(high, 0); the scale of an NVFP4 tensor is max(-low, high) / 2688. Scales have six digits.
+    Raises :class:`StorageError` with the notation for anything else.
 
     >>> activation_storage("bfp8:16"), activation_storage("uint8", -1.0, 1.55).name
     (InBlocks(kept=BlockFloat(width=8, block=16)), 'uint8[0.01:100]')

@@ -13,7 +13,8 @@ __all__ = ["NOTATION", "storage"]
 
 NOTATION = (
     "int8 or int4 (a scale per channel), int8:tensor, int4:32 (groups), uint8 (with zero points), bfp8:16 (blocks), "
-    "mxfp8_e4m3, mxfp4:32@1 or nvfp4 (blocks with a scale, along axis 1), coo, csr, bsr:4x4, or a number format such as q3.4, e4m3 or bfloat16"
+    "mxfp8_e4m3, mxfp4:32@1 or nvfp4 (blocks with a scale, along axis 1), coo, csr, bsr:4x4, or a number format such "
+    "as q3.4, e4m3 or bfloat16"
 )
 
 

@@ -161,7 +161,7 @@ def held_in(fmt: WordFormat, dtype: torch.dtype) -> WordFormat:
 
 
 def lying_in(fmt: WordFormat, dtype: torch.dtype) -> WordFormat:
-    """Return *fmt* for tensors of *dtype* whose bytes are the words themselves, as codes are, and torch's sub-byte types.
+    """Return *fmt* for tensors of *dtype* whose bytes are the words themselves, as of codes and of sub-byte types.
 
     >>> fmt = lying_in(WORDS["float8_e4m3fn"], torch.uint8)
     >>> encode(torch.tensor([0x7E], dtype=torch.uint8), fmt), fmt.name
