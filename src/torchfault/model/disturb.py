@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchfault.model.undo import Undo
+from torchfault.names.word_names import width_of
 
 __all__ = ["contents", "put_back", "reset_states", "undisturbed", "unfused"]
 
@@ -94,8 +95,8 @@ def _differ(now: Mapping[str, object], before: Mapping[str, object]) -> bool:
 def _copied(tensor: Tensor) -> Tensor:
     """Return what there is to copy of *tensor*: the bytes of a type of 8 bits or less, which few kernels know."""
     plain = type(tensor) in (Tensor, nn.Parameter, nn.Buffer) and tensor.layout == torch.strided
-    held = tensor.data
-    return held.view(torch.uint8) if plain and not held.is_quantized and held.itemsize == 1 else held
+    known = width_of(str(tensor.dtype).removeprefix("torch.")) is not None
+    return tensor.data.view(torch.uint8) if plain and known and tensor.itemsize == 1 else tensor.data
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
