@@ -38,6 +38,10 @@ FORMATS = (
     *("float32", "bfloat16", "float8_e4m3fn", "mxfp8_e4m3", "mxfp8_e5m2"),
     *("mxfp6_e3m2", "mxfp6_e2m3", "mxfp4", "nvfp4", "mxint8", "int8"),
 )
+COLUMNS = (
+    *("network", "format", "accuracy (%)", "megabytes", "an element's bit fails (%)", "a scale's bit fails (%)"),
+    *("failures per 100 upsets in each megabyte", "more than the first, paired (%)"),
+)
 STARTED = time.perf_counter()
 WIDTH, PATCH, EPOCHS = 64, 2, 60
 STRUCK = 200  # inputs on which faults strike
@@ -165,12 +169,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--formats", nargs="+", default=list(FORMATS), help="the formats (all); the first is the base")
     options = parser.parse_args(words)
-    print(
-        "| network | format | accuracy (%) | megabytes | an element's bit fails (%) | a scale's bit fails (%) ", end=""
-    )
-    print(
-        "| failures per 100 upsets in each megabyte | more than the first, paired (%) |\n|---|---|---|---|---|---|---|---|"
-    )
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     by_bit: list[str] = []
     for name in options.networks:
         found = {}

@@ -40,6 +40,7 @@ from torchfault.faults import BitFlip
 from torchfault.model.discover import find
 from torchfault.names import site_name
 from torchfault.space import FaultSpace
+from torchfault.storages import MICROSCALED
 from torchfault.trials import Trials, strike
 
 Choice = Callable[[FaultSpace], FaultSpace]
@@ -218,9 +219,7 @@ REPRESENTATIONS: dict[str, Representation] = {
     ),
     "float8_e4m3fn": Representation(lambda: emulated("float8_e4m3fn"), {"weights": WEIGHTS}),
     "float8_e4m3fnuz": Representation(lambda: emulated("float8_e4m3fnuz"), {"weights": WEIGHTS}),
-    **{
-        how: blocks(how) for how in ("mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e3m2", "mxfp6_e2m3", "mxfp4", "mxint8", "nvfp4")
-    },
+    **{how: blocks(how) for how in MICROSCALED},
     "int8 emulated": Representation(lambda: emulated("int8"), BOTH),
     "uint8 emulated": Representation(
         lambda: emulated("uint8"), {"weights": WEIGHTS, "scales": of_kind("scale", "zero_point")}
@@ -233,9 +232,7 @@ REPRESENTATIONS: dict[str, Representation] = {
     "activations in bfp8:16": Representation(
         lambda: rounding("bfp8:16"), {**COMPUTED, "scales": lambda s: s.select("*:output.exponent")}
     ),
-    **{
-        f"activations in {how}": rounded_blocks(how) for how in ("mxfp8_e4m3", "mxfp6_e3m2", "mxfp4", "mxint8", "nvfp4")
-    },
+    **{f"activations in {how}": rounded_blocks(how) for how in MICROSCALED},
     "int8 torch static": Representation(deployed, STATIC, struck=CURVES),
     "int8 torchao": torchao("Int8WeightOnlyConfig"),
     "int8 torchao dynamic": torchao("Int8DynamicActivationInt8WeightConfig"),

@@ -80,8 +80,8 @@ def paired(
 def difference(one: Bools, two: Bools, *, level: float = 0.95) -> Estimate:
     """Return how much larger the share of *two* is than that of *one*, of outcomes of the same trials, shape (n,).
 
-    The interval is that of Newcombe (Statistics in Medicine 17, 1998, pp. 2635-2650), method 10: the Wilson intervals of
-    both shares, joined by their correlation.
+    The interval joins the Wilson intervals of both shares by their correlation. Source: Newcombe, Statistics in
+    Medicine 17, 1998, pp. 2635-2650, method 10.
 
     >>> str(difference(np.array([True] * 30 + [False] * 70), np.array([True] * 40 + [False] * 60)))
     '0.100 [0.052, 0.172]'
@@ -89,8 +89,8 @@ def difference(one: Bools, two: Bools, *, level: float = 0.95) -> Estimate:
     n, a, d = len(one), int((one & two).sum()), int((~one & ~two).sum())
     b, c = int((two & ~one).sum()), int((one & ~two).sum())
     value, product = (b - c) / n, float((a + b) * (c + d) * (a + c) * (b + d))
-    cross = a * d - b * c
-    cross = max(cross - n / 2, 0.0) if cross > 0 else float(cross)
+    cross = float(a * d - b * c)
+    cross = max(cross - n / 2, 0.0) if cross > 0 else cross
     phi = cross / np.sqrt(product) if product else 0.0
     first, second = (a + c) / n, (a + b) / n
     low, high = wilson([a + c, a + b], n, level=level)
