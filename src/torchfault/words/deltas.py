@@ -49,8 +49,8 @@ def flip_deltas(words: Unsigned, word: str, *, bit: NDArray[np.integer] | None =
 
     With *bit*, shape (n,), only the change by that bit of each word: shape (n,).
 
-    >>> flip_deltas(np.array([0b010110]), "e3m2fn").tolist()  # 3.0 in six bits
-    [[0.5, -1.0, 3.0, -2.25, 21.0, -6.0]]
+    >>> flip_deltas(np.array([0b010110]), "e3m2fn").tolist()  # 6.0 in six bits
+    [[1.0, -2.0, -3.0, 18.0, -5.625, -12.0]]
     """
     fmt = format_of(word)
     if bit is None or fmt.halves or not fmt.dtype.is_floating_point:
