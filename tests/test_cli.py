@@ -533,7 +533,7 @@ def test_progress_is_one_live_line_on_a_terminal(monkeypatch):
 
 
 def test_an_error_of_torchfault_itself_is_no_bad_input(monkeypatch, capfd):
-    monkeypatch.setattr("torchfault.cli.running.build_engine", lambda *_: 1 / 0)
+    monkeypatch.setattr("torchfault.cli.running.build_engine", lambda *_, **__: 1 / 0)
     assert main(["sites", *BASE]) == 1
     err = capfd.readouterr().err
     assert "ZeroDivisionError" in err

@@ -152,13 +152,26 @@ def test_what_lets_inputs_mix_is_named() -> None:
     assert "depends on the others" in find(model, data).mixes
 
 
-def test_a_model_that_raises_beside_a_struck_input_is_not_proven() -> None:
-    class Checked(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            torch._assert_async(x.isfinite().all())
-            return x
+class Checked(nn.Module):
+    """Raises where one input of the batch is not finite, or large; *after* it something may mix the inputs."""
 
-    assert "raises RuntimeError" in find(between(Checked()).eval(), Data(torch.randn(4, 7))).mixes
+    def __init__(self, after: nn.Module) -> None:
+        super().__init__()
+        self.after = after
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch._assert_async((x.isfinite() & (x.abs() < 20)).all())
+        return self.after(x)
+
+
+@pytest.mark.parametrize("after", [Guard(), Least(), Ranks(), Branch()])
+def test_what_mixes_behind_an_operation_that_raises_is_seen(after: nn.Module) -> None:
+    torch.manual_seed(5)
+    assert find(between(Checked(after)).eval(), Data(torch.randn(4, 7))).mixes
+
+
+def test_a_model_that_raises_beside_a_struck_input_runs_the_others_on() -> None:
+    assert not find(between(Checked(nn.Identity())).eval(), Data(torch.randn(4, 7))).mixes
 
 
 def test_a_model_for_one_input_alone_says_so() -> None:

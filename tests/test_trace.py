@@ -146,7 +146,7 @@ class Normed(Looking):
         (Counting(), "changes its own state"),
         (Looking(), r"torch\.fx cannot follow Looking"),
         (Measuring(), "tensors and sizes"),
-        (Normed(), "lets the inputs of a batch mix"),
+        (Normed(), "what it gives for one input depends on the others"),
         (nn.Sequential(nn.Linear(3, 3), nn.Dropout()), "by chance"),
         (nn.ReLU(), "no module alone reads a weight"),
         (NETWORKS["tied"]()[0], "no module alone reads a weight"),

@@ -7,7 +7,7 @@ computed in double precision from golden operands and rounded once.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -74,7 +74,7 @@ class Upset:
     (array([0, 3]), array([ True,  True]))
     """
 
-    layers: Layers
+    layers: Layers = field(compare=False)  # whose works the space holds; the rest is the model, which has a digest
 
     def check(self, space: Space, mass: Floats, engine: Machine) -> None:
         """Raise :class:`HardwareError` unless *space* is one of upsets in these layers, whose sites *engine* has.
