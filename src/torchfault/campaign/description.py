@@ -22,8 +22,9 @@ Plain = Any
 def describe(value: object) -> Plain:
     """Return *value* as plain JSON that is equal for equal values, in every process.
 
-    A dataclass becomes its class and the fields that it is compared by; a function its name, a hash of its source (without comments and layout)
-    and what it closes over; an array or a tensor a hash of its contents; any other object its class and attributes.
+    A dataclass becomes its class and the fields that it is compared by; a function its name, a hash of its source
+    (without comments and layout) and what it closes over; an array or a tensor a hash of its contents; any other object
+    its class and attributes.
     Classes from outside torchfault carry a hash of their source too.
 
     >>> from torchfault.sampling import BitErrorRate
