@@ -13,18 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import sqrt
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
-
-from engine import resnet20
-from error_rates import accuracy
-
+from benchmarks.engine import resnet20
+from benchmarks.error_rates import accuracy
 from torchfault.adapters.represent import represent
 from torchfault.campaign import Campaign, run
 from torchfault.data import Data

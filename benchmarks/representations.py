@@ -23,15 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
-
-import error_rates
-import overhead
-import spiking
-from engine import MEAN, STD, data_folder, outcomes, random_trials, resnet20, tied
-from reference import reference as step_by_step
-
+from benchmarks import error_rates, overhead, spiking
+from benchmarks.engine import MEAN, STD, data_folder, outcomes, random_trials, resnet20, tied
+from tests.support.reference import reference as step_by_step
 from torchfault.adapters.represent import represent
 from torchfault.data import Data, call, leaves, rows
 from torchfault.engine import Engine, inject

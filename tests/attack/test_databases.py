@@ -6,10 +6,10 @@ import warnings
 
 import numpy as np
 import pytest
-from doubles import SPACE, Double
 from sqlalchemy import create_engine
 from sqlalchemy.pool import QueuePool
 
+from tests.support.doubles import SPACE, Double
 from torchfault.campaign import Campaign, run
 from torchfault.errors import StoreError
 from torchfault.results import load

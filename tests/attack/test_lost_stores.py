@@ -5,8 +5,8 @@ import shutil
 import sys
 
 import pytest
-from doubles import SPACE, Double
 
+from tests.support.doubles import SPACE, Double
 from torchfault.campaign import Campaign, run
 from torchfault.errors import StoreError
 from torchfault.results import load
