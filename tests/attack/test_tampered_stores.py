@@ -21,6 +21,7 @@ RECIPES = {
     "adaptive": ["run", *MODEL, "--include", "fc*", "--sampler", "adaptive", "--half-width", "0.2", "--trials", "3000"],
     "search": ["search", *MODEL, "--include", "fc*.weight", "--trials", "400"],
     "vulnerability": ["vulnerability", *MODEL, "--include", "fc2.*", "--weights", "2", "--neurons", "2"],
+    "ra": ["ra", *MODEL, "--trials", "400"],
 }
 NASTY = [
     -1, 0, 1, 7, 2**31, 2**63, -(2**63), 10**30, 0.5, -0.5, 1e-300, 1e308, -1e308, float("inf"), float("-inf"),
@@ -129,8 +130,10 @@ def attack(seed, stores, tmp_path, capfd, tried):
     path = tmp_path / "a.db"
     path.write_bytes(stores[recipe])
     tamper(path, rng)
-    by = {"search": ["recall", "site"], "vulnerability": ["site", "channel", "model"]}.get(recipe, ["site", "bit"])
-    commands = [["show", "--by", one, "--format", "json"] for one in (rng.choice(by), "model")]
+    by = {"search": ["recall", "site"], "vulnerability": ["site", "channel", "model"], "ra": ["summary", "type"]}.get(
+        recipe, ["site", "bit"]
+    )
+    commands = [["show", "--by", one, "--format", "json"] for one in (rng.choice(by), by[0])]
     commands += [["show"], ["export", "--output", str(tmp_path / "x.csv"), "--force"]]
     with tried("a store tampered with, checksums and all") as found:
         for command in commands:
