@@ -25,9 +25,9 @@ def whole():
 
 
 def held(path) -> int:
-    if not path.exists() or not path.stat().st_size:
+    if not path.exists():
         return 0
-    with Store(path, access="read") as store:
+    with Store(path) as store:  # not for reading alone: the disk may have failed before there were tables
         return sum(record.trials for record in store.campaigns())
 
 
