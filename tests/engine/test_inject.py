@@ -54,7 +54,7 @@ class Recorder:
 # -- weights and buffers ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(set(WORDS) - {"bool"}))
+@pytest.mark.parametrize("name", sorted(set(WORDS) - {"bool", "float4_e2m1fn_x2"}))  # which no torch operation fills
 def test_a_weight_changes_in_just_the_struck_bit(name):
     fmt = word(name)
     model = nn.Module()
