@@ -22,19 +22,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
-
-from networks import NETWORKS
-from overhead import overhead
-from reference import reference
-
+from benchmarks.overhead import overhead
+from tests.support.networks import NETWORKS
+from tests.support.reference import reference
 from torchfault import zoo
 from torchfault.data import Data, leaves
 from torchfault.engine import Engine
 from torchfault.faults import BitFlip
 from torchfault.space import FaultSpace
 from torchfault.trials import Trials, strike
+
+ROOT = Path(__file__).parents[1]
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TIE = 1e-4

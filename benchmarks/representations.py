@@ -23,22 +23,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
-
-import error_rates
-import overhead
-import spiking
-from engine import MEAN, STD, data_folder, outcomes, random_trials, resnet20, tied
-from reference import reference as step_by_step
-
+from benchmarks import error_rates, overhead, spiking
+from benchmarks.engine import MEAN, STD, data_folder, outcomes, random_trials, resnet20, tied
+from tests.support.reference import reference as step_by_step
 from torchfault.adapters.represent import represent
 from torchfault.data import Data, call, leaves, rows
 from torchfault.engine import Engine, inject
 from torchfault.errors import StorageError
 from torchfault.faults import BitFlip
 from torchfault.model.discover import find
+from torchfault.names import site_name
 from torchfault.space import FaultSpace
+from torchfault.storages import MICROSCALED
 from torchfault.trials import Trials, strike
 
 Choice = Callable[[FaultSpace], FaultSpace]
@@ -107,7 +103,7 @@ def rounding(how: str) -> tuple[nn.Module, Data]:
 
 def codes(space: FaultSpace) -> FaultSpace:
     """Return what layers give, in the words of the values themselves."""
-    return space.select([site.name for site in ACTIVATIONS(space).sites if not site.name.endswith(".exponent")])
+    return space.select([site.name for site in ACTIVATIONS(space).sites if not site_name(site.name).block])
 
 
 def quantised(model: nn.Module, inputs: Tensor) -> nn.Module:
@@ -169,6 +165,32 @@ def torchao(config: str, **options: Any) -> Representation:
     return Representation(build, TORCHAO, needs=("torchao",))
 
 
+def nvfp4() -> tuple[nn.Module, Data]:
+    """Return the classifier of digits with the layers in torchao's NVFP4 whose sizes it can keep so."""
+    from torchao.prototype.mx_formats.inference_workflow import NVFP4WeightOnlyConfig
+    from torchao.quantization import quantize_
+
+    from torchfault import demo
+
+    def fits(module: nn.Module, _: str) -> bool:
+        return isinstance(module, nn.Linear) and not any(size % 16 for size in module.weight.shape)
+
+    model = demo.model()
+    quantize_(model, NVFP4WeightOnlyConfig(), filter_fn=fits)
+    return model, demo.data()
+
+
+def blocks(how: str) -> Representation:
+    """Return ResNet-20 with its weights in blocks with a scale."""
+    return Representation(lambda: emulated(how), BOTH)
+
+
+def rounded_blocks(how: str) -> Representation:
+    """Return ResNet-20 with what its layers read and give in blocks with a scale."""
+    scales = lambda space: space.select("*:output.*scale")  # noqa: E731
+    return Representation(lambda: rounding(how), {**COMPUTED, "scales": scales})
+
+
 BOTH = {"weights": WEIGHTS, "scales": SCALES}
 STORED = {"weights": WEIGHTS, "indices": INDICES}
 STATIC = {"weights": WEIGHTS, "activations": ACTIVATIONS, "scales": of_kind("scale", "zero_point")}
@@ -189,6 +211,9 @@ REPRESENTATIONS: dict[str, Representation] = {
     "block float bfp8:16": Representation(
         lambda: emulated("bfp8:16"), {"weights": WEIGHTS, "scales": of_kind("exponent")}
     ),
+    "float8_e4m3fn": Representation(lambda: emulated("float8_e4m3fn"), {"weights": WEIGHTS}),
+    "float8_e4m3fnuz": Representation(lambda: emulated("float8_e4m3fnuz"), {"weights": WEIGHTS}),
+    **{how: blocks(how) for how in MICROSCALED},
     "int8 emulated": Representation(lambda: emulated("int8"), BOTH),
     "uint8 emulated": Representation(
         lambda: emulated("uint8"), {"weights": WEIGHTS, "scales": of_kind("scale", "zero_point")}
@@ -201,11 +226,13 @@ REPRESENTATIONS: dict[str, Representation] = {
     "activations in bfp8:16": Representation(
         lambda: rounding("bfp8:16"), {**COMPUTED, "scales": lambda s: s.select("*:output.exponent")}
     ),
+    **{f"activations in {how}": rounded_blocks(how) for how in MICROSCALED},
     "int8 torch static": Representation(deployed, STATIC, struck=CURVES),
     "int8 torchao": torchao("Int8WeightOnlyConfig"),
     "int8 torchao dynamic": torchao("Int8DynamicActivationInt8WeightConfig"),
     "int4 torchao": torchao("IntxWeightOnlyConfig", weight_dtype=torch.int4),
     "float8 torchao": torchao("Float8WeightOnlyConfig"),
+    "nvfp4 torchao": Representation(nvfp4, TORCHAO, needs=("torchao",)),
     "80 % sparse, COO": Representation(lambda: sparse("coo"), STORED),
     "80 % sparse, CSR": Representation(lambda: sparse("csr"), {**STORED, "activations": ACTIVATIONS}, struck=CURVES),
     "80 % sparse, BSR 4x1": Representation(lambda: sparse("bsr:4x1"), STORED),

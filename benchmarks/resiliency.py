@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from thales.networks import lenet5, mnist
-from thales.outcomes import Recorded, digits, enumerated, resnet, sampled
-from thales.published import ESTIMATORS, estimate, running, until_near
 
+from benchmarks.thales.networks import lenet5, mnist
+from benchmarks.thales.outcomes import Recorded, digits, enumerated, resnet, sampled
+from benchmarks.thales.published import ESTIMATORS, estimate, running, until_near
 from torchfault.campaign import Campaign, run
 from torchfault.criteria import Misclassified
 from torchfault.engine import Engine

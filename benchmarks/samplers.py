@@ -7,18 +7,16 @@ to its part of the figures.
 import argparse
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
-from samplers_coverage import coverage
-from samplers_economy import economy
-from samplers_precision import precision
+from benchmarks.samplers_coverage import coverage
+from benchmarks.samplers_economy import economy
+from benchmarks.samplers_precision import precision
 
 Section = Callable[[bool], Mapping[str, Any]]
 

@@ -9,8 +9,9 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
-from enumerated import enumerated
-from validity import CASES, judge
+
+from tests.support.enumerated import enumerated
+from tests.support.validity import CASES, judge
 
 __all__ = ["coverage"]
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from engine import resnet20
 
+from benchmarks.engine import resnet20
 from torchfault.campaign import Campaign, run
 from torchfault.engine import Engine
 from torchfault.model.golden_words import golden_words

@@ -73,6 +73,6 @@ def cifar100(data_dir):
 @pytest.fixture(scope="session")
 def known():
     """Return the small network of which every fault's outcome on every input is known."""
-    from enumerated import enumerated
+    from tests.support.enumerated import enumerated
 
     return enumerated()

@@ -12,7 +12,8 @@ CHECKS = {path.stem: [str(path)] for path in sorted((HERE / "ecosystem").glob("m
 # What is skipped where snnTorch, SpikingJelly and Norse are not installed.
 SPIKING = "snntorch or spikingjelly or norse or constants or dead_and_saturated or spiking_network or overwritten"
 FILES = ("test_spiking.py", "test_spiking_nir.py", "test_constants.py", "test_monitor.py")
-CHECKS["spiking"] = ["-m", "not slow", "-k", SPIKING, *(str(HERE / name) for name in FILES)]
+ENGINE = HERE / "engine"
+CHECKS["spiking"] = ["-m", "not slow", "-k", SPIKING, *(str(ENGINE / name) for name in FILES)]
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -4,7 +4,7 @@ What differs from the factors of :func:`torchfault.recipes.vulnerability` can be
 Ahmadilivani et al., DeepVigor+, arXiv 2410.15742.
 """
 
-from deepvigor.analysis import Published, analyse
-from deepvigor.refinements import PUBLISHED, Refinements
+from benchmarks.deepvigor.analysis import Published, analyse
+from benchmarks.deepvigor.refinements import PUBLISHED, Refinements
 
 __all__ = ["PUBLISHED", "Published", "Refinements", "analyse"]

@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from deepvigor.attempts import Bench
-from deepvigor.filters import FilterAnalysis, with_biases
-from deepvigor.flips import analyse_flips
-from deepvigor.ladders import Storage
-from deepvigor.pooled import analyse_pooled
-from deepvigor.refinements import PUBLISHED, Refinements
-from deepvigor.tally import Tally
-from deepvigor.targets import all_targets, targets_of
+from benchmarks.deepvigor.attempts import Bench
+from benchmarks.deepvigor.filters import FilterAnalysis, with_biases
+from benchmarks.deepvigor.flips import analyse_flips
+from benchmarks.deepvigor.ladders import Storage
+from benchmarks.deepvigor.pooled import analyse_pooled
+from benchmarks.deepvigor.refinements import PUBLISHED, Refinements
+from benchmarks.deepvigor.tally import Tally
+from benchmarks.deepvigor.targets import all_targets, targets_of
 from torchfault.criteria import Criterion, Top1Change
 from torchfault.engine import Engine
 from torchfault.recipes import layer_space, vulnerability

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepvigor.ladders import Ladders
+from benchmarks.deepvigor.ladders import Ladders
 from torchfault.criteria import Criterion, judge
 from torchfault.data import rows
 from torchfault.engine import Engine

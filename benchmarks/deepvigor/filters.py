@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepvigor.attempts import Bench
-from deepvigor.distribution import share_beyond
-from deepvigor.ladders import Storage
-from deepvigor.refinements import Refinements
-from deepvigor.tally import Tally
-from deepvigor.thresholds import Thresholds, find_thresholds
+from benchmarks.deepvigor.attempts import Bench
+from benchmarks.deepvigor.distribution import share_beyond
+from benchmarks.deepvigor.ladders import Storage
+from benchmarks.deepvigor.refinements import Refinements
+from benchmarks.deepvigor.tally import Tally
+from benchmarks.deepvigor.thresholds import Thresholds, find_thresholds
 from torchfault.data import call, rows
 from torchfault.engine import Engine
 from torchfault.errors import VulnerabilityError

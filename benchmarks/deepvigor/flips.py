@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from deepvigor.attempts import Attempts, Bench
-from deepvigor.ladders import Storage, flip_ladders
-from deepvigor.refinements import Refinements
-from deepvigor.search import search
-from deepvigor.tally import Tally
-from deepvigor.targets import Targets
+from benchmarks.deepvigor.attempts import Attempts, Bench
+from benchmarks.deepvigor.ladders import Storage, flip_ladders
+from benchmarks.deepvigor.refinements import Refinements
+from benchmarks.deepvigor.search import search
+from benchmarks.deepvigor.tally import Tally
+from benchmarks.deepvigor.targets import Targets
 from torchfault.space import FaultSpace
 
 __all__ = ["analyse_flips"]

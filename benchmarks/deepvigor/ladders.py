@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepvigor.distribution import candidates, flipped_deltas
-from deepvigor.refinements import Refinements
+from benchmarks.deepvigor.distribution import candidates, flipped_deltas
+from benchmarks.deepvigor.refinements import Refinements
 from torchfault.words import WordFormat, encode, word
 
 __all__ = ["HARMFUL", "HARMLESS", "Ladders", "Storage", "candidate_ladders", "flip_ladders", "words_of"]

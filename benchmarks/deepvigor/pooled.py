@@ -3,13 +3,13 @@
 import numpy as np
 import torch
 
-from deepvigor.attempts import Bench
-from deepvigor.distribution import share_beyond
-from deepvigor.ladders import Storage
-from deepvigor.refinements import Refinements
-from deepvigor.tally import Tally
-from deepvigor.targets import Targets
-from deepvigor.thresholds import find_thresholds
+from benchmarks.deepvigor.attempts import Bench
+from benchmarks.deepvigor.distribution import share_beyond
+from benchmarks.deepvigor.ladders import Storage
+from benchmarks.deepvigor.refinements import Refinements
+from benchmarks.deepvigor.tally import Tally
+from benchmarks.deepvigor.targets import Targets
+from benchmarks.deepvigor.thresholds import find_thresholds
 from torchfault.space import FaultSpace
 
 __all__ = ["analyse_pooled"]

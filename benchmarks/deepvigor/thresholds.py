@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepvigor.attempts import Attempts, Bench
-from deepvigor.distribution import HIGHEST, LOWEST
-from deepvigor.ladders import candidate_ladders
-from deepvigor.refinements import Refinements
-from deepvigor.search import search
+from benchmarks.deepvigor.attempts import Attempts, Bench
+from benchmarks.deepvigor.distribution import HIGHEST, LOWEST
+from benchmarks.deepvigor.ladders import candidate_ladders
+from benchmarks.deepvigor.refinements import Refinements
+from benchmarks.deepvigor.search import search
 from torchfault.space import Site
 
 __all__ = ["Thresholds", "find_thresholds", "steps"]

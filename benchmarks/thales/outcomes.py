@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from engine import MEAN, STD, data_folder
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from thales.records import Recorded, Records, answers_of
+from benchmarks.engine import MEAN, STD, data_folder
+from benchmarks.thales.records import Recorded, Records, answers_of
 from torchfault.adapters.load import load_data, load_model
 from torchfault.data import Data
 from torchfault.engine import Engine

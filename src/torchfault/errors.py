@@ -23,6 +23,7 @@ __all__ = [
     "brief",
     "did_you_mean",
     "first_line",
+    "lacks_memory",
 ]
 
 
@@ -119,6 +120,17 @@ def brief(error: BaseException) -> str:
     """
     kind, line = type(error).__name__, first_line(error)
     return kind if line == kind else f"{kind}: {line}"
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether *error* says that the machine has no memory left.
+
+    >>> lacks_memory(MemoryError()), lacks_memory(RuntimeError("can't allocate memory")), lacks_memory(RuntimeError())
+    (True, True, False)
+    """
+    # Torch has a class for GPUs, which is not imported for this, and none for CPUs.
+    torchs = type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and torchs)
 
 
 def did_you_mean(wrong: str, known: Iterable[str], *, most: int = 3) -> str:

@@ -63,6 +63,7 @@ def _one_hot(bit: NDArray[Any]) -> Masks:
 class BitFlip:
     """A transient upset: the struck bit is inverted.
 
+    >>> from torchfault.words import word
     >>> keep, toggle = BitFlip().masks(word("int8"), np.array([7]), rng=np.random.default_rng(0))
     >>> int(keep[0]), int(toggle[0])
     (255, 128)
@@ -79,6 +80,7 @@ class BitFlip:
 class StuckAt:
     """A permanent fault: the struck bit reads *level*, 0 or 1, whatever was stored.
 
+    >>> from torchfault.words import word
     >>> keep, toggle = StuckAt(1).masks(word("int8"), np.array([0]), rng=np.random.default_rng(0))
     >>> int(keep[0]), int(toggle[0])
     (254, 1)
@@ -101,6 +103,7 @@ class StuckAt:
 class Burst:
     """A multiple-bit upset: *length* adjacent bits, from the struck one upwards, are inverted; the word's end cuts it.
 
+    >>> from torchfault.words import word
     >>> keep, toggle = Burst(3).masks(word("int8"), np.array([1, 6]), rng=np.random.default_rng(0))
     >>> [bin(int(t)) for t in toggle]
     ['0b1110', '0b11000000']
@@ -124,6 +127,7 @@ class Burst:
 class RandomWord:
     """The whole word is replaced by uniformly random bits; the struck bit does not matter.
 
+    >>> from torchfault.words import word
     >>> keep, toggle = RandomWord().masks(word("int8"), np.array([0, 0]), rng=np.random.default_rng(1))
     >>> keep.tolist(), bool((toggle < 256).all())
     ([0, 0], True)
@@ -142,6 +146,7 @@ class Value:
     :meth:`masks` raises :class:`FaultError` where the format cannot hold the value: 300 in int8, infinity in
     float8_e4m3fn, 1e300 in float32, 0.5 in any integer.
 
+    >>> from torchfault.words import word
     >>> keep, toggle = Value(1.0).masks(word("float32"), np.array([0]), rng=np.random.default_rng(0))
     >>> hex(int(toggle[0]))
     '0x3f800000'
@@ -152,7 +157,8 @@ class Value:
     def masks(self, word: WordFormat, bit: NDArray[Any], *, rng: np.random.Generator) -> tuple[Masks, Masks]:
         """Return masks that write the value."""
         del rng
-        stored = _rounded(self.value, word) if word.dtype.is_floating_point else _whole(self.value, word)
+        kept_by = _rounded if word.dtype.is_floating_point else _whole
+        stored = None if word.halves else kept_by(self.value, word)
         if stored is None:
             raise FaultError(f"{word.name} words cannot hold {self.value}; choose a value that fits, or other sites")
         toggle = np.full(len(bit), int(encode(stored, word).item()) & int(_full(word)), dtype=np.uint64)
@@ -214,6 +220,9 @@ def _rounded(value: float, fmt: WordFormat) -> Tensor | None:
     end = decode(encode(torch.tensor(math.copysign(math.inf, value), dtype=torch.float64).to(fmt.dtype), fmt), fmt)
     held = decode(encode(stored, fmt), fmt)
     beyond = held == end and held != stored  # what is too large comes out as the end of the format
+    beyond |= held.double() * value < 0 or (
+        value == 0 and held.double() != 0
+    )  # there are no signs, and there is no zero
     return None if beyond or bool(held.double().isinf()) != math.isinf(value) else stored
 
 

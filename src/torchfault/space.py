@@ -375,5 +375,5 @@ def as_space(plain: Mapping[str, Any]) -> FaultSpace:
     """Return the fault space that :meth:`FaultSpace.plain` wrote; raises :class:`SpaceError` for anything else."""
     try:
         return FaultSpace(tuple(Site.from_plain(row) for row in plain["sites"]))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise SpaceError(f"a fault space is written as a list of sites, got {error!r}; restore the file") from None

@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
-from nasty_names import NAMES, printable
 
+from tests.support.nasty_names import NAMES, printable
 from torchfault.cli import main
 from torchfault.text import visible
 
 MODULE = """\
 import torch
-from nasty_names import NAMES
+from tests.support.nasty_names import NAMES
 from torch import nn
 
 def net(name):

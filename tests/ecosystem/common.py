@@ -1,10 +1,10 @@
 """What the checks of other libraries' models share: torchvision beside a CPU torch, and the slow reference."""
 
 import torch
-from agreement import assert_agree, collect, random_trials
-from reference import reference
 from torch import nn
 
+from tests.support.agreement import assert_agree, collect, random_trials
+from tests.support.reference import reference
 from torchfault.data import Data, leaves
 from torchfault.engine.engine import Engine
 from torchfault.engine.hooks.executor import HooksExecutor

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from common import agrees, images, tokens
 from torch import Tensor, nn
 
 import torchfault as tf
+from tests.ecosystem.common import agrees, images, tokens
 from torchfault.criteria import BoxChange, PerplexityRise, perplexity
 from torchfault.data import Data
 from torchfault.errors import ModelError

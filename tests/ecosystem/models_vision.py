@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from common import agrees, images
 from torch import Tensor, nn
 
 import torchfault as tf
+from tests.ecosystem.common import agrees, images
 from torchfault.adapters.load import load_model
 from torchfault.criteria import BoxChange, judge
 from torchfault.data import Data

@@ -22,8 +22,9 @@ Plain = Any
 def describe(value: object) -> Plain:
     """Return *value* as plain JSON that is equal for equal values, in every process.
 
-    A dataclass becomes its class and fields; a function its name, a hash of its source (without comments and layout)
-    and what it closes over; an array or a tensor a hash of its contents; any other object its class and attributes.
+    A dataclass becomes its class and the fields that it is compared by; a function its name, a hash of its source
+    (without comments and layout) and what it closes over; an array or a tensor a hash of its contents; any other object
+    its class and attributes.
     Classes from outside torchfault carry a hash of their source too.
 
     >>> from torchfault.sampling import BitErrorRate
@@ -56,7 +57,9 @@ def _compound(value: object, above: tuple[int, ...]) -> Plain:
     if isinstance(value, FunctionType | BuiltinFunctionType | MethodType | functools.partial | type):
         return _callable(value, above)
     if is_dataclass(value) and not isinstance(value, type):
-        held = {part.name: _plain(getattr(value, part.name), above) for part in fields(value) if part.init}
+        held = {
+            part.name: _plain(getattr(value, part.name), above) for part in fields(value) if part.init and part.compare
+        }
         return _class(type(value)) | {"fields": held}
     if hasattr(value, "__array__"):
         array = np.ascontiguousarray(np.asarray(value.detach().cpu() if hasattr(value, "detach") else value))

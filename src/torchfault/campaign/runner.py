@@ -182,7 +182,7 @@ def _take_up(session: _Session, store: Store) -> None:
     check_same(stored, now)
     now = replace(now, configuration={**stored.configuration, **now.configuration})  # settings stay unless given anew
     session.record = replace(stored, configuration=now.configuration)
-    columns = store.trials(now.name)
+    columns = load(store, now.name).columns
     session.seconds, session.stored = stored.seconds, True
     begin, end = _span(session, len(columns))
     session.tally.add(columns.take(0, begin))
@@ -200,6 +200,7 @@ def _guarded(session: _Session) -> Results:
         reason = _loop(session)
         if store is not None:
             store.finish(name, reason=reason)
+            store.verify(name, trials=session.tally.trials)
     except KeyboardInterrupt:
         # The transaction under way is in the store or it is not: only the store knows, so ask it.
         note = "interrupted from the keyboard"

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     from torchfault.cli.screen import traced, warned
-    from torchfault.errors import TorchfaultError
+    from torchfault.errors import TorchfaultError, lacks_memory
 
     _forgive_narrow_encodings()
     with interruption.once(last=argv is None), warnings.catch_warnings():
@@ -62,7 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(told.code or 0)
         except KeyboardInterrupt:
             return _complain("interrupted; what a store held before is kept", INTERRUPTED, label="stopped")
-        except Exception:
+        except Exception as error:
+            if lacks_memory(error):
+                return _complain(
+                    "memory ran out; what a store held before is kept: give a smaller --memory, or fewer inputs by "
+                    "--limit, and run it again",
+                    BAD_INPUT,
+                )
             traced()
             return _complain(
                 "this is a bug in torchfault; please report it with the lines above and the command", INTERNAL

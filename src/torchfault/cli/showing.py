@@ -110,10 +110,10 @@ def _view(results: "Results", look: Look) -> View:
     """Return the view that fits what was drawn: of a search, of upsets, of words that were analysed, of faults."""
     from torchfault.results.upset_sample import lacking
 
-    if results.design.sample is not None:
-        return search_view(results, look)
     if not lacking(results.record):
         return resiliency_view(results, look)
+    if results.design.sample is not None:
+        return search_view(results, look)
     if results.design.clusters is not None and results.design.unit == "word":
         return factor_view(results, look)
     return plain_view(results, look)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torchfault.cli.screen import Column, Table, count, share
-from torchfault.report.plots import FIELDS, one_word
+from torchfault.names.word_names import FIELDS
+from torchfault.report.plots import one_word
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from torchfault.errors import TorchfaultError
+from torchfault.errors import TorchfaultError, lacks_memory
 
 __all__ = ["is_crash", "separated"]
 
@@ -24,11 +23,8 @@ def is_crash(error: BaseException) -> bool:
     >>> is_crash(IndexError("out of range")), is_crash(SystemExit(1)), is_crash(KeyboardInterrupt())
     (True, True, False)
     """
-    if isinstance(error, TorchfaultError | MemoryError | torch.OutOfMemoryError | Warning):
-        return False
-    # Torch has no class for a CPU that has no memory left.
-    lacking = isinstance(error, RuntimeError) and "allocate memory" in str(error)
-    return isinstance(error, Exception | SystemExit) and not lacking
+    ours = isinstance(error, TorchfaultError | Warning) or lacks_memory(error)
+    return isinstance(error, Exception | SystemExit) and not ours
 
 
 def separated(lanes: Ints, run: Callable[[Ints], T]) -> Iterator[tuple[Ints, T | None]]:

@@ -20,7 +20,8 @@ _MOST = {"cpu": 128}
 
 
 def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
+    whole = tensor.layout == torch.strided and not hasattr(tensor, "__tensor_flatten__")  # no tensor of several others
+    return tensor.untyped_storage().data_ptr() if whole else 0
 
 
 class _Peak(TorchDispatchMode):

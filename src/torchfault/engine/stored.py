@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torchfault.model.memory import homes
 from torchfault.model.undo import Undo
 from torchfault.names import site_name
 from torchfault.trials import Trials, edits_by_site
-from torchfault.words import Edits, WordFormat, word_of
+from torchfault.words import Edits, WordFormat, lying_in, word_of
 
 __all__ = ["Memory", "edited"]
 
@@ -64,14 +65,14 @@ class Memory:
     def target(self, name: str, edits: Edits) -> Target:
         """Return the words that *edits* change; raises :class:`FaultError` where these are in another format."""
         fmt = self.format(name)
-        if fmt != edits.fmt:
+        if fmt.name != edits.fmt.name:
             raise FaultError(
                 f"'{name}' has {edits.fmt.name} words in the fault space, got {fmt.name}; find the sites again"
             )
         # The memory itself: a parameter stays the same object when the model is converted.
         words, home = self.words(name).data, self.home(name)
         module = None if home is None else self.model.get_submodule(home.module)
-        return Target(name, words, edits.to(words.device), home, module)
+        return Target(name, words, replace(edits, fmt=lying_in(fmt, words.dtype)).to(words.device), home, module)
 
     def targets(self, trials: Trials) -> list[Target]:
         """Return the words that the rows of *trials* change, all together."""

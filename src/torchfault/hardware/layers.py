@@ -140,7 +140,8 @@ def measure_work(program: Program, values: dict[int, Any], places: dict[str, Pla
     for node in program.nodes:  # what a layer gives may be rounded, and its words are there
         if node.rounded is not None and node.rounded.role == "output" and (node.position, "output", 0) in sites:
             sites[node.reads[0], "output", 0] = sites[node.position, "output", 0]
-    names = {place.node: name for name, place in places.items() if place.role == "parameter"}
+    # A stored word is an element: scales come along with it, and are no variables of a product.
+    names = {place.node: name for name, place in places.items() if place.role == "parameter" and not place.part}
     works = []
     for node in program.nodes:
         rule = _RULES.get(node.op)

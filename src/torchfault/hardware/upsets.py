@@ -7,7 +7,7 @@ computed in double precision from golden operands and rounded once.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -74,7 +74,7 @@ class Upset:
     (array([0, 3]), array([ True,  True]))
     """
 
-    layers: Layers
+    layers: Layers = field(compare=False)  # whose works the space holds; the rest is the model, which has a digest
 
     def check(self, space: Space, mass: Floats, engine: Machine) -> None:
         """Raise :class:`HardwareError` unless *space* is one of upsets in these layers, whose sites *engine* has.
@@ -280,7 +280,7 @@ class _Struck:
         inputs = self.golden.read(streaming, lane, input_element(product, group, row, step))
         weights = self.golden.read(staying, lane, weight_element(product, group, step, column))
         right, other = (inputs, weights) if one.holds == "input" else (weights, inputs)
-        wrong = _flipped(right, upsets.bit[owner], self.space.site(self.work.sites(one.holds)[0]))
+        wrong = self._flipped(right, upsets.bit[owner], self.space.site(self.work.sites(one.holds)[0]))
         change = wrong.double() * other.double() - right.double() * other.double()
         return self._written(owner, output_element(product, group, row, column), change)
 
@@ -303,18 +303,33 @@ class _Struck:
             terms = torch.where(torch.from_numpy(held), inputs.double() * weights.double(), 0.0)
             sums.append(terms.sum(1).to(inputs.dtype))
         right = torch.cat(sums)
-        wrong = _flipped(right, upsets.bit, self.space.site(self.work.outputs[0]))
+        wrong = self._flipped(right, upsets.bit, self.space.site(self.work.outputs[0]))
         element = output_element(product, upsets.group, upsets.row, upsets.column)
         return self._written(np.arange(len(self.lane)), element, wrong.double() - right.double())
 
     def _written(self, owner: Ints, element: Ints, change: Tensor) -> Rows:
         """Overwrite outputs with golden + *change*."""
         position = self.space.position(self.work.outputs[0])
-        fmt = _format(self.space.sites[position])
+        fmt = self._format(self.space.sites[position])
         golden = self.golden.read(self.work.node, self.lane[owner], element)
         words = encode((golden.double() + change).to(golden.dtype), held_in(fmt, golden.dtype)).numpy()
         unsigned = words.view(np.dtype(f"u{words.dtype.itemsize}")).astype(np.uint64)
         return owner, np.full(len(owner), position), element, np.zeros_like(unsigned), unsigned
+
+    def _format(self, site: Site) -> WordFormat:
+        """Return the format of what products and sums read and write, whose words stand for values by themselves."""
+        fmt = word(site.word)
+        scaled = any(name.startswith((f"{site.name}:", f"{site.name}.")) for name in self.space.names)
+        if scaled or not fmt.dtype.is_floating_point:
+            raise HardwareError(
+                f"'{site.name}' is kept as {site.word} codes; upsets of operands and sums need a number format"
+            )
+        return fmt
+
+    def _flipped(self, values: Tensor, bit: Ints, site: Site) -> Tensor:
+        fmt = held_in(self._format(site), values.dtype)
+        toggle = masks_to_words(np.uint64(1) << bit.astype(np.uint64), fmt)
+        return edit(values, None, toggle, fmt)
 
 
 def _cells(reach: Reach) -> tuple[Ints, Ints, Ints]:
@@ -324,16 +339,3 @@ def _cells(reach: Reach) -> tuple[Ints, Ints, Ints]:
     inner = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
     row, column = np.divmod(inner, (reach.column_end - reach.column)[owner])
     return owner, reach.row[owner] + row, reach.column[owner] + column
-
-
-def _format(site: Site) -> WordFormat:
-    fmt = word(site.word)
-    if not fmt.dtype.is_floating_point:
-        raise HardwareError(f"'{site.name}' is kept as {site.word} codes; upsets need activations in a number format")
-    return fmt
-
-
-def _flipped(values: Tensor, bit: Ints, site: Site) -> Tensor:
-    fmt = held_in(_format(site), values.dtype)
-    toggle = masks_to_words(np.uint64(1) << bit.astype(np.uint64), fmt)
-    return edit(values, None, toggle, fmt)

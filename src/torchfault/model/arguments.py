@@ -11,7 +11,7 @@ from torchfault.data import Data, Tree
 from torchfault.model.lane_axis import LaneAxis
 from torchfault.model.traits import channel_axis, word_name
 from torchfault.space import Site
-from torchfault.words import WORDS
+from torchfault.words import word
 
 __all__ = ["argument_names", "as_arguments", "data_sites"]
 
@@ -61,6 +61,6 @@ def data_sites(model: nn.Module, data: Data) -> list[Site | None]:
 def _site(name: str, tensor: Tensor) -> Site | None:
     if not tensor.dtype.is_floating_point or not word_name(tensor):
         return None
-    word, shape = WORDS[word_name(tensor)], tuple(tensor.shape[1:])
+    fmt, shape = word(word_name(tensor)), tuple(tensor.shape[1:])
     channel = channel_axis("", shape, LaneAxis(0))
-    return Site(f"{name}:data", shape, word=word.name, width=word.width, kind="data", channel=channel)
+    return Site(f"{name}:data", shape, word=fmt.name, width=fmt.width, kind="data", channel=channel)

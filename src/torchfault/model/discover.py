@@ -22,7 +22,7 @@ from torchfault.model.traits import sampled, varies, word_name
 from torchfault.model.unwrapped import unwrapped
 from torchfault.names import site_name
 from torchfault.space import FaultSpace, Site
-from torchfault.words import WORDS
+from torchfault.words import word
 
 __all__ = ["Discovery", "check_inference", "find", "module_sites", "parameter_sites"]
 
@@ -122,12 +122,12 @@ def _stored_site(name: str, tensor: Tensor, owner: nn.Module, *, buffer: bool) -
     channel: int | None = 0 if tensor.ndim else None
     if tensor.ndim > 1 and (isinstance(owner, nn.modules.conv._ConvTransposeNd) or "Embedding" in kind):
         channel = 1
-    word = WORDS[word_name(tensor)]
+    known = word(word_name(tensor))
     return Site(
         name,
         tuple(tensor.shape),
-        word=word.name,
-        width=word.width,
+        word=known.name,
+        width=known.width,
         kind="buffer" if buffer else _role(name, kind),
         module=site_name(name).owner,
         module_type=kind,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchfault.model.undo import Undo
+from torchfault.names.word_names import width_of
 
 __all__ = ["contents", "put_back", "reset_states", "undisturbed", "unfused"]
 
@@ -62,7 +63,7 @@ def undisturbed(model: nn.Module) -> Iterator[Callable[[], bool]]:
     weights = [module.weight for module in modules if getattr(module, "max_norm", None) is not None]
     attributes = (value for _, before in homes for value in before.values())
     held = [tensor for tensor in (*buffers, *weights, *attributes) if isinstance(tensor, Tensor)]
-    stored = [(tensor, tensor.detach().clone()) for tensor in {id(tensor): tensor for tensor in held}.values()]
+    stored = [(bits, bits.clone()) for bits in map(_copied, {id(tensor): tensor for tensor in held}.values())]
 
     def changed() -> bool:
         return any(_differ(*home) for home in homes) or not all(_same_bits(*pair) for pair in stored)
@@ -75,7 +76,7 @@ def undisturbed(model: nn.Module) -> Iterator[Callable[[], bool]]:
         put_back(homes)
         for tensor, content in stored:
             if not _same_bits(tensor, content):
-                tensor.data.copy_(content)
+                tensor.copy_(content)
 
 
 def _with_relatives(model: nn.Module) -> list[nn.Module]:
@@ -89,6 +90,13 @@ def _with_relatives(model: nn.Module) -> list[nn.Module]:
 
 def _differ(now: Mapping[str, object], before: Mapping[str, object]) -> bool:
     return now.keys() != before.keys() or any(now[name] is not value for name, value in before.items())
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """Return what there is to copy of *tensor*: the bytes of a type of 8 bits or less, which few kernels know."""
+    plain = type(tensor) in (Tensor, nn.Parameter, nn.Buffer) and tensor.layout == torch.strided
+    known = width_of(str(tensor.dtype).removeprefix("torch.")) is not None
+    return tensor.data.view(torch.uint8) if plain and known and tensor.itemsize == 1 else tensor.data
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:

@@ -200,7 +200,7 @@ class _Builder:
         if name == "rounded":
             self.known[node.name] = Ref(self._rounding(node))
             return
-        if name == "view":
+        if node.target is torch.ops.aten.view.default:
             # Operands may come in another memory format than the one that was traced.
             node.target = torch.ops.aten.reshape.default
         args = tuple(self._argument(a) for a in node.args)

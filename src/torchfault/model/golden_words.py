@@ -9,11 +9,14 @@ from torch import Tensor, nn
 
 from torchfault.data import Data, call, rows
 from torchfault.errors import ModelError
-from torchfault.model.lane_axis import axis_within, lanes_first
+from torchfault.model.lane_axis import LaneAxis, axis_within, lanes_first
 from torchfault.model.memory import homes
+from torchfault.model.rounding import rounding
 from torchfault.model.watch import Moment, visiting
+from torchfault.names import site_name
 from torchfault.space import FaultSpace, Site
-from torchfault.words import encode, held_in, word
+from torchfault.storages import InBlocks, row_length
+from torchfault.words import encode, held_in, lying_in, word
 
 __all__ = ["golden_words", "per_input"]
 
@@ -51,12 +54,19 @@ def golden_words(model: nn.Module, data: Data, space: FaultSpace, *, batch: int 
 def _watch(model: nn.Module, data: Data, activations: Mapping[str, Site], found: dict[str, Words], batch: int) -> None:
     """Run the model on all inputs and keep the words of *activations*."""
     first = lanes = 0
+    by_value: dict[str, list[Site]] = {}
+    for site in activations.values():
+        by_value.setdefault(str(site_name(site.name).whole), []).append(site)
 
     def look(moment: Moment) -> Sequence[Tensor] | None:
         for position, tensor in enumerate(moment.tensors):
-            site = activations.get(moment.name(position))
-            if site is not None:
-                held = _words(per_input(tensor, site, lanes), site)
+            for site in by_value.get(moment.name(position), ()):
+                name = site_name(site.name)
+                storage = rounding(model.get_submodule(moment.path), name.role)
+                if isinstance(storage, InBlocks):
+                    held = _words(_in_blocks(tensor.detach(), site, storage, name.block, lanes), site)
+                else:
+                    held = _words(per_input(tensor, site, lanes), site)
                 if site.name not in found:
                     found[site.name] = np.zeros((len(data), site.elements), dtype=held.dtype)
                 found[site.name][first : first + lanes] = held
@@ -67,6 +77,16 @@ def _watch(model: nn.Module, data: Data, activations: Mapping[str, Site], found:
         for first in range(0, len(data), batch):
             lanes = min(batch, len(data) - first)
             call(model, rows(data.inputs, slice(first, first + lanes)))
+
+
+def _in_blocks(tensor: Tensor, site: Site, storage: InBlocks, part: str, lanes: int) -> Tensor:
+    """Return the words of a *part* of an activation that is kept in blocks: (lanes, words in each)."""
+    row = row_length(tensor.shape)
+    for axis in range(tensor.ndim):
+        shape = (*tensor.shape[:axis], *tensor.shape[axis + 1 :])
+        if tensor.shape[axis] == lanes and storage.shape(part, shape, row) == site.shape:
+            return storage.words_of(lanes_first(tensor, LaneAxis(axis)).contiguous(), row, part)
+    raise ModelError(f"'{site.name}' holds {site.shape} for each input, got {tuple(tensor.shape)}; leave it out")
 
 
 def per_input(tensor: Tensor, site: Site, lanes: int) -> Tensor:
@@ -86,5 +106,6 @@ def _words(values: Tensor, site: Site) -> Words:
     fmt = word(site.word)
     if values.dtype.is_floating_point and not fmt.dtype.is_floating_point:
         raise ModelError(f"'{site.name}' has {site.word} codes, which are not to be seen by themselves; leave it out")
-    held = encode(values.contiguous(), held_in(fmt, values.dtype)).cpu().numpy()
+    held_by = held_in if values.dtype.is_floating_point else lying_in
+    held = encode(values.contiguous(), held_by(fmt, values.dtype)).cpu().numpy()
     return held.view(np.dtype(f"u{held.dtype.itemsize}"))

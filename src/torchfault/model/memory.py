@@ -19,6 +19,7 @@ STORED = "torchfault_stored"
 """The attribute in which a module keeps the words of its parameters, by their names, once it is represented anew."""
 
 _CODES = ("qdata", "int_data", "data")
+_ELEMENTS = {"torch.float4_e2m1fn_x2": "float4_e2m1fn_x2", "fp6_e3m2": "e3m2fn", "fp6_e2m3": "e2m3fn"}
 _SPARSE: Mapping[torch.layout, tuple[str, ...]] = {
     torch.sparse_coo: ("values", "indices"),
     torch.sparse_csr: ("values", "crow_indices", "col_indices"),
@@ -90,8 +91,21 @@ def _composed(path: str, full: str, parameter: Tensor) -> Home:
     lacking = {str(t.dtype) for t in words.values()} - {f"torch.{name}" for name in WORDS}
     if lacking:
         raise ModelError(f"'{full}' ({type(parameter).__name__}) holds {', '.join(lacking)}, which has no word format")
-    parts = {part: Part(_word(tensor), _kind(part), 0 if tensor.ndim else None) for part, tensor in words.items()}
+    swizzled = getattr(parameter, "is_swizzled_scales", False)  # in tiles, not row by row
+    parts = {
+        part: Part(_word(tensor), _kind(part), 0 if tensor.ndim and not (part and swizzled) else None)
+        for part, tensor in words.items()
+    }
+    if "" in parts and (element := _element(parameter)):
+        parts[""] = replace(parts[""], word=element)
     return Home(site_names(full, words), site_names(full, parts), full, path)
+
+
+def _element(tensor: Tensor) -> str:
+    """Return the format of codes that a tensor of several keeps in bytes of another type, empty for others."""
+    if type(tensor).__name__ == "NVFP4Tensor":
+        return "float4_e2m1fn_x2"
+    return _ELEMENTS.get(str(getattr(tensor, "elem_dtype", "")), "")
 
 
 def _inner(tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -105,7 +119,9 @@ def _inner(tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def _kind(part: str) -> str:
-    return part if part in ("scale", "zero_point", "exponent") else "index" if part.endswith("indices") else ""
+    if part.endswith("scale"):
+        return "scale"
+    return part if part in ("zero_point", "exponent") else "index" if part.endswith("indices") else ""
 
 
 def _word(tensor: Tensor) -> str:

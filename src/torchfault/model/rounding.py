@@ -180,9 +180,9 @@ def sites_kept(
         fmt = word(name)
         words = replace(site, word=fmt.name, width=fmt.width, bits=())
         if part and isinstance(storage, InBlocks):
-            channel = 0 if site.channel == 0 and len(site.shape) > 1 else None
-            shape = storage.exponents(site.shape, row)
-            words = replace(words, name=f"{site.name}.{part}", shape=shape, channel=channel)
+            own = storage.shape(part, site.shape, row)
+            channel = 0 if own and site.channel == 0 and len(site.shape) > 1 else None
+            words = replace(words, name=f"{site.name}.{part}", shape=own, channel=channel)
         yield words
 
 

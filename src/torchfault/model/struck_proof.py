@@ -26,6 +26,7 @@ __all__ = ["mixing"]
 
 _OUTER, _PLAIN = (0, 2), 1
 _WIDE = 64.0
+_RAISED = 8  # operations that raise, one behind the other, before nothing is known of what comes behind
 
 
 def mixing(model: nn.Module, data: Data, layouts: Mapping[str, LaneAxis], cells: Sequence[Cell]) -> str:
@@ -39,25 +40,40 @@ def mixing(model: nn.Module, data: Data, layouts: Mapping[str, LaneAxis], cells:
     >>> mixing(Guard(), Data(torch.randn(5, 3)), {"div:output": LaneAxis(0)}, ())
     "operation 'div' of the model lets one input depend on a struck one beside it"
     """
-    plain, paths = probe_inputs(data), leaf_paths(model)
+    plain = probe_inputs(data)
     watch = _Beside(layouts)
     for inputs, struck in _runs(data, plain):
-        watch.struck = struck
-        with undisturbed(model), exactly():
-            reset_states(model)
-            try:
-                with visiting(model, watch, modules=paths, operations=None, cells=cells):
-                    call(model, inputs)
-            except ModelError:
-                raise
-            except Exception as error:  # as it may: then nothing is known of what comes behind
-                return f"it raises {type(error).__name__} beside a struck input: {first_line(error)[:120]}"
+        watch.struck, watch.since = struck, 0
+        error = _run(model, inputs, watch, cells)
+        for _ in range(_RAISED):
+            if error is None:
+                break
+            # As it may: lanes that crash are run apart. Only what comes behind is struck.
+            watch.since = watch.seen
+            error = _run(model, map_tensors(torch.clone, plain), watch, cells)
+        if error is not None:
+            return f"it raises {type(error).__name__} beside a struck input: {first_line(error)[:120]}"
         if watch.mixed is not None:
             where = watch.mixed
             what = f"operation '{where.operation}' of " if where.operation else ""
             owner = f"'{where.path}'" if where.path else "the model"
             return f"{what}{owner} lets one input depend on a struck one beside it"
     return ""
+
+
+def _run(model: nn.Module, inputs: Tree, watch: "_Beside", cells: Sequence[Cell]) -> Exception | None:
+    """Run *model* from its first state, and return what it raised."""
+    watch.seen, watch.spared = 0, [(leaf, LaneAxis(0)) for leaf in leaves(inputs)] if watch.since else []
+    with undisturbed(model), exactly():
+        reset_states(model)
+        try:
+            with visiting(model, watch, modules=leaf_paths(model), operations=None, cells=cells):
+                call(model, inputs)
+        except ModelError:
+            raise
+        except Exception as error:
+            return error
+    return None
 
 
 def _runs(data: Data, plain: Tree) -> Iterator[tuple[Tree, tuple[float, float] | None]]:
@@ -102,14 +118,26 @@ def _strike(tensor: Tensor, layout: LaneAxis, pair: tuple[float, float]) -> Tens
 
 @dataclass(eq=False)
 class _Beside:
-    """The visitor that strikes the outer lanes of all that is computed, and holds the one between against the first."""
+    """The visitor that strikes the outer lanes of all that is computed, and holds the one between against the first.
+
+    It strikes from moment number *since* on, of those that it has *seen* in one run, and then in place what was
+    *spared* before.
+    """
 
     layouts: Mapping[str, LaneAxis]
     struck: tuple[float, float] | None = None
     mixed: Moment | None = None
     held: dict[str, Tensor] = field(default_factory=dict)
+    since: int = 0
+    seen: int = 0
+    spared: list[tuple[Tensor, LaneAxis]] = field(default_factory=list)
 
     def __call__(self, moment: Moment) -> Sequence[Tensor] | None:
+        self.seen += 1
+        if self.struck is not None and self.seen > self.since:
+            for spared, lanes in self.spared:
+                _strike(spared, lanes, self.struck)
+            self.spared = []
         if moment.role == "input" or self.mixed is not None:
             return None
         fresh = list(moment.tensors)
@@ -124,7 +152,9 @@ class _Beside:
             if not self._as_before(moment.name(place), mine):
                 self.mixed = moment._replace(tensors=())
                 return None
-            if not moment.view[place]:  # what it is a view of has been struck, and must stay one memory with it
+            if self.seen <= self.since:
+                self.spared.append((tensor, layout))
+            elif not moment.view[place]:  # what it is a view of has been struck, and must stay one memory with it
                 fresh[place] = _strike(tensor if moment.owned[place] else tensor.clone(), layout, self.struck)
         return None if self.struck is None else fresh
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from torchfault.model.foreign import coded_word, foreign, of_tensor
 from torchfault.model.lane_axis import LaneAxis
-from torchfault.words import WORDS
+from torchfault.names.word_names import width_of
 
 __all__ = ["channel_axis", "codes", "computes_nothing", "is_leaf", "leaf_paths", "sampled", "varies", "word_name"]
 
@@ -20,7 +20,7 @@ _NOTHING = ("Dropout", "AlphaDropout", "FeatureAlphaDropout", "Identity", "Flatt
 def word_name(tensor: Tensor) -> str:
     """Return the name of the tensor's word format, empty where it has none."""
     name = str(tensor.dtype).removeprefix("torch.")
-    return coded_word(tensor) or (name if name in WORDS and tensor.layout == torch.strided else "")
+    return coded_word(tensor) or (name if width_of(name) and tensor.layout == torch.strided else "")
 
 
 def codes(tensor: Tensor) -> Tensor:

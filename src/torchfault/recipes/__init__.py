@@ -1,8 +1,9 @@
 """Recipes: campaigns for a purpose; each is a function that returns a :class:`torchfault.campaign.Campaign`."""
 
 from torchfault.recipes.economy import economy
+from torchfault.recipes.paired import paired
 from torchfault.recipes.search import search
 from torchfault.recipes.upsets import upsets
 from torchfault.recipes.vulnerability import injection, layer_space, vulnerability
 
-__all__ = ["economy", "injection", "layer_space", "search", "upsets", "vulnerability"]
+__all__ = ["economy", "injection", "layer_space", "paired", "search", "upsets", "vulnerability"]

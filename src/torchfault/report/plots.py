@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchfault.errors import StoreError
 from torchfault.files import check_target, written
+from torchfault.names.word_names import FIELDS
 from torchfault.space import FaultSpace
 from torchfault.text import visible
 
@@ -16,16 +17,8 @@ if TYPE_CHECKING:
 
     from torchfault.results import Recall, Results
 
-__all__ = ["FIELDS", "check_plot", "one_word", "plot", "plot_recall", "plot_tables", "save"]
+__all__ = ["check_plot", "one_word", "plot", "plot_recall", "plot_tables", "save"]
 
-FIELDS = {  # bits of mantissa and of exponent; above them is the sign
-    "float64": (52, 11),
-    "float32": (23, 8),
-    "bfloat16": (7, 8),
-    "float16": (10, 5),
-    "float8_e4m3fn": (3, 4),
-    "float8_e5m2": (2, 5),
-}
 _INK, _WEAK, _DOT, _BAND = "#1f2933", "#7b8794", "#c2410c", "#f3f4f6"
 _MOST_ROWS = 60
 _MANY_SITES = 24
@@ -226,7 +219,7 @@ def _columns(axes: "Axes", frame: "pd.DataFrame", scale: float, word: str | None
     axes.set_xlim(bit.max() + 0.7, bit.min() - 0.7)  # the top bit first, as a word is written
     if low.min() >= 0:
         axes.set_ylim(bottom=0)
-    if word in FIELDS:
+    if word is not None and word in FIELDS:
         _fields(axes, *FIELDS[word], first=bit.min(), last=bit.max())
 
 

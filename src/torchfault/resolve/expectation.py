@@ -91,6 +91,6 @@ def _share(name: str, bit: int) -> float:
         return 0.0
     if "exponent" not in fmt.fields:
         return max(_TOP / 2.0 ** (fmt.width - bit), _LOW)  # an integer's top bit: half of _TOP
-    if bit in fmt.fields["mantissa"]:
+    if bit in fmt.fields.get("mantissa", ()):
         return _LOW
     return _TOP if bit == _top(name) else _HIGH

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torchfault.cells import Space
 from torchfault.errors import StoreError, did_you_mean
 from torchfault.files import check_target, written
-from torchfault.results.spaces import space_of
+from torchfault.results.sound import sound_batches
 from torchfault.space import FaultSpace
 from torchfault.store import Batch, Columns, Record, Store
 from torchfault.text import visible
@@ -36,13 +36,12 @@ def export_trials(store: Store, name: str, path: Path, *, only: str | None = Non
         raise StoreError(f"an export is a .parquet or a .csv file, got '{path.name}'; change its ending")
     if why := check_target(path, force=force):
         raise StoreError(f"the file '{path}' {why}")
-    record = store.campaign(name)
-    space, rows = space_of(record), 0
+    (record, space, batches), rows = sound_batches(store, name), 0
     if only is not None and only not in (known := _flags(record)):
         raise StoreError(f"'{name}' recorded {', '.join(known)}, got '{only}'{did_you_mean(only, known)}")
     try:
         with written(path, force=force) as part, writers[path.suffix.lower()](part) as write:
-            for batch in _at_least_one(store.batches(name)):
+            for batch in _at_least_one(batches):
                 table = flat(space, batch, record)
                 if only is not None:
                     table = {key: column[table[only].astype(bool)] for key, column in table.items()}

@@ -15,6 +15,7 @@ from torchfault.results.assumptions import Audit, AuditCounts
 from torchfault.results.diagnostics import Diagnostics, diagnose
 from torchfault.results.intervals import Question, estimates, weighed
 from torchfault.results.observations import observe
+from torchfault.results.sound import sound_batches
 from torchfault.results.spaces import space_of
 from torchfault.sampling.design import Design
 from torchfault.sampling.flips import masks_of, popcount
@@ -184,7 +185,7 @@ class Results:
 def load(store: Store, name: str) -> Results:
     """Return the results of the campaign *name* in *store*, as far as it has come.
 
-    Raises :class:`torchfault.errors.StoreError` where there is none.
+    Raises :class:`torchfault.errors.StoreError` where there is none, and for one that says what cannot be.
 
     >>> import tempfile
     >>> from torchfault.testing import example_record
@@ -193,6 +194,6 @@ def load(store: Store, name: str) -> Results:
     ...     len(load(store, "first"))
     0
     """
-    columns = store.trials(name)
-    record = store.campaign(name)
+    record, _, batches = sound_batches(store, name)
+    columns = Columns.join([batch.columns for batch in batches])
     return Results(replace(record, trials=len(columns)), columns)  # it may be growing while we read

@@ -7,14 +7,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from torchfault.errors import SamplingError, did_you_mean
-from torchfault.names.word_names import parameters
+from torchfault.names.word_names import FIELDS, parameters
 
 __all__ = ["BIT_RULES", "bit_changes", "bit_derivatives", "bit_scores"]
 
 Floats = NDArray[np.float64]
-
-# Exponent bits of torch's floating-point formats.
-_EXPONENTS = {"float64": 11, "float32": 8, "float16": 5, "bfloat16": 8, "float8_e4m3fn": 4, "float8_e5m2": 5}
 
 
 def bit_changes(values: ArrayLike, word: str, width: int) -> Floats:
@@ -46,18 +43,18 @@ def bit_derivatives(values: ArrayLike, word: str, width: int) -> Floats:
     """
     size = np.abs(np.asarray(values, dtype=np.float64).reshape(-1))
     kind, given = parameters(word) or ("", {})
-    exponents = int(given["exponent"]) if kind == "minifloat" else _EXPONENTS.get(word, 0)
+    exponents = int(given["exponent"]) if "exponent" in given else FIELDS.get(word, (0, 0))[1]
     if not exponents:
         step = 2.0 ** -int(given["fraction"]) if kind == "fixed point" else float(given.get("scale", 1))
         return _powers(len(size), width) * step
-    mantissa, bias = width - 1 - exponents, (1 << exponents - 1) - 1
+    mantissa, bias = max(width - 1 - exponents, 0), (1 << exponents - 1) - (not word.endswith("fnuz"))
     says = np.isfinite(size) & (size > 0)
     held = np.where(says, size, 1.0)
     biased = _parts(held, bias)[0]
     by = np.empty((len(size), width))
     by[:, :mantissa] = np.exp2(np.maximum(biased, 1)[:, None] - bias - mantissa + np.arange(mantissa))
-    by[:, mantissa:-1] = np.log(2) * held[:, None] * np.exp2(np.arange(exponents))
-    by[:, -1] = 2 * held
+    by[:, -1] = 2 * held  # the sign, unless there is none
+    by[:, mantissa : mantissa + exponents] = np.log(2) * held[:, None] * np.exp2(np.arange(exponents))
     return np.where(says[:, None], by, _powers(len(size), width))
 
 

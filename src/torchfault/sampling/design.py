@@ -162,7 +162,7 @@ class Design:
             rest = {name: value for name, value in plain.items() if name != "strata"}
             rest["sample"] = None if rest["sample"] is None else tuple(rest["sample"])
             return cls(Strata(**columns), **rest)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise SamplingError(
                 f"a stored design cannot be read ({error!r}); it was written by another version"
             ) from None

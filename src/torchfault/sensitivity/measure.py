@@ -13,9 +13,13 @@ from torch import Tensor, nn
 from torchfault.criteria.outputs import score
 from torchfault.data import Data, Tree, leaves
 from torchfault.errors import ModelError
+from torchfault.model.memory import homes
+from torchfault.model.rounding import rounding
+from torchfault.names import site_name
 from torchfault.sampling import Effect
 from torchfault.sensitivity.watch import activations, first, gradient, logits, module_of, rows_of, top_margins
 from torchfault.space import FaultSpace, Site
+from torchfault.storages import InBlocks
 
 __all__ = ["conductances", "effect", "gradients", "held_values", "margins"]
 
@@ -140,8 +144,15 @@ def effect(model: nn.Module, data: Data, space: FaultSpace, *, images: int = 8) 
 
 
 def _divided(model: nn.Module, space: FaultSpace) -> tuple[dict[str, Tensor], list[Site]]:
-    """Return the parameters among the sites of *space*, and the activations."""
+    """Return the parameters among the sites of *space*, and the activations, whose words stand for them alone."""
     parameters = dict(model.named_parameters())
+    scaled = {name for home in homes(model) if len(home.words) > 1 for name in home.words}
+    modules = dict(model.named_modules())
+    for name in (site.name for site in space.sites):
+        parts = site_name(name)
+        storage = rounding(modules[parts.path], parts.role) if parts.path in modules else None
+        if name in scaled or isinstance(storage, InBlocks):
+            raise ModelError(f"the words of '{name}' stand for values only with their scales; choose other sites")
     stored: dict[str, Tensor] = {site.name: parameters[site.name] for site in space.sites if site.name in parameters}
     return stored, [site for site in space.sites if site.name not in stored]
 

@@ -1,7 +1,6 @@
 """Storages: how parameters and activations are kept, as named tensors of words, and what values these stand for."""
 
 from torchfault.storages.activations import (
-    EXPONENT,
     ActivationStorage,
     EachValue,
     InBlocks,
@@ -11,11 +10,12 @@ from torchfault.storages.activations import (
 )
 from torchfault.storages.base import Part, Storage, Stored, keep
 from torchfault.storages.dense import Affine, BlockFloat, Formatted
+from torchfault.storages.microscaling import MICROSCALED, Microscaled
 from torchfault.storages.naming import storage
 from torchfault.storages.sparse import Bsr, Coo, Csr
 
 __all__ = [
-    "EXPONENT",
+    "MICROSCALED",
     "ActivationStorage",
     "Affine",
     "BlockFloat",
@@ -25,6 +25,7 @@ __all__ = [
     "EachValue",
     "Formatted",
     "InBlocks",
+    "Microscaled",
     "Part",
     "Storage",
     "Stored",

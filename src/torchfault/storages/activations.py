@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from torchfault.errors import StorageError, WordError
-from torchfault.storages.blocks import block_of, cut, joined, members
+from torchfault.storages.base import Words
+from torchfault.storages.blocks import block_of, members
 from torchfault.storages.dense import BlockFloat, Formatted
-from torchfault.words import Edits, edit, rounded, word
-from torchfault.words.emulated import affine, power_of_two
+from torchfault.storages.microscaling import Microscaled
+from torchfault.storages.naming import BLOCKS, microscaled
+from torchfault.words import Edits, bits_of, edit, rounded, word
+from torchfault.words.emulated import affine
 
 __all__ = [
-    "EXPONENT",
     "ActivationStorage",
     "EachValue",
     "InBlocks",
@@ -25,12 +27,10 @@ __all__ = [
     "row_length",
 ]
 
-EXPONENT = "exponent"
-_BIAS = 127
-_RANGED = re.compile(r"(u?)int([2-8])")
+_RANGED = re.compile(r"(u?)int([2-8])|nvfp4(?::[1-9][0-9]*)?")
 _NOTATION = (
-    "a number format such as q7.8, e4m3, bfloat16 or uint8[0.02:128], blocks such as bfp8:16, "
-    "or int8 or uint8 (2 to 8 bits; with data, from which their range comes)"
+    "a number format such as q7.8, e4m3, bfloat16 or uint8[0.02:128], blocks such as bfp8:16 or mxfp8_e4m3, "
+    "or int8, uint8 (2 to 8 bits) or nvfp4 (with data, from which their range comes)"
 )
 
 
@@ -62,80 +62,124 @@ class EachValue:
         return rounded(values, word(self.format))
 
 
+Blocks = BlockFloat | Microscaled
+WHOLE = "per_tensor_scale"
+"""The part that concerns all values of an activation together."""
+
+
 @dataclass(frozen=True)
 class InBlocks:
-    """Block floating point as :class:`BlockFloat` has it: *block* neighbours in a row share an exponent.
+    """Neighbours in a row share a scale or an exponent, as *kept* has it: block floating point, MX or NVFP4.
 
-    A row is a channel of an image, a token, or a vector. The exponent is that of the largest value of the block as it
-    is computed, anew for every input. Infinity counts as the largest float32, NaN as 0.
+    A row is a channel of an image, a token, or a vector. Scales are those of the values as they are computed, anew for
+    every input; the scale of a whole NVFP4 tensor is fixed, and a word of every input.
 
-    >>> InBlocks(4, 2).round(torch.tensor([[4.0, 1.4, 0.3, 0.31]]))
+    >>> InBlocks(BlockFloat(4, 2)).round(torch.tensor([[4.0, 1.4, 0.3, 0.31]]))
     tensor([[4.0000, 1.0000, 0.3125, 0.3125]])
     """
 
-    width: int = 8
-    block: int = 16
+    kept: Blocks
 
     def __post_init__(self) -> None:
-        BlockFloat(self.width, self.block)  # which refuses other numbers of bits
+        if isinstance(self.kept, Microscaled) and (self.kept.axis is not None or self.kept.two_steps_open):
+            raise StorageError(f"activations are kept in blocks along a row, and with a fixed scale, got {self.name}")
 
     @property
     def name(self) -> str:
-        """``bfp8:16``, ..."""
-        return self._one.name
+        """``bfp8:16``, ``mxfp8_e4m3``, ..."""
+        return self.kept.name
 
     @property
     def words(self) -> Mapping[str, str]:
-        """The word format of each part: of the codes, and of the exponents."""
-        return {"": f"int{self.width}", EXPONENT: "uint8"}
+        """The word format of each part: of the codes, and of what they share."""
+        return self.kept.formats
 
-    @property
-    def _one(self) -> BlockFloat:
-        return BlockFloat(self.width, self.block)
+    def shape(self, part: str, shape: Sequence[int], row: int) -> tuple[int, ...]:
+        """Return the shape of a *part* of one lane of *shape* in rows of length *row*: of scales rows, blocks in each.
 
-    def exponents(self, shape: Sequence[int], row: int) -> tuple[int, int]:
-        """Return the shape of the exponents of one lane of *shape* in rows of length *row*: rows, blocks in each."""
-        return math.prod(shape) // max(row, 1), -(-row // self.block)
+        >>> InBlocks(BlockFloat(8, 16)).shape("exponent", (8, 6, 6), 36)
+        (8, 3)
+        """
+        if part == WHOLE:
+            return ()
+        return (math.prod(shape) // max(row, 1), -(-row // self.kept.block)) if part else tuple(shape)
 
     def round(self, values: Tensor) -> Tensor:
         """Return *values* as their words hold them, in a new tensor."""
-        finite = values.nan_to_num(0.0)
-        blocks = cut(finite.reshape(-1, row_length(values.shape)), self.block)
-        largest = blocks.abs().amax(2, keepdim=True)
-        top = torch.where(largest == 0, -_BIAS, torch.frexp(largest).exponent - 1).clamp(-_BIAS, _BIAS)
-        step, end = power_of_two(top - (self.width - 2)).float(), (1 << self.width - 1) - 1
-        # Exact but for the rounding itself: the steps are powers of two, and no code times its step is out of range.
-        found = joined((blocks / step).round_().clamp_(-end, end).mul_(step).add_(0.0), finite)
+        found = self.kept.round(values.reshape(-1, row_length(values.shape))).view(values.shape)
         return found if found.stride() == values.stride() else torch.empty_like(values).copy_(found)
 
     def struck(self, first: Tensor, row: int, edits: Sequence[Edits]) -> None:
         """Change words of lanes together, in place: *first* holds rounded values, lanes first, rows of length *row*."""
         edits = [one.on_lanes(len(first)) for one in edits]
-        size = min(self.block, row)
-        count = -(-first[0].numel() // max(row, 1)) * -(-row // size)
-        blocks = [one.element if one.part else block_of(one.element, row, size) for one in edits]
-        lanes = torch.cat([one.lane for one in edits if one.lane is not None])
-        found, inverse = (lanes * count + torch.cat(blocks)).unique(return_inverse=True)
-        lane, place = found // count, members(found % count, row, size)
-        where = (lane[:, None], *torch.unravel_index(place, first.shape[1:]))
-        held = self._one.encode(first[where])
-        for one, mine in zip(edits, inverse.split([len(one) for one in edits]), strict=True):
-            words, at = held[one.part], torch.zeros_like(mine) if one.part else one.element % row % size
-            words[mine, at] = edit(words[mine, at], one.keep, one.toggle, word(self.words[one.part]))
-        fresh = self._one.decode(held, place.shape)
-        last = (row - 1 - place[:, :1] % row).clamp(max=size - 1)  # behind it the last value of a row is repeated
-        first[where] = fresh.gather(1, torch.arange(size, device=last.device).minimum(last))
+        count = math.prod(self.shape("scale", first.shape[1:], row))
+        reached = [self._reached(one, row, count) for one in edits]
+        found, inverse = torch.cat([block for _, block in reached]).unique(return_inverse=True)
+        held, place, where = self._held(first, found // count, found % count, row)
+        for one, (event, _), mine in zip(edits, reached, inverse.split([len(e) for e, _ in reached]), strict=True):
+            self._write(held, mine, one, event, row)
+        first[where] = self._values(held, place, row)
 
-    def code_alone(self, first: Tensor, row: int, edits: Edits) -> tuple[Tensor, Tensor]:
-        """Return the values at the codes of *edits* as they are, and as each would be if it alone changed, (n,)."""
+    def alone(self, first: Tensor, row: int, edits: Edits) -> tuple[Tensor, Tensor] | None:
+        """Return which values of its lane each of *edits* changes if it alone is made, and to what: (n, k) each.
+
+        ``None`` where those are all. A value behind the end of a row repeats the last one of it.
+        """
         assert edits.lane is not None
-        size = min(self.block, row)
-        place = members(block_of(edits.element, row, size), row, size)
-        values = first[(edits.lane[:, None], *torch.unravel_index(place, first.shape[1:]))]
-        held, at = self._one.encode(values), (edits.element % row % size)[:, None]
-        code = edit(held[""].gather(1, at).squeeze(1), edits.keep, edits.toggle, word(self.words[""]))
-        fresh = self._one.decode({"": code[:, None], EXPONENT: held[EXPONENT]}, (len(code), 1))
-        return values.gather(1, at).squeeze(1), fresh.squeeze(1)
+        if edits.part == WHOLE:
+            return None
+        block = edits.element if edits.part else block_of(edits.element, row, min(self.kept.block, row))
+        held, place, _ = self._held(first, edits.lane, block, row)
+        every = torch.arange(len(block), device=block.device)
+        self._write(held, every, edits, every, row)
+        fresh = self._values(held, place, row)
+        if edits.part:
+            return place, fresh
+        at = self._within(edits, row)[:, None]
+        return place.gather(1, at), fresh.gather(1, at)
+
+    def words_of(self, first: Tensor, row: int, part: str) -> Tensor:
+        """Return the words of *part* of rounded values, lanes first: (lanes, words in each)."""
+        held = self.kept.encode(first.reshape(-1, row))[part]
+        return held.expand(len(first), 1) if part == WHOLE else held.reshape(len(first), -1)
+
+    def _within(self, edits: Edits, row: int) -> Tensor:
+        return edits.element % row % min(self.kept.block, row)
+
+    def _reached(self, edits: Edits, row: int, count: int) -> tuple[Tensor, Tensor]:
+        """Return the blocks that *edits* reach, numbered over all lanes of *count* blocks, and which edit does."""
+        assert edits.lane is not None
+        event = torch.arange(len(edits), device=edits.element.device)
+        if edits.part == WHOLE:
+            every = torch.arange(count, device=event.device)
+            return event.repeat_interleave(count), (edits.lane[:, None] * count + every).reshape(-1)
+        block = edits.element if edits.part else block_of(edits.element, row, min(self.kept.block, row))
+        return event, edits.lane * count + block
+
+    def _held(
+        self, first: Tensor, lane: Tensor, block: Tensor, row: int
+    ) -> tuple[dict[str, Tensor], Tensor, tuple[Tensor, ...]]:
+        """Return the words of a *block* of each *lane*, one in a row, the places of its values, and the way there."""
+        place = members(block, row, min(self.kept.block, row))
+        where = (lane[:, None], *torch.unravel_index(place, first.shape[1:]))
+        held = self.kept.encode(first[where])
+        if WHOLE in held:
+            held[WHOLE] = held[WHOLE].repeat(len(place), 1)
+        return held, place, where
+
+    def _write(self, held: dict[str, Tensor], block: Tensor, edits: Edits, event: Tensor, row: int) -> None:
+        """Change words of the blocks *held*: one for each *event*, which says by which of *edits*."""
+        at = torch.zeros_like(event) if edits.part else self._within(edits, row)
+        keep = None if edits.keep is None else edits.keep[event]
+        words, fmt = held[edits.part], word(self.words[edits.part])
+        bits = bits_of(words)
+        bits[block, at] = bits_of(edit(bits[block, at].view(words.dtype), keep, edits.toggle[event], fmt))
+
+    def _values(self, held: Words, place: Tensor, row: int) -> Tensor:
+        """Return the values of blocks; behind the end of a row the last one of it."""
+        last = (row - 1 - place[:, :1] % row).clamp(max=place.shape[1] - 1)
+        every = torch.arange(place.shape[1], device=place.device)
+        return self.kept.decode(held, place.shape).gather(1, every.minimum(last))
 
 
 ActivationStorage = EachValue | InBlocks
@@ -143,21 +187,27 @@ ActivationStorage = EachValue | InBlocks
 
 @lru_cache(maxsize=1024)
 def activation_storage(name: str, low: float | None = None, high: float | None = None) -> ActivationStorage:
-    """Return how activations called *name* are kept; ``int8`` and the like need the range from *low* to *high*.
+    """Return how activations called *name* are kept; ``int8``, ``nvfp4`` and the like need the range *low* to *high*.
 
     Signed codes are symmetric, with a scale of max(-low, high) / (2^(width-1) - 1); unsigned ones span the range
-    from min(low, 0) to max(high, 0); scales have six digits. Raises :class:`StorageError` with the notation for
-    anything else.
+    from min(low, 0) to max(high, 0); the scale of an NVFP4 tensor is max(-low, high) / 2688. Scales have six digits.
+    Raises :class:`StorageError` with the notation for anything else.
 
     >>> activation_storage("bfp8:16"), activation_storage("uint8", -1.0, 1.55).name
-    (InBlocks(width=8, block=16), 'uint8[0.01:100]')
+    (InBlocks(kept=BlockFloat(width=8, block=16)), 'uint8[0.01:100]')
     """
     if found := _RANGED.fullmatch(name):
         if low is None or high is None:
-            raise StorageError(f"'{name}' activations need a range; give data to take it from, or '{name}[0.02:0]'")
+            one = f"{name}[{'0.001' if found[2] is None else '0.02:0'}]"
+            raise StorageError(f"'{name}' activations need a range; give data to take it from, or '{one}'")
+        if found[2] is None:
+            scale = float(f"{max(-low, high, 0.0) / 2688:.6g}") or 1.0
+            return activation_storage(f"{name}[{scale!r}]")
         return _codes_over(min(low, 0.0), max(high, 0.0), width=int(found[2]), signed=not found[1])
     if found := re.fullmatch(r"bfp([2-8]):([1-9][0-9]*)", name):
-        return InBlocks(int(found[1]), int(found[2]))
+        return InBlocks(BlockFloat(int(found[1]), int(found[2])))
+    if found := BLOCKS.fullmatch(name):
+        return InBlocks(microscaled(*found.groups()))
     try:
         return EachValue(name)
     except (WordError, StorageError):

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["block_of", "columns", "cut", "joined", "members"]
+__all__ = ["LARGEST", "block_of", "columns", "cut", "joined", "members"]
+
+LARGEST = 1 << 16
+"""The most neighbours that share a scale or an exponent."""
 
 
 def cut(rows: Tensor, block: int) -> Tensor:

@@ -1,21 +1,20 @@
 """Storages that keep every element: in a number format, as quantised codes with scales, in blocks with an exponent."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from torchfault.errors import StorageError
 from torchfault.storages.base import Part, Words, as_matrix
-from torchfault.storages.blocks import block_of, columns, cut, joined, members
+from torchfault.storages.blocks import LARGEST, block_of, columns, cut, joined, members
 from torchfault.words import decode, encode, word
 from torchfault.words.emulated import power_of_two
 
 __all__ = ["Affine", "BlockFloat", "Formatted"]
 
 _BIAS = 127
-_LARGEST = 1 << 16  # neighbours that share a scale or an exponent
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,9 @@ class Formatted:
         fmt = word(self.format)
         if not fmt.dtype.is_floating_point:
             raise StorageError(f"a number format keeps real numbers, got {fmt.name}; for integer codes use Affine")
+        if fmt.halves or fmt.fields.keys() == {"exponent"}:
+            lacks = "two numbers in a word; use mxfp4 or nvfp4" if fmt.halves else "no signs; use it for scales"
+            raise StorageError(f"a number format keeps single real numbers, and {fmt.name} has {lacks}")
 
     @property
     def name(self) -> str:
@@ -77,8 +79,8 @@ class Affine:
     symmetric: bool = True
 
     def __post_init__(self) -> None:
-        if not 2 <= self.width <= 8 or not 0 <= (self.group or 0) <= _LARGEST:
-            raise StorageError(f"codes have 2 to 8 bits and groups 1 to {_LARGEST}, got {self.width} and {self.group}")
+        if not 2 <= self.width <= 8 or not 0 <= (self.group or 0) <= LARGEST:
+            raise StorageError(f"codes have 2 to 8 bits and groups 1 to {LARGEST}, got {self.width} and {self.group}")
 
     @property
     def name(self) -> str:
@@ -163,13 +165,18 @@ class BlockFloat:
     block: int = 16
 
     def __post_init__(self) -> None:
-        if not 2 <= self.width <= 8 or not 1 <= self.block <= _LARGEST:
-            raise StorageError(f"codes have 2 to 8 bits and blocks 1 to {_LARGEST}, got {self.width} and {self.block}")
+        if not 2 <= self.width <= 8 or not 1 <= self.block <= LARGEST:
+            raise StorageError(f"codes have 2 to 8 bits and blocks 1 to {LARGEST}, got {self.width} and {self.block}")
 
     @property
     def name(self) -> str:
         """``bfp8:16``, ..."""
         return f"bfp{self.width}:{self.block}"
+
+    @property
+    def formats(self) -> Mapping[str, str]:
+        """The word format of each part."""
+        return {"": f"int{self.width}", "exponent": "uint8"}
 
     def encode(self, tensor: Tensor) -> dict[str, Tensor]:
         """Return codes and exponents."""
@@ -181,16 +188,25 @@ class BlockFloat:
         codes = (blocks / self._step(exponent).unsqueeze(2)).round().clamp(-bound, bound)
         return {"": joined(codes.to(torch.int8), tensor), "exponent": exponent.to(torch.uint8)}
 
+    def round(self, rows: Tensor) -> Tensor:
+        """Return what the words of a matrix stand for, in a new one; infinity counts as the largest float32, NaN as 0.
+
+        Exact but for the rounding itself: the steps are powers of two, and no code times its step is out of range.
+        """
+        blocks = cut(rows.nan_to_num(0.0), self.block)
+        largest = blocks.abs().amax(2, keepdim=True)
+        top = torch.where(largest == 0, -_BIAS, torch.frexp(largest).exponent - 1).clamp(-_BIAS, _BIAS)
+        step, end = power_of_two(top - (self.width - 2)).float(), (1 << self.width - 1) - 1
+        return joined((blocks / step).round_().clamp_(-end, end).mul_(step).add_(0.0), rows)
+
     def _step(self, exponent: Tensor) -> Tensor:
         return power_of_two(exponent.to(torch.int64) - _BIAS - (self.width - 2))
 
     def parts(self, words: Words, shape: Sequence[int]) -> dict[str, Part]:
         """Return codes and exponents."""
         del words
-        return {
-            "": Part(f"int{self.width}", channel=0 if shape else None),
-            "exponent": Part("uint8", "exponent", 0),
-        }
+        kinds = {"": Part("", channel=0 if shape else None), "exponent": Part("", "exponent", 0)}
+        return {part: replace(kinds[part], word=name) for part, name in self.formats.items()}
 
     def decode(self, words: Words, shape: Sequence[int]) -> Tensor:
         """Return codes times powers of two."""

@@ -15,6 +15,7 @@ __all__ = ["Columns", "pack", "unpack"]
 
 _MAGIC, _VERSION = b"TFB", 2
 _MOST_BYTES = 1 << 29  # of a batch when inflated; a batch strikes at most some 2^20 faults
+_LONGEST_HEADER = 1 << 20
 _TYPES = {"f": "<f{}", "i": "<i{}", "u": "<u{}"}
 Flags = NDArray[np.bool_] | NDArray[np.uint64]
 
@@ -244,13 +245,30 @@ def unpack(blob: bytes) -> Columns:
             f"this torchfault reads batches of format {_VERSION}, got {blob[3:4].hex()}; upgrade torchfault"
         )
     try:
-        reader = zlib.decompressobj()
-        data = reader.decompress(blob[4:], _MOST_BYTES)
-        if not reader.eof:
-            raise ValueError(f"it is cut off, or larger than {_MOST_BYTES} bytes")
-        return _columns(data)
+        return _columns(*_inflated(blob))
     except (zlib.error, ValueError, KeyError, TypeError, IndexError, UnicodeDecodeError, RecursionError) as error:
         raise StoreError(f"a batch of trials cannot be read ({error}); the store is damaged") from None
+
+
+def _inflated(blob: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return the header of a batch and what follows it; nothing is inflated beyond what a sound header announces."""
+    reader = zlib.decompressobj()
+    begin = reader.decompress(blob[4:], _LONGEST_HEADER)
+    start = 4 + int.from_bytes(begin[:4], "little")
+    header = json.loads(begin[4:start])
+    trials, size = header["trials"], 0
+    for name, dtype, length in (*header["columns"], *header["flags"]):
+        if length != trials and name != "faults":
+            raise ValueError(f"column '{name}' has {length} entries for {trials} trials")
+        size += -(-length // 8) if dtype == "bits" else length * np.dtype(dtype).itemsize
+    if not 0 <= size <= _MOST_BYTES:
+        raise ValueError(f"it announces {size} bytes, more than the {_MOST_BYTES} that a batch can have")
+    data = begin[start:]
+    if reader.unconsumed_tail:
+        data += reader.decompress(reader.unconsumed_tail, max(size - len(data), 0) + 1)
+    if len(data) != size or not reader.eof:
+        raise ValueError(f"it is cut off, or other than the {size} bytes that it announces")
+    return header, data
 
 
 _READ_AS: Mapping[str, type] = {
@@ -265,11 +283,8 @@ _READ_AS: Mapping[str, type] = {
 }
 
 
-def _columns(data: bytes) -> Columns:
-    start = 4 + int.from_bytes(data[:4], "little")
-    header = json.loads(data[4:start])
-    named: dict[str, Any] = {}
-    flags: dict[str, Flags] = {}
+def _columns(header: dict[str, Any], data: bytes) -> Columns:
+    start, named, flags = 0, dict[str, Any](), dict[str, Flags]()
     for name, dtype, length in header["columns"]:
         column = np.frombuffer(data, dtype=np.dtype(dtype), count=length, offset=start)
         start += column.nbytes
@@ -280,6 +295,4 @@ def _columns(data: bytes) -> Columns:
         column = np.frombuffer(data, dtype=np.uint8 if bits else np.dtype(dtype), count=count, offset=start)
         start += column.nbytes
         flags[name] = np.unpackbits(column, count=length).astype(np.bool_) if bits else column.astype(np.uint64)
-    if start != len(data):
-        raise ValueError(f"{len(data) - start} bytes are left over")
     return Columns(**named, flags=flags, unit=header["unit"])

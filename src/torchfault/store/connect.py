@@ -12,7 +12,15 @@ from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.pool import QueuePool
 
 from torchfault.errors import StoreError
@@ -151,4 +159,9 @@ def translated(where: Place) -> Iterator[None]:
             if sign in said.lower():
                 advice = _ARCHIVE if _is_archive(where.file) else advice
                 raise StoreError(f"the store {where.shown} {advice}") from error
+        if where.file is None and isinstance(error, OperationalError | InterfaceError):
+            raise StoreError(
+                f"the store {where.shown} cannot be reached ({said}); what it holds is kept, and campaigns in it "
+                "resume once it answers"
+            ) from error
         raise StoreError(f"the store {where.shown} cannot be used: {said}") from error

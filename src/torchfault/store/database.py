@@ -2,13 +2,13 @@
 
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from sqlalchemy import Connection, Select, func, insert, inspect, select, update
 from sqlalchemy.exc import IntegrityError
@@ -18,11 +18,14 @@ from torchfault.files import unreadable
 from torchfault.store import schema
 from torchfault.store.columns import Columns, pack, unpack
 from torchfault.store.connect import connect, place, translated, write_ahead
-from torchfault.store.lock import lock_file, lock_session
+from torchfault.store.lock import SessionLock, identity, lock_file
+from torchfault.store.outage import Patience
 from torchfault.store.record import Batch, Record, batch_checksum, from_row, row_checksum, to_row
 from torchfault.store.uninterrupted import uninterrupted
 
 __all__ = ["Store"]
+
+Answer = TypeVar("Answer")
 
 
 class Store:
@@ -30,7 +33,8 @@ class Store:
 
     *where* is a path or an SQLAlchemy URL such as ``postgresql+psycopg://host/name``. *access* is ``"create"`` (the
     file is made when the first campaign is), ``"write"`` (it must exist) or ``"read"`` (it is never changed). *timeout*
-    is how many seconds to wait for another writer's transaction. Every batch is one transaction, so that whatever
+    is how many seconds to wait for another writer's transaction, and for a database behind a network that does not
+    answer, which is tried again so long. Every batch is one transaction, so that whatever
     happens to the process, the store holds whole batches; rows and batches carry checksums, which are verified when
     they are read. Raises :class:`StoreError` for a place that holds something else, cannot be opened, is damaged or of
     another version.
@@ -50,6 +54,10 @@ class Store:
         self._access = access
         self._ready = False
         self._sound: set[str] = set()
+        self._identity: tuple[int, int] | None = None
+        self._lock: SessionLock | None = None
+        # SQLite waits for other writers by itself.
+        self._patience = Patience(0.0 if self._place.file else timeout, self._place.shown)
         file = self._place.file
         if file is not None:
             _check_file(file, access)
@@ -109,31 +117,43 @@ class Store:
             raise StoreError(f"a campaign's name has 1 to 200 characters, got {len(record.name)}; choose another")
         self._prepare()
         fresh = replace(record, created=datetime.now(UTC).isoformat(timespec="seconds"), status="running", reason="")
+        row = to_row(fresh)
+
+        def add(connection: Connection, again: bool) -> None:
+            wanted = select(schema.campaigns.c.checksum).where(schema.campaigns.c.name == record.name)
+            if not (again and connection.execute(wanted).scalar() == row["checksum"]):
+                connection.execute(insert(schema.campaigns).values(row))
+
         try:
-            with self._writing() as connection:
-                connection.execute(insert(schema.campaigns).values(to_row(fresh)))
+            self._write(add)
         except IntegrityError:
             raise StoreError(f"the store {self} already has a campaign '{record.name}'; choose another name") from None
         return self.campaign(record.name)
 
     def append(self, name: str, columns: Columns, *, first: int, seconds: float) -> None:
         """Add one batch, wholly or not at all: trials *first* onwards, which must be the next ones."""
-        batches = schema.batches.c
-        blob = pack(columns)
-        with self._writing() as connection:
+        batches, blob = schema.batches.c, pack(columns)
+        checksum = batch_checksum(first, len(columns), seconds, blob)
+
+        def add(connection: Connection, again: bool) -> None:
             number = self._number(connection, name)
+            mine = batches.campaign == number
+            held = select(batches.checksum).where(mine, batches.first == first)
+            if again and connection.execute(held).scalar() == checksum:
+                return
             if connection.execute(select(schema.campaigns.c.total).where(schema.campaigns.c.id == number)).scalar_one():
                 raise StoreError(f"campaign '{name}' has ended, and takes no more trials; reopen it first")
-            held = select(func.count(), func.coalesce(func.max(batches.first + batches.trials), 0))
-            count, done = connection.execute(held.where(batches.campaign == number)).one()
+            ends = select(func.count(), func.coalesce(func.max(batches.first + batches.trials), 0))
+            count, done = connection.execute(ends.where(mine)).one()
             if first != done:
                 raise StoreError(
                     f"trial {done} comes next in campaign '{name}', got {first}; "
                     "another process has extended it: run it again to resume"
                 )
             row = {"campaign": number, "number": count, "first": first, "trials": len(columns)}
-            checksum = batch_checksum(first, len(columns), seconds, blob)
             connection.execute(insert(schema.batches).values(**row, seconds=seconds, data=blob, checksum=checksum))
+
+        self._write(add)
 
     def batches(self, name: str) -> Iterator[Batch]:
         """Yield the batches of a campaign in order, one in memory at a time."""
@@ -178,13 +198,35 @@ class Store:
         if file is not None:
             release = lock_file(file.with_name(f"{file.name}.{zlib.crc32(name.encode()):08x}.lock"), name)
         elif self._engine.dialect.name == "postgresql":
-            release = lock_session(self._engine, name)
+            with translated(self._place):
+                self._lock = SessionLock(self._engine, name)
+            release = self._lock.release
         else:
             release = _nothing  # two writers then meet at the number of their first batch, where one is refused
         try:
             yield
         finally:
+            self._lock = None
             release()
+
+    def verify(self, name: str, *, trials: int) -> None:
+        """Read a campaign of *trials* anew, as another process would, or raise :class:`StoreError`.
+
+        A file that was cut, or of which the system lost a part, while it was written to, may still look whole from the
+        connections that wrote it.
+        """
+        if self._place.file is None:
+            return
+        self._engine.dispose()
+        self._sound.clear()
+        with translated(self._place):
+            self._check_file_is_there()
+        held = sum(len(batch.columns) for batch in self.batches(name))
+        if held != trials:
+            raise StoreError(
+                f"the store {self} should hold {trials} trials of campaign '{name}', got {held}; it was changed "
+                "while it was written to: run the campaign again into another file"
+            )
 
     def _check(self, connection: Connection, table: str) -> None:
         """Have SQLite check its pages of *table*, once: rows that a damaged page hides would just be missing."""
@@ -196,14 +238,17 @@ class Store:
         self._sound.add(table)
 
     def _mark(self, name: str, values: dict[str, Any], *, ended: bool) -> None:
-        with self._writing() as connection:
+        def mark(connection: Connection, again: bool) -> None:
+            del again  # the second time it just says the same
             number = self._number(connection, name)
-            mine, values = schema.campaigns.c.id == number, values | {"total": None}
+            mine, said = schema.campaigns.c.id == number, values | {"total": None}
             if ended:
                 held = select(func.coalesce(func.sum(schema.batches.c.trials), 0))
-                values["total"] = int(connection.execute(held.where(schema.batches.c.campaign == number)).scalar_one())
-            row = dict(connection.execute(select(schema.campaigns).where(mine)).one()._mapping) | values
-            connection.execute(update(schema.campaigns).where(mine).values(**values, checksum=row_checksum(row)))
+                said["total"] = int(connection.execute(held.where(schema.batches.c.campaign == number)).scalar_one())
+            row = dict(connection.execute(select(schema.campaigns).where(mine)).one()._mapping) | said
+            connection.execute(update(schema.campaigns).where(mine).values(**said, checksum=row_checksum(row)))
+
+        self._write(mark)
 
     def _number(self, connection: Connection, name: str) -> int:
         number = connection.execute(select(schema.campaigns.c.id).where(schema.campaigns.c.name == name)).scalar()
@@ -224,14 +269,31 @@ class Store:
         with translated(self._place), self._engine.connect() as connection:
             yield connection
 
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
+    def _write(self, change: Callable[[Connection, bool], Answer]) -> Answer:
+        """Return what *change* does in a transaction of its own; it is told whether it was tried before."""
         if self._access == "read":
             raise StoreError(f"the store {self} was opened for reading; open it with access='write' to change it")
-        with uninterrupted(), translated(self._place), self._engine.connect() as plain:
-            connection = plain.execution_options(writes=True)
-            with connection.begin():
-                yield connection
+
+        def once(again: bool) -> Answer:
+            with uninterrupted(), self._engine.connect() as plain:
+                self._check_file_is_there()
+                connection = plain.execution_options(writes=True)
+                with connection.begin():
+                    return change(connection, again)
+
+        with translated(self._place):
+            return self._patience.over(once, self._reconnect)
+
+    def _reconnect(self) -> None:
+        if self._lock is not None:
+            self._lock.renew()
+
+    def _check_file_is_there(self) -> None:
+        """Refuse to go on with a file that was deleted or replaced: what is written to the former one, nobody finds."""
+        file = self._place.file
+        if file is not None and self._identity is not None and identity(file) != self._identity:
+            what = "was replaced by another file" if file.exists() else "was deleted"
+            raise StoreError(f"the store {self} {what} while it was in use; restore it, or run the campaign again")
 
     def _prepare(self) -> None:
         """Make the tables where there are none; refuse anything else than a store of this version."""
@@ -245,10 +307,14 @@ class Store:
             with translated(self._place):
                 write_ahead(self._engine)
         if version is None:
-            with self._writing() as connection:
-                if self._version(connection) is None:  # again: another process may have been faster
-                    schema.create(connection)
+            self._write(self._make_tables)
         self._ready = True
+        self._identity = None if self._place.file is None else identity(self._place.file)
+
+    def _make_tables(self, connection: Connection, again: bool) -> None:
+        del again
+        if self._version(connection) is None:  # asked again: another process may have been faster
+            schema.create(connection)
 
     def _version(self, connection: Connection) -> int | None:
         try:
@@ -278,8 +344,6 @@ def _check_file(file: Path, access: str) -> None:
     target = file if file.exists() else file.parent
     if access != "read" and not (os.access(target, os.W_OK) and os.access(file.parent, os.W_OK)):
         raise StoreError(f"the store {file} cannot be written to; make it and its folder writable, or use another")
-    if access == "read" and not os.access(file, os.R_OK):
-        raise StoreError(f"the store {file} cannot be read; ask for permission to read it")
 
 
 def _records() -> Select[Any]:

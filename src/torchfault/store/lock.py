@@ -6,14 +6,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from torchfault.errors import StoreError
 
-__all__ = ["lock_file", "lock_session"]
+__all__ = ["BusyError", "SessionLock", "identity", "lock_file"]
 
 Release = Callable[[], None]
 _TRIES = 20
+
+
+class BusyError(StoreError):
+    """A campaign that another process is running."""
 
 
 def lock_file(path: Path, name: str) -> Release:
@@ -27,7 +32,7 @@ def lock_file(path: Path, name: str) -> Release:
             path.touch()
         except OSError as error:
             raise StoreError(f"the lock {path} cannot be made ({error.strerror}); make its folder writable") from None
-        before = _identity(path)
+        before = identity(path)
         held = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             held.execute("BEGIN EXCLUSIVE")
@@ -37,28 +42,57 @@ def lock_file(path: Path, name: str) -> Release:
                 raise _busy(name) from None
             raise StoreError(f"the lock {path} cannot be taken ({error}); if no campaign runs, delete it") from None
         # Had its last holder removed the file before we locked it, another could lock a new one beside ours.
-        if before is not None and before == _identity(path):
+        if before is not None and before == identity(path):
             return lambda: _release(held, path)
         held.close()
     raise _busy(name)
 
 
-def lock_session(engine: Engine, name: str) -> Release:
-    """Take PostgreSQL's advisory lock for the campaign *name* on a connection of its own; return what unlocks it."""
-    connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-    key = zlib.crc32(f"torchfault {name}".encode())
-    if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
+class SessionLock:
+    """PostgreSQL's advisory lock for the campaign *name*, held by a connection of its own until it is released.
+
+    Raises :class:`StoreError` where another session holds it.
+    """
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine, self._name = engine, name
+        self._key = {"key": zlib.crc32(f"torchfault {name}".encode())}
+        self._connection = self._taken()
+
+    def _taken(self) -> Connection:
+        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            if connection.execute(text("SELECT pg_try_advisory_lock(:key)"), self._key).scalar():
+                return connection
+        except BaseException:
+            connection.close()
+            raise
         connection.close()
-        raise _busy(name)
+        raise _busy(self._name)
 
-    def release() -> None:
-        connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
-        connection.close()
+    def renew(self) -> None:
+        """Take the lock again where its connection was cut: the database has given it back then."""
+        try:
+            self._connection.execute(text("SELECT 1"))
+        except SQLAlchemyError:
+            with suppress(SQLAlchemyError):
+                self._connection.close()
+            self._connection = self._taken()
 
-    return release
+    def release(self) -> None:
+        """Give the lock back; with a connection that was cut it is gone already."""
+        with suppress(SQLAlchemyError):
+            self._connection.execute(text("SELECT pg_advisory_unlock(:key)"), self._key)
+        with suppress(SQLAlchemyError):
+            self._connection.close()
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from others, whatever their names, ``None`` where there is none.
+
+    >>> identity(Path("/no/such/file")) is None
+    True
+    """
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -73,8 +107,8 @@ def _release(held: sqlite3.Connection, path: Path) -> None:
     held.close()
 
 
-def _busy(name: str) -> StoreError:
-    return StoreError(
+def _busy(name: str) -> BusyError:
+    return BusyError(
         f"campaign '{name}' is being run by another process, and has one writer at a time; "
         "wait for it, or choose another name"
     )

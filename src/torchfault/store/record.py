@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,6 +61,7 @@ class Batch:
 _JSON = ("space", "design", "golden", "configuration", "versions")
 _TEXT = ("name", "created", "seed", "model", "data", "status", "reason")
 _NUMBERS = ("faults", "inputs")
+_STATUS = ("running", "interrupted", "failed", "finished")
 
 
 def to_row(record: Record) -> dict[str, Any]:
@@ -85,9 +87,24 @@ def from_row(row: Any) -> Record:
     held = {name: getattr(row, name) for name in (*_JSON, *_TEXT, *_NUMBERS)}
     if row_checksum(held | {"total": row.total}) != row.checksum:
         raise StoreError(f"the row of campaign '{row.name}' does not fit its checksum; the store is damaged")
+    _check(held, row)
     counted = {"trials": int(row.trials or 0), "seconds": float(row.seconds or 0.0)}
     if row.total not in (None, counted["trials"]):
         raise StoreError(
             f"campaign '{row.name}' ended with {row.total} trials, got {counted['trials']}; the store is damaged"
         )
     return Record(**{**held, "seed": int(row.seed), **counted})
+
+
+def _check(held: Mapping[str, Any], row: Any) -> None:
+    """Refuse what no campaign can say: a checksum tells damage, not who has signed it."""
+    whole = {name: held[name] for name in _NUMBERS} | {"trials": row.trials or 0}
+    wrong = [name for name in _JSON if not isinstance(held[name], dict)]
+    wrong += [name for name in _TEXT if not isinstance(held[name], str)]
+    wrong += [name for name, value in whole.items() if not isinstance(value, int) or value < 0]
+    wrong += [] if str(held["seed"]).removeprefix("-").isdecimal() else ["seed"]
+    wrong += [] if held["status"] in _STATUS else ["status"]
+    if not math.isfinite(float(row.seconds or 0.0)):
+        wrong.append("seconds")
+    if wrong:
+        raise StoreError(f"the {wrong[0]} of campaign '{row.name}' cannot be; the store is damaged")

@@ -1,6 +1,7 @@
 """Conformance suites for samplers, word formats, storages, fault models, criteria, executors and accelerators.
 
-Each names the broken rule. Call them in a test; the table of built-ins in ``tests/test_conformance.py`` shows how.
+Each names the broken rule. Call them in a test; the table of built-ins in
+``tests/testing/test_conformance.py`` shows how.
 """
 
 from torchfault.hardware.conformance import check_accelerator

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchfault.errors import StorageError
 from torchfault.storages.base import Storage, Stored, keep
 from torchfault.testing.rules import hold, rule
-from torchfault.words import decode, edit, encode, masks_to_words
+from torchfault.words import bits_of, decode, edit, encode, masks_to_words
 
 __all__ = ["check_storage"]
 
@@ -70,7 +70,7 @@ def _changed(stored: Stored, name: str, rng: np.random.Generator, count: int) ->
 
 def _with(stored: Stored, name: str, element: Tensor, new: Tensor) -> dict[str, Tensor]:
     words = stored.words[name].clone()
-    words.view(-1)[element] = new
+    bits_of(words).view(-1)[element] = bits_of(new)
     return {name: words}
 
 

@@ -2,7 +2,7 @@
 
 from torchfault.words.deltas import flip_changes, flip_deltas
 from torchfault.words.edits import Edits, edit
-from torchfault.words.emulated import word
+from torchfault.words.emulated import word, word_of
 from torchfault.words.native import (
     WORDS,
     Coding,
@@ -11,9 +11,9 @@ from torchfault.words.native import (
     decode,
     encode,
     held_in,
+    lying_in,
     masks_to_words,
     rounded,
-    word_of,
 )
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "flip_changes",
     "flip_deltas",
     "held_in",
+    "lying_in",
     "masks_to_words",
     "rounded",
     "word",

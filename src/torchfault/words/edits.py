@@ -196,10 +196,10 @@ class _Rows:
     index: tuple[Tensor, ...]
 
     def read(self, first: Tensor) -> Tensor:
-        return first[self.index]
+        return bits_of(first)[self.index].view(first.dtype)
 
     def write(self, first: Tensor, values: Tensor) -> None:
-        first[self.index] = values
+        bits_of(first)[self.index] = bits_of(values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +217,7 @@ class _Distances:
         self._bits(first).scatter_(1, self.index, bits_of(values))
 
     def _bits(self, first: Tensor) -> Tensor:
-        # Torch gathers no 8-bit floats.
+        # Torch gathers no 8-bit floats, and indexes no narrower types.
         return bits_of(first).as_strided(self.sizes, self.steps)
 
 

@@ -1,7 +1,7 @@
 """Number formats that torch has no type for, emulated on float32 and int8 tensors, each named by its parameters."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -10,14 +10,17 @@ from torch import Tensor
 from torchfault.errors import WordError, did_you_mean
 from torchfault.names.word_names import parameters
 from torchfault.words.grids import to_affine, to_fixed, to_minifloat
-from torchfault.words.native import WORDS, WordFormat, float_fields, integer_fields
+from torchfault.words.native import WORDS, WordFormat, float_fields, integer_fields, lying_in
 
-__all__ = ["affine", "fixed_point", "minifloat", "narrow_integer", "power_of_two", "word"]
+__all__ = ["affine", "fixed_point", "minifloat", "narrow_integer", "power_of_two", "word", "word_of"]
 
 _LARGEST_EXPONENT = 8  # of float32, which holds the values
 _LARGEST_MANTISSA = 23
 _LARGEST_FIXED = 24  # the bits of a whole number that float32 holds exactly
-_SYNTAX = "q3.4 (fixed point), e5m2 or e3m2fn (minifloat), int4 (narrow integer) and uint8[0.02:128] (quantised)"
+_SYNTAX = (
+    "q3.4 (fixed point), e5m2 or e3m2fn (minifloat), float8_e4m3fn[nan] (which overflows to NaN), int4 (narrow "
+    "integer) and uint8[0.02:128] (quantised)"
+)
 
 
 @lru_cache(maxsize=4096)
@@ -25,7 +28,8 @@ def word(name: str) -> WordFormat:
     """Return the word format called *name*, or raise :class:`WordError` with a suggestion.
 
     Besides torch's own types there are formats by their parameters: ``q3.4`` (see :func:`fixed_point`), ``e5m2`` and
-    ``e3m2fn`` (:func:`minifloat`), ``int4`` (:func:`narrow_integer`), ``uint8[0.02:128]`` (:func:`affine`).
+    ``e3m2fn`` (:func:`minifloat`), ``int4`` (:func:`narrow_integer`), ``uint8[0.02:128]`` (:func:`affine`). Torch
+    converts what is beyond 448 to 448 in ``float8_e4m3fn``; in ``float8_e4m3fn[nan]`` it becomes NaN.
 
     >>> word("int8").fields["sign"], word("q3.4").width, word("e3m2fn").width
     ((7,), 8, 6)
@@ -42,10 +46,26 @@ def word(name: str) -> WordFormat:
         return fixed_point(int(given["integer"]), int(given["fraction"]))
     if kind == "minifloat":
         return minifloat(int(given["exponent"]), int(given["mantissa"]), finite=bool(given["finite"]))
+    if kind == "overflow to NaN":
+        return replace(WORDS["float8_e4m3fn"], name=name, dtype=torch.float32, coding=_Overflowing())
     width, signed = int(given["width"]), given["kind"] == "int"
     if kind == "narrow integer":
         return narrow_integer(width, signed=signed)
     return affine(float(given["scale"]), int(given["zero_point"]), width=width, signed=signed)
+
+
+def word_of(tensor: Tensor) -> WordFormat:
+    """Return the word format of *tensor* by its type, or raise :class:`WordError` where that has none.
+
+    Of torch's sub-byte integers, which lie in a byte each, the lowest bits are the word.
+
+    >>> word_of(torch.zeros(1, dtype=torch.bfloat16)).name, word_of(torch.zeros(1, dtype=torch.int4)).width
+    ('bfloat16', 4)
+    """
+    name = str(tensor.dtype).removeprefix("torch.")
+    if name not in WORDS and (parameters(name) or ("",))[0] != "narrow integer":
+        raise WordError(f"faults need a tensor of one of {', '.join(WORDS)}, got {tensor.dtype}; convert it first")
+    return lying_in(word(name), tensor.dtype)
 
 
 def fixed_point(integer: int, fraction: int) -> WordFormat:
@@ -105,7 +125,7 @@ def affine(scale: float, zero_point: int, *, width: int = 8, signed: bool = Fals
 
 
 def narrow_integer(width: int, *, signed: bool) -> WordFormat:
-    """Return whole numbers of 2 to 7 bits, in two's complement if *signed*, held in int8 or uint8 tensors.
+    """Return whole numbers of 1 to 7 bits, in two's complement if *signed*, held in int8 or uint8 tensors.
 
     Values outside saturate.
 
@@ -212,6 +232,21 @@ class _Codes:
         if power and self.signed and not self.zero_point:  # fixed point, which takes fewer passes
             return to_fixed(values, scale=self.scale, width=self.width)
         return to_affine(values, scale=self.scale, zero_point=self.zero_point, low=low, high=high)
+
+
+@dataclass(frozen=True)
+class _Overflowing:
+    """The words of ``float8_e4m3fn``, in which what is beyond 464, half a step above the largest value, becomes NaN."""
+
+    def to_words(self, values: Tensor, integer: torch.dtype) -> Tensor:
+        held = values.masked_fill(values.abs() > 464.0, torch.nan).copysign(values)
+        return held.to(torch.float8_e4m3fn).view(integer)
+
+    def to_values(self, words: Tensor, dtype: torch.dtype) -> Tensor:
+        return words.view(torch.float8_e4m3fn).to(dtype)
+
+    def round(self, values: Tensor) -> Tensor:
+        return self.to_values(self.to_words(values, torch.uint8), values.dtype)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchfault.errors import WordError
-from torchfault.names.word_names import NATIVE
+from torchfault.names.word_names import FIELDS, NATIVE
 
 __all__ = [
     "WORDS",
@@ -22,9 +22,9 @@ __all__ = [
     "float_fields",
     "held_in",
     "integer_fields",
+    "lying_in",
     "masks_to_words",
     "rounded",
-    "word_of",
 ]
 
 
@@ -51,7 +51,7 @@ class Coding(Protocol):
 class _Memory:
     """The same memory under another type, so that NaN payloads, -0 and subnormals survive; of a word, the bits *kept*.
 
-    A bool with any other byte than 0 and 1 is undefined behaviour in torch's kernels.
+    A bool with any other byte than 0 and 1 is undefined behaviour in torch's kernels, and so is a code with more bits.
     """
 
     kept: int | None = None
@@ -71,7 +71,8 @@ class WordFormat:
     """How one element of a tensor is stored: *width* bits, held in the integer type *integer*.
 
     *coding* converts tensors of *dtype* to words and back; for the native formats it reinterprets the same memory.
-    *fields* names groups of bits, lowest first. Formats are equal where all of these are.
+    *fields* names groups of bits, lowest first. A word that holds two numbers names the format of its *halves*. Formats
+    are equal where all of these are.
 
     >>> FLOAT32 = WORDS["float32"]
     >>> FLOAT32.width, FLOAT32.fields["exponent"]
@@ -84,6 +85,7 @@ class WordFormat:
     integer: torch.dtype
     fields: dict[str, tuple[int, ...]]
     coding: Coding = _Memory()
+    halves: str = ""
 
     def __hash__(self) -> int:
         return hash((self.name, self.dtype))
@@ -151,11 +153,24 @@ def held_in(fmt: WordFormat, dtype: torch.dtype) -> WordFormat:
     >>> hex(words.item()), words.dtype
     ('0x3f80', torch.int16)
     """
-    if fmt.dtype == dtype:
-        return fmt
+    if fmt.dtype == dtype or str(dtype) == f"torch.{fmt.name}":  # torch's own sub-byte integers
+        return lying_in(fmt, dtype)
     if not (fmt.dtype.is_floating_point and dtype.is_floating_point):
         raise WordError(f"{fmt.name} words need a {fmt.dtype} tensor, got {dtype}; convert it first")
     return replace(fmt, dtype=dtype, coding=_Converted(fmt))
+
+
+def lying_in(fmt: WordFormat, dtype: torch.dtype) -> WordFormat:
+    """Return *fmt* for tensors of *dtype* whose bytes are the words themselves, as of codes and of sub-byte types.
+
+    >>> fmt = lying_in(WORDS["float8_e4m3fn"], torch.uint8)
+    >>> encode(torch.tensor([0x7E], dtype=torch.uint8), fmt), fmt.name
+    (tensor([126], dtype=torch.uint8), 'float8_e4m3fn')
+    """
+    if fmt.dtype == dtype:
+        return fmt
+    whole = fmt.width == 8 * dtype.itemsize
+    return replace(fmt, dtype=dtype, coding=_Memory(None if whole else (1 << fmt.width) - 1))
 
 
 def masks_to_words(masks: NDArray[np.uint64], fmt: WordFormat, *, device: torch.device | str = "cpu") -> Tensor:
@@ -189,34 +204,26 @@ def float_fields(exponent: int, mantissa: int) -> dict[str, tuple[int, ...]]:
 
 def integer_fields(width: int, *, signed: bool) -> dict[str, tuple[int, ...]]:
     """Return the fields of a whole number."""
-    magnitude = width - signed
-    return {"magnitude": tuple(range(magnitude))} | ({"sign": (width - 1,)} if signed else {})
+    fields = {"magnitude": tuple(range(width - signed)), "sign": (width - 1,) if signed else ()}
+    return {name: bits for name, bits in fields.items() if bits}
 
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_FLOATS = {"float64": 11, "float32": 8, "float16": 5, "bfloat16": 8, "float8_e4m3fn": 4, "float8_e5m2": 5}
 
 
 def _native(name: str, width: int) -> WordFormat:
     dtype: torch.dtype = getattr(torch, name)
     if name == "bool":
         return WordFormat(name, width, dtype, torch.uint8, {"value": (0,)}, _Memory(kept=1))
-    if name in _FLOATS:
-        fields = float_fields(_FLOATS[name], width - 1 - _FLOATS[name])
-        return WordFormat(name, width, dtype, _INTEGERS[width // 8], fields)
-    return WordFormat(name, width, dtype, dtype, integer_fields(width, signed=dtype.is_signed))
+    integer = _INTEGERS[width // 8]
+    if name == "float4_e2m1fn_x2":
+        fields = {"mantissa": (0, 4), "exponent": (1, 2, 5, 6), "sign": (3, 7)}
+        return WordFormat(name, width, dtype, integer, fields, halves="e2m1fn")
+    if name in FIELDS:
+        mantissa, exponent = FIELDS[name]
+        fields = {field: bits for field, bits in float_fields(exponent, mantissa).items() if bits and bits[-1] < width}
+        return WordFormat(name, width, dtype, integer, fields)
+    return WordFormat(name, width, dtype, integer, integer_fields(width, signed=dtype.is_signed))
 
 
 WORDS: dict[str, WordFormat] = {name: _native(name, width) for name, width in NATIVE.items()}
-_BY_DTYPE = {fmt.dtype: fmt for fmt in WORDS.values()}
-
-
-def word_of(tensor: Tensor) -> WordFormat:
-    """Return the native word format of *tensor*, or raise :class:`WordError` where its type has none.
-
-    >>> word_of(torch.zeros(1, dtype=torch.bfloat16)).name
-    'bfloat16'
-    """
-    if tensor.dtype not in _BY_DTYPE:
-        raise WordError(f"faults need a tensor of one of {', '.join(WORDS)}, got {tensor.dtype}; convert it first")
-    return _BY_DTYPE[tensor.dtype]

@@ -4,6 +4,7 @@ The box grows by a kernel at every convolution; once it fills a good part of the
 rule, the lane boards the sweep with the box pasted into the golden value.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,15 +16,16 @@ from torchfault.engine.graph.golden_pass import Golden
 from torchfault.model.lane_axis import LaneAxis, identical_lanes
 from torchfault.model.places import lane_arguments
 from torchfault.model.program import Node, Program, Ref, Size, run_node
-from torchfault.model.rounding import ROUND_WORDS
+from torchfault.model.rounding import ROUND_BLOCKS, ROUND_WORDS
+from torchfault.storages import InBlocks
 
-__all__ = ["Local", "LocalLanes", "has_windows", "receptive_window"]
+__all__ = ["Local", "LocalLanes", "has_windows", "is_small", "receptive_window"]
 
 _LARGEST_SHARE = 0.45
 _RECTIFIERS = {"relu", "relu6", "leaky_relu", "gelu", "silu", "elu", "mish", "softplus", "clamp", "clamp_min", "abs"}
 _SIGMOIDS = {"sigmoid", "tanh", "hardsigmoid", "hardtanh", "hardswish"}
-_FLATTENING = _RECTIFIERS | {ROUND_WORDS}
-_UNARY = frozenset({*_FLATTENING, *_SIGMOIDS, "neg", "clone", "dropout", "batch_norm"})
+_FLATTENING = _RECTIFIERS | {ROUND_WORDS, ROUND_BLOCKS}
+_UNARY = frozenset({*_RECTIFIERS, ROUND_WORDS, *_SIGMOIDS, "neg", "clone", "dropout", "batch_norm"})
 _BINARY = frozenset({"add", "sub", "mul"})
 
 
@@ -53,6 +55,11 @@ class Local:
 def has_windows(node: Node, value: Any) -> bool:
     """Whether the value of *node* has lanes first, channels second, and an image behind."""
     return node.layout == LaneAxis(0) and isinstance(value, Tensor) and 3 <= value.ndim <= 5
+
+
+def is_small(size: tuple[int, ...], image: tuple[int, ...]) -> bool:
+    """Whether a box is so small a part of an image that it is worth while to go on in it."""
+    return math.prod(size) <= _LARGEST_SHARE * math.prod(image)
 
 
 def _grid(offset: Tensor, size: tuple[int, ...]) -> list[Tensor]:
@@ -161,13 +168,10 @@ class LocalLanes:
             return None
         image = tuple(self.golden.values[node.position].shape[2:])
         found = self._elementwise(node) if node.op in _UNARY | _BINARY else None
-        found = found or self._sliced(node, image) or self._reaching(node, image)
+        found = found or self._in_blocks(node, image) or self._sliced(node, image) or self._reaching(node, image)
         if found is None:
             return None
-        share = 1.0
-        for part, whole in zip(found.size, image, strict=True):
-            share *= part / max(whole, 1)
-        return found if share <= _LARGEST_SHARE else None
+        return found if is_small(found.size, image) else None
 
     def _elementwise(self, node: Node) -> Local | None:
         """Run an operation that works element by element (or channel by channel) on the union of the boxes."""
@@ -186,6 +190,30 @@ class LocalLanes:
         data = {s: self.box(s, offset, size).movedim(-1, 1) for s in operands}
         result = run_node(node, lambda p: data[p] if p in data else self.golden.program.constants[p], len(self.rows))
         return Local(offset, result.movedim(1, -1))
+
+    def _in_blocks(self, node: Node, image: tuple[int, ...]) -> Local | None:
+        """Round a box to words of blocks, once it has grown to hold every block that it touches as a whole.
+
+        Blocks lie in an image row by row. Some know no box: those that end within a row and go on in the next.
+        """
+        if node.op != ROUND_BLOCKS or node.rounded is None or not isinstance(node.rounded.storage, InBlocks):
+            return None
+        source, block = node.reads[0], node.rounded.storage.kept.block
+        local, unit = self.values[source], [1] * len(image)
+        if image[-1] % block == 0:
+            unit[-1] = block
+        elif len(image) > 1 and block % image[-1] == 0 and image[-2] % (block // image[-1]) == 0:
+            unit[-2:] = block // image[-1], image[-1]
+        else:
+            return None
+        steps = _row(tuple(unit), local.offset)
+        first = local.offset.div(steps, rounding_mode="floor")
+        last = (local.offset + _row(local.size, local.offset) - 1).div(steps, rounding_mode="floor")
+        count = (last - first).amax(0) + 1
+        first = first.minimum(_row(image, local.offset) // steps - count)
+        size, offset = tuple((count * steps[0]).tolist()), first * steps
+        data = self.box(source, offset, size).movedim(-1, 1).contiguous()
+        return Local(offset, node.rounded.storage.round(data).movedim(1, -1))
 
     def _reads_constants(self, node: Node) -> bool:
         return any(self.golden.program.nodes[source].constant for source in node.reads)

@@ -79,6 +79,17 @@ class Editor:
         found = Edits.of(site.name, word(site.word), *columns, part=group.place.part, device=self.device)
         return replace(found, lane=group.lanes)
 
+    def changed(self, group: Group, value: Tensor, layout: LaneAxis) -> tuple[Tensor, Tensor] | None:
+        """Return which values of their lanes the events of *group*, each alone, change, and to what: (n, k) each.
+
+        ``None`` where those are all values of a lane.
+        """
+        first, edits, blocks = lanes_first(value, layout), self.edits(group), group.place.blocks
+        if blocks is not None:
+            return blocks.alone(first, row_length(value.shape), edits)
+        old = first[(group.lanes, *torch.unravel_index(edits.element, first.shape[1:]))]
+        return edits.element[:, None], edits.changed(old)[:, None]
+
     def write(self, tensor: Tensor, layout: LaneAxis, groups: Sequence[Group]) -> None:
         """Change the words of *groups* in one *tensor*, in place; those of a block stand for its values together."""
         first, blocks = lanes_first(tensor, layout), groups[0].place.blocks

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchfault.engine.crashes import separated
 from torchfault.engine.executor import Lanes
-from torchfault.engine.graph.boxes import Local, LocalLanes, has_windows, receptive_window
+from torchfault.engine.graph.boxes import Local, LocalLanes, has_windows, is_small, receptive_window
 from torchfault.engine.graph.events import Events
 from torchfault.engine.graph.golden_pass import Footprint, Golden
 from torchfault.engine.graph.groups import Group
@@ -125,28 +125,31 @@ class ChunkRun:
             return None
         lanes = LocalLanes(self.golden, group.lanes, self.plan.last_reader)
         if group.place.role == "output":
-            # The values of a block depend on each other.
-            return self._struck_box(lanes, node.position, group) if group.place.blocks is None else None
+            return self._struck_box(lanes, node.position, group)
         operands = lane_arguments(node, self.plan.program)
         source = operands[group.place.which]
         if operands.count(source) > 1 or not has_windows(self.plan.program.nodes[source], golden[source]):
             return None
-        if node.op.startswith("conv") and node.args[0] == Ref(source):
+        if node.op.startswith("conv") and node.args[0] == Ref(source) and not group.place.part:
             return self._patched_box(lanes, node, group, source)
-        if group.place.blocks is not None:
-            return None
-        return lanes.first_step(node, source, self._struck_box(lanes, source, group))
+        struck = self._struck_box(lanes, source, group)
+        return None if struck is None else lanes.first_step(node, source, struck)
 
-    def _struck_box(self, lanes: LocalLanes, node: int, group: Group) -> Local:
-        """Return the box of one pixel whose struck channel is edited."""
-        shape = self.golden.values[node].shape[1:]
-        edits = self.striker.editor.edits(group)
-        channel, *place = torch.unravel_index(edits.element, shape)
-        offset = torch.stack(place, 1)
-        data = lanes.box(node, offset, (1,) * len(place))
-        pixel = data.view(len(offset), -1)  # a box of one pixel has nothing but channels
-        lane = torch.arange(len(offset), device=self.device)
-        pixel[lane, channel] = edits.changed(pixel[lane, channel])
+    def _struck_box(self, lanes: LocalLanes, node: int, group: Group) -> Local | None:
+        """Return the box of the pixels that are edited: one, or those of a block, if they are a small part of all."""
+        value = self.golden.values[node]
+        found = self.striker.editor.changed(group, value, LaneAxis(0))
+        if found is None:
+            return None
+        channel, *places = torch.unravel_index(found[0], value.shape[1:])
+        place, image = torch.stack(places, 2), tuple(value.shape[2:])
+        low, high = place.amin(1), place.amax(1)
+        size = tuple((high - low).amax(0).add(1).tolist())
+        if found[0].shape[1] > 1 and not is_small(size, image):
+            return None
+        offset = low.minimum(torch.tensor([n - s for n, s in zip(image, size, strict=True)], device=self.device))
+        data, lane = lanes.box(node, offset, size), torch.arange(len(low), device=self.device)[:, None]
+        data[(lane, *(place - offset[:, None]).unbind(2), channel)] = found[1]
         return Local(offset, data)
 
     def _patched_box(self, lanes: LocalLanes, node: Node, group: Group, source: int) -> Local | None:

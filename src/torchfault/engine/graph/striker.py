@@ -17,7 +17,7 @@ from torchfault.engine.graph.recompute import Anew, put_value
 from torchfault.model.lane_axis import LaneAxis, lanes_first
 from torchfault.model.places import Place, lane_arguments
 from torchfault.model.program import Node, Program, Ref, Value
-from torchfault.storages import Stored, row_length
+from torchfault.storages import Stored
 from torchfault.trials import Trials
 
 __all__ = ["Striker"]
@@ -80,14 +80,15 @@ class Striker:
                 return None
             old = _values(self.program.constants[source], None, group.lanes, spread[0])
             return slot, Struck(group.lanes, spread[0], old, spread[1])
-        edits = self.editor.edits(group)
         if group.place.blocks is not None:
-            if group.place.part:
-                return None  # an exponent changes many values
             layout = self._layout(source)
             assert isinstance(layout, LaneAxis)
-            first, row = lanes_first(values(source), layout), row_length(values(source).shape)
-            return slot, Struck(group.lanes, edits.element, *group.place.blocks.code_alone(first, row, edits))
+            found = None if group.place.part else self.editor.changed(group, values(source), layout)
+            if found is None:
+                return None  # a scale changes many values
+            element, new = (column.squeeze(1) for column in found)
+            return slot, Struck(group.lanes, element, _values(values(source), layout, group.lanes, element), new)
+        edits = self.editor.edits(group)
         old = _values(values(source), self._layout(source), group.lanes, edits.element)
         return slot, Struck(group.lanes, edits.element, old, edits.changed(old))
 

@@ -149,12 +149,15 @@ class Strike:
         return tensor
 
     def reaches(self, tensor: Tensor) -> bool:
-        """Whether *tensor* has every element, or exponent of a block, that is to be struck."""
+        """Whether *tensor* has every element, or scale of a block, that is to be struck."""
         if self.site is not None or tensor.ndim == 0:
             return True
         shape, blocks = tensor.shape[1:], self._blocks
-        shared = shape if blocks is None else torch.Size(blocks.exponents(shape, row_length(tensor.shape)))
-        return all(_inside(f.element, shared if site_name(f.site).block else shape) for f in self.faults)
+        if blocks is None:
+            return all(_inside(fault.element, shape) for fault in self.faults)
+        row, parts = row_length(tensor.shape), [site_name(fault.site).block for fault in self.faults]
+        sizes = [torch.Size(blocks.shape(part, shape, row)) for part in parts]
+        return all(_inside(fault.element, size) for fault, size in zip(self.faults, sizes, strict=True))
 
     def _copy(self, tensor: Tensor, layout: LaneAxis | None) -> Tensor:
         if len(self.edits) == 1 and not self._blocks and (layout is None or layout.plain):

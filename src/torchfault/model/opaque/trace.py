@@ -60,10 +60,10 @@ def trace(model: nn.Module, data: Data, found: Discovery) -> Traced:
     (['0', '1'], 'parameter')
     """
     name = type(model).__name__
-    if found.mixes:
-        raise ModelError(f"{name} mixes the inputs of a batch: {found.mixes}")
     if found.cells or any(varies(module) for module in model.modules()):
         raise ModelError(f"{name} runs over time, or by chance")
+    if found.mixes:
+        raise ModelError(f"{name} mixes the inputs of a batch: {found.mixes}")
     if rounds := dict(rounded_as(model)):
         raise ModelError(f"'{next(iter(rounds))}' is rounded around modules that run as they are; hooks strike it")
     probe = probe_inputs(data)

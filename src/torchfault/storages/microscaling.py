@@ -1,0 +1,207 @@
+"""Storages in blocks of narrow numbers that share a scale, itself a word: OCP microscaling (MX), and NVFP4."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from torchfault.errors import StorageError
+from torchfault.storages.base import Part, Words, as_matrix
+from torchfault.storages.blocks import LARGEST, block_of, columns, cut, joined, members
+from torchfault.words import rounded, word
+from torchfault.words.emulated import power_of_two
+
+__all__ = ["MICROSCALED", "Microscaled"]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """The format of the elements, its largest number and the exponent of that, and how many share a scale."""
+
+    element: str
+    largest: float
+    exponent: int
+    block: int = 32
+
+
+MICROSCALED: Mapping[str, _Kind] = MappingProxyType(
+    {
+        "mxfp8_e4m3": _Kind("float8_e4m3fn", 448.0, 8),
+        "mxfp8_e5m2": _Kind("float8_e5m2", 57344.0, 15),
+        "mxfp6_e3m2": _Kind("e3m2fn", 28.0, 4),
+        "mxfp6_e2m3": _Kind("e2m3fn", 7.5, 2),
+        "mxfp4": _Kind("e2m1fn", 6.0, 2),
+        "mxint8": _Kind("q1.6", 127 / 64, 0),
+        "nvfp4": _Kind("e2m1fn", 6.0, 2, block=16),
+    }
+)
+"""The formats by name: those of the OCP Microscaling specification v1.0, and NVFP4."""
+
+_BIAS, _NAN = 127, 255  # of e8m0 scales
+_LARGEST_SCALE = 448.0  # of e4m3 scales
+_LEAST_SCALE, _LEAST_TENSOR = 2.0**-6, 2.0**-120  # the smallest normal e4m3; what has a reciprocal with it
+
+
+@dataclass(frozen=True)
+class Microscaled:
+    """Numbers of the format *kind* in blocks of *block* neighbours (by default as specified: 32, in NVFP4 16).
+
+    Neighbours are those along *axis*, or in a row (a filter, a vector) without one. The parts are the elements and
+    ``scale``, one for each block: a power of two (``float8_e8m0fnu``, whose word 255 makes a block NaN), or with NVFP4
+    a ``float8_e4m3fn``, beside a ``per_tensor_scale`` (float32; taken from the tensor, or *fixed*). A value is the
+    product of all. Scales are the largest power of two of a block over that of the format (OCP MX v1.0, section 6.3);
+    elements round to nearest, ties to even, and saturate. With NVFP4 the scale of the tensor is max |x| / (448 x 6),
+    and that of a block its max |x| / 6, rounded to nearest, from 2^-6 to 448.
+
+    >>> from torchfault.storages import keep
+    >>> stored = keep(torch.tensor([[1.0, 0.4, -7.0, 0.0]]), Microscaled("mxfp4", 2))
+    >>> stored.value().tolist(), stored.words["scale"].view(torch.uint8).tolist()
+    ([[1.0, 0.375, -6.0, 0.0]], [[125, 127]])
+    """
+
+    kind: str
+    block: int = 0
+    axis: int | None = None
+    fixed: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in MICROSCALED:
+            raise StorageError(f"blocks with a scale are {', '.join(MICROSCALED)}, got '{self.kind}'; name one of them")
+        object.__setattr__(self, "block", self.block or self._kind.block)
+        if not 1 <= self.block <= LARGEST:
+            raise StorageError(f"blocks have 1 to {LARGEST} numbers, got {self.block}")
+        if self.fixed is not None and not (self._in_two_steps and _LEAST_TENSOR <= self.fixed < math.inf):
+            raise StorageError(f"the scale of a tensor is NVFP4's alone, and from {_LEAST_TENSOR} on, got {self.fixed}")
+
+    @property
+    def name(self) -> str:
+        """``mxfp8_e4m3``, ``mxfp4:16``, ``mxfp4:32@1`` (along axis 1), ``nvfp4[0.001]`` (of a fixed scale), ..."""
+        plain = self.axis is None and self.block == self._kind.block
+        along = "" if self.axis is None else f"@{self.axis}"
+        return f"{self.kind}{'' if plain else f':{self.block}{along}'}{f'[{self.fixed!r}]' if self.fixed else ''}"
+
+    @property
+    def formats(self) -> Mapping[str, str]:
+        """The word format of each part."""
+        if self._in_two_steps:
+            return {"": self._kind.element, "scale": "float8_e4m3fn", "per_tensor_scale": "float32"}
+        return {"": self._kind.element, "scale": "float8_e8m0fnu"}
+
+    @property
+    def two_steps_open(self) -> bool:
+        """Whether the scale of a tensor is taken from it."""
+        return self._in_two_steps and self.fixed is None
+
+    @property
+    def _kind(self) -> _Kind:
+        return MICROSCALED[self.kind]
+
+    @property
+    def _in_two_steps(self) -> bool:
+        return self.kind == "nvfp4"
+
+    def encode(self, tensor: Tensor) -> dict[str, Tensor]:
+        """Return elements and scales; what is in a block with NaN becomes NaN."""
+        rows = self._rows(tensor)
+        scales, quotients = self._scaled(rows)
+        element = word(self._kind.element)
+        elements = joined(rounded(quotients, element), rows).to(element.dtype)
+        shape = scales["scale"].shape if self.axis is None else (*self._turned(tensor.shape)[:-1], -1)
+        return {"": self._back(elements, tensor.shape), **scales, "scale": scales["scale"].reshape(shape)}
+
+    def round(self, rows: Tensor) -> Tensor:
+        """Return what the words of a matrix stand for, in a new one of float32."""
+        scales, quotients = self._scaled(rows)
+        return joined(rounded(quotients, word(self._kind.element)).mul_(_total(scales).unsqueeze(2)), rows)
+
+    def _scaled(self, rows: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the scales of *rows*, and the numbers over them, cut into blocks and saturated."""
+        blocks, kind = cut(rows, self.block), self._kind
+        largest = blocks.abs().amax(2)
+        if self._in_two_steps:
+            top = rows.abs().max() / (kind.largest * _LARGEST_SCALE)
+            per_tensor = torch.full_like(top, self.fixed) if self.fixed else top.clamp(min=_LEAST_TENSOR)
+            scale = (largest / kind.largest / per_tensor).clamp(_LEAST_SCALE, _LARGEST_SCALE).to(torch.float8_e4m3fn)
+            scales = {"scale": scale, "per_tensor_scale": per_tensor}
+            factor = per_tensor.reciprocal() / scale.float()  # in this order, as kernels have it
+        else:
+            top = torch.where(largest == 0, -_BIAS, torch.frexp(largest).exponent - 1)
+            power = torch.where(largest.isinf(), _BIAS + 1, top).sub(kind.exponent).clamp(-_BIAS, _BIAS)
+            code = torch.where(largest.isnan(), _NAN, power + _BIAS).to(torch.uint8)
+            scales = {"scale": code.view(torch.float8_e8m0fnu)}
+            factor = torch.where(largest.isnan(), torch.nan, power_of_two(-power).float())
+        return scales, (blocks * factor.unsqueeze(2)).clamp_(-kind.largest, kind.largest)
+
+    def parts(self, words: Words, shape: Sequence[int]) -> dict[str, Part]:
+        """Return elements and scales."""
+        del words
+        apart = self.axis is None or self._axis(shape) > 0  # else a block holds words of several output channels
+        kinds = {"": Part("", channel=0 if shape else None), "scale": Part("", "scale", 0 if apart else None)}
+        return {part: replace(kinds.get(part, Part("", "scale")), word=name) for part, name in self.formats.items()}
+
+    def decode(self, words: Words, shape: Sequence[int]) -> Tensor:
+        """Return elements times scales."""
+        rows = self._rows(words[""].float().reshape(tuple(shape)))
+        blocks = cut(rows, self.block)
+        return self._back(joined(blocks * _total(words).reshape(blocks.shape[:2]).unsqueeze(2), rows), shape)
+
+    def spread(
+        self, words: Words, shape: Sequence[int], part: str, element: Tensor, new: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return the element of a number, or all those that share a scale."""
+        if part == "per_tensor_scale":
+            return None
+        if not part:
+            block = block_of(self._flat(element, shape), self._length(shape), self.block)
+            return element, new.float() * _total(words).reshape(-1)[block]
+        place = self._flat(members(element, self._length(shape), self.block), shape, back=True)
+        total = _total({**words, "scale": new}).reshape(-1, 1)
+        return place, words[""].reshape(-1)[place].float() * total
+
+    # Rows along an axis.
+
+    def _axis(self, shape: Sequence[int]) -> int:
+        assert self.axis is not None
+        if not 0 <= self.axis < len(shape):
+            raise StorageError(f"{self.name} needs a tensor of {self.axis + 1} axes or more, got {len(shape)}")
+        return self.axis
+
+    def _turned(self, shape: Sequence[int]) -> tuple[int, ...]:
+        axis = self._axis(shape)
+        return (*shape[:axis], *shape[axis + 1 :], shape[axis])
+
+    def _rows(self, tensor: Tensor) -> Tensor:
+        if self.axis is None:
+            return as_matrix(tensor)
+        return tensor.movedim(self._axis(tensor.shape), -1).reshape(-1, tensor.shape[self.axis])
+
+    def _back(self, rows: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return *rows* in the *shape* of the tensor that they were made of."""
+        if self.axis is None:
+            return rows.reshape(tuple(shape))
+        return rows.reshape(self._turned(shape)).movedim(-1, self.axis).contiguous()
+
+    def _length(self, shape: Sequence[int]) -> int:
+        return columns(shape) if self.axis is None else shape[self._axis(shape)]
+
+    def _flat(self, element: Tensor, shape: Sequence[int], *, back: bool = False) -> Tensor:
+        """Return the position in all rows of flat *element* of a tensor of *shape*, or the way back."""
+        if self.axis is None:
+            return element
+        axis, turned = self._axis(shape), self._turned(shape)
+        strides = torch.tensor([math.prod(shape[i + 1 :]) for i in range(len(shape))], device=element.device)
+        others = torch.tensor([math.prod(turned[i + 1 :]) for i in range(len(shape))], device=element.device)
+        order = [*range(axis), *range(axis + 1, len(shape)), axis]  # of axes in rows
+        places = torch.stack(torch.unravel_index(element, turned if back else tuple(shape)), -1)
+        return (places * strides[order]).sum(-1) if back else (places[..., order] * others).sum(-1)
+
+
+def _total(words: Words) -> Tensor:
+    """Return what the elements of each block are multiplied by, in float32."""
+    scale = words["scale"].float()
+    if "per_tensor_scale" not in words:
+        return scale
+    return words["per_tensor_scale"].reshape(-1, *[1] * (scale.ndim - 1)) * scale

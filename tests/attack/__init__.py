@@ -1,0 +1,1 @@
+"""What an adversary, a broken machine or chance may do to a user of torchfault."""

@@ -1,0 +1,1 @@
+"""Models of other libraries, each run in a process of its own."""
