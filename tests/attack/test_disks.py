@@ -3,9 +3,9 @@
 import sqlite3
 
 import pytest
-from doubles import SPACE, Double
 from sqlalchemy import event
 
+from tests.support.doubles import SPACE, Double
 from torchfault.campaign import Campaign, run
 from torchfault.errors import StoreError
 from torchfault.results import load

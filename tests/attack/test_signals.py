@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli_resume import MODEL, RECIPES, TABLES
 
+from tests.cli.test_interrupted import MODEL, RECIPES, TABLES
 from torchfault.cli import main
 from torchfault.store import Store
 

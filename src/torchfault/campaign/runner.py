@@ -29,6 +29,7 @@ __all__ = ["CampaignInterrupted", "check_resumable", "run"]
 
 _SMALLEST_BATCH = 256  # of the first one: results, and a rule's first look, should not have to wait for a full batch
 _TOGETHER = 1 << 12  # rows that a resolver sees together where the sampler's blocks do not decide
+_LANES = 4  # about as many as a whole word takes, so that a batch of words is not kept later than one of faults
 _QUIET = 0.1  # seconds between two calls of the progress callback within a batch
 _PATIENCE = 10.0  # an estimate for the callback is made anew after so many times as long as the last one took
 
@@ -263,7 +264,7 @@ def _span(session: _Session, first: int) -> tuple[int, int]:
     """
     total, size = session.source.total, session.source.size
     if session.together and not session.design.adapts:
-        size = _TOGETHER
+        size = _TOGETHER if session.design.unit == "fault" else _TOGETHER // _LANES
     elif not session.together and not session.design.adapts:
         return first, first
     begin = first // size * size
