@@ -22,6 +22,7 @@ from torchfault.model.discover import Discovery
 from torchfault.model.disturb import reset_states, undisturbed
 from torchfault.model.lane_proof import with_layouts
 from torchfault.model.notes import Noted, noting
+from torchfault.model.open_sizes import MORE, is_bound, opened
 from torchfault.model.places import Captured, Place, parameter_places, value_at
 from torchfault.model.probes import probe_inputs
 from torchfault.model.program import VIEWS, Node, Program, Ref, Size, Value, plain_name
@@ -52,17 +53,25 @@ def capture(model: nn.Module, data: Data, found: Discovery) -> Captured:
     if found.mixes:
         raise ModelError(f"{type(model).__name__} mixes the inputs of a batch: {found.mixes}")
     probe = probe_inputs(data)
-    exported = _export(model, probe, found)
-    builder = _Builder(model, exported, {site.name for site in found.sites})
-    for node in exported.graph.nodes:
-        builder.add(node)
-    program, values = with_layouts(builder.program(exported), probe)
+    builder = _built(model, probe, found)
+    program = builder.program()
+    if is_bound(builder.exported):
+        program = opened(program, _built(model, probe_inputs(data, lanes=MORE), found).program())
+    program, values = with_layouts(program, probe)
     places = builder.noted.places(program)
     places = {name: place for name, place in places.items() if found.shows(name, value_at(place, program, values))}
     for site, position in zip(data_sites(model, data), program.inputs, strict=True):
         if site is not None and position is not None:
             places[site.name] = Place(position, "output")
     return Captured(program, places | parameter_places(model, program, found.sites))
+
+
+def _built(model: nn.Module, probe: Any, found: Discovery) -> "_Builder":
+    exported = _export(model, probe, found)
+    builder = _Builder(model, exported, {site.name for site in found.sites})
+    for node in exported.graph.nodes:
+        builder.add(node)
+    return builder
 
 
 _CACHED = "it gives a key-value cache; put use_cache=False among the inputs, or set model.config.use_cache = False"
@@ -272,9 +281,9 @@ class _Builder:
         repeat = calls.index(key)
         return path, f"{path}@{repeat}" if repeat else path, type(module).__name__
 
-    def program(self, exported: torch.export.ExportedProgram) -> Program:
+    def program(self) -> Program:
         """Return the finished program, layouts still unknown."""
-        spec = exported.call_spec.out_spec
+        spec = self.exported.call_spec.out_spec
         if spec is None:
             raise ModelError("the exported graph does not say how its outputs are arranged")
         return Program(

@@ -11,10 +11,10 @@ PROBES = 3
 """How many inputs run together, to be held against one of them alone."""
 
 
-def probe_inputs(data: Data) -> Tree:
+def probe_inputs(data: Data, *, lanes: int = PROBES) -> Tree:
     """Return a few inputs that differ from each other, so that inputs that mix are noticed."""
-    few = rows(data.inputs, torch.arange(PROBES) % len(data))
-    if len(data) >= PROBES:
+    few = rows(data.inputs, torch.arange(lanes) % len(data))
+    if len(data) >= lanes:
         return few
     generator = torch.Generator().manual_seed(0)
 
