@@ -14,9 +14,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from torchfault.adapters.arrays import class_numbers, inputs_of
+from torchfault.adapters.data_summary import near_chance, summarise
 from torchfault.adapters.load import load_data
 from torchfault.adapters.sources import as_data
-from torchfault.adapters.understood import near_chance, summarise
 from torchfault.data import Data
 from torchfault.errors import DataError
 

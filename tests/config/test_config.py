@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torchfault import criteria
 from torchfault.config import Override, Settings, keep, leaf_keys, read_settings, restore
 from torchfault.config.build import build_campaign, build_data, build_engine, build_model
-from torchfault.config.kept import factories
 from torchfault.config.marked import parse
+from torchfault.config.persistence import factories
 from torchfault.config.resolvers import RESOLVERS
 from torchfault.config.samplers import SAMPLERS
 from torchfault.errors import ConfigError

@@ -11,9 +11,9 @@ from tests.engine.test_hooks import draw
 from tests.support.agreement import assert_agree, collect
 from torchfault.data import Data
 from torchfault.engine import Engine, inject
+from torchfault.model.blind_spots import unseen
 from torchfault.model.discover import find
 from torchfault.model.memory import homes
-from torchfault.model.unseen import unseen
 from torchfault.space import Fault
 from torchfault.testing.rules import equal
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.campaign.test_resume import trials_in
 from tests.support.hardware_records import record_all
 from torchfault.campaign import Campaign, run
 from torchfault.criteria import Misclassified, Top1Change
@@ -401,7 +402,7 @@ def test_bounds_of_contributions_are_possible(deep, chip, proposal):
 
 PROGRAM = """
 import sys
-from test_hardware_resiliency import ARRAY, build
+from tests.results.test_resiliency import ARRAY, build
 from torchfault.campaign import run
 from torchfault.engine import Engine
 from torchfault.recipes import upsets
@@ -420,7 +421,7 @@ def test_a_killed_campaign_goes_on_to_the_same_accuracy(small, tmp_path, proposa
     whole = found_on(small, ARRAY, proposal=proposal, stop=MaxTrials(40_000), seed=7)
     for _ in range(2):
         process = subprocess.Popen([sys.executable, program, store], env=paths)
-        while not store.exists() and process.poll() is None:
+        while not trials_in(store) and process.poll() is None:
             time.sleep(0.01)
         time.sleep(float(rng.uniform(0.05, 0.4)))
         process.kill()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from torchfault.adapters.stand_in import stand_in
 from torchfault.errors import ModelError
-from torchfault.model.unwrapped import unwrapped
+from torchfault.model.wrappers import unwrapped
 
 __all__ = ["padded_detections"]
 

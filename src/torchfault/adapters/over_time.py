@@ -11,7 +11,7 @@ from torchfault.adapters.stand_in import stand_in
 from torchfault.data import Tree, call, leaves, map_tensors
 from torchfault.errors import ModelError
 from torchfault.model.disturb import reset_states
-from torchfault.model.unwrapped import unwrapped
+from torchfault.model.wrappers import unwrapped
 
 __all__ = ["over_time"]
 

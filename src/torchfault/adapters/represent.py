@@ -14,7 +14,7 @@ from torchfault.model.discover import parameter_sites
 from torchfault.model.memory import STORED
 from torchfault.model.rounding import set_rounding
 from torchfault.model.traits import computes_nothing, leaf_paths
-from torchfault.model.unwrapped import unwrapped
+from torchfault.model.wrappers import unwrapped
 from torchfault.names import site_name
 from torchfault.space import FaultSpace, Site
 from torchfault.storages import ActivationStorage, Storage, activation_storage, keep, needs_range, storage

@@ -83,7 +83,7 @@ def tell_model(opening: Opening, settings: Settings, model: "nn.Module") -> None
 
 def tell_data(opening: Opening, data: "Data") -> None:
     """Say what was understood of the data."""
-    from torchfault.adapters.understood import summarise
+    from torchfault.adapters.data_summary import summarise
 
     understood = summarise(data)
     opening.facts(("data", str(understood)))
@@ -93,7 +93,7 @@ def tell_data(opening: Opening, data: "Data") -> None:
 
 def tell_engine(opening: Opening, engine: "Engine") -> None:
     """Say how lanes will run, and how good the model is without faults."""
-    from torchfault.adapters.understood import near_chance
+    from torchfault.adapters.data_summary import near_chance
 
     golden, labels = engine.golden(), engine.data.labels
     reason = f"; lanes run one by one: {engine.alone}" if engine.alone else ""

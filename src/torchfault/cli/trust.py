@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torchfault.config import Settings
-from torchfault.config.kept import factories
+from torchfault.config.persistence import factories
 from torchfault.errors import ConfigError
 
 __all__ = ["check_trusted", "remember"]

@@ -20,14 +20,14 @@ from torchfault.engine.hooks.executor import HooksExecutor
 from torchfault.engine.lost_indices import crashed, loses_an_index
 from torchfault.engine.monitor import Monitor, MonitorRun
 from torchfault.errors import EngineError, ModelError
+from torchfault.model.blind_spots import unseen
 from torchfault.model.constants import constant_home, is_constant
 from torchfault.model.discover import Discovery, check_inference, find
 from torchfault.model.memory import homes
 from torchfault.model.places import Captured
 from torchfault.model.rounding import rounded_as
 from torchfault.model.traits import word_name
-from torchfault.model.unseen import unseen
-from torchfault.model.unwrapped import unwrapped
+from torchfault.model.wrappers import unwrapped
 from torchfault.source import source_digest
 from torchfault.space import FaultSpace
 from torchfault.trials import Trials

@@ -15,8 +15,8 @@ from torchfault.errors import FaultError
 from torchfault.model.discover import Discovery
 from torchfault.model.states import Cell, module_slots
 from torchfault.model.undo import Undo
-from torchfault.model.unwrapped import unwrapped
 from torchfault.model.watch import memory_address
+from torchfault.model.wrappers import unwrapped
 from torchfault.space import Fault, FaultSpace, Site
 from torchfault.trials import Trials, edits_by_site, pack
 from torchfault.words import bits_of

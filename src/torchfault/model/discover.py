@@ -19,7 +19,7 @@ from torchfault.model.observe import watch
 from torchfault.model.probes import probe_inputs
 from torchfault.model.states import Cell
 from torchfault.model.traits import sampled, varies, word_name
-from torchfault.model.unwrapped import unwrapped
+from torchfault.model.wrappers import unwrapped
 from torchfault.names import site_name
 from torchfault.space import FaultSpace, Site
 from torchfault.words import word

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torchfault.cells import Space
 from torchfault.errors import StoreError, did_you_mean
 from torchfault.files import check_target, written
-from torchfault.results.sound import sound_batches
+from torchfault.results.plausibility import sound_batches
 from torchfault.space import FaultSpace
 from torchfault.store import Batch, Columns, Record, Store
 from torchfault.text import visible

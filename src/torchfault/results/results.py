@@ -15,7 +15,7 @@ from torchfault.results.assumptions import Audit, AuditCounts
 from torchfault.results.diagnostics import Diagnostics, diagnose
 from torchfault.results.intervals import Question, estimates, weighed
 from torchfault.results.observations import observe
-from torchfault.results.sound import sound_batches
+from torchfault.results.plausibility import sound_batches
 from torchfault.results.spaces import space_of
 from torchfault.sampling.design import Design
 from torchfault.sampling.flips import masks_of, popcount

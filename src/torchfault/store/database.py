@@ -18,10 +18,10 @@ from torchfault.files import unreadable
 from torchfault.store import schema
 from torchfault.store.columns import Columns, pack, unpack
 from torchfault.store.connect import connect, place, translated, write_ahead
+from torchfault.store.interrupts import uninterrupted
 from torchfault.store.lock import SessionLock, identity, lock_file
 from torchfault.store.outage import Patience
 from torchfault.store.record import Batch, Record, batch_checksum, from_row, row_checksum, to_row
-from torchfault.store.uninterrupted import uninterrupted
 
 __all__ = ["Store"]
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchfault.engine.graph.combined import strike_together
+from torchfault.engine.graph.combination import strike_together
 from torchfault.engine.graph.groups import Editor, Group, among, by_tensor, rounds
 from torchfault.engine.graph.modules import Modules
 from torchfault.engine.graph.patches import Patch, Struck, patch_for, row_patch

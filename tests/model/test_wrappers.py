@@ -11,7 +11,7 @@ from torchfault.adapters.over_time import over_time
 from torchfault.adapters.represent import represent
 from torchfault.errors import ModelError
 from torchfault.model.discover import find
-from torchfault.model.unwrapped import unwrapped
+from torchfault.model.wrappers import unwrapped
 
 
 def small():

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from torchfault.store import Store
-from torchfault.store.uninterrupted import uninterrupted
+from torchfault.store.interrupts import uninterrupted
 from torchfault.testing import example_record
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to the process")
