@@ -24,7 +24,9 @@ def once(*, last: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        if not last:
+        if last:  # Python would hand a Ctrl-C that comes while it ends to the system, which kills
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        else:
             signal.signal(signal.SIGINT, before)
             sys.unraisablehook = hook
 
