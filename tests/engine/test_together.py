@@ -11,7 +11,7 @@ from tests.engine.test_executors import Convolutions
 from tests.support.agreement import assert_agree, collect, random_trials
 from tests.support.reference import reference
 from torchfault.data import Data, leaves
-from torchfault.engine.graph import combined
+from torchfault.engine.graph import combination
 from torchfault.engine.graph.executor import GraphExecutor
 from torchfault.engine.graph.recompute import Anew
 from torchfault.faults import BitFlip, Burst, StuckAt, Value
@@ -111,13 +111,13 @@ def test_small_blocks_and_early_reruns_give_the_same(monkeypatch: pytest.MonkeyP
     executor = GraphExecutor(model, data, memory=2**28)
     trials = parameters(executor, 60, 12, bits=[20, 31])
     whole = collect(executor, trials)
-    monkeypatch.setitem(combined._MOST_VISITS, "cpu", 40)
+    monkeypatch.setitem(combination._MOST_VISITS, "cpu", 40)
     assert_agree(collect(executor, trials), whole)
     ran = []
     real = Anew.on_parameters
     monkeypatch.setattr(Anew, "on_parameters", lambda *args: (ran.append(args[4]), real(*args))[1])
-    monkeypatch.setattr(combined, "_VISITS_PER_CALL", 0)
-    monkeypatch.setattr(combined, "_PRODUCTS_PER_VISIT", 10**6)
+    monkeypatch.setattr(combination, "_VISITS_PER_CALL", 0)
+    monkeypatch.setattr(combination, "_PRODUCTS_PER_VISIT", 10**6)
     assert_agree(collect(executor, trials), whole)
     assert ran
 
