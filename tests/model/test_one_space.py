@@ -151,4 +151,8 @@ def test_a_monitor_sees_the_same_on_both() -> None:
         for lanes in executor.run(trials, run):
             run.finish(lanes)
         tables.append(monitor.table())
-    assert tables[0][["site", "lanes", "changed"]].equals(tables[1][["site", "lanes", "changed"]])
+    graph, hooks = tables
+    assert graph[["site", "lanes"]].equals(hooks[["site", "lanes"]])
+    # Of 40 lanes some change in the last digit, which products of one shape keep and of another round away.
+    assert (graph["changed"] - hooks["changed"]).abs().max() <= 2
+    assert (graph["changed"] > 10).all()
