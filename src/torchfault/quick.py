@@ -145,6 +145,7 @@ def _engine(what: Any, given: Mapping[str, Any]) -> "Engine":
 
 def _stop(given: Mapping[str, Any]) -> "Rule | None":
     """Return when to stop: by whatever was given, after 10,000 trials where nothing was and the sampler has no end."""
+    from torchfault.config.build import DEFAULT_TRIALS
     from torchfault.statistics import AnyOf, MaxTrials
 
     stop, trials, sampler = given["stop"], given["trials"], given["sampler"]
@@ -152,9 +153,8 @@ def _stop(given: Mapping[str, Any]) -> "Rule | None":
         raise CampaignError(f"stop is a number of trials or a rule such as HalfWidth(0.01), got {str(stop)[:60]!r}")
     rules = [MaxTrials(rule) if isinstance(rule, int) else rule for rule in (trials, stop) if rule is not None]
     if not rules and isinstance(sampler, str) and sampler.partition(":")[0] in ("uniform", *_ENDLESS):
-        rules = [MaxTrials(_TRIALS)]
+        rules = [MaxTrials(DEFAULT_TRIALS)]
     return None if not rules else rules[0] if len(rules) == 1 else AnyOf(tuple(rules))
 
 
-_TRIALS = 10_000
 _ENDLESS = ("bit-error-rate", "importance", "learned")

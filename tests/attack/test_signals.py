@@ -8,10 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.cli.test_interrupted import MODEL, RECIPES, TABLES
+from tests.support.digits import save_digits
 from torchfault.cli import main
 from torchfault.store import Store
 
@@ -84,9 +84,7 @@ def wholes(tmp_path_factory, commands):
     def whole(recipe):
         if recipe not in held:
             folder = tmp_path_factory.mktemp(recipe)
-            rng = np.random.default_rng(3)
-            images, labels = rng.random((20, 1, 8, 8), dtype=np.float32), rng.integers(0, 10, 20)
-            np.savez(folder / "digits.npz", images=images, labels=labels)
+            save_digits(folder, 20)
             began = time.monotonic()
             status, err = commands.run([*ALL[recipe], "--name", "whole"], folder)
             assert status == 0, err

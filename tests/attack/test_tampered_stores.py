@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
+from tests.support.digits import save_digits
 from torchfault.cli import main
 from torchfault.store import Columns, pack, unpack
 from torchfault.store.record import batch_checksum, row_checksum
@@ -34,8 +35,7 @@ VALUES = [-(2**40), -2, -1, 0, 1, 5, 99, 2**31 - 1, 2**40, math.nan, math.inf, -
 def stores(tmp_path_factory):
     """Return the contents of a store of every recipe."""
     folder = tmp_path_factory.mktemp("stores")
-    rng = np.random.default_rng(3)
-    np.savez(folder / "digits.npz", images=rng.random((8, 1, 8, 8), dtype=np.float32), labels=rng.integers(0, 10, 8))
+    save_digits(folder, 8)
     held = {}
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)

@@ -17,6 +17,7 @@ import pytest
 import typer
 import yaml
 
+from tests.support.digits import save_digits
 from torchfault.cli import main, screen
 from torchfault.cli.app import app
 from torchfault.cli.flags import RECIPE_FLAGS, SITE_FLAGS, flags_of
@@ -34,10 +35,7 @@ COMMANDS = GROUP.commands
 def folder(tmp_path, monkeypatch):
     """Run every test in a folder with a small data set of its own."""
     monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(3)
-    np.savez(
-        tmp_path / "digits.npz", images=rng.random((30, 1, 8, 8), dtype=np.float32), labels=rng.integers(0, 10, 30)
-    )
+    save_digits(tmp_path, 30)
     return tmp_path
 
 

@@ -7,9 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from tests.support.digits import save_digits
 from torchfault.cli import main
 
 MODEL = ["--model", "torchfault.zoo:digits_cnn", "--data", "digits.npz"]
@@ -37,9 +37,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals t
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(3)
-    images, labels = rng.random((20, 1, 8, 8), dtype=np.float32), rng.integers(0, 10, 20)
-    np.savez(tmp_path / "digits.npz", images=images, labels=labels)
+    save_digits(tmp_path, 20)
     return tmp_path
 
 

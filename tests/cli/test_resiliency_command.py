@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.support.digits import save_digits
 from torchfault.campaign import Campaign, run
 from torchfault.cli import main
 from torchfault.data import Data
@@ -28,9 +29,7 @@ RA = ["ra", "--model", "torchfault.zoo:digits_cnn", "--data", "digits.npz", "--t
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(3)
-    images, labels = rng.random((20, 1, 8, 8), dtype=np.float32), rng.integers(0, 10, 20)
-    np.savez(tmp_path / "digits.npz", images=images, labels=labels)
+    save_digits(tmp_path, 20)
     return tmp_path
 
 

@@ -4,12 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from benchmarks.thales.records import answers_of
+from tests.support.small_network import small_network
 from torchfault.campaign import Campaign, run
-from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.errors import SamplingError
 from torchfault.hardware.accelerator import FLAT, NVDLA_LIKE, OUTPUT_STATIONARY
@@ -34,14 +32,7 @@ SAMPLERS = {"two phases": TwoPhase(block=512), **{name: ByCells(name, block=512)
 @pytest.fixture(scope="module")
 def small():
     """Return an engine on a network of 38 variables and 10 inputs, some of which it gets wrong, and its layers."""
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3)).eval()
-        inputs = 2 * torch.randn(10, 3)
-    with torch.no_grad():
-        labels = model(inputs).argmax(1)
-    labels[:3] = (labels[:3] + 1) % 3
-    data = Data(inputs, labels)
+    model, data = small_network()
     return Engine(model, data), layers_of(model, data)
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from tests.campaign.test_resume import trials_in
 from tests.support.hardware_records import record_all
+from tests.support.small_network import small_network
 from torchfault.campaign import Campaign, run
 from torchfault.criteria import Misclassified, Top1Change
 from torchfault.criteria.compose import judge
@@ -51,21 +52,10 @@ DRAWN = ("strata", *PROPOSALS)
 IN_USE = UpsetMeasure(in_use=True)
 
 
-def build():
-    """Return a network of 38 variables, and 10 inputs, some of which it gets wrong."""
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        model, inputs = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3)).eval(), 2 * torch.randn(10, 3)
-    with torch.no_grad():
-        labels = model(inputs).argmax(1)
-    labels[:3] = (labels[:3] + 1) % 3
-    return model, Data(inputs, labels)
-
-
 @pytest.fixture(scope="module")
 def small():
     """Return an engine on the small network, and its layers."""
-    model, data = build()
+    model, data = small_network()
     return Engine(model, data), layers_of(model, data)
 
 
@@ -402,12 +392,13 @@ def test_bounds_of_contributions_are_possible(deep, chip, proposal):
 
 PROGRAM = """
 import sys
-from tests.results.test_resiliency import ARRAY, build
+from tests.results.test_resiliency import ARRAY
+from tests.support.small_network import small_network
 from torchfault.campaign import run
 from torchfault.engine import Engine
 from torchfault.recipes import upsets
 from torchfault.statistics import MaxTrials
-engine = Engine(*build())
+engine = Engine(*small_network())
 run(upsets(engine, ARRAY, proposal={proposal!r}, stop=MaxTrials(40_000), seed=7), store=sys.argv[1], batch=256)
 """
 

@@ -4,12 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from tests.support.hardware_records import record_all
+from tests.support.small_network import small_network
 from torchfault.campaign import run
-from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import FLAT, hardened, with_buffer
@@ -26,14 +24,8 @@ CHIP = with_buffer(FLAT, "cache", holds="weight", share=2000.0)
 @pytest.fixture(scope="module")
 def small():
     """Return an engine on a network of 38 variables, and its layers."""
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3)).eval()
-        inputs = 2 * torch.randn(10, 3)
-    with torch.no_grad():
-        labels = model(inputs).argmax(1)
-    labels[:3] = (labels[:3] + 1) % 3
-    return Engine(model, Data(inputs, labels)), layers_of(model, Data(inputs, labels))
+    model, data = small_network()
+    return Engine(model, data), layers_of(model, data)
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,13 @@
 """Adaptive campaigns: unbiased, intervals that hold at every look, blocks that follow from earlier outcomes alone."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from tests.support.doubles import SPACE, Double, outcomes
+from tests.support.doubles import SPACE, Double, truth_table
 from torchfault.campaign import Campaign, run
 from torchfault.errors import CampaignError, SamplingError, StatisticsError
-from torchfault.faults import BitFlip
 from torchfault.measures import ProductMeasure, probability
 from torchfault.results import Results, load
 from torchfault.sampling import Adaptive, BitFields, Population, Tally, Uniform, WholeWords, stream
@@ -17,19 +15,9 @@ from torchfault.space import FaultSpace, Site
 from torchfault.statistics import HalfWidth, MaxTrials, proportion
 from torchfault.store import Columns, Record, Store
 from torchfault.testing import check_sampler
-from torchfault.trials import strike
 
 INPUTS = 10
-
-
-def truth_table():
-    """Return whether each fault fails on each input, shape (faults, inputs)."""
-    index = np.arange(len(SPACE))
-    struck = strike(SPACE, SPACE.locate(index), model=BitFlip(), rng=stream(0))
-    return np.stack([outcomes(replace(struck, inputs=np.full(len(index), i))) > 0 for i in range(INPUTS)], axis=1)
-
-
-TRUTH = truth_table()
+TRUTH = truth_table(INPUTS)
 EVERY = np.arange(len(SPACE))
 BY = ("model", "site", "layer", "kind", "bit", "channel")
 

@@ -8,18 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.doubles import SPACE, Double, outcomes
+from tests.support.doubles import SPACE, Double, truth_table
 from tests.support.residual_shapes import RESNETS
 from torchfault.campaign import Campaign, run
 from torchfault.errors import SamplingError
-from torchfault.faults import BitFlip
 from torchfault.measures import ProductMeasure
 from torchfault.results import Results
 from torchfault.sampling import METHODS, Population, Statistical, bit_probabilities, plan, stream
 from torchfault.space import FaultSpace, Site
 from torchfault.statistics import HalfWidth, MaxTrials, leveugle_sample_size
 from torchfault.store import Columns, Record
-from torchfault.trials import strike
 
 
 def total(sampler, space):
@@ -211,16 +209,7 @@ def test_bit_probabilities_agree_with_flips_one_by_one(values):
 # Estimates: unbiased, and intervals that hold, by repetition on an enumerated population.
 
 INPUTS = 10
-
-
-def truth_table():
-    """Return whether each fault fails on each input, shape (faults, inputs)."""
-    index = np.arange(len(SPACE))
-    struck = strike(SPACE, SPACE.locate(index), model=BitFlip(), rng=stream(0))
-    return np.stack([outcomes(replace(struck, inputs=np.full(len(index), i))) > 0 for i in range(INPUTS)], axis=1)
-
-
-TRUTH = truth_table()
+TRUTH = truth_table(INPUTS)
 
 
 def results_of(sampler, seed, share=1.0):

@@ -2,14 +2,17 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from torchfault.data import Data, rows
 from torchfault.engine.executor import Lanes
+from torchfault.faults import BitFlip
+from torchfault.sampling import stream
 from torchfault.space import FaultSpace, Site
-from torchfault.trials import Trials
+from torchfault.trials import Trials, strike
 
 SPACE = FaultSpace(
     (
@@ -32,6 +35,13 @@ def outcomes(trials: Trials) -> np.ndarray:
     chance = np.zeros(len(trials))
     np.maximum.at(chance, owner, height * 0.6 / (1 + trials.site))
     return np.where(noise < chance / 4, 2, np.where(noise < chance, 1, 0))
+
+
+def truth_table(inputs: int) -> np.ndarray:
+    """Return whether each fault of the space fails on each of so many *inputs*, shape (faults, inputs)."""
+    index = np.arange(len(SPACE))
+    struck = strike(SPACE, SPACE.locate(index), model=BitFlip(), rng=stream(0))
+    return np.stack([outcomes(replace(struck, inputs=np.full(len(index), i))) > 0 for i in range(inputs)], axis=1)
 
 
 class Double:

@@ -103,7 +103,7 @@ class Results:
         ``clopper-pearson`` or ``jeffreys``. Where a half-width ended a uniform campaign, the value reckons with it and
         is unbiased.
         """
-        return estimates(self._asked("model", flag, level, method))[0]
+        return estimates(self.question("model", flag, level=level, method=method))[0]
 
     def table(
         self, by: str = "site", flag: str = "failed", *, level: float | None = None, method: str = "wilson"
@@ -118,8 +118,8 @@ class Results:
         import pandas as pd
 
         axis = self.space.axis(by)
-        asked = self._asked(by, flag, level, method)
-        found, seen = estimates(asked), observe(self.space, self.sampled, axis, flag=flag)
+        asked = self.question(by, flag, level=level, method=method)
+        found, seen = estimates(asked, axis), observe(self.space, self.sampled, axis, flag=flag)
         failures = np.bincount(seen.group, seen.failed * seen.size, len(axis)).round().astype(np.int64)
         fair = weighed(asked)
         due = seen if fair is self.sampled else observe(self.space, fair, axis, flag=flag)
@@ -172,7 +172,8 @@ class Results:
         sample = self.design.sample
         return self.columns if sample is None else self.columns.where(np.isin(self.columns.stratum, sample))
 
-    def _asked(self, by: str, flag: str, level: float | None, method: str) -> Question:
+    def question(self, by: str, flag: str, *, level: float | None = None, method: str = "wilson") -> Question:
+        """Return what estimates by groups *by* of the outcome *flag* ask; refuse an outcome that was not recorded."""
         find_interval(method)
         known = {"failed", "due", *self.record.configuration.get("verdicts", {}), "crash"}
         if flag not in known:
