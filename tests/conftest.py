@@ -76,3 +76,15 @@ def known():
     from tests.support.enumerated import enumerated
 
     return enumerated()
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """Return a PostgreSQL server that this session runs; without its programs or driver the test is skipped."""
+    from tests.support.postgres import programs, served
+
+    folder = programs()
+    if folder is None:
+        pytest.skip("no PostgreSQL server (Debian: postgresql) with its driver (psycopg) is installed")
+    with served(folder) as server:
+        yield server

@@ -2,15 +2,16 @@
 
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from sqlalchemy import Connection, Select, func, insert, inspect, select, update
+from sqlalchemy import BigInteger, Connection, Select, cast, func, insert, inspect, select, update
 from sqlalchemy.exc import IntegrityError
 
 from torchfault.errors import StoreError, did_you_mean
@@ -88,18 +89,23 @@ class Store:
         """Return every campaign, oldest first."""
         if not self._ready:
             return ()
-        with self._reading() as connection:
+
+        def every(connection: Connection) -> tuple[Record, ...]:
             self._check(connection, schema.campaigns.name)
             return tuple(from_row(row) for row in connection.execute(_records()))
 
+        return self._read(every)
+
     def campaign(self, name: str) -> Record:
         """Return the campaign called *name*, or raise :class:`StoreError` with a suggestion."""
-        if self._ready:
-            with self._reading() as connection:
-                self._check(connection, schema.campaigns.name)
-                row = connection.execute(_records().where(schema.campaigns.c.name == name)).one_or_none()
-            if row is not None:
-                return from_row(row)
+
+        def one(connection: Connection) -> Record | None:
+            self._check(connection, schema.campaigns.name)
+            row = connection.execute(_records().where(schema.campaigns.c.name == name)).one_or_none()
+            return None if row is None else from_row(row)
+
+        if self._ready and (found := self._read(one)) is not None:
+            return found
         known = [record.name for record in self.campaigns()]
         held = f"it holds {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}" if known else "it holds none"
         raise StoreError(f"the store {self} has no campaign '{name}', {held}{did_you_mean(name, known)}")
@@ -107,9 +113,8 @@ class Store:
     def __contains__(self, name: object) -> bool:
         if not self._ready or not isinstance(name, str):
             return False
-        with self._reading() as connection:
-            wanted = select(schema.campaigns.c.id).where(schema.campaigns.c.name == name)
-            return connection.execute(wanted).first() is not None
+        wanted = select(schema.campaigns.c.id).where(schema.campaigns.c.name == name)
+        return self._read(lambda connection: connection.execute(wanted).first() is not None)
 
     def create(self, record: Record) -> Record:
         """Add a campaign without trials and return it as stored; raises :class:`StoreError` where the name is taken."""
@@ -159,22 +164,24 @@ class Store:
         """Yield the batches of a campaign in order, one in memory at a time."""
         self.campaign(name)
         batches = schema.batches.c
-        with self._reading() as connection:
+
+        def keys(connection: Connection) -> tuple[int, Sequence[int]]:
             self._check(connection, schema.batches.name)
-            mine = batches.campaign == self._number(connection, name)
-            keys = connection.execute(select(batches.number).where(mine).order_by(batches.number)).scalars().all()
-            expected = 0
-            for number in keys:
-                wanted = select(batches.first, batches.trials, batches.seconds, batches.data, batches.checksum)
-                row = connection.execute(wanted.where(mine, batches.number == number)).one()
-                columns = self._unpacked(name, number, row)
-                if (row.first, row.trials) != (expected, len(columns)):
-                    raise StoreError(
-                        f"batch {number} of campaign '{name}' in {self} should hold trials {expected} to "
-                        f"{expected + row.trials}, got {len(columns)} from {row.first}; the store is damaged"
-                    )
-                expected += len(columns)
-                yield Batch(row.first, columns, row.seconds)
+            campaign = self._number(connection, name)
+            mine = select(batches.number).where(batches.campaign == campaign).order_by(batches.number)
+            return campaign, connection.execute(mine).scalars().all()
+
+        (campaign, numbers), expected = self._read(keys), 0
+        for number in numbers:
+            row = self._read(partial(_batch, campaign=campaign, number=number))
+            columns = self._unpacked(name, number, row)
+            if (row.first, row.trials) != (expected, len(columns)):
+                raise StoreError(
+                    f"batch {number} of campaign '{name}' in {self} should hold trials {expected} to "
+                    f"{expected + row.trials}, got {len(columns)} from {row.first}; the store is damaged"
+                )
+            expected += len(columns)
+            yield Batch(row.first, columns, row.seconds)
 
     def trials(self, name: str) -> Columns:
         """Return all trials of a campaign, in order."""
@@ -264,10 +271,16 @@ class Store:
         except StoreError as error:
             raise StoreError(f"batch {number} of campaign '{name}' in {self}: {error}") from None
 
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with translated(self._place), self._engine.connect() as connection:
-            yield connection
+    def _read(self, query: Callable[[Connection], Answer]) -> Answer:
+        """Return what *query* finds; only a database that has answered before is waited for."""
+
+        def once(again: bool) -> Answer:
+            del again  # there is nothing that was done already
+            with self._engine.connect() as connection:
+                return query(connection)
+
+        with translated(self._place):
+            return self._patience.over(once, self._reconnect) if self._ready else once(False)
 
     def _write(self, change: Callable[[Connection, bool], Answer]) -> Answer:
         """Return what *change* does in a transaction of its own; it is told whether it was tried before."""
@@ -275,6 +288,8 @@ class Store:
             raise StoreError(f"the store {self} was opened for reading; open it with access='write' to change it")
 
         def once(again: bool) -> Answer:
+            if self._lock is not None:  # may be lost where all others were not
+                self._lock.check()
             with uninterrupted(), self._engine.connect() as plain:
                 self._check_file_is_there()
                 connection = plain.execution_options(writes=True)
@@ -299,8 +314,7 @@ class Store:
         """Make the tables where there are none; refuse anything else than a store of this version."""
         if self._ready:
             return
-        with self._reading() as connection:
-            version = self._version(connection)
+        version = self._read(self._version)
         if version is None and self._access == "read":
             raise StoreError(f"the store {self} is empty; run a campaign into it first")
         if self._place.file is not None and self._access != "read":
@@ -346,10 +360,17 @@ def _check_file(file: Path, access: str) -> None:
         raise StoreError(f"the store {file} cannot be written to; make it and its folder writable, or use another")
 
 
+def _batch(connection: Connection, *, campaign: int, number: int) -> Any:
+    batches = schema.batches.c
+    wanted = select(batches.first, batches.trials, batches.seconds, batches.data, batches.checksum)
+    return connection.execute(wanted.where(batches.campaign == campaign, batches.number == number)).one()
+
+
 def _records() -> Select[Any]:
     batches = schema.batches.c
-    trials, seconds = func.sum(batches.trials).label("trials"), func.sum(batches.seconds).label("seconds")
-    held = select(batches.campaign, trials, seconds).group_by(batches.campaign).subquery()
+    # PostgreSQL sums whole numbers to decimal ones
+    trials, seconds = cast(func.sum(batches.trials), BigInteger).label("trials"), func.sum(batches.seconds)
+    held = select(batches.campaign, trials, seconds.label("seconds")).group_by(batches.campaign).subquery()
     joined = schema.campaigns.outerjoin(held, schema.campaigns.c.id == held.c.campaign)
     return select(schema.campaigns, held.c.trials, held.c.seconds).select_from(joined).order_by(schema.campaigns.c.id)
 

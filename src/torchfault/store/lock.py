@@ -70,10 +70,14 @@ class SessionLock:
         connection.close()
         raise _busy(self._name)
 
+    def check(self) -> None:
+        """Raise what SQLAlchemy raises where the connection was cut, and the lock is lost with it."""
+        self._connection.execute(text("SELECT 1"))
+
     def renew(self) -> None:
         """Take the lock again where its connection was cut: the database has given it back then."""
         try:
-            self._connection.execute(text("SELECT 1"))
+            self.check()
         except SQLAlchemyError:
             with suppress(SQLAlchemyError):
                 self._connection.close()
