@@ -8,11 +8,17 @@ from torchfault.hardware.patterns import find_pattern
 from torchfault.hardware.work import Product, Work
 
 Upset = tuple[int, int, int, int, int, int, int, int]  # layer, type, bit, element, group, row, step, column
+Scales = tuple[tuple[int, int], ...]
 Place = tuple[int, int, int, int, int]  # element, group, row, step, column
 
 
-def all_upsets(chip: Accelerator, works: list[Work], widths: list[tuple[int, int, int]]) -> dict[Upset, float]:
-    """Return the probability of each upset of *chip* on *works*; random words count once."""
+def all_upsets(
+    chip: Accelerator, works: list[Work], widths: list[tuple[int, int, int]], *, scales: list[Scales] | None = None
+) -> dict[Upset, float]:
+    """Return the probability of each upset of *chip* on *works*; random words count once.
+
+    *scales* are the bits and the number of the scales of each kind; products of such outputs are summed in float32.
+    """
     found: dict[Upset, float] = {}
     macs = sum(work.macs for work in works)
     fit = sum(one.share * one.fit for one in chip.types)
@@ -22,11 +28,19 @@ def all_upsets(chip: Accelerator, works: list[Work], widths: list[tuple[int, int
             if one.holds == "control":
                 found[layer, kind, -1, -1, -1, -1, -1, -1] = whole
                 continue
-            bits = range(dict(zip(("input", "weight", "output"), width, strict=True))[one.holds])
-            for bit in bits if find_pattern(one.pattern).effect != "random" else (-1,):
+            which = ("input", "weight", "output").index(one.holds)
+            scale, count = scales[layer][which] if scales else (0, 0)
+            bits = dict.fromkeys(range(width[which]), 1.0)
+            if scale and find_pattern(one.pattern).effect in ("partial", "tile-partial"):
+                bits = dict.fromkeys(range(32), 1.0)
+            elif scale:  # of each bit there are so many, for each variable
+                bits |= dict.fromkeys(range(64, 64 + scale), count / work.count(one.holds))
+            if find_pattern(one.pattern).effect == "random":
+                bits = {-1: 1.0}
+            for bit, words in bits.items():
                 for place, share in places(chip, work, one):
                     key = (layer, kind, bit, *place)
-                    found[key] = found.get(key, 0) + whole * share / (len(bits) if bit >= 0 else 1)
+                    found[key] = found.get(key, 0) + whole * share * words / sum(bits.values())
     return found
 
 

@@ -1,8 +1,8 @@
 """The layers of a model as an accelerator sees them, measured from the captured graph."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,9 +15,11 @@ from torchfault.hardware.work import Convolution, Product, Shape, Work
 from torchfault.model.discover import find
 from torchfault.model.export import capture
 from torchfault.model.lane_axis import LaneAxis, per_sample
+from torchfault.model.memory import homes
 from torchfault.model.places import Captured, Place, lane_arguments
 from torchfault.model.program import Node, Program, Ref, evaluate
 from torchfault.space import FaultSpace
+from torchfault.storages import InBlocks, Stored
 
 __all__ = ["Layers", "layers_in", "layers_of", "measure_work"]
 
@@ -26,13 +28,15 @@ __all__ = ["Layers", "layers_in", "layers_of", "measure_work"]
 class Layers:
     """A model as an accelerator sees it: its *works*, the captured *program*, and the *space* of all its sites.
 
-    *nbytes* is what all values of the program take for one input.
+    *nbytes* is what all values of the program take for one input. *kept* tells, by the name of their site, how those
+    variables are kept whose words do not stand for values by themselves.
     """
 
     works: tuple[Work, ...]
     program: Program
     space: FaultSpace
     nbytes: int
+    kept: Mapping[str, Stored | InBlocks] = field(default_factory=dict)
 
 
 @torch.inference_mode()
@@ -55,7 +59,7 @@ def layers_of(model: nn.Module, data: Data) -> Layers:
                 f"what an accelerator works on is read from the captured graph, but {error}; 'torchfault run' strikes "
                 "such models all the same"
             ) from None
-    return _measured(captured, found.space, data)
+    return _measured(model, captured, found.space, data)
 
 
 @torch.inference_mode()
@@ -69,15 +73,19 @@ def layers_in(engine: Engine) -> Layers:
     space = engine.space
     if engine.captured is None or any(site.steps is not None for site in space.sites):  # steps apart are other places
         return layers_of(engine.model, engine.data)
-    return _measured(engine.captured, space, engine.data)
+    return _measured(engine.model, engine.captured, space, engine.data)
 
 
-def _measured(captured: Captured, space: FaultSpace, data: Data) -> Layers:
+def _measured(model: nn.Module, captured: Captured, space: FaultSpace, data: Data) -> Layers:
     program, places = captured.program, captured.places
     values = evaluate(program, [leaf[:1] for leaf in leaves(data.inputs)], 1)
     varying = [values[node.position] for node in program.nodes if not node.constant]
     nbytes = sum(leaf.nbytes for leaf in leaves(varying))
-    return Layers(measure_work(program, values, places), program, space, nbytes)
+    kept: dict[str, Stored | InBlocks] = {
+        home.parameter: home.stored for home in homes(model) if home.stored is not None and len(home.words) > 1
+    }
+    kept |= {name: place.blocks for name, place in places.items() if place.blocks is not None and not place.part}
+    return Layers(measure_work(program, values, places), program, space, nbytes, kept)
 
 
 @dataclass(frozen=True, eq=False)

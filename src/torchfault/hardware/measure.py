@@ -17,6 +17,7 @@ from torchfault.hardware.accelerator import Accelerator, FlipFlops
 from torchfault.hardware.operands import input_uses, offset_of_use, use_of_input
 from torchfault.hardware.patterns import find_pattern
 from torchfault.hardware.upset_space import UpsetSpace, as_upsets, sum_slots, use_shape
+from torchfault.hardware.variables import scale_of
 from torchfault.hardware.work import Work
 from torchfault.measures import Measure, ProductMeasure, probability
 from torchfault.space import FaultSpace
@@ -70,10 +71,14 @@ def layer_shares(works: Sequence[Work]) -> Floats:
 
 
 def hardware_space(works: Sequence[Work], space: FaultSpace) -> FaultSpace:
-    """Return the part of *space* in which an accelerator holds variables: inputs, weights and outputs of layers."""
+    """Return the part of *space* in which an accelerator holds variables: inputs, weights and outputs of layers.
+
+    Scales that blocks of them share belong to it.
+    """
     names = {name for work in works for name in (*work.inputs, *work.weights, *work.outputs)}
     for name in names:
         space.position(name)
+    names |= {scale.name for name in names if (scale := scale_of(space, name)) is not None}
     return FaultSpace(tuple(site for site in space.sites if site.name in names))
 
 
@@ -93,8 +98,8 @@ def hardware_measure(accelerator: Accelerator, works: Sequence[Work], space: Fau
                 control += p
                 continue
             positions = _positions(work, one, held)
-            elements = np.array([held.sites[i].elements for i in positions], dtype=np.float64)
-            mass[positions] += p * elements / elements.sum()
+            bits = np.array([held.sites[i].size for i in positions], dtype=np.float64)
+            mass[positions] += p * bits / bits.sum()
     if control >= 1:
         raise HardwareError(f"accelerator '{accelerator.name}' has control flip-flops alone; add one that holds data")
     return HardwareMeasure(held, ProductMeasure(mass / mass.sum()), control)
@@ -112,7 +117,7 @@ def _positions(work: Work, one: FlipFlops, space: FaultSpace) -> list[int]:
     partial = [site.name for site in sites if len(site.bits) != site.width]
     if partial:
         raise HardwareError(f"an upset may strike every bit of '{partial[0]}', got a space with some; keep all bits")
-    return found
+    return found + [space.position(scale.name) for name in names if (scale := scale_of(space, name)) is not None]
 
 
 def utilisation(accelerator: Accelerator, work: Work, one: FlipFlops) -> float:
@@ -244,7 +249,7 @@ def _cell_shares(space: UpsetSpace) -> tuple[Floats, Floats]:
     """Return LP w / B of each cell, and the share of the time in which it holds data, 0 for control."""
     chip = space.accelerator
     shares, bits = layer_shares(space.works), np.zeros((len(space.works), len(chip.types)))
-    np.add.at(bits, (space.layer, space.type), 1.0)
+    np.add.at(bits, (space.layer, space.type), space.words)  # of a variable, and of its part of a scale
     weights = np.array([chip.weight_of(one.name) for one in chip.types])
     used = np.array(
         [
@@ -253,7 +258,7 @@ def _cell_shares(space: UpsetSpace) -> tuple[Floats, Floats]:
         ]
     )
     at = (space.layer, space.type)
-    return (shares[:, None] * weights / bits)[at], used[at]
+    return (shares[:, None] * weights / bits)[at] * space.words, used[at]
 
 
 def layer_table(accelerator: Accelerator, works: Sequence[Work]) -> "pd.DataFrame":

@@ -261,7 +261,7 @@ def _bits_of(space: UpsetSpace) -> Floats:
     count = np.array([[work.count(one) for one in holds] for work in space.works], dtype=np.float64)
     random = (space.cells.bit < 0) & ~space.is_control  # words of outputs, all bits at once
     bits = np.where(random, np.array(space.widths)[space.layer, 2], 1)
-    return np.asarray(count[space.layer, space.type] * bits * part[space.type])
+    return np.asarray(count[space.layer, space.type] * space.words * bits * part[space.type])
 
 
 def _check_block(block: int) -> None:

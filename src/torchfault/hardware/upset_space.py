@@ -3,13 +3,16 @@
 A cell is a (layer, type, bit); upsets of control, and such as leave a random word, have no bit. A place within a cell
 is a variable and one of its uses: a rectangle of numbers, some of which, as at the border of a convolution, stand for
 no use and have the probability 0 (:class:`torchfault.hardware.measure.UpsetMeasure`).
+
+Where variables are kept in blocks, their registers hold elements and the scale of each block. Bits of scales count from
+64 up, and their places are those of the elements: the scale is struck while it serves the product of one of these.
 """
 
 import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, get_args
@@ -22,21 +25,34 @@ from torchfault.errors import HardwareError, SpaceError, did_you_mean
 from torchfault.hardware.accelerator import Accelerator, FlipFlops, Holds, accelerator_of, plain_accelerator
 from torchfault.hardware.operands import input_offsets, use_of_input, use_of_output, use_of_weight
 from torchfault.hardware.patterns import find_pattern
+from torchfault.hardware.variables import NO_SCALES, scales_of, word_width
 from torchfault.hardware.work import Product, Work, plain_work, read_work
 from torchfault.space import FaultSpace
 
-__all__ = ["UpsetSpace", "Upsets", "as_upsets", "read_upset_space", "sum_slots", "upset_space", "use_shape"]
+__all__ = [
+    "SCALE_BIT",
+    "UpsetSpace",
+    "Upsets",
+    "as_upsets",
+    "read_upset_space",
+    "sum_slots",
+    "upset_space",
+    "use_shape",
+]
 
 Ints = NDArray[np.int64]
 _LARGEST = np.iinfo(np.int64).max
+SCALE_BIT = 64
+"""The number of the lowest bit of a scale that a block shares; words have fewer bits."""
+_SUMS = 32  # bits of the float32 in which products of blocks are summed
 
 
 class Upsets(NamedTuple):
     """Upsets in columns, all of shape (n,): the *layer* and *type* (positions among works and types) and the *bit*.
 
-    *element* is the variable, counted through the sites of its kind; *group*, *row*, *step* and *column* the product
-    served, *row* -1 where none uses the variable, all 0 where the use does not matter. *bit* is -1 where a random word
-    is left, and all but layer and type are -1 for control.
+    *element* is the variable, counted through the sites of its kind, or one that has the struck scale; *group*, *row*,
+    *step* and *column* the product served, *row* -1 where none uses the variable, all 0 where the use does not matter.
+    *bit* is -1 where a random word is left, and all but layer and type are -1 for control.
     """
 
     layer: Ints
@@ -57,6 +73,7 @@ class Upsets(NamedTuple):
 class UpsetSpace:
     """Every upset of an *accelerator* while it computes *works*; *widths* are the bits of input, weight, output words.
 
+    *scales* tells of the same the bits of a scale that blocks share, and how many there are, 0 and 0 without blocks.
     Upset ``i`` is an integer below ``len(space)``; :meth:`locate` tells which it is, without ever listing the space.
     The random word that some types leave is no part of the number. Raises :class:`torchfault.errors.SpaceError` for no
     upset, or more than 2^63 - 1.
@@ -73,11 +90,16 @@ class UpsetSpace:
     accelerator: Accelerator
     works: tuple[Work, ...]
     widths: tuple[tuple[int, int, int], ...]
+    scales: tuple[tuple[tuple[int, int], ...], ...] = ()
 
     def __post_init__(self) -> None:
         # Where a layer is in a captured graph has nothing to do with which upset a number means.
         object.__setattr__(self, "works", tuple(replace(work, node=-1) for work in self.works))
         object.__setattr__(self, "widths", tuple(map(tuple, self.widths)))
+        given = tuple(tuple(map(tuple, one)) for one in self.scales) or ((NO_SCALES,) * 3,) * len(self.works)
+        object.__setattr__(self, "scales", given)
+        if len(given) != len(self.works) or any(len(one) != 3 for one in given):
+            raise HardwareError(f"each of {len(self.works)} layers has scales of three kinds, got {given}")
         if len(self.works) != len(self.widths) or not all(0 <= bits <= 64 for bits in itertools.chain(*self.widths)):
             raise HardwareError(f"each of {len(self.works)} layers has words of up to 64 bits, got {self.widths}")
         sizes = [size for *_, size in self._columns()]
@@ -86,11 +108,20 @@ class UpsetSpace:
 
     def _columns(self) -> Iterator[tuple[int, int, int, int]]:
         """Yield layer, type, bit and size of every cell."""
-        for at, (work, widths) in enumerate(zip(self.works, self.widths, strict=True)):
+        for at, work in enumerate(self.works):
             for which, one in enumerate(self.accelerator.types):
                 size = math.prod(use_shape(work, one))
-                for bit in range(_width(one, widths)) if has_bits(one) else (-1,):
+                for bit in self._bits(at, one):
                     yield at, which, bit, size
+
+    def _bits(self, at: int, one: FlipFlops) -> Iterable[int]:
+        if not has_bits(one):
+            return (-1,)
+        kind = _KINDS.index(one.holds)
+        width, (scale, _) = self.widths[at][kind], self.scales[at][kind]
+        if scale and one.holds == "output" and len(use_shape(self.works[at], one)) > 1:
+            return range(_SUMS)
+        return (*range(width), *range(SCALE_BIT, SCALE_BIT + scale))
 
     def __len__(self) -> int:
         return int(self._offsets[-1])
@@ -115,6 +146,15 @@ class UpsetSpace:
     def type(self) -> Ints:
         """The position of each cell's type among those of the accelerator, shape (cells,)."""
         return np.asarray(self._table[1])
+
+    @cached_property
+    def words(self) -> NDArray[np.float64]:
+        """How many words have the bit of each cell, for each variable: 1, or fewer for scales; shape (cells,)."""
+        found = np.ones(len(self.layer))
+        for cell in np.flatnonzero(self.cells.bit >= SCALE_BIT):
+            at, holds = self.layer[cell], self.accelerator.types[self.type[cell]].holds
+            found[cell] = self.scales[at][_KINDS.index(holds)][1] / self.works[at].count(holds)
+        return found
 
     @property
     def is_control(self) -> NDArray[np.bool_]:
@@ -248,8 +288,11 @@ class UpsetSpace:
     def plain(self) -> dict[str, Any]:
         """Return the space as JSON can hold it; :func:`read_upset_space` is the way back."""
         works = [plain_work(work) for work in self.works]
-        held = {"kind": "upsets", "accelerator": plain_accelerator(self.accelerator), "works": works}
-        plain: dict[str, Any] = json.loads(json.dumps(held | {"widths": self.widths}))  # as it comes back from a store
+        held: dict[str, Any] = {"kind": "upsets", "accelerator": plain_accelerator(self.accelerator), "works": works}
+        held["widths"] = self.widths
+        if any(scale != NO_SCALES for scale in itertools.chain(*self.scales)):
+            held["scales"] = self.scales
+        plain: dict[str, Any] = json.loads(json.dumps(held))  # as it comes back from a store
         return plain
 
     def digest(self) -> str:
@@ -277,25 +320,15 @@ def upset_space(accelerator: Accelerator, works: Sequence[Work], space: FaultSpa
     <UpsetSpace: 449 upsets of 'flat' in 1 layers>
     """
     holds = {one.holds for one in accelerator.types}
-    widths = []
+    widths, scales = [], []
     for work in works:
-        one, two, three = (_word_width(work, kind, space) if kind in holds else 0 for kind in _KINDS)
+        one, two, three = (word_width(work, kind, space) if kind in holds else 0 for kind in _KINDS)
         widths.append((one, two, three))
-    return UpsetSpace(accelerator, tuple(works), tuple(widths))
+        scales.append(tuple(scales_of(work, kind, space) if kind in holds else NO_SCALES for kind in _KINDS))
+    return UpsetSpace(accelerator, tuple(works), tuple(widths), tuple(scales))
 
 
 _KINDS = ("input", "weight", "output")
-
-
-def _word_width(work: Work, holds: str, space: FaultSpace) -> int:
-    sites = [space.site(name) for name in work.sites(holds)]
-    widths, elements = {site.width for site in sites}, sum(site.elements for site in sites)
-    if len(widths) != 1 or elements != work.count(holds):
-        raise HardwareError(
-            f"the {work.count(holds)} {holds} variables of '{work.layer}' need sites with words of one width, got "
-            f"{elements} with {sorted(widths) or 'none'}; fold computed weights, or convert to one type"
-        )
-    return widths.pop()
 
 
 def read_upset_space(plain: Mapping[str, Any]) -> UpsetSpace:
@@ -311,7 +344,8 @@ def read_upset_space(plain: Mapping[str, Any]) -> UpsetSpace:
     try:
         works = tuple(read_work(one) for one in plain["works"])
         widths = tuple((int(one), int(two), int(three)) for one, two, three in plain["widths"])
-        return UpsetSpace(accelerator_of(plain["accelerator"], "a stored space"), works, widths)
+        scales = tuple(tuple((int(bits), int(count)) for bits, count in one) for one in plain.get("scales", ()))
+        return UpsetSpace(accelerator_of(plain["accelerator"], "a stored space"), works, widths, scales)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise HardwareError(f"a stored space of upsets has an accelerator, works and widths, got {error}") from error
 
@@ -319,10 +353,6 @@ def read_upset_space(plain: Mapping[str, Any]) -> UpsetSpace:
 def has_bits(one: FlipFlops) -> bool:
     """Return whether upsets of the type *one* have a bit: control has none, and a random word replaces all of them."""
     return one.holds != "control" and find_pattern(one.pattern).effect != "random"
-
-
-def _width(one: FlipFlops, widths: Sequence[int]) -> int:
-    return dict(zip(_KINDS, widths, strict=True))[one.holds]
 
 
 def use_shape(work: Work, one: FlipFlops) -> tuple[int, ...]:

@@ -3,13 +3,13 @@
 An operand that is wrong in some products only is no fault of a tensor: no site holds that wrong copy. But what it does
 is known in closed form: each reached output differs by (wrong - right operand) x other operand. So the trial overwrites
 the reached outputs of the layer with golden + difference, words like any other edit of the engine. The difference is
-computed in double precision from golden operands and rounded once.
+computed in double precision from golden operands and rounded once. Where outputs are kept in blocks, the blocks that it
+reaches are rounded anew, with the scales that they then have.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,19 +17,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchfault.cells import Space
-from torchfault.data import Data, leaves, rows
+from torchfault.data import Data
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import Accelerator, FlipFlops
+from torchfault.hardware.golden import Golden
 from torchfault.hardware.layers import Layers
 from torchfault.hardware.operands import input_element, output_element, weight_element
 from torchfault.hardware.patterns import Reach, find_pattern, reach_of
-from torchfault.hardware.upset_space import Upsets, UpsetSpace, as_upsets
-from torchfault.hardware.work import Work
-from torchfault.model.lane_axis import LaneAxis, lanes_first
-from torchfault.model.program import Ref, evaluate
+from torchfault.hardware.registers import ActivationBlocks, Register, StoredBlocks, flipping, products_of
+from torchfault.hardware.upset_space import SCALE_BIT, Upsets, UpsetSpace, as_upsets
+from torchfault.hardware.variables import scale_of
+from torchfault.hardware.work import Product, Work
+from torchfault.model.program import Ref
 from torchfault.space import FaultSpace, Site
+from torchfault.storages import InBlocks, Stored
 from torchfault.trials import Trials
-from torchfault.words import WordFormat, edit, encode, held_in, masks_to_words, word
+from torchfault.words import WordFormat, edit, encode, held_in, word
 
 __all__ = ["Upset"]
 
@@ -122,7 +125,7 @@ class Upset:
         """Return the trials of upsets on inputs whose golden operands are held at once, and the positions of these."""
         upsets = self._located(space, index)
         needed = np.unique(inputs)
-        golden = _Golden(self.layers, engine.data, needed)
+        golden = Golden(self.layers, engine.data, needed)
         lane = np.searchsorted(needed, inputs)
         rows: list[Rows] = [_NO_ROWS]
         for at, which, here in space.by_pair(space.cell_of(index)):
@@ -179,42 +182,15 @@ class Upset:
                 here = here[upsets.row[here] >= 0]
                 grid = product.grid(height=space.accelerator.height, width=space.accelerator.width)
                 counts[here] = reach_of(one.pattern, upsets.row[here], upsets.column[here], grid).outputs
+            kept = [self.layers.kept[name] for name in space.works[at].outputs if name in self.layers.kept]
+            if kept and isinstance(kept[0], InBlocks):
+                counts[here] *= kept[0].kept.block + 1  # with an output all of its block, and the scale
         return counts
 
 
 def _most_edits(engine: Machine) -> int:
     """Return how many words trials may change together: a quarter of the memory goes to these."""
     return max(1, engine.memory // 4 // _EDIT)
-
-
-@dataclass(frozen=True, eq=False)
-class _Golden:
-    """The golden operands of some *inputs* of *data*, one row per input, computed when first asked for."""
-
-    layers: Layers
-    data: Data
-    inputs: Ints
-
-    @cached_property
-    def values(self) -> dict[int, Any]:
-        """The value of every node."""
-        chosen = rows(self.data.inputs, torch.from_numpy(self.inputs))
-        return evaluate(self.layers.program, leaves(chosen), len(self.inputs))
-
-    def __call__(self, node: int) -> tuple[Tensor, bool]:
-        """Return the value of *node*, flat per input, and whether it differs between inputs."""
-        value, layout = self.values[node], self.layers.program.nodes[node].layout
-        if isinstance(layout, LaneAxis):
-            first = lanes_first(value, layout)
-            return first.reshape(first.shape[0], -1), True
-        return value.reshape(1, -1), False
-
-    def read(self, node: int, lane: Ints, element: Ints) -> Tensor:
-        """Return element by element, 0 where it is -1 (padding)."""
-        flat, varies = self(node)
-        at = torch.from_numpy(np.array(element)).to(flat.device)
-        row = torch.from_numpy(np.array(np.broadcast_to(lane if varies else 0, element.shape))).to(flat.device)
-        return torch.where(at >= 0, flat[row, at.clamp(min=0)], flat.new_zeros(())).cpu()
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +201,7 @@ class _Struck:
     work: Work
     one: FlipFlops
     space: FaultSpace
-    golden: _Golden
+    golden: Golden
     lane: Ints
     upsets: Upsets
     words: Words
@@ -243,7 +219,8 @@ class _Struck:
 
     def _variables(self) -> tuple[Ints, Ints, Ints, np.uint64]:
         """Return owner, site and element of the variables themselves, and the mask of all bits of their words."""
-        positions = [self.space.position(name) for name in self.work.sites(self.one.holds)]
+        names = self.work.sites(self.one.holds)
+        positions = [self.space.position(name) for name in names]
         starts = np.cumsum([0, *(self.space.sites[i].elements for i in positions)])
         which = np.searchsorted(starts, self.upsets.element, side="right") - 1
         full = np.uint64((1 << self.space.sites[positions[0]].width) - 1)
@@ -252,8 +229,15 @@ class _Struck:
     def _flips(self) -> Rows:
         """Flip the struck bit of the variable itself."""
         owner, site, element, full = self._variables()
-        toggle = np.uint64(1) << self.upsets.bit.astype(np.uint64)
-        return owner, site, element, np.full_like(toggle, full), toggle
+        toggle = np.uint64(1) << (self.upsets.bit % SCALE_BIT).astype(np.uint64)
+        keep = np.full_like(toggle, full)
+        for position in np.unique(site):
+            here = (site == position) & (self.upsets.bit >= SCALE_BIT)
+            scale = scale_of(self.space, self.space.names[position]) if here.any() else None
+            if scale is not None:
+                element[here] = self._register(self.space.names[position]).shared(element[here])
+                site[here], keep[here] = self.space.position(scale.name), (1 << scale.width) - 1
+        return owner, site, element, keep, toggle
 
     def _random(self) -> Rows:
         """Overwrite the output with the upper bits of a random word."""
@@ -269,20 +253,70 @@ class _Struck:
         return one.node, two.node
 
     def _operand(self) -> Rows:
-        """Give each reached output one product with the wrong operand."""
+        """Give each reached output one product with the wrong operand, or those of a block with the wrong scale."""
         product, upsets = self.work.product, self.upsets
         assert product is not None
         grid = product.grid(height=self.accelerator.height, width=self.accelerator.width)
-        one = self.one
-        owner, row, column = _cells(reach_of(one.pattern, upsets.row, upsets.column, grid))
+        owner, row, column = _cells(reach_of(self.one.pattern, upsets.row, upsets.column, grid))
+        change = torch.zeros(len(owner), dtype=torch.float64)
+        scale = upsets.bit[owner] >= SCALE_BIT
+        for rule, here in ((self._one_product, ~scale), (self._products_of_block, scale)):
+            at = np.flatnonzero(here)
+            for begin in range(0, len(at), _PARTS):
+                part = at[begin : begin + _PARTS]
+                change[torch.from_numpy(part)] = rule(product, owner[part], row[part], column[part])
+        return self._written(owner, output_element(product, upsets.group[owner], row, column), change)
+
+    def _one_product(self, product: Product, owner: Ints, row: Ints, column: Ints) -> Tensor:
+        """Return what an output at *row* and *column* changes by if an operand of one of its products is wrong."""
+        group, step, lane = self.upsets.group[owner], self.upsets.step[owner], self.lane[owner]
+        places = (input_element(product, group, row, step), weight_element(product, group, step, column))
+        inputs, weights = (self.golden.read(node, lane, at) for node, at in zip(self._operands(), places, strict=True))
+        streams, bit = self.one.holds == "input", self.upsets.bit[owner]
+        right, other, mine = (inputs, weights, places[0]) if streams else (weights, inputs, places[1])
+        (name,) = self.work.sites(self.one.holds)
+        if name in self.golden.layers.kept:
+            wrong = self._register(name).element(lane, np.maximum(mine, 0), bit).to(right.dtype)
+            wrong = torch.where(torch.from_numpy(mine >= 0), wrong, right)
+        else:
+            wrong = self._flipped(right, bit, self._format(self.space.site(name)))
+        return wrong.double() * other.double() - right.double() * other.double()
+
+    def _products_of_block(self, product: Product, owner: Ints, row: Ints, column: Ints) -> Tensor:
+        """Return what an output at *row* and *column* changes by if a block of its operands has the wrong scale."""
+        group, step, lane = self.upsets.group[owner], self.upsets.step[owner], self.lane[owner]
         streaming, staying = self._operands()
-        group, step, lane = upsets.group[owner], upsets.step[owner], self.lane[owner]
-        inputs = self.golden.read(streaming, lane, input_element(product, group, row, step))
-        weights = self.golden.read(staying, lane, weight_element(product, group, step, column))
-        right, other = (inputs, weights) if one.holds == "input" else (weights, inputs)
-        wrong = self._flipped(right, upsets.bit[owner], self.space.site(self.work.sites(one.holds)[0]))
-        change = wrong.double() * other.double() - right.double() * other.double()
-        return self._written(owner, output_element(product, group, row, column), change)
+        streams = self.one.holds == "input"
+        mine = input_element(product, group, row, step) if streams else weight_element(product, group, step, column)
+        (name,) = self.work.sites(self.one.holds)
+        place, wrong = self._register(name).block(lane, np.maximum(mine, 0), self.upsets.bit[owner] - SCALE_BIT)
+        steps, used, which = products_of(product, self.one.holds, place, group, row, column)
+        lane, group, row, column = (values[:, None] for values in (lane, group, row, column))
+        if streams:
+            right = self.golden.read(streaming, lane, place)
+            other = self.golden.read(staying, lane, weight_element(product, group, steps, column))
+        else:
+            right = self.golden.read(staying, lane, place)
+            other = self.golden.read(streaming, lane, input_element(product, group, row, steps))
+        taken = torch.from_numpy(used & (mine >= 0)[:, None])
+        change = wrong[:, which].double() * other.double() - right[:, which].double() * other.double()
+        return torch.where(taken, change, 0.0).sum(1)
+
+    def _register(self, name: str) -> Register:
+        """Return what holds the variables called *name*, which are kept in blocks."""
+        kept = self.golden.layers.kept[name]
+        if isinstance(kept, Stored):
+            return StoredBlocks(kept)
+        inputs, weights = self._operands() if self.work.product is not None else (self.work.node, self.work.node)
+        node = inputs if name in self.work.inputs else weights if name in self.work.weights else self.work.node
+        return self._blocks(name, kept, node)
+
+    def _blocks(self, name: str, kept: InBlocks, node: int) -> ActivationBlocks:
+        flat, varies = self.golden(node)
+        scale = scale_of(self.space, name)
+        assert scale is not None
+        row = self.space.site(name).elements // scale.shape[0]
+        return ActivationBlocks(kept, row, flat if varies else flat.expand(len(self.golden.inputs), -1))
 
     def _partial(self, *, tiled: bool) -> Rows:
         """Flip a bit of the sum after the struck step."""
@@ -303,16 +337,31 @@ class _Struck:
             terms = torch.where(torch.from_numpy(held), inputs.double() * weights.double(), 0.0)
             sums.append(terms.sum(1).to(inputs.dtype))
         right = torch.cat(sums)
-        wrong = self._flipped(right, upsets.bit, self.space.site(self.work.outputs[0]))
+        blocks = isinstance(self.golden.layers.kept.get(self.work.outputs[0]), InBlocks)
+        fmt = word("float32") if blocks else self._format(self.space.site(self.work.outputs[0]))
+        wrong = self._flipped(right, upsets.bit, fmt)
         element = output_element(product, upsets.group, upsets.row, upsets.column)
         return self._written(np.arange(len(self.lane)), element, wrong.double() - right.double())
 
     def _written(self, owner: Ints, element: Ints, change: Tensor) -> Rows:
         """Overwrite outputs with golden + *change*."""
-        position = self.space.position(self.work.outputs[0])
-        fmt = self._format(self.space.sites[position])
-        golden = self.golden.read(self.work.node, self.lane[owner], element)
-        words = encode((golden.double() + change).to(golden.dtype), held_in(fmt, golden.dtype)).numpy()
+        (name,) = self.work.outputs
+        kept = self.golden.layers.kept.get(name)
+        if isinstance(kept, InBlocks):
+            blocks = self._blocks(name, kept, self.work.node)
+            found = blocks.rewritten(owner, self.lane[owner], element, change)
+            rows = [self._overwritten(f"{name}.{part}" if part else name, *columns) for part, columns in found.items()]
+        else:
+            golden = self.golden.read(self.work.node, self.lane[owner], element)
+            rows = [self._overwritten(name, owner, element, (golden.double() + change).to(golden.dtype))]
+        owner, site, element, keep, toggle = (np.concatenate(column) for column in zip(*rows, strict=True))
+        return owner, site, element, keep, toggle
+
+    def _overwritten(self, name: str, owner: Ints, element: Ints, values: Tensor) -> Rows:
+        """Return edits that put *values* in the place of words of the site called *name*."""
+        position = self.space.position(name)
+        fmt = word(self.space.sites[position].word)
+        words = encode(values, held_in(fmt, values.dtype) if values.dtype.is_floating_point else fmt).numpy()
         unsigned = words.view(np.dtype(f"u{words.dtype.itemsize}")).astype(np.uint64)
         return owner, np.full(len(owner), position), element, np.zeros_like(unsigned), unsigned
 
@@ -322,14 +371,14 @@ class _Struck:
         scaled = any(name.startswith((f"{site.name}:", f"{site.name}.")) for name in self.space.names)
         if scaled or not fmt.dtype.is_floating_point:
             raise HardwareError(
-                f"'{site.name}' is kept as {site.word} codes; upsets of operands and sums need a number format"
+                f"'{site.name}' is kept as {site.word} codes of another library; upsets of operands and sums need a "
+                "number format, or codes and blocks of represent()"
             )
         return fmt
 
-    def _flipped(self, values: Tensor, bit: Ints, site: Site) -> Tensor:
-        fmt = held_in(self._format(site), values.dtype)
-        toggle = masks_to_words(np.uint64(1) << bit.astype(np.uint64), fmt)
-        return edit(values, None, toggle, fmt)
+    def _flipped(self, values: Tensor, bit: Ints, fmt: WordFormat) -> Tensor:
+        held = held_in(fmt, values.dtype)
+        return edit(values, None, flipping(bit, held), held)
 
 
 def _cells(reach: Reach) -> tuple[Ints, Ints, Ints]:

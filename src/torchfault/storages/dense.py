@@ -221,8 +221,12 @@ class BlockFloat:
         if part:
             place = members(element, columns(shape), self.block)
             return place, (words[""].reshape(-1)[place].double() * self._step(new).unsqueeze(1)).float()
-        block = block_of(element, columns(shape), self.block)
-        return element, (new.double() * self._step(words["exponent"].reshape(-1)[block])).float()
+        step = self._step(words["exponent"].reshape(-1)[self.shared(element, shape)])
+        return element, (new.double() * step).float()
+
+    def shared(self, element: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return which of the exponents each flat *element* of a tensor of *shape* has."""
+        return block_of(element, columns(shape), self.block)
 
 
 def _bounded(scale: Tensor, furthest: Tensor) -> Tensor:

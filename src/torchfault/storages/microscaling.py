@@ -155,11 +155,14 @@ class Microscaled:
         if part == "per_tensor_scale":
             return None
         if not part:
-            block = block_of(self._flat(element, shape), self._length(shape), self.block)
-            return element, new.float() * _total(words).reshape(-1)[block]
+            return element, new.float() * _total(words).reshape(-1)[self.shared(element, shape)]
         place = self._flat(members(element, self._length(shape), self.block), shape, back=True)
         total = _total({**words, "scale": new}).reshape(-1, 1)
         return place, words[""].reshape(-1)[place].float() * total
+
+    def shared(self, element: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return which of the block scales each flat *element* of a tensor of *shape* has."""
+        return block_of(self._flat(element, shape), self._length(shape), self.block)
 
     # Rows along an axis.
 
