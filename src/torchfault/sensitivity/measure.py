@@ -1,8 +1,9 @@
 """How much an answer depends on each weight and activation: gradients, layer conductance, slopes of the margin."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,10 @@ from torch import Tensor, nn
 from torchfault.criteria.outputs import score
 from torchfault.data import Data, Tree, leaves
 from torchfault.errors import ModelError
-from torchfault.model.memory import homes
-from torchfault.model.rounding import rounding
-from torchfault.names import site_name
 from torchfault.sampling import Effect
 from torchfault.sensitivity.watch import activations, first, gradient, logits, module_of, rows_of, top_margins
+from torchfault.sensitivity.words import Source, sources
 from torchfault.space import FaultSpace, Site
-from torchfault.storages import InBlocks
 
 __all__ = ["conductances", "effect", "gradients", "held_values", "margins"]
 
@@ -29,10 +27,10 @@ Columns = dict[str, NDArray[np.float32]]
 def gradients(model: nn.Module, data: Data, space: FaultSpace, *, images: int = 32) -> Columns:
     """Return the derivative of the sum of all logits over the first *images*, by every element of *space*.
 
-    Each site of *space*, a parameter or an input or output of a module, maps to the size of the derivatives, shape
-    (elements,): for a parameter as ISimDL has it, summed with their signs over classes and images; for an activation,
-    which is another one in every image, the mean of their sizes. Raises :class:`ModelError` for other sites. Source:
-    ISimDL, arXiv 2303.08035, and the code of its authors.
+    Each site of *space*, a parameter or an input or output of a module, or the codes or scales of one, maps to the size
+    of the derivatives, shape (elements,): for a parameter as ISimDL has it, summed with their signs over classes and
+    images; for an activation, which is another one in every image, the mean of their sizes. Raises :class:`ModelError`
+    for other sites. Source: ISimDL, arXiv 2303.08035, and the code of its authors.
 
     >>> from torchfault.data import Data
     >>> model = nn.Sequential(nn.Linear(2, 2, bias=False)).eval()
@@ -41,13 +39,12 @@ def gradients(model: nn.Module, data: Data, space: FaultSpace, *, images: int = 
     array([1., 3., 1., 3.], dtype=float32)
     """
     data = first(data, images)
-    stored, computed = _divided(model, space)
-    with _differentiable(model), activations(model, computed, len(data)) as kept:
-        scores = logits(model, data.inputs)
-        slopes = gradient(scores, [*stored.values(), *(kept[site.name] for site in computed)])
-    found = {name: _column(slope.abs()) for name, slope in zip(stored, slopes, strict=False)}
-    later = zip(computed, slopes[len(stored) :], strict=True)
-    return found | {site.name: _column(slope.abs().mean(0)) for site, slope in later}
+    found: Columns = {}
+    for source, value, slope in _derived(model, data, sources(model, space), lambda scores: scores):
+        mean = source.parameter is None
+        for name, (_, by) in source.columns(value, slope).items():
+            found[name] = _column(by.abs().mean(0) if mean else by.abs())
+    return found
 
 
 def conductances(
@@ -101,19 +98,20 @@ def held_values(model: nn.Module, data: Data, space: FaultSpace, *, images: int 
     >>> held_values(model, Data(torch.tensor([[1.0, 2.0], [3.0, 2.0]])), space)["0:input"]
     array([2., 2.], dtype=float32)
     """
-    data = first(data, images)
-    stored, computed = _divided(model, space)
-    with torch.no_grad(), activations(model, computed, len(data)) as kept:
-        logits(model, data.inputs)
-    return {name: _column(x) for name, x in stored.items()} | {s.name: _column(kept[s.name].mean(0)) for s in computed}
+    data, found = first(data, images), {}
+    for source, value, none in _held(model, data, sources(model, space)):
+        for name, (held, _) in source.columns(value, none).items():
+            found[name] = _column(held.mean(0))
+    return found
 
 
 def effect(model: nn.Module, data: Data, space: FaultSpace, *, images: int = 8) -> Effect:
     """Return the first-order prediction of every fault's failure probability, from the first *images*.
 
     The slopes are those of the predicted class's lead over the next one. Inputs without a lead are left out. It takes a
-    backward pass per image, and keeps *images* numbers per element. Raises :class:`ModelError` for sites that are no
-    parameter and no input or output of a module, and where no input has a lead.
+    backward pass per image, and keeps *images* numbers per element. Of codes and scales, which are multiplied, the
+    chain rule tells the slopes: a scale counts by all values of its block together. Raises :class:`ModelError` for
+    sites that are no parameter and no input or output of a module, and where no input has a lead.
 
     >>> model = nn.Sequential(nn.Linear(2, 2, bias=False)).eval()
     >>> space = FaultSpace((Site("0.weight", (2, 2)),))
@@ -121,40 +119,58 @@ def effect(model: nn.Module, data: Data, space: FaultSpace, *, images: int = 8) 
     >>> score.rows(space.sites[0], np.array([0, 1]))[:, 30]
     array([1., 1.])
     """
-    stored, computed = _divided(model, space)
+    found = sources(model, space)
     slopes: dict[str, list[Any]] = {site.name: [] for site in space.sites}
-    values: dict[str, list[Any]] = {site.name: [] for site in computed}
+    values: dict[str, list[Any]] = {site.name: [] for site in space.sites}
     margins = []
     for k in range(min(images, len(data))):
-        one = data.take(slice(k, k + 1))
-        with _differentiable(model), activations(model, computed, rows_of(one.inputs)) as kept:
-            lead = top_margins(logits(model, one.inputs)).amin()
-            found = gradient(lead, [*stored.values(), *(kept[site.name] for site in computed)])
-        if not float(lead.detach()) > 0:
+        leads: list[float] = []
+        derived = _derived(model, data.take(slice(k, k + 1)), found, partial(_lead, leads))
+        if not leads[0] > 0:
             continue
-        margins.append(float(lead.detach()))
-        for name, slope in zip([*stored, *(site.name for site in computed)], found, strict=True):
-            slopes[name].append(np.nan_to_num(_column(slope.abs()), posinf=3e38))
-        for site in computed:
-            values[site.name].append(_column(kept[site.name]))
+        margins.append(leads[0])
+        for source, value, slope in derived:
+            for name, (held, by) in source.columns(value, slope).items():
+                slopes[name].append(np.nan_to_num(_column(by.abs()), posinf=3e38))
+                values[name] = [*values[name], _column(held)] if source.parameter is None else [_column(held)]
     if not margins:
         raise ModelError("a first-order effect needs an input with one best class, got none; use other data")
-    held = {name: _column(x) for name, x in stored.items()} | {name: np.stack(v, 1) for name, v in values.items()}
-    return Effect({name: np.stack(rows, 1) for name, rows in slopes.items()}, held, margins=np.array(margins))
+    return Effect(_joined(slopes), _joined(values), margins=np.array(margins))
 
 
-def _divided(model: nn.Module, space: FaultSpace) -> tuple[dict[str, Tensor], list[Site]]:
-    """Return the parameters among the sites of *space*, and the activations, whose words stand for them alone."""
-    parameters = dict(model.named_parameters())
-    scaled = {name for home in homes(model) if len(home.words) > 1 for name in home.words}
-    modules = dict(model.named_modules())
-    for name in (site.name for site in space.sites):
-        parts = site_name(name)
-        storage = rounding(modules[parts.path], parts.role) if parts.path in modules else None
-        if name in scaled or isinstance(storage, InBlocks):
-            raise ModelError(f"the words of '{name}' stand for values only with their scales; choose other sites")
-    stored: dict[str, Tensor] = {site.name: parameters[site.name] for site in space.sites if site.name in parameters}
-    return stored, [site for site in space.sites if site.name not in stored]
+def _joined(columns: Mapping[str, Sequence[Any]]) -> Columns:
+    """Return the columns of each site beside each other, one for each input."""
+    return {name: np.stack(rows, 1) for name, rows in columns.items()}
+
+
+def _lead(leads: list[float], scores: Tensor) -> Tensor:
+    """Return the lead of the best class, and note it."""
+    lead = top_margins(scores).amin()
+    leads.append(float(lead.detach()))
+    return lead
+
+
+def _derived(
+    model: nn.Module, data: Data, found: Sequence[Source], of: Callable[[Tensor], Tensor]
+) -> list[tuple[Source, Tensor, Tensor]]:
+    """Return the value of each source, and the derivative by it of what *of* makes of the logits."""
+    with _differentiable(model), activations(model, _computed(found), rows_of(data.inputs)) as kept:
+        made = of(logits(model, data.inputs))
+        by = [kept[one.name] if one.parameter is None else one.parameter for one in found]
+        return list(zip(found, by, gradient(made, by), strict=True))
+
+
+def _held(model: nn.Module, data: Data, found: Sequence[Source]) -> list[tuple[Source, Tensor, Tensor]]:
+    """Return the value of each source, and zeros in the place of derivatives."""
+    with torch.no_grad(), activations(model, _computed(found), rows_of(data.inputs)) as kept:
+        logits(model, data.inputs)
+    values = [kept[one.name] if one.parameter is None else one.parameter for one in found]
+    return [(one, value, torch.zeros_like(value)) for one, value in zip(found, values, strict=True)]
+
+
+def _computed(found: Sequence[Source]) -> list[Site]:
+    """Return one site of each activation."""
+    return [next(iter(one.sites.values())) for one in found if one.parameter is None]
 
 
 @contextmanager

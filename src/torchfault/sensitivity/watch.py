@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,38 +54,40 @@ def module_of(model: nn.Module, site: Site) -> tuple[nn.Module, str]:
 def activations(model: nn.Module, sites: Sequence[Site], rows: int) -> Iterator[dict[str, Tensor]]:
     """Keep what stands at each of *sites* when *model* runs within the scope, as tensors with a gradient.
 
-    The name of each site maps to a tensor (*rows*, *shape), one row per input, by which what the model returns can be
-    differentiated. Raises :class:`ModelError`, when the model runs, where a tensor has no row for each input.
+    The name of each site, of words in blocks that of the whole activation, maps to a tensor (*rows*, *shape), one row
+    per input, by which what the model returns can be differentiated. Raises :class:`ModelError`, when the model runs,
+    where a tensor has no row for each input.
     """
     kept: dict[str, Tensor] = {}
     with ExitStack() as stack:
         for site in sites:
-            module, end = module_of(model, site)
+            name = str(site_name(site.name).whole)
+            module, end = module_of(model, replace(site, name=name))
             if end == "input":
-                stack.callback(module.register_forward_pre_hook(_keep_input(kept, site, rows)).remove)
+                stack.callback(module.register_forward_pre_hook(_keep_input(kept, name, site, rows)).remove)
             else:
-                stack.callback(module.register_forward_hook(_keep_output(kept, site, rows)).remove)
+                stack.callback(module.register_forward_hook(_keep_output(kept, name, site, rows)).remove)
         yield kept
 
 
-def _keep_input(kept: dict[str, Tensor], site: Site, rows: int) -> Callable[..., Any]:
+def _keep_input(kept: dict[str, Tensor], name: str, site: Site, rows: int) -> Callable[..., Any]:
     def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         del module
-        if site.name in kept:
+        if name in kept:
             return None
         own, onward = _split(next(iter(args), None), site, rows)
-        kept[site.name] = own
+        kept[name] = own
         return (onward, *args[1:])
 
     return hook
 
 
-def _keep_output(kept: dict[str, Tensor], site: Site, rows: int) -> Callable[..., Any]:
+def _keep_output(kept: dict[str, Tensor], name: str, site: Site, rows: int) -> Callable[..., Any]:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Tree) -> Tree:
         del module, args
-        if site.name in kept:
+        if name in kept:
             return output
-        kept[site.name], onward = _split(output, site, rows)
+        kept[name], onward = _split(output, site, rows)
         return onward
 
     return hook
@@ -92,7 +95,8 @@ def _keep_output(kept: dict[str, Tensor], site: Site, rows: int) -> Callable[...
 
 def _split(tensor: Any, site: Site, rows: int) -> tuple[Tensor, Tensor]:
     """Return a tensor to differentiate by, and a copy for the model, which may write into it."""
-    if not isinstance(tensor, Tensor) or tuple(tensor.shape) != (rows, *site.shape):
+    shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else ()
+    if shape[:1] != (rows,) or (shape[1:] != site.shape and not site_name(site.name).block):
         got = getattr(tensor, "shape", type(tensor).__name__)
         raise ModelError(f"sensitivity needs '{site.name}' as {(rows, *site.shape)}, got {got}; leave this site out")
     own = tensor.clone() if tensor.requires_grad else tensor.detach().clone().requires_grad_()

@@ -123,11 +123,11 @@ class Affine:
 
     def decode(self, words: Words, shape: Sequence[int]) -> Tensor:
         """Return (q - zero point) x scale in float32."""
-        groups = self._grouped(words[""].reshape(tuple(shape)).to(torch.int32))
+        groups = self._grouped(words[""].reshape(tuple(shape)).float())  # which holds differences of codes exactly
         scale = words["scale"].reshape(groups.shape[:2])
-        zero = words["zero_point"].reshape(groups.shape[:2]).to(torch.int32) if "zero_point" in words else None
+        zero = words["zero_point"].reshape(groups.shape[:2]).float() if "zero_point" in words else None
         whole = groups if zero is None else groups - zero.unsqueeze(2)
-        return joined(whole.float() * scale.unsqueeze(2), words[""].reshape(tuple(shape)))
+        return joined(whole * scale.unsqueeze(2), words[""].reshape(tuple(shape)))
 
     def spread(
         self, words: Words, shape: Sequence[int], part: str, element: Tensor, new: Tensor
