@@ -1,20 +1,21 @@
 """The commands and their options; what they do stands in the modules beside this one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import torchfault
-from torchfault.cli.flags import configured, resumed
+from torchfault.cli.examples import epilog
+from torchfault.cli.flags import begun, configured, resumed
 from torchfault.config import Override, Settings
 
 __all__ = ["app"]
 
 app = typer.Typer(
     help="What does a neural network do when the hardware under it flips a bit?",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -57,6 +58,9 @@ Plot = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Save a plot too: .png, .pdf or .svg.", rich_help_panel=_SHOWN)
 ]
 Force = Annotated[bool, typer.Option("--force", help="Write over a file that exists.", rich_help_panel=_SHOWN)]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on standard output, for programs, and nothing else there.")
+]
 DEFAULT_STORE = "torchfault.db"
 
 
@@ -76,7 +80,11 @@ def _main(
     del version
 
 
-@app.command()
+def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return app.command(name, epilog=epilog(name))
+
+
+@_command("demo")
 def demo(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to save the plot; by itself torchfault-demo.png.")
@@ -84,23 +92,48 @@ def demo(
     trials: Annotated[int, typer.Option(metavar="N", min=100, max=10**9, help="How many faults to inject.")] = 20_000,
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="The seed of everything random.")] = 0,
     force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """See it work: a small CNN on handwritten digits, struck by bit flips."""
     from torchfault.cli.running import run_demo
 
-    run_demo(plot, trials=trials, seed=seed, force=force)
+    run_demo(plot, trials=trials, seed=seed, force=force, as_json=as_json)
 
 
-@app.command()
+@_command("doctor")
+def doctor(as_json: Json = False) -> None:
+    """Look at this installation, and check the engine against its reference: exit status 3 where something is wrong."""
+    from torchfault.cli.doctor import examine
+
+    examine(as_json=as_json)
+
+
+@_command("init")
+@begun
+def init(
+    settings: Settings,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The configuration file to write.")
+    ] = Path("torchfault.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look at a model and write a commented configuration for it."""
+    from torchfault.cli.init import write_configuration
+
+    write_configuration(settings, output, force=force, as_json=as_json)
+
+
+@_command("sites")
 @configured("sites")
-def sites(settings: Settings, form: Format = "table") -> None:
+def sites(settings: Settings, form: Format = "table", as_json: Json = False) -> None:
     """List the tensors in which faults can land, with their sizes."""
     from torchfault.cli.sites import list_sites
 
-    list_sites(settings, form)
+    list_sites(settings, form, as_json=as_json)
 
 
-@app.command()
+@_command("plan")
 @configured("plan")
 def plan(
     settings: Settings,
@@ -111,11 +144,12 @@ def plan(
         float | None, typer.Option(metavar="N", help="Lanes per second; measured on a few unless given.")
     ] = None,
     form: Format = "table",
+    as_json: Json = False,
 ) -> None:
     """Tell what each method of statistical injection would cost, before it runs."""
     from torchfault.cli.sites import plan_campaigns
 
-    plan_campaigns(settings, margin=margin, speed=speed, form=form)
+    plan_campaigns(settings, margin=margin, speed=speed, form=form, as_json=as_json)
 
 
 def _recipe(name: str, purpose: str) -> Callable[..., None]:
@@ -129,11 +163,12 @@ def _recipe(name: str, purpose: str) -> Callable[..., None]:
         form: Format = "table",
         plot: Plot = None,
         force: Force = False,
+        as_json: Json = False,
     ) -> None:
         from torchfault.cli.running import run_campaign
         from torchfault.cli.views import Wanted
 
-        run_campaign(settings, Wanted(by=by, flag=flag, top=top, form=form, plot=plot, force=force))
+        run_campaign(settings, Wanted(by=by, flag=flag, top=top, form=form, plot=plot, force=force, as_json=as_json))
 
     command.__name__, command.__doc__ = name, purpose
     return configured(name)(command)
@@ -145,10 +180,10 @@ for _name, _purpose in (
     ("vulnerability", "Tell how vulnerable each layer and channel is, by searching the changes that matter."),
     ("ra", "Tell how accurate a model is, given that an upset struck its accelerator."),
 ):
-    app.command(_name)(_recipe(_name, _purpose))
+    _command(_name)(_recipe(_name, _purpose))
 
 
-@app.command()
+@_command("resume")
 @resumed
 def resume(
     overrides: list[Override],
@@ -163,16 +198,17 @@ def resume(
     form: Format = "table",
     plot: Plot = None,
     force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Go on with a campaign that was interrupted, or extend one."""
     from torchfault.cli.running import resume_campaign
     from torchfault.cli.views import Wanted
 
-    wanted = Wanted(by=by, flag=flag, top=top, form=form, plot=plot, force=force)
+    wanted = Wanted(by=by, flag=flag, top=top, form=form, plot=plot, force=force, as_json=as_json)
     resume_campaign(name, store, overrides, wanted, trust=trust)
 
 
-@app.command()
+@_command("show")
 def show(
     name: Name = None,
     store: Store = DEFAULT_STORE,
@@ -189,16 +225,18 @@ def show(
         str | None,
         typer.Option(metavar="wilson", help="The method of intervals: wilson, clopper-pearson or jeffreys."),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Show what a campaign found: by layer, site, channel, bit, or as its recipe tells."""
     from torchfault.cli.showing import show_campaign
     from torchfault.cli.views import Wanted
 
-    wanted = Wanted(by=by, flag=flag, top=top, form=form, plot=plot, force=force, level=level, method=method)
+    shown = Wanted(by=by, flag=flag, top=top, form=form, plot=plot, force=force, as_json=as_json)
+    wanted = replace(shown, level=level, method=method)
     show_campaign(name, store, wanted)
 
 
-@app.command()
+@_command("export")
 def export(
     name: Name = None,
     store: Store = DEFAULT_STORE,
@@ -209,8 +247,9 @@ def export(
         str | None, typer.Option(metavar="failed|due|...", help="Only the trials with this outcome.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write every trial of a campaign to a CSV or Parquet file."""
     from torchfault.cli.showing import export_campaign
 
-    export_campaign(name, store, output=output, flag=flag, force=force)
+    export_campaign(name, store, output=output, flag=flag, force=force, as_json=as_json)

@@ -20,6 +20,7 @@ __all__ = [
     "RECIPE_FLAGS",
     "SITE_FLAGS",
     "Flag",
+    "begun",
     "configured",
     "flags_of",
     "resumed",
@@ -127,7 +128,7 @@ _LACKS: Mapping[str, tuple[str, ...]] = {  # keys that say nothing to a recipe
 
 def flags_of(command: str) -> dict[str, tuple[Flag, ...]]:
     """Return the flags of a command by the panel of its help; every other key is set by ``--set``."""
-    campaign = CAMPAIGN_FLAGS if command in RECIPE_FLAGS else (_SEED,)
+    campaign = CAMPAIGN_FLAGS if command in (*RECIPE_FLAGS, "init") else (_SEED,)
     panels = {
         "Model and data": MODEL_FLAGS,
         "Sites": SITE_FLAGS,
@@ -165,6 +166,12 @@ def configured(command: str) -> Callable[[Callable[..., None]], Callable[..., No
         return read_settings(given["config"], [*chosen, *_overrides(panels, given)])
 
     return lambda function: _flagged(function, [config, *_parameters(panels)], settings)
+
+
+def begun(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a function of (settings, *its own options*) the flags of a configuration that is yet to be written."""
+    panels = flags_of("init")
+    return _flagged(function, _parameters(panels), lambda given: read_settings(None, _overrides(panels, given)))
 
 
 def resumed(function: Callable[..., None]) -> Callable[..., None]:

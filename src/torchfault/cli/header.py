@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torchfault.data import Data
     from torchfault.engine import Engine
 
-__all__ = ["Opening", "describe_stop", "tell_campaign", "tell_data", "tell_engine", "tell_model"]
+__all__ = ["Opening", "describe_stop", "kind_text", "tell_campaign", "tell_data", "tell_engine", "tell_model"]
 
 _READY = ("torchfault.demo:model",)
 _PATIENCE = 5.0  # seconds
@@ -144,10 +144,11 @@ def how_drawn(settings: Settings) -> str:
     each = (
         "" if settings.inputs_per_fault == 1 or settings.metric else f" on {settings.inputs_per_fault or 'all'} inputs"
     )
-    return " ".join([_written(settings.sampler) + each, *(f"by {_written(one)}" for one in settings.resolver)])
+    return " ".join([kind_text(settings.sampler) + each, *(f"by {kind_text(one)}" for one in settings.resolver)])
 
 
-def _written(kind: Kind) -> str:
+def kind_text(kind: Kind) -> str:
+    """Return a sampler or resolver as a configuration writes it in one text."""
     given = kind.model_dump(exclude_defaults=True)
     options = ",".join(f"{key}={value}" for key, value in given.items() if key != "kind")
     return f"{kind.kind}:{options}" if options else kind.kind

@@ -59,11 +59,11 @@ def resume_campaign(
     show_results(results, wanted, where=where)
 
 
-def run_demo(plot: Path | None, *, trials: int, seed: int, force: bool) -> None:
+def run_demo(plot: Path | None, *, trials: int, seed: int, force: bool, as_json: bool) -> None:
     """Train, strike and plot the embedded example."""
     from torchfault.demo import demo_settings, is_trained
 
-    wanted = Wanted(plot=plot or _free("torchfault-demo", ".png"), force=force)
+    wanted = Wanted(plot=plot or _free("torchfault-demo", ".png"), force=force, as_json=as_json)
     check_wanted(wanted)
     if not is_trained():
         say(("  a small CNN learns scikit-learn's handwritten digits: a few seconds, once", "dim"))

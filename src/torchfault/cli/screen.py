@@ -37,6 +37,7 @@ __all__ = [
     "next_steps",
     "note",
     "print_frame",
+    "result_stream",
     "say",
     "share",
     "show_table",
@@ -60,13 +61,13 @@ Piece = str | tuple[str, str]
 _results: list[TextIO] = []  # where results go while `sys.stdout` is turned aside
 
 
-def _result_stream() -> TextIO:
+def result_stream() -> TextIO:
     return _results[-1] if _results else sys.stdout
 
 
 def _stdout() -> Console:
     """Return the console of results: what a pipe or a file should get."""
-    return _console(_result_stream())
+    return _console(result_stream())
 
 
 def _stderr() -> Console:
@@ -84,7 +85,7 @@ def _console(stream: TextIO) -> Console:
 @contextlib.contextmanager
 def strays_aside() -> Iterator[None]:
     """Keep what models and factories print in this scope out of the results: it goes to standard error."""
-    _results.append(_result_stream())
+    _results.append(result_stream())
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
@@ -110,7 +111,7 @@ def say(*pieces: Piece, out: bool = False) -> None:
 
 def complain(label: str, message: object, *, style: str = "bold red") -> None:
     """Print one line about what went wrong, behind what was printed before."""
-    _result_stream().flush()
+    result_stream().flush()
     say((f"{label}:", style), " ", " ".join(str(message).split()))
 
 
@@ -271,8 +272,10 @@ def _cut(name: str, most: int) -> str:
     return f"{name[:begin]}…{name[begin + 1 - most :]}"
 
 
-def check_format(form: str) -> None:
-    """Raise :class:`ConfigError` unless *form* is one of the formats."""
+def check_format(form: str, *, as_json: bool = False) -> None:
+    """Raise :class:`ConfigError` unless *form* is one of the formats, and the only one where `--json` is given."""
+    if as_json and form != "table":
+        raise ConfigError(f"--json prints one object of everything, --format {form} one table; give one of them")
     if form not in FORMATS:
         raise ConfigError(f"--format: expected {', '.join(FORMATS)}, got '{form}'{did_you_mean(form, FORMATS)}")
 
@@ -281,7 +284,7 @@ def print_frame(frame: "pd.DataFrame", form: str) -> None:
     """Write a data frame to standard output in full, as ``csv``, ``json`` or ``markdown``."""
     plain = frame.map(lambda cell: visible(cell) if isinstance(cell, str) else cell)
     plain.columns = [visible(name) for name in frame.columns]
-    stream = _result_stream()
+    stream = result_stream()
     if form == "csv":
         stream.write(plain.to_csv(index=False, lineterminator="\n"))
     elif form == "json":

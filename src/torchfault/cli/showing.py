@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchfault.cli.factors import factor_view
+from torchfault.cli.machine import campaign_told, estimate_told, print_object, rows_of
 from torchfault.cli.resiliency import resiliency_view
 from torchfault.cli.screen import (
     Column,
@@ -35,7 +36,7 @@ __all__ = ["check_wanted", "export_campaign", "find", "short", "show_campaign", 
 
 def check_wanted(wanted: Wanted) -> None:
     """Raise an error for options that cannot be, before any work is done."""
-    check_format(wanted.form)
+    check_format(wanted.form, as_json=wanted.as_json)
     if wanted.plot is not None:
         from torchfault.report.plots import check_plot
 
@@ -51,7 +52,7 @@ def show_campaign(name: str | None, where: str, wanted: Wanted) -> None:
     with Store(where, access="read") as store:
         records = store.campaigns() if name is None else ()
         if name is None and len(records) != 1:
-            _list(records, where, wanted.form)
+            _list(records, where, wanted)
             return
         results = load(store, name or records[0].name)
     show_results(results, wanted)
@@ -74,7 +75,9 @@ def show_results(
             f"--by: '{results.name}' has the tables {known}, got '{wanted.by}'{did_you_mean(wanted.by, view.tabs)}"
         )
     names = (tables or view.screen) if wanted.by is None else (wanted.by,)
-    if wanted.form == "table" and not len(results):
+    if wanted.as_json:
+        print_object("campaign", _told(results, view, look, names, wanted))
+    elif wanted.form == "table" and not len(results):
         say((results.name, "bold"), " has no trials yet", out=True)
     elif wanted.form == "table":
         view.head()
@@ -91,8 +94,19 @@ def show_results(
         save(view.figure(wanted.by), wanted.plot, force=wanted.force)
         say()
         say(f"  plot saved to {wanted.plot}")
-    if where is not None and wanted.form == "table":
+    if where is not None and wanted.form == "table" and not wanted.as_json:
         next_steps(followed(view, results.name, store_flag(where)))
+
+
+def _told(results: "Results", view: View, look: Look, names: Sequence[str], wanted: Wanted) -> dict[str, object]:
+    """Return what `--json` tells of a campaign: its facts, its estimate, and the tables by *names*."""
+    tables = {name: rows_of(_most(view.tabs[name], wanted.top)) for name in names} if len(results) else {}
+    return {
+        "campaign": campaign_told(results.record),
+        "estimate": estimate_told(results, look.flag, level=look.level, method=look.method),
+        "tables": tables,
+        "plot": None if wanted.plot is None else str(wanted.plot),
+    }
 
 
 def _most(tab: Tab, top: int | None) -> "pd.DataFrame":
@@ -119,7 +133,9 @@ def _view(results: "Results", look: Look) -> View:
     return plain_view(results, look)
 
 
-def export_campaign(name: str | None, where: str, *, output: Path | None, flag: str | None, force: bool) -> None:
+def export_campaign(
+    name: str | None, where: str, *, output: Path | None, flag: str | None, force: bool, as_json: bool
+) -> None:
     """Write all trials of a campaign to a file, or those with a flag."""
     from torchfault.results import export_trials
     from torchfault.store import Store
@@ -129,6 +145,9 @@ def export_campaign(name: str | None, where: str, *, output: Path | None, flag: 
         plain = re.sub(r"[^\w.+-]", "-", record.name).lstrip(".+-")[:100] or "campaign"
         target = output or Path(f"{plain}.csv")
         rows = export_trials(store, record.name, target, only=flag, force=force)
+    if as_json:
+        print_object("export", {"campaign": campaign_told(record), "flag": flag, "file": str(target), "rows": rows})
+        return
     say(f"{count(rows)} rows of campaign '{record.name}' written to {target}")
 
 
@@ -143,11 +162,14 @@ def find(store: "Store", name: str | None) -> "Record":
     return records[0]
 
 
-def _list(records: Sequence["Record"], where: str, form: str) -> None:
+def _list(records: Sequence["Record"], where: str, wanted: Wanted) -> None:
     """Print which campaigns a store holds."""
     import pandas as pd
 
-    if not records and form == "table":
+    if wanted.as_json:
+        print_object("campaigns", {"store": short(where), "campaigns": [campaign_told(record) for record in records]})
+        return
+    if not records and wanted.form == "table":
         say(f"{short(where)} holds no campaign yet; start one with: torchfault run --help", out=True)
         return
     recipes = [str((r.configuration.get("settings") or {}).get("recipe", "")) for r in records]
@@ -156,8 +178,8 @@ def _list(records: Sequence["Record"], where: str, form: str) -> None:
         for r, recipe in zip(records, recipes, strict=True)
     ]
     names = ["name", "recipe", "status", "trials", "inputs", "faults", "seconds", "created"]
-    if form != "table":
-        print_frame(pd.DataFrame(rows, columns=names), form)
+    if wanted.form != "table":
+        print_frame(pd.DataFrame(rows, columns=names), wanted.form)
         return
     columns = [Column("campaign"), Column("recipe", rank=2), Column("status"), Column("trials", True)]
     columns += [Column("faults", True, 1), Column("time", True, 3), Column("begun", rank=4)]

@@ -31,6 +31,7 @@ class Wanted:
     form: str = "table"
     plot: Path | None = None
     force: bool = False
+    as_json: bool = False
     level: float | None = None
     method: str | None = None
 
