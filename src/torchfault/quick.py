@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from torchfault.campaign import Campaign, Standing
+    from torchfault.campaign.workers import Workers
     from torchfault.criteria import Criterion, Metric
     from torchfault.engine import Engine
     from torchfault.faults import FaultModel
@@ -46,6 +47,7 @@ def run(
     store: "Store | str | Path | None" = None,
     name: str = "campaign",
     progress: "Callable[[Standing], None] | bool | None" = None,
+    workers: "Workers | int | None" = None,
 ) -> "Results":
     """Run a campaign, or the one that a model and data make with these options, and return its results.
 
@@ -56,7 +58,8 @@ def run(
     is taken. It ends after *trials*, or by *stop*: a rule, or a number of trials; after 10,000 unless told.
     *inputs_per_fault*, *seed* and *level* are those of :class:`torchfault.Campaign`, *executor* and *memory* of the
     engine, *store* and *name* of :func:`torchfault.campaign.run`. *progress* is called with a
-    :class:`torchfault.campaign.Standing` now and then; ``True`` prints it.
+    :class:`torchfault.campaign.Standing` now and then; ``True`` prints it. Lanes run in this process, in so many
+    *workers*, which are processes, or in others of :mod:`torchfault.cluster`.
 
     Raises :class:`torchfault.errors.TorchfaultError` for what does not fit together.
 
@@ -77,10 +80,16 @@ def run(
         raise CampaignError(
             f"a campaign says all but where it is kept, got {extra[0]} beside it; take dataclasses.replace for that"
         )
-    return campaigns.run(what, store=store, name=name, progress=watch)
+    if isinstance(workers, int):
+        from torchfault.cluster import Processes
+
+        workers = Processes(workers)
+    return campaigns.run(what, store=store, name=name, progress=watch, workers=workers)
 
 
-_OPTIONS = tuple(key for key in signature(run).parameters if key not in ("what", "store", "name", "progress"))
+_OPTIONS = tuple(
+    key for key in signature(run).parameters if key not in ("what", "store", "name", "progress", "workers")
+)
 
 
 def _campaign(what: Any, given: Mapping[str, Any]) -> "Campaign":

@@ -74,6 +74,9 @@ executor: hooks
 memory: 256MiB
 device: cuda:0
 threads: 2
+workers: 4
+cluster: auto
+gpus_per_worker: 0.5
 training: true
 buffers: true
 store: out/campaigns.db
@@ -125,8 +128,9 @@ def test_settings_come_back_from_a_store_but_for_its_place(written):
     for text in (FULL, SMALL, SMALL + "inputs_per_fault: all\n"):
         settings = written(text)
         kept = json.loads(json.dumps(keep(settings)))
-        assert "store" not in kept
-        assert restore(kept) == settings.model_copy(update={"store": "torchfault.db"})
+        places = {"store": "torchfault.db", "workers": 0, "cluster": None, "gpus_per_worker": 0.0}
+        assert not set(places) & set(kept)
+        assert restore(kept) == settings.model_copy(update=places)
 
 
 SECRETS = """\

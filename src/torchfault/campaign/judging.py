@@ -30,7 +30,7 @@ from torchfault.errors import CampaignError, EngineError
 from torchfault.resolve import Verdicts
 from torchfault.trials import Trials
 
-__all__ = ["Judge", "Meter", "golden_facts"]
+__all__ = ["Judge", "Meter", "Seen", "golden_facts"]
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -41,22 +41,22 @@ _MOST_BYTES = 1 << 28  # of outputs that are gathered for metrics at a time
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """Runs trials of *campaign*, a lane each, and returns their verdicts; *seen* is told of lanes as they end."""
+    """Runs trials of *campaign*, a lane each, and returns their verdicts."""
 
     campaign: Campaign
-    seen: Seen
     details: bool
 
-    def __call__(self, trials: Trials) -> Verdicts:
+    def __call__(self, trials: Trials, seen: Seen) -> Verdicts:
         """Return ``failed``, ``due``, ``crash`` and the further verdicts of the campaign, shape (trials,) each.
 
-        With *details* also the ``answer``, the class that the outputs name, and their ``change``.
+        With *details* also the ``answer``, the class that the outputs name, and their ``change``. *seen* is told of
+        lanes as they end.
         """
         verdicts: dict[str, Any] = {}
         for lanes in _each_once(self.campaign.engine, trials):
             for name, values in self._verdicts(lanes).items():
                 verdicts.setdefault(name, np.zeros(len(trials), dtype=values.dtype))[lanes.trial] = values
-            self.seen(len(lanes.trial))
+            seen(len(lanes.trial))
         return verdicts
 
     def golden(self) -> Verdicts:

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from torchfault.campaign.campaign import Campaign
 from torchfault.campaign.drawing import Drawn
-from torchfault.campaign.judging import Judge, Meter
+from torchfault.campaign.judging import Meter
 from torchfault.errors import CampaignError
-from torchfault.resolve import Block, Direct, Verdicts
+from torchfault.resolve import Ask, Block, Direct, Verdicts
 from torchfault.resolve.audit import audit, control
 from torchfault.resolve.expectation import Expectation, is_top_bit
 from torchfault.sampling import Design
@@ -48,7 +48,7 @@ def prospects_of(campaign: Campaign, design: Design, drawn: Drawn, tally: Tally)
 def resolved(
     campaign: Campaign,
     drawn: Drawn,
-    judge: Judge,
+    ask: Ask,
     prospects: Prospects,
     *,
     golden: Callable[[], Verdicts],
@@ -56,11 +56,11 @@ def resolved(
 ) -> Columns:
     """Return the columns of *drawn* with their outcomes; what others vouch for is audited with *rng*.
 
-    *golden* returns the verdicts on all inputs without faults.
+    *ask* runs their lanes, and *golden* returns the verdicts on all inputs without faults.
     """
     _check_single(campaign, drawn)
     index, expected, alone = drawn.index, prospects.expected, prospects.alone
-    block = Block(campaign.space, index, drawn.trials, judge, golden, expected, alone)
+    block = Block(campaign.space, index, drawn.trials, ask, golden, expected, alone)
     campaign.resolver.resolve(block, np.arange(len(index)))
     audit(block, rng=rng)
     control(block, rng=rng)
@@ -100,9 +100,10 @@ def _in_rows(drawn: Drawn, block: Block, golden: Callable[[], Verdicts]) -> Colu
     return replace(columns, flags=flags, lanes=lanes, answers=held.get("answer"), changes=held.get("change"))
 
 
-def measured(drawn: Drawn, meter: Meter, seen: Callable[[int], None]) -> Columns:
+def measured(drawn: Drawn, meter: Meter, ask: Ask) -> Columns:
     """Return the columns of *drawn* with the metric of every trial; one that changes it at all counts as failed."""
-    metric, due = meter(drawn.trials, seen)
+    found = ask(drawn.trials)
+    metric, due = found["metric"], found["due"]
     drop = meter.drop(metric)
     flags = {"failed": due | ~(drop == 0), "due": due}
     return replace(drawn.columns, flags=flags, values=drop, metric=metric)

@@ -1,27 +1,25 @@
 """The loop of every campaign: draw, resolve, update the tally, append to the store, stop?"""
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torchfault.campaign.campaign import Campaign, check, level_of, population_of
-from torchfault.campaign.drawing import RESOLVING, Drawn, Source
+from torchfault.campaign.campaign import Campaign
+from torchfault.campaign.drawing import RESOLVING, Drawn
 from torchfault.campaign.identity import check_same, record_of
-from torchfault.campaign.judging import Judge, Meter, golden_facts
+from torchfault.campaign.judging import golden_facts
 from torchfault.campaign.outcomes import Prospects, measured, prospects_of, resolved
-from torchfault.campaign.progress import Standing, expected_trials, half_widths, is_counted, running_estimate
+from torchfault.campaign.progress import Standing, half_widths, is_counted
+from torchfault.campaign.session import Session
+from torchfault.campaign.workers import Shards, Workers
 from torchfault.errors import CampaignError, StoreError
-from torchfault.resolve import Verdicts
 from torchfault.results import LOOK, Results, load
-from torchfault.results.assumptions import widening
-from torchfault.sampling import Design, stream
-from torchfault.sampling.tally import Tally
-from torchfault.statistics import Estimate, MaxTrials, Progress, TimeBudget
+from torchfault.sampling import stream
+from torchfault.statistics import MaxTrials, Progress, TimeBudget
 from torchfault.statistics.stopping import AllOf, AnyOf, Rule, rules
 from torchfault.store import Columns, Record, Store
 
@@ -30,8 +28,6 @@ __all__ = ["CampaignInterrupted", "check_resumable", "run"]
 _SMALLEST_BATCH = 256  # of the first one: results, and a rule's first look, should not have to wait for a full batch
 _TOGETHER = 1 << 12  # rows that a resolver sees together where the sampler's blocks do not decide
 _LANES = 4  # about as many as a whole word takes, so that a batch of words is not kept later than one of faults
-_QUIET = 0.1  # seconds between two calls of the progress callback within a batch
-_PATIENCE = 10.0  # an estimate for the callback is made anew after so many times as long as the last one took
 
 
 class CampaignInterrupted(KeyboardInterrupt):
@@ -54,6 +50,7 @@ def run(
     progress: Callable[[Standing], None] | None = None,
     batch: int = 4096,
     settings: Mapping[str, Any] | None = None,
+    workers: Workers | None = None,
 ) -> Results:
     """Run *campaign* until its rule says stop, or resume it where *store* already holds some of it under *name*.
 
@@ -61,7 +58,8 @@ def run(
     transaction: a crash loses at most the one in flight. Without one the results are in memory alone. *progress* is
     called with a :class:`Standing` from time to time. *settings*, plain JSON, are kept under ``settings`` in the
     configuration for whoever builds the campaign anew; they decide nothing, so a resumed one may have others. Trials
-    do not depend on *batch*, save that an engine may round differently, which can tip a tie between two classes.
+    do not depend on *batch*, save that an engine may round differently, which can tip a tie between two classes. Lanes
+    run in this process, or in *workers* (:mod:`torchfault.cluster`), with the same results.
 
     Raises :class:`CampaignError` where the stored campaign is another one, naming what changed (only the stopping rule
     may, which extends it), :class:`torchfault.errors.StoreError` where another process is running it, and
@@ -75,11 +73,13 @@ def run(
     >>> len(first), len(longer), longer.columns.faults[:100].tolist() == first.columns.faults.tolist()
     (100, 150, True)
     """
-    _check_arguments(batch, progress)
+    _check_arguments(batch, progress, workers)
     if isinstance(store, str | Path):
         with Store(store) as opened:
-            return run(campaign, store=opened, name=name, progress=progress, batch=batch, settings=settings)
-    session = _Session(campaign, store, progress, batch)
+            return run(
+                campaign, store=opened, name=name, progress=progress, batch=batch, settings=settings, workers=workers
+            )
+    session = Session(campaign, store, progress, batch, workers)
     session.record = _record(session, name, settings)
     if store is None:
         return _guarded(session)
@@ -89,11 +89,13 @@ def run(
         return _guarded(session)
 
 
-def _check_arguments(batch: int, progress: object) -> None:
+def _check_arguments(batch: int, progress: object, workers: object) -> None:
     if batch < 1:
         raise CampaignError(f"a batch has at least one lane, got {batch}; leave it at 4096")
     if progress is not None and not callable(progress):
         raise CampaignError(f"progress is a function that takes a Standing, got {progress!r}; pass print to try it")
+    if workers is not None and (isinstance(workers, type) or not isinstance(workers, Workers)):
+        raise CampaignError(f"workers are those of torchfault.cluster, got {workers!r}; write workers=Processes(2)")
 
 
 def check_resumable(campaign: Campaign, stored: Record) -> None:
@@ -107,76 +109,15 @@ def check_resumable(campaign: Campaign, stored: Record) -> None:
     Traceback (most recent call last):
     torchfault.errors.CampaignError: campaign 'campaign' was begun with another seed (was 1, is now 2); ...
     """
-    check_same(stored, _record(_Session(campaign, None, None, 1), stored.name, None))
+    check_same(stored, _record(Session(campaign, None, None, 1, None), stored.name, None))
 
 
-class _Session:
-    """One run of a campaign: what is known so far, and where it goes."""
-
-    record: Record
-
-    def __init__(
-        self, campaign: Campaign, store: Store | None, progress: Callable[[Standing], None] | None, batch: int
-    ) -> None:
-        self.campaign, self.store, self.progress = campaign, store, progress
-        self.design = _design(campaign)
-        self.source = Source(campaign, self.design)
-        self.tally = Tally(
-            campaign.space,
-            self.design,
-            repeats=self.source.repeats,
-            widening=widening if campaign.resolver.assumption else None,
-        )
-        self.judge = Judge(
-            campaign, self.seen, details=not campaign.resolver.assumption and self.design.unit == "fault"
-        )
-        self.meter = None if campaign.metric is None else Meter(campaign)
-        each = max(len(site.bits) for site in campaign.engine.space.sites) if self.design.unit == "word" else 1
-        self.batch = max(batch // each, 1) if self.meter is None else self.meter.batch(batch)
-        self.prepared: tuple[int, Drawn, Prospects] | None = None
-        self.seconds, self.stored = 0.0, False
-        self.began, self.ahead, self.lanes = time.perf_counter(), 0, 0
-        self.spoke, self.stale = 0.0, 0.0
-        self.estimate: Estimate | None = None
-
-    @cached_property
-    def golden(self) -> Verdicts:
-        """The verdicts on all inputs without faults."""
-        return self.judge.golden()
-
-    @property
-    def together(self) -> bool:
-        """Whether a resolver has to see trials together, always the same ones."""
-        return bool(self.campaign.resolver.assumption)
-
-    def seen(self, lanes: int) -> None:
-        """Note that so many lanes have ended."""
-        self.lanes += lanes
-        if not self.together and self.design.unit == "fault":
-            self.ahead += lanes
-        if time.perf_counter() - self.spoke > _QUIET:
-            _speak(self, time.perf_counter() - self.began)
-
-
-def _design(campaign: Campaign) -> Design:
-    """Return the design of a campaign that can run as it is; warn where it leaves faults out."""
-    design = campaign.sampler.design(population_of(campaign))
-    check(campaign, design)
-    if design.reach < 1:
-        warnings.warn(
-            f"{type(campaign.sampler).__name__} can draw {100 * design.reach:.3g} % of the faults: the others count as "
-            "unknown; give it floor=0.5 to reach them all",
-            stacklevel=4,
-        )
-    return design
-
-
-def _record(session: _Session, name: str, settings: Mapping[str, Any] | None) -> Record:
+def _record(session: Session, name: str, settings: Mapping[str, Any] | None) -> Record:
     facts = golden_facts(session.campaign, session.judge, session.meter)
     return record_of(session.campaign, session.design, name=name, settings=settings, golden=facts)
 
 
-def _take_up(session: _Session, store: Store) -> None:
+def _take_up(session: Session, store: Store) -> None:
     """Take up what *store* holds, after making sure that it is the same campaign."""
     now = session.record
     stored = store.campaign(now.name)
@@ -194,11 +135,12 @@ def _take_up(session: _Session, store: Store) -> None:
         store.reopen(now.name, now.configuration)
 
 
-def _guarded(session: _Session) -> Results:
+def _guarded(session: Session) -> Results:
     """Run *session*, and whatever ends it, leave the store saying what became of it."""
     store, name = session.store, session.record.name
     try:
-        reason = _loop(session)
+        with session.scope:
+            reason = _loop(session)
         if store is not None:
             store.finish(name, reason=reason)
             store.verify(name, trials=session.tally.trials)
@@ -217,13 +159,13 @@ def _guarded(session: _Session) -> Results:
     return _results(session, status="finished", reason=reason)
 
 
-def _results(session: _Session, *, status: str, reason: str) -> Results:
+def _results(session: Session, *, status: str, reason: str) -> Results:
     columns = session.tally.columns()
     ended = replace(session.record, status=status, reason=reason, trials=len(columns), seconds=session.seconds)
     return Results(ended, columns)
 
 
-def _loop(session: _Session) -> str:
+def _loop(session: Session) -> str:
     """Run batch after batch; return the reason to stop."""
     tally, total = session.tally, session.source.total
     reason = _reason(session) if tally.trials else None
@@ -234,30 +176,50 @@ def _loop(session: _Session) -> str:
         columns = _outcomes(session, first, _border(session, first))
         reason, kept = _update(session, columns)
         _append(session, columns.take(0, kept), first)
-        _speak(session, 0.0, last=reason is not None)
+        session.speak(0.0, last=reason is not None)
     return reason
 
 
-def _outcomes(session: _Session, first: int, last: int) -> Columns:
+def _outcomes(session: Session, first: int, last: int) -> Columns:
     """Draw the trials from *first* to *last*, or some fewer, and find their outcomes."""
     begin, end = _span(session, first)
-    if not session.together:
-        if session.design.adapts:
-            _prepare(session, begin, end)
-        drawn = session.source.take(first, last, session.tally)
-        if session.meter is not None:
-            return measured(drawn, session.meter, session.seen)
-        return _resolved(session, first, drawn, prospects_of(session.campaign, session.design, drawn, session.tally))
-    _, drawn, prospects = _prepare(session, begin, end)
-    return _resolved(session, begin, drawn, prospects).take(first - begin, last - begin)
+    if session.together:
+        _, drawn, prospects = _prepare(session, begin, end)
+        return _resolved(session, begin, drawn, prospects, session.ask).take(first - begin, last - begin)
+    if session.design.adapts:
+        _prepare(session, begin, end)
+    elif session.ask.crew is not None:
+        columns = session.early.take(
+            first, partial(_begun, session), depth=session.ask.crew.size + 1, seen=session.seen
+        )
+        session.seen(len(columns))
+        return columns
+    return _alone(session, first, session.source.take(first, last, session.tally), session.ask)
 
 
-def _resolved(session: _Session, first: int, drawn: Drawn, prospects: Prospects) -> Columns:
+def _begun(session: Session, first: int) -> tuple[int, Callable[[], Columns]] | None:
+    """Return where the batch that begins at trial *first* ends, and what finds its outcomes; none beyond the end."""
+    ends = [rule.n for rule in rules(session.campaign.stop) if isinstance(rule, MaxTrials)]
+    if first == session.source.total or (first in ends and first > session.tally.trials):
+        return None
+    drawn = session.source.take(first, _border(session, first), session.tally)
+    quiet = replace(session.ask, seen=lambda _: None)
+    return first + len(drawn.columns), partial(_alone, session, first, drawn, quiet)
+
+
+def _alone(session: Session, first: int, drawn: Drawn, ask: Shards) -> Columns:
+    """Return the outcomes of trials that depend on no others."""
+    if session.meter is not None:
+        return measured(drawn, session.meter, ask)
+    return _resolved(session, first, drawn, prospects_of(session.campaign, session.design, drawn, session.tally), ask)
+
+
+def _resolved(session: Session, first: int, drawn: Drawn, prospects: Prospects, ask: Shards) -> Columns:
     rng = stream(session.campaign.seed, RESOLVING, first)
-    return resolved(session.campaign, drawn, session.judge, prospects, golden=lambda: session.golden, rng=rng)
+    return resolved(session.campaign, drawn, ask, prospects, golden=lambda: session.golden, rng=rng)
 
 
-def _span(session: _Session, first: int) -> tuple[int, int]:
+def _span(session: Session, first: int) -> tuple[int, int]:
     """Return where the trials begin and end that are drawn or resolved together with trial *first*: always the same.
 
     What a block or a pool holds must not depend on where a campaign was interrupted.
@@ -271,7 +233,7 @@ def _span(session: _Session, first: int) -> tuple[int, int]:
     return begin, begin + size if total is None else min(begin + size, total)
 
 
-def _prepare(session: _Session, begin: int, end: int) -> tuple[int, Drawn, Prospects]:
+def _prepare(session: Session, begin: int, end: int) -> tuple[int, Drawn, Prospects]:
     """Draw what depends on the outcomes before trial *begin*, once; the tally holds these, or it was drawn before."""
     if session.prepared is None or session.prepared[0] != begin:
         if session.together:
@@ -282,7 +244,7 @@ def _prepare(session: _Session, begin: int, end: int) -> tuple[int, Drawn, Prosp
     return session.prepared
 
 
-def _border(session: _Session, first: int) -> int:
+def _border(session: Session, first: int) -> int:
     """Return where the batch that begins at trial *first* ends: on the same borders whenever a campaign is resumed."""
     campaign, size, total = session.campaign, session.batch, session.source.total
     limits = [rule.n for rule in rules(campaign.stop) if isinstance(rule, MaxTrials) and rule.n > first]
@@ -298,7 +260,7 @@ def _border(session: _Session, first: int) -> int:
     return min([_affordable(session, border), *limits])
 
 
-def _affordable(session: _Session, last: int) -> int:
+def _affordable(session: Session, last: int) -> int:
     """Return *last*, or less where a time budget would run out well before."""
     left = [r.seconds - session.seconds for r in rules(session.campaign.stop) if isinstance(r, TimeBudget)]
     spare, done = min((seconds for seconds in left if seconds > 0), default=None), session.tally.trials
@@ -307,7 +269,7 @@ def _affordable(session: _Session, last: int) -> int:
     return min(last, done + max(1, round(spare * done / session.seconds)))
 
 
-def _update(session: _Session, columns: Columns) -> tuple[str | None, int]:
+def _update(session: Session, columns: Columns) -> tuple[str | None, int]:
     """Add a batch to the tally, and ask the rule at every look; return its reason and how many trials count."""
     first, spent = session.tally.trials, session.seconds + time.perf_counter() - session.began
     done = 0
@@ -320,7 +282,7 @@ def _update(session: _Session, columns: Columns) -> tuple[str | None, int]:
     return None, done
 
 
-def _looks(session: _Session, first: int, last: int) -> Iterator[int]:
+def _looks(session: Session, first: int, last: int) -> Iterator[int]:
     """Yield after which trials of a batch to ask the rule: the same ones however a campaign was interrupted.
 
     Rules that count are asked after so many trials, those on intervals that hold at every look after every block.
@@ -335,7 +297,7 @@ def _looks(session: _Session, first: int, last: int) -> Iterator[int]:
     yield last
 
 
-def _reason(session: _Session, *, seconds: float | None = None) -> str | None:
+def _reason(session: Session, *, seconds: float | None = None) -> str | None:
     """Return why to stop, or ``None`` to go on."""
     rule: Rule | None = session.campaign.stop
     if rule is None:
@@ -347,7 +309,7 @@ def _reason(session: _Session, *, seconds: float | None = None) -> str | None:
     return rule(Progress(trials=tally.trials, failures=failures, seconds=spent, widths=widths))
 
 
-def _append(session: _Session, columns: Columns, first: int) -> None:
+def _append(session: Session, columns: Columns, first: int) -> None:
     """Store a finished batch, and count its time."""
     seconds = time.perf_counter() - session.began
     if session.store is not None:
@@ -356,22 +318,3 @@ def _append(session: _Session, columns: Columns, first: int) -> None:
         session.store.append(session.record.name, columns, first=first, seconds=seconds)
     session.seconds += seconds
     session.ahead = 0
-
-
-def _speak(session: _Session, seconds: float, *, last: bool = False) -> None:
-    """Tell the progress callback where the campaign stands, so many *seconds* into a batch, or at the *last* one."""
-    session.spoke = time.perf_counter()
-    if session.progress is None:
-        return
-    done, spent = session.tally.trials + session.ahead, session.seconds + seconds
-    if session.estimate is None or last or (not seconds and session.spoke > session.stale):
-        level = level_of(session.campaign)
-        session.estimate = running_estimate(session.record, session.tally, level=level)
-        now = time.perf_counter()
-        if session.tally.trials:  # without any there is nothing yet that might go stale
-            session.stale = now + _PATIENCE * (now - session.spoke)
-    rate = done / spent if spent > 0 else 0.0
-    stop, end = session.campaign.stop, session.source.total
-    goal = expected_trials(stop, end, session.estimate, done=done, seconds=spent, rate=rate)
-    left = None if goal is None or rate == 0 else max(goal - done, 0) / rate
-    session.progress(Standing(done, goal, rate, left, session.estimate, session.lanes))

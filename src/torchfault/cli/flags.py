@@ -100,6 +100,9 @@ ENGINE_FLAGS = (
     Flag("--memory", "memory", "1GiB"),
     Flag("--device", "device", "cpu|cuda"),
     Flag("--threads", "threads", "N"),
+    Flag("--workers", "workers", "N"),
+    Flag("--cluster", "cluster", "local|slurm|ADDRESS"),
+    Flag("--gpus-per-worker", "gpus_per_worker", "N"),
 )
 RECIPE_FLAGS: Mapping[str, tuple[Flag, ...]] = {
     "run": (),
@@ -144,7 +147,8 @@ def flags_of(command: str) -> dict[str, tuple[Flag, ...]]:
     }
 
 
-_RESUMED = ("stop", "executor", "device", "threads", "memory", "checkpoint.path", "data.path")
+_PLACES = ("device", "threads", "memory", "workers", "cluster", "gpus_per_worker")  # they change no result
+_RESUMED = ("stop", "executor", *_PLACES, "checkpoint.path", "data.path")
 RESUME_FLAGS = tuple(
     flag
     for flag in (*MODEL_FLAGS, *CAMPAIGN_FLAGS, *ENGINE_FLAGS)

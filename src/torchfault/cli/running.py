@@ -15,7 +15,7 @@ from torchfault.cli.showing import check_wanted, find, short, show_results, stor
 from torchfault.cli.trust import check_trusted, remember
 from torchfault.cli.views import Wanted
 from torchfault.config import Override, Settings, keep, restore
-from torchfault.config.build import build_campaign, build_data, build_engine, build_model, most_lanes
+from torchfault.config.build import build_campaign, build_data, build_engine, build_model, build_workers, most_lanes
 from torchfault.errors import CampaignError
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _results(settings: Settings, store: "Store | None", held: "Record | None") -
     """Build and run the campaign, with everything checked before the store is touched."""
     from torchfault.campaign import check_resumable, run
 
-    kept = keep(settings)
+    kept, workers = keep(settings), build_workers(settings)
     if held is not None:
         _check_trials(settings, held)
         if settings.executor == "auto":  # outcomes may differ in ties
@@ -138,7 +138,7 @@ def _results(settings: Settings, store: "Store | None", held: "Record | None") -
             remember(kept)
         try:
             with Watch(method=settings.method, before=opening.flush) as watch:
-                return run(campaign, store=store, name=settings.name, progress=watch, settings=kept)
+                return run(campaign, store=store, name=settings.name, progress=watch, settings=kept, workers=workers)
         except KeyboardInterrupt:
             _stopped(settings.name, store, settings.store)
             sys.exit(INTERRUPTED)

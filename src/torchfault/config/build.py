@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from torchfault.campaign import Campaign
+    from torchfault.campaign.workers import Workers
     from torchfault.criteria import Criterion, Metric
     from torchfault.data import Data
     from torchfault.engine import Engine
@@ -32,6 +33,7 @@ __all__ = [
     "build_judges",
     "build_model",
     "build_space",
+    "build_workers",
 ]
 
 DEFAULT_TRIALS = 10_000
@@ -119,6 +121,27 @@ def most_lanes(settings: Settings, inputs: int) -> int | None:
     """Return how many lanes the campaign of *settings* takes at most, ``None`` where it does not say."""
     trials, each = settings.stop.trials, settings.inputs_per_fault
     return None if trials is None else trials * (inputs if each is None else each)
+
+
+def build_workers(settings: Settings) -> "Workers | None":
+    """Return who runs the lanes of *settings*: ``None`` for this process alone.
+
+    Raises :class:`ConfigError` for a cluster, or GPUs of it, without workers.
+    """
+    from torchfault.cluster import Processes, Ray, Slurm
+
+    count, cluster, gpus = settings.workers, settings.cluster, settings.gpus_per_worker
+    if not count:
+        if cluster is not None or gpus:
+            raise ConfigError("a cluster runs workers, got none; give --workers 8")
+        return None
+    if cluster is None:
+        if gpus:
+            raise ConfigError("gpus_per_worker is what a cluster gives, got no cluster; give --cluster local, or none")
+        return Processes(count, threads=settings.threads)
+    if cluster == "slurm":
+        return Slurm(count, threads=settings.threads or 1, gpus=gpus)
+    return Ray(count, address=None if cluster == "local" else cluster, threads=settings.threads or 1, gpus=gpus)
 
 
 def build_space(settings: Settings, everything: "FaultSpace") -> "FaultSpace":

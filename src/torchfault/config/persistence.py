@@ -19,8 +19,8 @@ _SECRET = re.compile(r"(^|_)(password|passwd|passphrase|secret|token|api_?key|cr
 
 
 def keep(settings: Settings) -> dict[str, Any]:
-    """Return *settings* in plain JSON for a store: passwords masked, and without the place of the store itself."""
-    plain = settings.model_dump(mode="json", exclude={"store"})
+    """Return *settings* in plain JSON for a store: passwords masked, and without where it is and who runs the lanes."""
+    plain = settings.model_dump(mode="json", exclude={"store", "workers", "cluster", "gpus_per_worker"})
     held: dict[str, Any] = _masked(plain, secret=False)
     return held
 

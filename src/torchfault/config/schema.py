@@ -274,8 +274,22 @@ class Settings(Section):
     )
     device: str = Field(default="cpu", min_length=1, description="Where the model runs: `cpu`, `cuda`, `cuda:1`, ...")
     threads: int | None = Field(
-        default=None, ge=1, le=4096, description="CPU threads; torch's own choice unless given."
+        default=None, ge=1, le=4096, description="CPU threads; torch's own choice unless given. Of workers, of each."
     )
+    workers: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="How many workers run the lanes, with the same results: processes of this machine, unless "
+        "`cluster` says otherwise; 0 for this process alone. Each holds the model and `memory` of its own.",
+    )
+    cluster: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Where workers run: `local` (Ray, started here), `slurm`, or the address of a Ray cluster, such as "
+        "`auto` or `ray://head:10001`.",
+    )
+    gpus_per_worker: float = Field(default=0, ge=0, le=64, description="GPUs that the cluster gives each worker.")
     training: bool = Field(default=False, description="Keep batch norm and dropout in training mode.")
     buffers: bool = Field(default=False, description="Count buffers, such as running means, among the sites.")
     store: str = Field(

@@ -1,12 +1,14 @@
 """The engine: one model on one set of inputs, by the fastest executor that can run it."""
 
 import hashlib
+import io
 import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
+import cloudpickle
 import numpy as np
 import torch
 from torch import nn
@@ -99,6 +101,7 @@ class Engine:
         self.model, self.data, self.memory = model, data, parse_memory(memory)
         self.fallback: str | None = None
         self.alone = ""
+        self._options = {"training": training, "buffers": buffers}
         self._executor = self._choose(executor, find(model, data, buffers=buffers), trials)
         self._homes = {name: home for home in homes(model) for name in home.words}
         self._homes |= {name: constant_home(model, name) for name in self.space.names if is_constant(name)}
@@ -135,6 +138,11 @@ class Engine:
             f"Engine({type(self.model).__name__}, {len(self.data)} inputs, {self.executor}{lanes}; "
             f"{len(self.space):,} faults in {len(self.space.sites):,} sites)"
         )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Return how to make this engine anew elsewhere: of the same model and data, with the same executor."""
+        where = next((str(t.device) for t in (*self.model.parameters(), *self.model.buffers())), "cpu")
+        return _engine, (_saved((self.model, self.data)), self.executor, self.memory, where, self._options)
 
     @property
     def executor(self) -> str:
@@ -206,3 +214,17 @@ class Engine:
             digest.update(repr((name, str(plain.dtype), tuple(plain.shape))).encode())
             digest.update(plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else b"")
         return digest.hexdigest()
+
+
+def _saved(held: object) -> bytes:
+    """Return *held* as bytes: tensors that share memory go on doing so, which pickle alone would lose."""
+    file = io.BytesIO()
+    torch.save(held, file, pickle_module=cloudpickle)
+    return file.getvalue()
+
+
+def _engine(
+    held: bytes, executor: Literal["graph", "hooks"], memory: int, device: str, options: dict[str, bool]
+) -> Engine:
+    model, data = torch.load(io.BytesIO(held), map_location="cpu", weights_only=False)
+    return Engine(model, data, executor=executor, memory=memory, device=device, **options)

@@ -1,0 +1,116 @@
+"""What runs the lanes of a campaign: this process, or others that hold the same model and inputs."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from torchfault.campaign.campaign import Campaign
+from torchfault.campaign.judging import Judge, Meter, Seen
+from torchfault.resolve import Verdicts
+from torchfault.trials import Trials
+
+__all__ = ["SHARD", "Bench", "Crew", "Shards", "Workers", "bench_of"]
+
+SHARD = 1024
+"""Lanes that a worker gets at a time of what is resolved together: some more and a sweep gains little."""
+
+_TELL = 0.2  # seconds between two looks at Ctrl-C and at the progress while workers work
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What a worker needs of *campaign*: it takes trials and returns the verdicts, or the metric, of each.
+
+    With *details* also the answer and the change of every lane. It can be pickled where the model can.
+    """
+
+    campaign: Campaign
+    details: bool
+
+    def __call__(self, trials: Trials, seen: Seen = lambda _: None) -> Verdicts:
+        """Return the columns of *trials*, shape (trials,) each; *seen* is told of lanes as they end."""
+        if self.campaign.metric is None:
+            return Judge(self.campaign, self.details)(trials, seen)
+        metric, due = Meter(self.campaign)(trials, seen)
+        return {"metric": metric, "due": due}
+
+
+def bench_of(campaign: Campaign, *, details: bool) -> Bench:
+    """Return what workers need of *campaign*: not how it draws, nor how it resolves, nor when it stops."""
+    engine, metric = campaign.engine, campaign.metric
+    if metric is not None:
+        return Bench(Campaign(engine, engine.space, metric=metric), details)
+    return Bench(Campaign(engine, engine.space, criterion=campaign.criterion, verdicts=campaign.verdicts), details)
+
+
+class Crew(Protocol):
+    """Workers that are at work."""
+
+    @property
+    def size(self) -> int:
+        """How many there are to be, also while some of them are lost."""
+        ...
+
+    def submit(self, trials: Trials) -> "Future[Verdicts]":
+        """Give *trials* to the next worker that is free; what a lost worker had is given to another."""
+        ...
+
+
+@runtime_checkable
+class Workers(Protocol):
+    """Where lanes run, as a value; :func:`torchfault.cluster.processes` is one."""
+
+    def start(self, bench: Bench) -> AbstractContextManager[Crew]:
+        """Start workers that each hold *bench*; they end with the scope, whatever ends it."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Shards:
+    """Takes trials apart, has the parts run by *bench* or by a *crew*, and puts their verdicts together again.
+
+    The parts have *size* trials, or are whole (``None``), whoever runs them: results do not tell how many did.
+    """
+
+    bench: Bench
+    crew: Crew | None
+    size: int | None
+    seen: Seen
+
+    def __call__(self, trials: Trials) -> Verdicts:
+        """Return the verdicts of *trials*, shape (trials,) each."""
+        n, size = len(trials), self.size or max(len(trials), 1)
+        if n <= size:
+            return self._parts([trials]).__next__()
+        rows = [np.arange(first, min(first + size, n)) for first in range(0, n, size)]
+        found: dict[str, Any] = {}
+        for row, verdicts in zip(rows, self._parts([trials.take(row) for row in rows]), strict=True):
+            for name, values in verdicts.items():
+                found.setdefault(name, np.zeros(n, dtype=values.dtype))[row] = values
+        return found
+
+    def _parts(self, parts: list[Trials]) -> Iterator[Verdicts]:
+        if self.crew is None:
+            for part in parts:
+                yield self.bench(part, self.seen)
+            return
+        futures = [self.crew.submit(part) for part in parts]
+        for part, future in zip(parts, futures, strict=True):
+            yield awaited(future, self.seen)
+            self.seen(len(part))
+
+
+def awaited(future: "Future[Any]", seen: Seen) -> Any:
+    """Return the result of *future*; meanwhile Ctrl-C is heard, and *seen* is called from time to time."""
+    while True:
+        try:
+            return future.result(timeout=_TELL)
+        except NotYet:
+            if future.done():
+                raise
+            seen(0)

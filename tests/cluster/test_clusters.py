@@ -1,0 +1,88 @@
+"""Actors of Ray and jobs by submitit run lanes as processes of one's own do."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from torchfault import Engine, demo
+from torchfault.campaign import Campaign, run
+from torchfault.cluster import Ray, Slurm
+from torchfault.errors import EngineError
+from torchfault.resolve import Pooled
+from torchfault.statistics import MaxTrials
+
+
+@pytest.fixture(scope="module")
+def campaign():
+    engine = Engine(demo.model(), demo.data())
+    return Campaign(engine, engine.space.select(kinds="weight"), stop=MaxTrials(60_000))
+
+
+@pytest.fixture(scope="module")
+def alone(campaign):
+    return run(campaign)
+
+
+def same(one, two) -> bool:
+    """Return whether two results have the same trials and outcomes; those of this network tie nowhere."""
+    return np.array_equal(one.columns.faults, two.columns.faults) and all(
+        np.array_equal(one.columns.flags[name], two.columns.flags[name]) for name in ("failed", "due", "crash")
+    )
+
+
+def actors() -> list[int]:
+    """Return the processes of Ray's actors."""
+    found = subprocess.run(["pgrep", "-f", "ray::_Actor"], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+@pytest.mark.slow
+def test_actors_of_ray_run_lanes_and_lost_ones_are_replaced(campaign, alone):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    killed = []
+
+    def kill(standing):
+        if standing.done >= 8000 and not killed and (alive := actors()):
+            os.kill(alive[0], signal.SIGKILL)
+            killed.append(alive[0])
+
+    assert same(run(campaign, workers=Ray(2), progress=kill), alone)
+    assert killed
+    for _ in range(300):
+        if not actors():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("actors outlived the campaign by half a minute")
+
+
+@pytest.mark.slow
+def test_pools_go_to_actors_too(campaign):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    pooled = Campaign(campaign.engine, campaign.space, resolver=Pooled(64), stop=MaxTrials(30_000))
+    assert same(run(pooled, workers=Ray(2)), run(pooled))
+
+
+@pytest.mark.slow
+def test_a_cluster_that_does_not_answer_is_told(campaign):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    with pytest.raises(EngineError, match=r"no Ray cluster at '127.0.0.1:9'"):
+        run(campaign, workers=Ray(2, address="127.0.0.1:9"))
+
+
+@pytest.mark.slow
+def test_jobs_join_over_the_network_and_are_cancelled_at_the_end(campaign, alone, tmp_path):
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    slurm = Slurm(2, host="127.0.0.1", folder=tmp_path / "jobs", cluster="local")
+    assert same(run(campaign, workers=slurm), alone)
+
+
+def test_a_machine_without_slurm_says_so(campaign, tmp_path):
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    with contextlib.chdir(tmp_path), pytest.raises(EngineError, match="no jobs can be submitted"):
+        run(campaign, workers=Slurm(2, folder=tmp_path / "jobs"))
