@@ -236,6 +236,21 @@ def show(
     show_campaign(name, store, wanted)
 
 
+@_command("status")
+def status(
+    name: Name = None,
+    store: Store = DEFAULT_STORE,
+    every: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Look again so often, until no campaign runs any more.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell how far the campaigns of a store are, also while they run."""
+    from torchfault.cli.status import show_status
+
+    show_status(name, store, every=every, as_json=as_json)
+
+
 @_command("export")
 def export(
     name: Name = None,

@@ -57,6 +57,10 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("torchfault show digits --by channel --top 20", "the worst channels"),
         ("torchfault show digits --by bit --plot bits.pdf", "a plot too"),
     ),
+    "status": (
+        ("torchfault status", "how far all campaigns of torchfault.db are"),
+        ("torchfault status digits --every 5", "again and again, from another terminal"),
+    ),
     "export": (
         ("torchfault export digits", "one row per fault in digits.csv"),
         ("torchfault export digits --flag failed --output failed.parquet", "those that failed"),

@@ -1,7 +1,6 @@
 """The store: campaigns and their batches of trials, each batch one transaction, one writer per campaign."""
 
 import os
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from sqlalchemy import BigInteger, Connection, Select, cast, func, insert, inspect, select, update
+from sqlalchemy import BigInteger, Connection, Select, cast, func, insert, inspect, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from torchfault.errors import StoreError, did_you_mean
@@ -20,7 +19,7 @@ from torchfault.store import schema
 from torchfault.store.columns import Columns, pack, unpack
 from torchfault.store.connect import connect, place, translated, write_ahead
 from torchfault.store.interrupts import uninterrupted
-from torchfault.store.lock import SessionLock, identity, lock_file
+from torchfault.store.lock import SESSION_LOCKS, SessionLock, identity, is_locked, key_of, lock_beside, lock_file
 from torchfault.store.outage import Patience
 from torchfault.store.record import Batch, Record, batch_checksum, from_row, row_checksum, to_row
 
@@ -203,7 +202,7 @@ class Store:
         """
         file = self._place.file
         if file is not None:
-            release = lock_file(file.with_name(f"{file.name}.{zlib.crc32(name.encode()):08x}.lock"), name)
+            release = lock_file(lock_beside(file, name), name)
         elif self._engine.dialect.name == "postgresql":
             with translated(self._place):
                 self._lock = SessionLock(self._engine, name)
@@ -215,6 +214,26 @@ class Store:
         finally:
             self._lock = None
             release()
+
+    def running(self, name: str) -> bool:
+        """Return whether a process is running the campaign *name* at this moment, whatever its row says."""
+        file = self._place.file
+        if file is not None:
+            return is_locked(lock_beside(file, name))
+        if self._engine.dialect.name != "postgresql":
+            return self.campaign(name).status == "running"
+        return bool(self._read(lambda connection: connection.execute(text(SESSION_LOCKS), key_of(name)).scalar()))
+
+    def pace(self, name: str, *, batches: int = 16) -> tuple[int, float]:
+        """Return how many trials the last *batches* of a campaign hold, and how many seconds they took."""
+        held = schema.batches.c
+        last = select(held.trials, held.seconds).order_by(held.number.desc()).limit(batches)
+
+        def latest(connection: Connection) -> Any:
+            return connection.execute(last.where(held.campaign == self._number(connection, name))).all()
+
+        rows = self._read(latest)
+        return sum(row.trials for row in rows), sum(row.seconds for row in rows)
 
     def verify(self, name: str, *, trials: int) -> None:
         """Read a campaign of *trials* anew, as another process would, or raise :class:`StoreError`.

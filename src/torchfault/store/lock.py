@@ -11,14 +11,25 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from torchfault.errors import StoreError
 
-__all__ = ["BusyError", "SessionLock", "identity", "lock_file"]
+__all__ = ["SESSION_LOCKS", "BusyError", "SessionLock", "identity", "is_locked", "key_of", "lock_beside", "lock_file"]
 
 Release = Callable[[], None]
 _TRIES = 20
+SESSION_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND objid = :key"
+"""How many sessions of PostgreSQL hold the lock of a campaign."""
 
 
 class BusyError(StoreError):
     """A campaign that another process is running."""
+
+
+def lock_beside(file: Path, name: str) -> Path:
+    """Return the lock of the campaign *name* in the store *file*.
+
+    >>> lock_beside(Path("a.db"), "first").name
+    'a.db.9271ee57.lock'
+    """
+    return file.with_name(f"{file.name}.{zlib.crc32(name.encode()):08x}.lock")
 
 
 def lock_file(path: Path, name: str) -> Release:
@@ -48,6 +59,27 @@ def lock_file(path: Path, name: str) -> Release:
     raise _busy(name)
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the lock at *path*, as :func:`lock_file` takes it; a file alone says nothing.
+
+    >>> is_locked(Path("/no/such/lock"))
+    False
+    """
+    if not path.exists():
+        return False
+    try:
+        held = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=0, isolation_level=None, uri=True)
+    except sqlite3.Error:
+        return False
+    try:
+        held.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.Error as error:
+        return "locked" in str(error)
+    finally:
+        held.close()
+    return False
+
+
 class SessionLock:
     """PostgreSQL's advisory lock for the campaign *name*, held by a connection of its own until it is released.
 
@@ -56,7 +88,7 @@ class SessionLock:
 
     def __init__(self, engine: Engine, name: str) -> None:
         self._engine, self._name = engine, name
-        self._key = {"key": zlib.crc32(f"torchfault {name}".encode())}
+        self._key = key_of(name)
         self._connection = self._taken()
 
     def _taken(self) -> Connection:
@@ -89,6 +121,11 @@ class SessionLock:
             self._connection.execute(text("SELECT pg_advisory_unlock(:key)"), self._key)
         with suppress(SQLAlchemyError):
             self._connection.close()
+
+
+def key_of(name: str) -> dict[str, int]:
+    """Return the key of PostgreSQL's lock for the campaign *name*."""
+    return {"key": zlib.crc32(f"torchfault {name}".encode())}
 
 
 def identity(path: Path) -> tuple[int, int] | None:

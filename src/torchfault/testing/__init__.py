@@ -1,4 +1,4 @@
-"""Conformance suites for samplers, word formats, storages, fault models, criteria, executors and accelerators.
+"""Conformance suites: samplers, word formats, storages, fault models, criteria, executors, accelerators, databases.
 
 Each names the broken rule. Call them in a test; the table of built-ins in
 ``tests/testing/test_conformance.py`` shows how.
@@ -11,6 +11,7 @@ from torchfault.testing.executors import check_executor
 from torchfault.testing.faults import check_fault_model
 from torchfault.testing.samplers import check_sampler
 from torchfault.testing.storages import check_storage
+from torchfault.testing.stores import check_store
 from torchfault.testing.words import check_word_format
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "check_fault_model",
     "check_sampler",
     "check_storage",
+    "check_store",
     "check_word_format",
     "example_campaign",
     "example_record",
