@@ -268,3 +268,44 @@ def export(
     from torchfault.cli.showing import export_campaign
 
     export_campaign(name, store, output=output, flag=flag, force=force, as_json=as_json)
+
+
+@_command("evidence")
+def evidence(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="The campaigns; none where there is only one.")
+    ] = None,
+    store: Store = DEFAULT_STORE,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write, with JSON and a spreadsheet.")
+    ] = Path("evidence"),
+    check: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Recompute a pack from the store: exit status 3 if it differs."),
+    ] = None,
+    confidence: Annotated[float, typer.Option(metavar="0.95", help="The confidence of each one-sided bound.")] = 0.95,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            metavar="due|VERDICT", help="What a detector tells: due (NaN, infinity, exceptions) or a verdict."
+        ),
+    ] = None,
+    fit_per_mbit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[KIND=]FIT", help="Raw FIT per Mbit (2^20 bits) of a kind or glob of sites; repeatable."),
+    ] = None,
+    flip_flops: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="All flip-flops of the chip, for campaigns of upsets.")
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write rows for an FMEDA, with bounds and a trace to the trials; or check such a folder."""
+    from torchfault.cli.evidence import check_evidence, rates_of, write_evidence
+    from torchfault.report.evidence import Asked
+
+    if check is not None:
+        check_evidence(check, store, as_json=as_json)
+        return
+    asked = Asked(confidence, detector, rates_of(fit_per_mbit or ()), flip_flops)
+    write_evidence(names or (), store, output, asked, force=force, as_json=as_json)

@@ -65,6 +65,11 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("torchfault export digits", "one row per fault in digits.csv"),
         ("torchfault export digits --flag failed --output failed.parquet", "those that failed"),
     ),
+    "evidence": (
+        ("torchfault evidence digits --fit-per-mbit weight=700 --output pack", "rows for an FMEDA in a folder"),
+        ("torchfault evidence digits --detector due --confidence 0.99", "with the coverage of a detector"),
+        ("torchfault evidence --check pack", "does it follow from the store?"),
+    ),
 }
 
 

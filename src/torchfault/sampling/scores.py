@@ -55,8 +55,9 @@ class Sensitivity(Score):
     out has the same for all. *bits* is a rule of :data:`BIT_RULES` (``random``, ``linear``, ``exponential``,
     ``derivative``, ``change``), the last two by the *values* that the elements hold. Each element's bits count as
     shares that sum to 1, so that the sensitivity alone decides on the element; with *joint* their own size counts too:
-    the score is |sensitivity| |dv / db|, which is what the chain rule says of the bit. Raises :class:`SamplingError`
-    for an unknown rule, sensitivities that are negative or not finite, and values that are needed and missing.
+    the score is ``|sensitivity| |dv / db|``, which is what the chain rule says of the bit. Raises
+    :class:`SamplingError` for an unknown rule, sensitivities that are negative or not finite, and values that are
+    needed and missing.
 
     >>> site = Site("a", (2,), word="int8")
     >>> Sensitivity({"a": np.array([1.0, 3.0])}, bits="linear").rows(site, np.array([1])).round(2)
@@ -101,8 +102,8 @@ class Sensitivity(Score):
 class Effect(Score):
     """The share of inputs whose answer the flip should change, to first order: a prediction of its failure probability.
 
-    On input k that is |slope_k| |v'_k - v_k| / margin_k, 1 at most: *slopes* maps each site to the derivatives of the
-    margin (the golden answer's lead) by its elements, *values* to what these hold, each of shape (elements,), or
+    On input k that is ``|slope_k| |v'_k - v_k| / margin_k``, 1 at most: *slopes* maps each site to the derivatives of
+    the margin (the golden answer's lead) by its elements, *values* to what these hold, each of shape (elements,), or
     (elements, inputs) where they depend on the input, and *margins*, shape (inputs,) or a number, is how far the margin
     may fall before the answer is another one. A flip far beyond the margin scores no more than one that just gets
     there, so that draws spread over all of these; on the scale of a probability it serves as a control variate too
