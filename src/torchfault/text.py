@@ -1,6 +1,9 @@
-"""Text from elsewhere, such as names of layers: what a terminal would obey or hide becomes visible."""
+"""Text for people: names from elsewhere, in which nothing is obeyed or hidden, and numbers and times that read well."""
 
-__all__ = ["visible"]
+import math
+import re
+
+__all__ = ["count", "duration", "file_name", "visible"]
 
 _KEPT = frozenset("\xa0\u3000")  # wide spaces, which show as what they are
 
@@ -18,3 +21,39 @@ def visible(text: object) -> str:
     if plain.isprintable():
         return plain
     return "".join(c if c.isprintable() or c in _KEPT else c.encode("unicode_escape").decode() for c in plain)
+
+
+def file_name(name: str) -> str:
+    """Return a campaign's name as a part of a file name.
+
+    >>> file_name("../my campaign"), file_name("..")
+    ('my-campaign', 'campaign')
+    """
+    return re.sub(r"[^\w.+-]", "-", name).lstrip(".+-")[:100] or "campaign"
+
+
+def count(number: float) -> str:
+    """Return a whole number with its thousands apart, and very large ones in powers of ten.
+
+    >>> count(20000), count(3 * 10**13)
+    ('20,000', '3.00e+13')
+    """
+    return f"{number:,.0f}" if abs(number) < 10**12 else f"{number:.2e}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the two largest units that matter.
+
+    >>> duration(4.26), duration(75), duration(7260)
+    ('4.3 s', '1 min 15 s', '2 h 1 min')
+    """
+    if not math.isfinite(seconds):
+        return "-"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{count(whole // 3600)} h {whole % 3600 // 60} min"

@@ -78,6 +78,9 @@ def test_a_campaign_is_one_object_from_its_run_to_its_export(spoken):
     assert spoken("resume", "first", "--trials", "250")["campaign"]["trials"] == 250
     written = spoken("export", "first", "--output", "all.csv")
     assert (written["rows"], written["file"]) == (250, "all.csv")
+    page = spoken("report", "first", "-o", "first.html")
+    assert [one["name"] for one in page["campaigns"]] == ["first"]
+    assert page["bytes"] == Path("first.html").stat().st_size
     spoken("run", *DEMO, "--kinds", "bias", "--trials", "60", "--name", "second")
     assert [one["name"] for one in spoken("show")["campaigns"]] == ["first", "second"]
 

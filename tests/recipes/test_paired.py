@@ -9,34 +9,7 @@ from torchfault.adapters.represent import represent
 from torchfault.engine import Engine, inject
 from torchfault.errors import SamplingError
 from torchfault.recipes import paired
-from torchfault.recipes.paired import difference
 from torchfault.space import Fault
-
-
-@pytest.mark.parametrize(
-    ("cells", "interval"),
-    [
-        # Newcombe 1998, Table II, method 10: (both, the second alone, the first alone, neither).
-        ((36, 12, 2, 0), (0.0569, 0.3404)),
-        ((36, 14, 0, 0), (0.1528, 0.4167)),
-        ((0, 50, 0, 0), (0.8987, 1.0)),
-    ],
-)
-def test_the_interval_of_paired_differences_is_that_of_its_source(cells, interval):
-    both, second, first, neither = cells
-    one = np.repeat([True, False, True, False], [both, second, first, neither])
-    two = np.repeat([True, True, False, False], [both, second, first, neither])
-    found = difference(one, two)
-    assert found.value == pytest.approx((second - first) / len(one))
-    assert (found.low, found.high) == pytest.approx(interval, abs=6e-4)
-
-
-def test_alike_outcomes_differ_in_nothing_and_opposite_ones_in_all():
-    outcomes = np.arange(400) % 4 == 0
-    same = difference(outcomes, outcomes)
-    assert same.value == 0
-    assert -0.011 < same.low <= 0 <= same.high < 0.011
-    assert difference(outcomes, ~outcomes).value == 0.5
 
 
 def test_each_format_is_struck_in_the_same_elements_on_the_same_inputs():

@@ -309,3 +309,22 @@ def evidence(
         return
     asked = Asked(confidence, detector, rates_of(fit_per_mbit or ()), flip_flops)
     write_evidence(names or (), store, output, asked, force=force, as_json=as_json)
+
+
+@_command("report")
+def report(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="The campaigns; the first is what the others are compared with."),
+    ] = None,
+    store: Store = DEFAULT_STORE,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The .html file; by itself NAME.html.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write what campaigns found as one HTML page: answers, plots, method, and how to repeat them."""
+    from torchfault.cli.report import report_campaigns
+
+    report_campaigns(names or (), store, output=output, force=force, as_json=as_json)

@@ -70,6 +70,10 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("torchfault evidence digits --detector due --confidence 0.99", "with the coverage of a detector"),
         ("torchfault evidence --check pack", "does it follow from the store?"),
     ),
+    "report": (
+        ("torchfault report digits", "one page: answers, plots, method"),
+        ("torchfault report before after -o hardened.html", "two campaigns, compared by pairs"),
+    ),
 }
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from torchfault.errors import ConfigError, did_you_mean
-from torchfault.text import visible
+from torchfault.text import count, duration, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,33 +170,6 @@ def live_line() -> "Live":
     from rich.live import Live
 
     return Live(Text(), console=_stderr(), transient=True, auto_refresh=False)
-
-
-def count(number: int) -> str:
-    """Return a whole number with its thousands apart, and very large ones in powers of ten.
-
-    >>> count(20000), count(3 * 10**13)
-    ('20,000', '3.00e+13')
-    """
-    return f"{number:,}" if abs(number) < 10**12 else f"{number:.2e}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time in the two largest units that matter.
-
-    >>> duration(4.26), duration(75), duration(7260)
-    ('4.3 s', '1 min 15 s', '2 h 1 min')
-    """
-    if not math.isfinite(seconds):
-        return "-"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{count(whole // 3600)} h {whole % 3600 // 60} min"
 
 
 def share(value: float, digits: int = 2) -> str:

@@ -1,6 +1,5 @@
 """`show` and `export`, and the end of every campaign: results on the screen, from the store alone, without torch."""
 
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ from torchfault.cli.searching import search_view
 from torchfault.cli.views import Look, Tab, View, Wanted, followed, plain_view
 from torchfault.config import masked
 from torchfault.errors import ConfigError, StoreError, did_you_mean
+from torchfault.text import file_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,8 +142,7 @@ def export_campaign(
 
     with Store(where, access="read") as store:
         record = find(store, name)
-        plain = re.sub(r"[^\w.+-]", "-", record.name).lstrip(".+-")[:100] or "campaign"
-        target = output or Path(f"{plain}.csv")
+        target = output or Path(f"{file_name(record.name)}.csv")
         rows = export_trials(store, record.name, target, only=flag, force=force)
     if as_json:
         print_object("export", {"campaign": campaign_told(record), "flag": flag, "file": str(target), "rows": rows})

@@ -14,14 +14,14 @@ from torchfault.engine import Engine
 from torchfault.errors import SamplingError
 from torchfault.faults import BitFlip
 from torchfault.space import FaultSpace, Locations
-from torchfault.statistics import Estimate
+from torchfault.statistics.differences import paired_difference
 from torchfault.statistics.intervals import wilson
 from torchfault.trials import strike
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["difference", "paired"]
+__all__ = ["paired"]
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -70,33 +70,11 @@ def paired(
     base, found = next(iter(failed.values())), []
     for name, mine in failed.items():
         low, high = (float(bound) for bound in wilson(mine.sum(), trials, level=level))
-        more = difference(base, mine, level=level)
+        pairs = (base & mine, base & ~mine, mine & ~base, ~(base | mine))
+        more = paired_difference(*(int(outcomes.sum()) for outcomes in pairs), level=level)
         found.append((name, trials, float(mine.mean()), low, high, more.value, more.low, more.high))
     columns = ["format", "trials", "value", "low", "high", "difference", "difference_low", "difference_high"]
     return pd.DataFrame(found, columns=columns)
-
-
-def difference(one: Bools, two: Bools, *, level: float = 0.95) -> Estimate:
-    """Return how much larger the share of *two* is than that of *one*, of outcomes of the same trials, shape (n,).
-
-    The interval joins the Wilson intervals of both shares by their correlation. Source: Newcombe, Statistics in
-    Medicine 17, 1998, pp. 2635-2650, method 10.
-
-    >>> str(difference(np.array([True] * 30 + [False] * 70), np.array([True] * 40 + [False] * 60)))
-    '0.100 [0.038, 0.162]'
-    """
-    n, a, d = len(one), int((one & two).sum()), int((~one & ~two).sum())
-    b, c = int((two & ~one).sum()), int((one & ~two).sum())
-    value, product = (b - c) / n, float((a + b) * (c + d) * (a + c) * (b + d))
-    cross = float(a * d - b * c)
-    cross = max(cross - n / 2, 0.0) if cross > 0 else cross
-    phi = cross / np.sqrt(product) if product else 0.0
-    first, second = (a + c) / n, (a + b) / n
-    low, high = wilson([a + c, a + b], n, level=level)
-    down = ((second - low[1]), (high[0] - first))
-    up = ((high[1] - second), (first - low[0]))
-    widths = [float(np.sqrt(max(x * x - 2 * phi * x * y + y * y, 0.0))) for x, y in (down, up)]
-    return Estimate(value, value - widths[0], value + widths[1], n, "newcombe", level)
 
 
 def _check(spaces: Mapping[str, FaultSpace], engines: Mapping[str, Engine]) -> None:

@@ -2,11 +2,14 @@
 
 from torchfault.results.assumptions import Audit
 from torchfault.results.comparison import Agreement, agreement, compare
+from torchfault.results.convergence import convergence
 from torchfault.results.diagnostics import Diagnostics
+from torchfault.results.differences import Difference, differ, differences
 from torchfault.results.export import export_trials
 from torchfault.results.factor_score import FactorScore, factor_score
 from torchfault.results.fit import Fit, fit
 from torchfault.results.looks import LOOK
+from torchfault.results.outcomes import OUTCOMES, outcomes
 from torchfault.results.recall import Recall, recall
 from torchfault.results.regression import assisted
 from torchfault.results.resiliency import Resiliency, resiliency
@@ -16,10 +19,12 @@ from torchfault.results.what_if import Change, WhatIf, what_if, what_if_table
 
 __all__ = [
     "LOOK",
+    "OUTCOMES",
     "Agreement",
     "Audit",
     "Change",
     "Diagnostics",
+    "Difference",
     "FactorScore",
     "Fit",
     "Recall",
@@ -29,11 +34,15 @@ __all__ = [
     "agreement",
     "assisted",
     "compare",
+    "convergence",
+    "differ",
+    "differences",
     "export_trials",
     "factor_score",
     "factors",
     "fit",
     "load",
+    "outcomes",
     "ranges",
     "recall",
     "resiliency",

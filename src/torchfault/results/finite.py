@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.cells import Axis, Space
+from torchfault.results.counter import Counter
 from torchfault.sampling.design import Strata
 from torchfault.statistics import Estimate, proportion, stratified
 from torchfault.store import Columns
@@ -41,10 +42,27 @@ class Parts:
         return stratified(failures, trials, lanes / lanes.sum(), level=level, population=lanes)
 
 
-def parts_of(space: Space, strata: Strata, axis: Axis, columns: Columns, *, inputs: int, flag: str) -> Parts | None:
-    """Return the parts of *strata* in the groups of *axis*, ``None`` where groups are smaller than cells."""
+def parts_of(
+    space: Space,
+    strata: Strata,
+    axis: Axis,
+    columns: Columns,
+    *,
+    inputs: int,
+    flag: str,
+    counter: Counter | None = None,
+) -> Parts | None:
+    """Return the parts of *strata* in the groups of *axis*, ``None`` where groups are smaller than cells.
+
+    A *counter* of the columns, which there is of a single stratum alone, tells its parts without listing trials.
+    """
     if axis.of_cell is None:
         return None
+    if counter is not None:
+        lanes = axis.faults * inputs
+        held = lanes > 0
+        whole = (np.arange(len(axis)), lanes, counter.trials(axis), counter.having(flag, axis))
+        return Parts(*(column[held] for column in whole))
     cells, width = space.cells, len(axis)
     stratum = np.zeros(len(cells), dtype=np.int64)
     for one, group, bit, mass in zip(strata.stratum, strata.group, strata.bit, strata.mass, strict=True):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torchfault.cells import Axis, Space
 from torchfault.errors import CampaignError
 from torchfault.results.assumptions import AuditCounts, widened
+from torchfault.results.counter import Counter
 from torchfault.results.finite import parts_of
 from torchfault.results.looks import unbiased
 from torchfault.results.observations import Observations, observe
@@ -30,7 +31,10 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What is asked of a campaign: of its *record*, *space*, *design* and trials, by which groups, of which outcome."""
+    """What is asked of a campaign: of its *record*, *space*, *design* and trials, by which groups, of which outcome.
+
+    *counter*, where there is one, counts the trials without listing them.
+    """
 
     record: Record
     space: Space
@@ -40,6 +44,7 @@ class Question:
     flag: str
     level: float
     method: str
+    counter: Counter | None = None
 
     @property
     def repeats(self) -> int:
@@ -81,12 +86,16 @@ def _by_design(asked: Question, axis: Axis) -> list[Estimate]:
         return _sequential(asked, axis)
     known: dict[int, Estimate] = {}
     if not design.replacement and not design.enumerates and columns.values is None and asked.repeats == 1:
-        parts = parts_of(asked.space, design.strata, axis, columns, inputs=asked.record.inputs, flag=asked.flag)
+        told = {"inputs": asked.record.inputs, "flag": asked.flag, "counter": asked.counter}
+        parts = parts_of(asked.space, design.strata, axis, columns, **told)  # type: ignore[arg-type]
         for group in range(len(axis)) if parts is not None else ():
             one = parts.estimate(group, level=asked.level, method=asked.method)  # type: ignore[union-attr]
             known |= {} if one is None else {group: one}
     if len(known) == len(axis):
         return [known[group] for group in range(len(axis))]
+    if asked.counter is not None:
+        rest = _shares(asked, asked.counter.having(asked.flag, axis), asked.counter.trials(axis))
+        return [known.get(group, one) for group, one in enumerate(rest)]
     seen = observe(asked.space, columns, axis, repeats=1 if design.enumerates else asked.repeats, flag=asked.flag)
     rest = _exhaustive(asked, axis, seen) if design.enumerates else _sampled(asked, seen)
     return [known.get(group, one) for group, one in enumerate(rest)]
@@ -140,15 +149,18 @@ def _exhaustive(asked: Question, axis: Axis, seen: Observations) -> list[Estimat
 def _sampled(asked: Question, seen: Observations) -> list[Estimate]:
     """Return estimates from draws that are independent, or independent within their strata."""
     if seen.plain and seen.value is None and bool(np.isin(seen.failed, (0, 1)).all()):
-        n = seen.trials
-        failures = np.bincount(seen.group, seen.failed, len(n))
-        low, high = find_interval(asked.method)(failures, n, level=asked.level)
-        with np.errstate(invalid="ignore"):
-            value = failures / n
-        rows = zip(value.tolist(), low.tolist(), high.tolist(), n.tolist(), strict=True)
-        return [Estimate(v, lo, hi, count, asked.method, asked.level) for v, lo, hi, count in rows]
+        return _shares(asked, np.bincount(seen.group, seen.failed, seen.groups), seen.trials)
     strata = seen.nested
     return [_group(asked, seen, members, strata=strata) for members in seen.members()]
+
+
+def _shares(asked: Question, failures: Floats | Ints, trials: Ints) -> list[Estimate]:
+    """Return the share of independent trials that failed in each group, shape (groups,) each."""
+    low, high = find_interval(asked.method)(failures, trials, level=asked.level)
+    with np.errstate(invalid="ignore"):
+        value = failures / trials
+    rows = zip(value.tolist(), low.tolist(), high.tolist(), trials.tolist(), strict=True)
+    return [Estimate(v, lo, hi, count, asked.method, asked.level) for v, lo, hi, count in rows]
 
 
 def _group(asked: Question, seen: Observations, members: Ints, *, strata: bool) -> Estimate:

@@ -1,17 +1,21 @@
 """Results: trials become estimates and tables when asked for, from the stored columns alone, without torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from torchfault.cells import Space
+from torchfault.cells import Axis, Space
 from torchfault.errors import CampaignError, StoreError, did_you_mean
 from torchfault.files import check_target, written
 from torchfault.results.assumptions import Audit, AuditCounts
+from torchfault.results.counter import Counter, counter_of
+from torchfault.results.crossed import crossed
 from torchfault.results.diagnostics import Diagnostics, diagnose
 from torchfault.results.intervals import Question, estimates, weighed
 from torchfault.results.observations import observe
@@ -106,26 +110,45 @@ class Results:
         return estimates(self.question("model", flag, level=level, method=method))[0]
 
     def table(
-        self, by: str = "site", flag: str = "failed", *, level: float | None = None, method: str = "wilson"
+        self,
+        by: str | tuple[str, str] = "site",
+        flag: str = "failed",
+        *,
+        level: float | None = None,
+        method: str = "wilson",
     ) -> "pd.DataFrame":
         """Return one row per group of *by*: ``model``, ``site``, ``layer`` (module), ``channel``, ``bit``, ...
 
         The columns are *key*, *trials*, *failures*, *due* (the share without an answer), *value*, *low* and *high*:
         :meth:`estimate`, given that the fault struck there. A trial of several faults counts in each group that it
-        struck. A group without trials has the value NaN and the interval (0, 1). Raises
-        :class:`torchfault.errors.SpaceError` for another *by*.
+        struck. A group without trials has the value NaN and the interval (0, 1). A pair of names, such as ``("layer",
+        "bit")``, crosses two groupings: two columns of their names stand in the place of *key*, and pairs that hold no
+        fault are left out. Raises :class:`torchfault.errors.SpaceError` for another *by*.
         """
         import pandas as pd
 
-        axis = self.space.axis(by)
-        asked = self.question(by, flag, level=level, method=method)
-        found, seen = estimates(asked, axis), observe(self.space, self.sampled, axis, flag=flag)
-        failures = np.bincount(seen.group, seen.failed * seen.size, len(axis)).round().astype(np.int64)
-        fair = weighed(asked)
-        due = seen if fair is self.sampled else observe(self.space, fair, axis, flag=flag)
-        named = {"key": axis.keys, "trials": seen.trials, "failures": failures, "due": due.mean(due.due)}
+        if isinstance(by, str):
+            axis = self.space.axis(by)
+            named: dict[str, Any] = {"key": axis.keys}
+        else:
+            axis, keys = crossed(self.space, by)
+            named = dict(zip(by, zip(*keys, strict=True), strict=True))
+        asked = self.question(by if isinstance(by, str) else ", ".join(by), flag, level=level, method=method)
+        found = estimates(asked, axis)
+        named |= dict(zip(("trials", "failures", "due"), self._counted(asked, axis), strict=True))
         bounds = np.array([(one.value, one.low, one.high) for one in found]).reshape(-1, 3).T
         return pd.DataFrame(named | dict(zip(("value", "low", "high"), bounds, strict=True)))
+
+    def _counted(self, asked: Question, axis: Axis) -> tuple[NDArray[Any], ...]:
+        """Return the trials, the failures, and the share without an answer of each group of *axis*, (groups,) each."""
+        if (counter := asked.counter) is not None:
+            trials, failures, due = counter.trials(axis), *(counter.having(one, axis) for one in (asked.flag, "due"))
+            with np.errstate(invalid="ignore"):
+                return trials, failures, due / trials
+        seen, fair = observe(self.space, self.sampled, axis, flag=asked.flag), weighed(asked)
+        failures = np.bincount(seen.group, seen.failed * seen.size, len(axis)).round().astype(np.int64)
+        lost = seen if fair is self.sampled else observe(self.space, fair, axis, flag=asked.flag)
+        return seen.trials, failures, lost.mean(lost.due)
 
     def audit(self, *, level: float | None = None) -> Audit | None:
         """Return how well the assumption behind resolvers held, ``None`` where every trial had a lane of its own."""
@@ -172,6 +195,15 @@ class Results:
         sample = self.design.sample
         return self.columns if sample is None else self.columns.where(np.isin(self.columns.stratum, sample))
 
+    def with_flags(self, flags: Mapping[str, NDArray[Any]]) -> "Results":
+        """Return the same trials with further outcomes: *flags* by name, as in :class:`torchfault.store.Columns`."""
+        named = dict(self.record.configuration.get("verdicts", {})) | dict.fromkeys(flags)
+        record = replace(self.record, configuration={**self.record.configuration, "verdicts": named})
+        found = Results(record, replace(self.columns, flags={**self.columns.flags, **flags}))
+        if self._counter is not None:
+            found.__dict__["_counter"] = self._counter.relabelled(found.columns)  # where they struck is worked out once
+        return found
+
     def question(self, by: str, flag: str, *, level: float | None = None, method: str = "wilson") -> Question:
         """Return what estimates by groups *by* of the outcome *flag* ask; refuse an outcome that was not recorded."""
         find_interval(method)
@@ -180,7 +212,13 @@ class Results:
             named = ", ".join(sorted(known))
             raise CampaignError(f"'{self.name}' recorded the outcomes {named}, got '{flag}'{did_you_mean(flag, known)}")
         chosen = self.level if level is None else level
-        return Question(self.record, self.space, self.design, self.sampled, by, flag, chosen, method)
+        told = (self.record, self.space, self.design, self.sampled, by, flag, chosen, method)
+        return Question(*told, self._counter)
+
+    @cached_property
+    def _counter(self) -> Counter | None:
+        repeats = int(self.record.configuration.get("inputs_per_fault", 1))
+        return counter_of(self.space, self.design, self.columns, repeats=repeats)
 
 
 def load(store: Store, name: str) -> Results:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import hypot, nan
+from math import nan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,12 @@ from torchfault.hardware.upset_space import UpsetSpace, as_upsets
 from torchfault.results.results import Results
 from torchfault.sampling.protocol import Population
 from torchfault.statistics import Estimate
+from torchfault.statistics.differences import difference
 from torchfault.statistics.stratified_score import tilted_bounds
 from torchfault.statistics.weights import Strata, beta_bounds
 from torchfault.store import Columns, Record
 
-__all__ = ["UpsetSample", "difference", "lacking", "negative", "sample_of", "scaled", "shifted"]
+__all__ = ["UpsetSample", "lacking", "negative", "sample_of", "scaled", "shifted"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -281,11 +282,3 @@ def scaled(one: Estimate, by: float) -> Estimate:
 def negative(one: Estimate, whole: float = 0.0) -> Estimate:
     """Return the estimate of *whole*, which is known, less a quantity."""
     return replace(one, value=whole - one.value, low=whole - one.high, high=whole - one.low)
-
-
-def difference(one: Estimate, two: Estimate) -> Estimate:
-    """Return one - two, its interval from both (MOVER: Zou & Donner, Statistics in Medicine 27, 2008)."""
-    value = one.value - two.value
-    low = value - hypot(one.value - one.low, two.high - two.value)
-    high = value + hypot(one.high - one.value, two.value - two.low)
-    return replace(one, value=value, low=low, high=high)
