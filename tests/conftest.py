@@ -11,6 +11,7 @@ from hypothesis import settings
 for _kind in ("CACHE", "STATE"):  # not the user's own
     os.environ[f"XDG_{_kind}_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" / "xdg" / _kind.lower())
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported, and for the processes that tests start
+os.environ.setdefault("TORCHFAULT_MKLDNN", "1")  # torch itself has no variable that switches oneDNN off
 
 # A loaded machine must not fail a test that is right: examples may take as long as they take.
 settings.register_profile("torchfault", deadline=None)
@@ -22,9 +23,10 @@ STD = (0.229, 0.224, 0.225)
 
 
 def pytest_collection_finish() -> None:
-    """Fix torch's threads once, without importing torch for tests that do not use it."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(2)
+    """Fix torch's threads and kernels once, without importing torch for tests that do not use it."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        torch.backends.mkldnn.set_flags(os.environ["TORCHFAULT_MKLDNN"] != "0")
 
 
 @pytest.fixture

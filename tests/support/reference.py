@@ -23,7 +23,8 @@ from torchfault.trials import Trials
 
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 MIRROR = {torch.bfloat16: torch.int16}  # what NumPy has no type for
-MIRROR |= dict.fromkeys((torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu), torch.uint8)
+_BYTES = ("float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu")
+MIRROR |= {getattr(torch, name): torch.uint8 for name in _BYTES if hasattr(torch, name)}  # older torch lacks the last
 
 
 def reference(model: nn.Module, data: Data, trials: Trials, *, reached: bool = True) -> Tree:

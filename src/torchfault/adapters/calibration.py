@@ -9,7 +9,7 @@ from torch import nn
 
 from torchfault.data import Data, Tree, call, map_tensors, rows
 from torchfault.errors import StorageError
-from torchfault.model.disturb import reset_states, undisturbed, unfused
+from torchfault.model.disturb import plain_kernels, reset_states, undisturbed
 from torchfault.model.rounding import activations_in
 from torchfault.names import site_name
 
@@ -37,7 +37,7 @@ def ranges_of(model: nn.Module, names: Collection[str], data: Data | Tree) -> di
             before = found.get(name, (low, high))
             found[name] = (min(low, before[0]), max(high, before[1]))
 
-    with undisturbed(model), unfused(), ExitStack() as hooks:
+    with undisturbed(model), plain_kernels(), ExitStack() as hooks:
         for name in names:
             module = model.get_submodule(site_name(name).base)
             if site_name(name).role == "input":

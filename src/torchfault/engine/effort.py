@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from torchfault.data import Tree, call
-from torchfault.model.disturb import reset_states, undisturbed, unfused
+from torchfault.model.disturb import plain_kernels, reset_states, undisturbed
 
 __all__ = ["Effort", "effort"]
 
@@ -63,7 +63,7 @@ def effort(model: nn.Module, inputs: Tree) -> Effort:
     >>> effort(nn.Sequential(nn.Linear(10, 10, bias=False), nn.ReLU()), torch.zeros(1, 10))
     Effort(calls=4, flops=200)
     """
-    with undisturbed(model), unfused(), _Calls() as calls, FlopCounterMode(display=False) as counter:
+    with undisturbed(model), plain_kernels(), _Calls() as calls, FlopCounterMode(display=False) as counter:
         reset_states(model)
         call(model, inputs)
     return Effort(calls.count, int(counter.get_total_flops()))

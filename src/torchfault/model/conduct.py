@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchfault.data import Tree, call, rows
 from torchfault.errors import ModelError, first_line
 from torchfault.model.decisions import Decisions
-from torchfault.model.disturb import reset_states, undisturbed, unfused
+from torchfault.model.disturb import plain_kernels, reset_states, undisturbed
 from torchfault.model.foreign import of_tensor
 from torchfault.model.traits import word_name
 
@@ -46,7 +46,7 @@ def conduct_of(model: nn.Module, inputs: Tree) -> Conduct:
 def _run(model: nn.Module, inputs: Tree) -> Conduct:
     failed: Exception | None = None
     for some, alone in ((inputs, False), (rows(inputs, slice(0, 1)), True)):
-        with undisturbed(model), unfused(), Decisions() as decisions:
+        with undisturbed(model), plain_kernels(), Decisions() as decisions:
             reset_states(model)
             try:
                 call(model, some)

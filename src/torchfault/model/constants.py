@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from torchfault.data import Tree, call, leaves
 from torchfault.errors import SpaceError, did_you_mean
-from torchfault.model.disturb import reset_states, undisturbed, unfused
+from torchfault.model.disturb import plain_kernels, reset_states, undisturbed
 from torchfault.model.home import Home
 from torchfault.model.states import Cell, module_slots
 from torchfault.model.watch import memory_address
@@ -60,7 +60,7 @@ def find_constants(model: nn.Module, cells: Sequence[Cell], inputs: Tree) -> tup
     modules, watches = dict(model.named_modules()), []
     stored = {memory_address(tensor) for tensor in (*model.parameters(), *model.buffers())} - {0}
     left = set(modules)
-    with undisturbed(model), unfused(), ExitStack() as hooks:
+    with undisturbed(model), plain_kernels(), ExitStack() as hooks:
         for cell in cells:
             paths = [p for p in modules if p in left and (p == cell.path or p.startswith(f"{cell.path}."))]
             left -= set(paths)  # the constants of a cell within a cell are tried with the outer one

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchfault.model.undo import Undo
 from torchfault.names.word_names import width_of
 
-__all__ = ["contents", "put_back", "reset_states", "undisturbed", "unfused"]
+__all__ = ["contents", "plain_kernels", "put_back", "reset_states", "undisturbed"]
 
 Homes = list[tuple[dict[str, Any], dict[str, Any]]]
 """Dictionaries of a module, each with a copy of what it held."""
@@ -105,33 +105,40 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 @contextmanager
-def unfused() -> Iterator[None]:
-    """Let attention layers take their ordinary path in this scope: the fused one calls no module inside them."""
+def plain_kernels() -> Iterator[None]:
+    """Let layers compute as written in this scope, whatever the size of the batch.
+
+    Attention layers take their ordinary path: the fused one calls no module inside them. Convolutions add up products:
+    NNPACK, which runs those of sixteen inputs and more where oneDNN is off or absent, goes by Fourier and Winograd
+    transforms, which spread one huge value over its whole tile, as rounding or as NaN.
+    """
     with Undo() as undo:
-        undo.add(_FUSED.leave)
-        _FUSED.enter()
+        undo.add(_SHORTCUTS.leave)
+        _SHORTCUTS.enter()
         yield
 
 
-class _Fused:
-    """Torch's switch for the fused path, which is off for as long as one of the scopes that need that lasts."""
+class _Shortcuts:
+    """Torch's switches for both, which are off for as long as one of the scopes that need that lasts."""
 
     def __init__(self) -> None:
-        self.scopes, self.before = 0, True
+        self.scopes, self.fused, self.transforms = 0, True, True
 
     def enter(self) -> None:
         self.scopes += 1
         if self.scopes == 1:
-            self.before = torch.backends.mha.get_fastpath_enabled()
+            self.fused = torch.backends.mha.get_fastpath_enabled()
             torch.backends.mha.set_fastpath_enabled(False)
+            (self.transforms,) = torch.backends.nnpack.set_flags(False)
 
     def leave(self) -> None:
         self.scopes -= 1
         if not self.scopes:
-            torch.backends.mha.set_fastpath_enabled(self.before)
+            torch.backends.mha.set_fastpath_enabled(self.fused)
+            torch.backends.nnpack.set_flags(self.transforms)
 
 
-_FUSED = _Fused()
+_SHORTCUTS = _Shortcuts()
 
 
 def reset_states(model: nn.Module) -> None:

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from torchfault.data import Tree, call, leaves
 from torchfault.errors import ModelError, first_line
-from torchfault.model.disturb import contents, put_back, reset_states, undisturbed, unfused
+from torchfault.model.disturb import contents, plain_kernels, put_back, reset_states, undisturbed
 from torchfault.model.timesteps import runs_inside
 
 __all__ = ["Cell", "Slot", "find_cells", "module_slots"]
@@ -98,7 +98,7 @@ def find_cells(model: nn.Module, inputs: Tree) -> tuple[Cell, ...]:
     """
     inner = [Cell(path, inside=True) for path, module in model.named_modules() if path and runs_inside(module)]
     watch = _Watch({cell.path for cell in inner})
-    with undisturbed(model), unfused(), ExitStack() as hooks:
+    with undisturbed(model), plain_kernels(), ExitStack() as hooks:
         for path, module in model.named_modules():
             if path and not any(path == cell.path or path.startswith(f"{cell.path}.") for cell in inner):
                 for handle in watch.hooks(path, module):

@@ -22,6 +22,7 @@ from torchfault.engine.monitor import MonitorRun, SweepMonitor
 from torchfault.engine.stored import Memory
 from torchfault.errors import EngineError
 from torchfault.model.discover import Discovery, find
+from torchfault.model.disturb import plain_kernels
 from torchfault.model.export import capture
 from torchfault.model.memory import homes
 from torchfault.model.opaque.trace import trace
@@ -77,7 +78,7 @@ class GraphExecutor:
         self.channels_last = self.device.type == "cpu" and _has_images(program)
         self.program = _in_channels_last(program) if self.channels_last else program
         self.plan: Schedule = schedule(self.program)
-        with torch.inference_mode():
+        with torch.inference_mode(), plain_kernels():
             one = golden_pass(self.program, data.inputs, 0, 1, channels_last=self.channels_last)
             self.footprint: Footprint = footprint(self.program, one, self.plan.last_reader)
         self.strikes = strikes_of(self.program, self.places)
@@ -111,6 +112,7 @@ class GraphExecutor:
         return self._kept
 
     @torch.inference_mode()
+    @plain_kernels()
     def golden(self) -> Tree:
         """Return the outputs without faults, one row per input."""
         parts = []
@@ -181,14 +183,14 @@ class GraphExecutor:
         self, trials: Trials, first: int, numbers: NDArray[np.int64], monitor: MonitorRun | None
     ) -> Iterator[Lanes]:
         events = events_of(trials, self.strikes)
-        with torch.inference_mode():
+        with torch.inference_mode(), plain_kernels():
             golden = self._golden(first)
             striker = Striker(self.program, self.places, trials, self.device, self.stored, self.modules)
             room = self.memory - self.footprint.golden * golden.lanes
             looking = None if monitor is None else SweepMonitor(monitor.take(numbers), self.watched, golden)
             found = ChunkRun(trials, events, golden, striker, self.plan, self.footprint, room, looking).lanes()
         while True:
-            with torch.inference_mode():  # for our own work, and not for what happens to the lanes in between
+            with torch.inference_mode(), plain_kernels():  # for our own work, not for what happens to lanes in between
                 lanes = next(found, None)
             if lanes is None:
                 return

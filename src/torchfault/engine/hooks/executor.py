@@ -19,7 +19,7 @@ from torchfault.engine.monitor import HooksMonitor, MonitorRun
 from torchfault.engine.stored import Memory, edited
 from torchfault.errors import ModelError
 from torchfault.model.discover import Discovery, find
-from torchfault.model.disturb import contents, put_back, reset_states, undisturbed, unfused
+from torchfault.model.disturb import contents, plain_kernels, put_back, reset_states, undisturbed
 from torchfault.model.lane_axis import identical_lanes
 from torchfault.model.traits import leaf_paths, varies
 from torchfault.model.watch import visiting
@@ -81,7 +81,7 @@ class HooksExecutor:
         self._batch = 1
         self._golden: Tree | None = None
         few = rows(data.inputs, slice(0, 1 if found.conduct.alone else 2))
-        with undisturbed(model) as changed, unfused():
+        with undisturbed(model) as changed, plain_kernels():
             batch = lanes_within(model, self._here(few), memory=memory)
             self._stateful = changed()
         # A module that changes its state must not run twice.
@@ -212,7 +212,7 @@ class HooksExecutor:
         inputs = self._here(rows(self.data.inputs, index))
         with ExitStack() as scopes:
             scopes.enter_context(torch.no_grad())
-            scopes.enter_context(unfused())
+            scopes.enter_context(plain_kernels())
             if self.alone or self._stateful:
                 scopes.enter_context(undisturbed(self.model))
                 reset_states(self.model)

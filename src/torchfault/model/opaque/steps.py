@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from torchfault.model.disturb import unfused
+from torchfault.model.disturb import plain_kernels
 from torchfault.model.foreign import coded, of_tensor
 
 __all__ = ["Step", "alike_scales", "like_of", "plain"]
@@ -46,7 +46,7 @@ class Step:
     def run(self, flat: list[Any], spec: pytree.TreeSpec) -> Any:
         """Return what *function* makes of such leaves."""
         less, more = pytree.tree_unflatten(flat, spec)
-        with unfused():
+        with plain_kernels():
             return self.function(*less, **more)
 
 
