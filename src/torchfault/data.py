@@ -109,9 +109,13 @@ class Data:
 
 def _in_dictionaries(tree: Tree) -> Tree:
     """Return *tree* with plain dictionaries for mappings whose parts torch does not know."""
-    if isinstance(tree, Mapping) and pytree.tree_is_leaf(tree):
-        return {str(name): _in_dictionaries(part) for name, part in tree.items()}
-    return pytree.tree_map(_in_dictionaries, tree) if not pytree.tree_is_leaf(tree) else tree
+
+    def plain(leaf: object) -> object:
+        if not isinstance(leaf, Mapping):
+            return leaf
+        return {str(name): _in_dictionaries(part) for name, part in leaf.items()}
+
+    return pytree.tree_map(plain, tree)
 
 
 def call(model: nn.Module | Callable[..., Tree], inputs: Tree, *, copied: bool = True) -> Tree:

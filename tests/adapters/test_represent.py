@@ -11,6 +11,7 @@ from torch.nn.utils import prune
 from tests.engine.test_hooks import close, draw, outputs
 from tests.support.networks import NETWORKS
 from tests.support.reference import changed
+from tests.support.torch_types import skip_without
 from torchfault.adapters.represent import represent
 from torchfault.data import Data, call, concatenate, leaves, rows
 from torchfault.engine import Engine, inject
@@ -60,6 +61,7 @@ def by_hand(model: nn.Module, data: Data, trials: Trials) -> list[torch.Tensor]:
 )
 @pytest.mark.parametrize("executor", ["graph", "hooks"])
 def test_faults_in_stored_words_do_what_decoding_them_does(how, executor, rng):
+    skip_without(how)
     model, data = NETWORKS["depthwise" if how in ("int4:5", "csr") else "digits"]()
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.torch_types import skip_without
 from torchfault.errors import FaultError, WordError
 from torchfault.faults import Value
 from torchfault.testing import check_word_format
@@ -135,12 +136,36 @@ def test_a_format_that_cannot_be_is_refused(name, message):
 def test_a_value_that_an_emulated_format_cannot_hold_is_refused(rng):
     keep, toggle = Value(-8.0).masks(word("q3.4"), np.array([0]), rng=rng)
     assert (keep.tolist(), toggle.tolist()) == ([0], [0x80])
-    more = [(1.0, "float4_e2m1fn_x2"), (0.0, "float8_e8m0fnu"), (-2.0, "float8_e8m0fnu"), (math.inf, "float8_e4m3fnuz")]
-    for value, name in [*more, (8.0, "q3.4"), (math.inf, "q3.4"), (29.0, "e3m2fn"), (8.0, "int4"), (1e9, "e5m2")]:
+    for value, name in [
+        (math.inf, "float8_e4m3fnuz"),
+        (8.0, "q3.4"),
+        (math.inf, "q3.4"),
+        (29.0, "e3m2fn"),
+        (8.0, "int4"),
+        (1e9, "e5m2"),
+    ]:
+        with pytest.raises(FaultError, match="cannot hold"):
+            Value(value).masks(word(name), np.array([0]), rng=rng)
+    Value(math.inf).masks(word("e5m2"), np.array([0]), rng=rng)
+
+
+def test_a_value_that_torchs_newest_types_cannot_hold_is_refused(rng):
+    skip_without("float8_e8m0fnu", "float4_e2m1fn_x2")
+    for value, name in [(1.0, "float4_e2m1fn_x2"), (0.0, "float8_e8m0fnu"), (-2.0, "float8_e8m0fnu")]:
         with pytest.raises(FaultError, match="cannot hold"):
             Value(value).masks(word(name), np.array([0]), rng=rng)
     assert Value(4.0).masks(word("float8_e8m0fnu"), np.array([0]), rng=rng)[1].tolist() == [129]
-    Value(math.inf).masks(word("e5m2"), np.array([0]), rng=rng)
+
+
+@pytest.mark.parametrize("name", ["float8_e8m0fnu", "float4_e2m1fn_x2", "uint64"])
+def test_a_type_that_an_older_torch_lacks_is_told(name, monkeypatch):
+    word.cache_clear()
+    monkeypatch.delitem(WORDS, name, raising=False)
+    with pytest.raises(
+        WordError, match=f"'{name}' words need a torch that has this type, got torch 2"
+    ):
+        word(name)
+    word.cache_clear()
 
 
 # What torch has types for, and ml_dtypes too.
@@ -157,6 +182,7 @@ TORCH8 = {
 
 @pytest.mark.parametrize("name", TORCH8)
 def test_every_word_of_8_bits_stands_for_what_the_reference_says_and_so_does_each_flip(name):
+    skip_without(name)
     codes = np.arange(256, dtype=np.uint8)
     theirs = codes.view(TORCH8[name]).astype(np.float64)
     assert np.array_equal(values_of(codes, name), theirs, equal_nan=True)
@@ -168,6 +194,7 @@ def test_every_word_of_8_bits_stands_for_what_the_reference_says_and_so_does_eac
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")
 @pytest.mark.parametrize("name", TORCH8)
 def test_rounding_to_8_bits_is_that_of_the_reference_but_where_torch_saturates(name, rng):
+    skip_without(name)
     x = numbers(rng)
     if name == "float8_e8m0fnu":  # torch drops the sign, and gives zero the smallest word; the reference has NaN
         x = np.abs(x[x != 0])
@@ -188,6 +215,7 @@ def test_beyond_448_torch_saturates_and_the_other_choice_is_nan():
 
 
 def test_a_packed_word_of_two_numbers_flips_one_of_them():
+    skip_without("float4_e2m1fn_x2")
     fmt = word("float4_e2m1fn_x2")
     words = np.arange(256, dtype=np.uint8)
     low, high = ((words >> shift & 15).view(ml_dtypes.float4_e2m1fn).astype(float) for shift in (0, 4))

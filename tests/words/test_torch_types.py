@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.support.torch_types import skip_without
 from torchfault.adapters.represent import represent
 from torchfault.data import Data
 from torchfault.engine import Engine, inject
@@ -50,6 +51,7 @@ class Scaled(nn.Module):
 @pytest.mark.parametrize("executor", ["graph", "hooks"])
 @pytest.mark.parametrize("name", [*FLOATS, *WHOLE, *RAW])
 def test_every_flip_is_what_editing_the_bytes_by_hand_does(name, executor):
+    skip_without(name)
     model, data = Scaled(name, parameter=True).eval(), Data(INPUTS)
     engine = Engine(model, data, executor="auto" if executor == "graph" else executor, buffers=True)
     space = engine.space.select("scale")
@@ -91,5 +93,6 @@ def test_weights_are_kept_in_these_types(name):
 
 @pytest.mark.parametrize(("name", "why"), [("float8_e8m0fnu", "no signs"), ("float4_e2m1fn_x2", "two numbers")])
 def test_a_type_that_keeps_no_single_numbers_is_no_storage_of_weights(name, why):
+    skip_without(name)
     with pytest.raises(StorageError, match=why):
         represent(nn.Linear(3, 2), name)

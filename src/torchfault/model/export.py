@@ -185,7 +185,9 @@ class _Builder:
         if any(check in name for check in _CHECKS):
             return
         value = node.meta.get("val")
-        if isinstance(value, torch.SymInt | int | torch.SymBool | torch.SymFloat):
+        if isinstance(value, torch.SymBool | torch.SymFloat):  # no harm where it is but checked
+            return
+        if isinstance(value, torch.SymInt | int):
             self.known[node.name] = _size(value)
             return
         if "higher_order" in type(node.target).__module__ or "HigherOrder" in type(node.target).__name__:
@@ -235,6 +237,8 @@ class _Builder:
     def _argument(self, argument: Any) -> Any:
         def swap(part: Any) -> Any:
             if isinstance(part, fx.Node):
+                if isinstance(part.meta.get("val"), torch.SymBool | torch.SymFloat):
+                    raise ModelError("the graph computes with a symbolic float or truth value of the batch size")
                 return self.known.get(part.name)
             if isinstance(part, list):
                 return [swap(item) for item in part]
@@ -302,12 +306,10 @@ def _memory(tensor: Tensor) -> Any:
     return (address, tensor.shape, tensor.stride(), tensor.storage_offset()) if address else id(tensor)
 
 
-def _size(value: Any) -> Any:
+def _size(value: int | torch.SymInt) -> Any:
     """Return a number as it is, and a symbolic one as a formula in the number of lanes."""
     if not isinstance(value, torch.SymInt):
-        if isinstance(value, int):
-            return value
-        raise ModelError("the graph computes with a symbolic float or truth value of the batch size")
+        return value
     expression = value.node.expr
     symbols = sorted(expression.free_symbols, key=str)
     if not symbols:

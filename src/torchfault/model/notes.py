@@ -23,7 +23,7 @@ from torchfault.storages import InBlocks
 __all__ = ["Noted", "noting"]
 
 
-@torch.library.custom_op("torchfault::note", mutates_args=())
+@torch.library.custom_op("torchfault::note", mutates_args=(), schema="(Tensor[] tensors, str base, str role) -> ()")
 def _note_operator(tensors: list[Tensor], base: str, role: str) -> None:
     """Do nothing: an operation that graph capture keeps, by which the sites of a call are found again."""
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchfault.errors import StorageError
 from torchfault.storages.base import Part, Words, as_matrix
 from torchfault.storages.blocks import LARGEST, block_of, columns, cut, joined, members
-from torchfault.words import decode, encode, word
+from torchfault.words import converted, decode, encode, word
 from torchfault.words.emulated import power_of_two
 
 __all__ = ["Affine", "BlockFloat", "Formatted"]
@@ -44,7 +44,7 @@ class Formatted:
     def encode(self, tensor: Tensor) -> dict[str, Tensor]:
         """Return the rounded values themselves."""
         fmt = word(self.format)
-        return {"": decode(encode(tensor.to(fmt.dtype), fmt), fmt)}
+        return {"": decode(encode(converted(tensor, fmt.dtype), fmt), fmt)}
 
     def parts(self, words: Words, shape: Sequence[int]) -> dict[str, Part]:
         """Return the only part."""

@@ -131,7 +131,7 @@ class Microscaled:
             top = torch.where(largest == 0, -_BIAS, torch.frexp(largest).exponent - 1)
             power = torch.where(largest.isinf(), _BIAS + 1, top).sub(kind.exponent).clamp(-_BIAS, _BIAS)
             code = torch.where(largest.isnan(), _NAN, power + _BIAS).to(torch.uint8)
-            scales = {"scale": code.view(torch.float8_e8m0fnu)}
+            scales = {"scale": code.view(word("float8_e8m0fnu").dtype)}
             factor = torch.where(largest.isnan(), torch.nan, power_of_two(-power).float())
         return scales, (blocks * factor.unsqueeze(2)).clamp_(-kind.largest, kind.largest)
 

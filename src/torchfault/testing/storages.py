@@ -9,7 +9,7 @@ from torch import Tensor
 from torchfault.errors import StorageError
 from torchfault.storages.base import Storage, Stored, keep
 from torchfault.testing.rules import hold, rule
-from torchfault.words import bits_of, decode, edit, encode, masks_to_words
+from torchfault.words import bits_of, decode, edit, encode, masks_to_words, picked
 
 __all__ = ["check_storage"]
 
@@ -64,7 +64,7 @@ def _changed(stored: Stored, name: str, rng: np.random.Generator, count: int) ->
     element = torch.from_numpy(rng.permutation(words.numel())[:count])
     drawn = rng.integers(0, (1 << fmt.width) - 1, len(element), dtype=np.uint64, endpoint=True)
     drawn &= rng.integers(0, (1 << fmt.width) - 1, len(element), dtype=np.uint64, endpoint=True)
-    old = words.reshape(-1)[element]
+    old = picked(words, element)
     return element, edit(old, None, masks_to_words(drawn, fmt), fmt)
 
 
@@ -77,7 +77,7 @@ def _with(stored: Stored, name: str, element: Tensor, new: Tensor) -> dict[str, 
 def _check_single(storage: Storage, stored: Stored, name: str, rng: np.random.Generator) -> None:
     element, new = _changed(stored, name, rng, _TRIES)
     sound = ~stored.parts[name].astray(element, new, stored.words[name].shape)
-    element, new = element[sound], new[sound]
+    element, new = element[sound], picked(new, sound)
     with rule(storage, "spread tells the values that change, as decoding tells it"):
         found = storage.spread(stored.words, stored.shape, name, element, new)
         if found is None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchfault.errors import WordError
 from torchfault.words.emulated import word as format_of
-from torchfault.words.native import WordFormat, decode, encode, masks_to_words
+from torchfault.words.native import WordFormat, converted, decode, encode, masks_to_words
 
 __all__ = ["flip_changes", "flip_deltas", "values_of", "words_of"]
 
@@ -81,7 +81,7 @@ def words_of(values: ArrayLike | Tensor, word: str) -> NDArray[np.uint64]:
     """
     fmt = _of_one_number(word)
     held = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
-    words = encode(held.detach().cpu().reshape(-1).to(fmt.dtype), fmt).numpy()
+    words = encode(converted(held.detach().cpu().reshape(-1), fmt.dtype), fmt).numpy()
     return words.view(f"u{words.itemsize}").astype(np.uint64) & np.uint64((1 << fmt.width) - 1)
 
 

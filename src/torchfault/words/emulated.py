@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchfault.errors import WordError, did_you_mean
-from torchfault.names.word_names import parameters
+from torchfault.names.word_names import NATIVE, parameters
 from torchfault.words.grids import to_affine, to_fixed, to_minifloat
 from torchfault.words.native import WORDS, WordFormat, float_fields, integer_fields, lying_in
 
@@ -36,6 +36,8 @@ def word(name: str) -> WordFormat:
     """
     if name in WORDS:
         return WORDS[name]
+    if name in NATIVE:
+        raise WordError(f"'{name}' words need a torch that has this type, got torch {torch.__version__}; update torch")
     found = parameters(name)
     if found is None:
         raise WordError(

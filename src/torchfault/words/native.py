@@ -17,6 +17,7 @@ __all__ = [
     "Coding",
     "WordFormat",
     "bits_of",
+    "converted",
     "decode",
     "encode",
     "float_fields",
@@ -24,6 +25,7 @@ __all__ = [
     "integer_fields",
     "lying_in",
     "masks_to_words",
+    "picked",
     "rounded",
 ]
 
@@ -127,6 +129,27 @@ def rounded(values: Tensor, fmt: WordFormat) -> Tensor:
     return held_in(fmt, values.dtype).coding.round(values)
 
 
+def picked(values: Tensor, element: Tensor) -> Tensor:
+    """Return the values at flat positions *element*, of any type: not every torch can index the narrow ones.
+
+    >>> picked(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([3, 0]))
+    tensor([4., 1.])
+    """
+    flat = values.reshape(-1)
+    return flat.view(torch.uint8)[element].view(flat.dtype) if flat.itemsize == 1 else flat[element]
+
+
+def converted(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return *values* as *dtype*, where ``float8_e4m3fn`` saturates: conversions of older versions overflow to NaN.
+
+    >>> converted(torch.tensor([1e6]), torch.float8_e4m3fn).float()
+    tensor([448.])
+    """
+    if dtype != torch.float8_e4m3fn or values.dtype == dtype:
+        return values.to(dtype)
+    return (values if values.itemsize > 1 else values.float()).clamp(-448, 448).to(dtype)
+
+
 @dataclass(frozen=True)
 class _Converted:
     """The words of *fmt* for values of another floating-point type, which are converted on the way."""
@@ -134,13 +157,13 @@ class _Converted:
     fmt: WordFormat
 
     def to_words(self, values: Tensor, integer: torch.dtype) -> Tensor:
-        return self.fmt.coding.to_words(values.to(self.fmt.dtype), integer)
+        return self.fmt.coding.to_words(converted(values, self.fmt.dtype), integer)
 
     def to_values(self, words: Tensor, dtype: torch.dtype) -> Tensor:
         return decode(words, self.fmt).to(dtype)
 
     def round(self, values: Tensor) -> Tensor:
-        return self.fmt.coding.round(values.to(self.fmt.dtype)).to(values.dtype)
+        return self.fmt.coding.round(converted(values, self.fmt.dtype)).to(values.dtype)
 
 
 @lru_cache(maxsize=1024)
@@ -226,4 +249,5 @@ def _native(name: str, width: int) -> WordFormat:
     return WordFormat(name, width, dtype, integer, integer_fields(width, signed=dtype.is_signed))
 
 
-WORDS: dict[str, WordFormat] = {name: _native(name, width) for name, width in NATIVE.items()}
+# Of the newest types an older torch has none.
+WORDS: dict[str, WordFormat] = {name: _native(name, width) for name, width in NATIVE.items() if hasattr(torch, name)}

@@ -19,6 +19,7 @@ from torchfault.model.places import Place, lane_arguments
 from torchfault.model.program import Node, Program, Ref, Value
 from torchfault.storages import Stored
 from torchfault.trials import Trials
+from torchfault.words import picked
 
 __all__ = ["Striker"]
 
@@ -112,7 +113,7 @@ class Striker:
         """Return which values of a stored parameter the words of *group* change, each alone, and to what."""
         stored, part = self.stored[group.place.node], group.place.part
         edits = self.editor.edits(group)
-        fresh = edits.changed(stored.words[part].reshape(-1)[edits.element])
+        fresh = edits.changed(picked(stored.words[part], edits.element))
         found = stored.storage.spread(stored.words, stored.shape, part, edits.element, fresh)
         return None if found is None else (found[0], found[1].to(stored.dtype))
 
