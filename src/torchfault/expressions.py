@@ -18,6 +18,7 @@ __all__ = [
     "Form",
     "Not",
     "Or",
+    "beside_metric",
     "parse_criterion",
     "parse_fault",
     "parse_metric",
@@ -245,6 +246,21 @@ def parse_criterion(text: str) -> Expression:
     Not(part=Atom(name='topk', text='topk:3,axis=-1', arguments=(('k', 3), ('axis', -1))))
     """
     return _Parser(text).whole()
+
+
+def beside_metric(*, criterion: bool, verdicts: bool, inputs_per_fault: bool) -> str:
+    """Return why a metric cannot go with what is given beside it, empty where nothing is.
+
+    >>> beside_metric(criterion=False, verdicts=False, inputs_per_fault=False)
+    ''
+    """
+    extra = [name for name, given in locals().items() if given]
+    if not extra:
+        return ""
+    return (
+        f"a metric measures every trial on the whole data set, and {' and '.join(extra)} beside it would have no say; "
+        f"leave out the metric or {'that' if len(extra) == 1 else 'those'}"
+    )
 
 
 def written(expression: Expression) -> str:

@@ -154,16 +154,16 @@ def _engine(what: Any, given: Mapping[str, Any]) -> "Engine":
 
 def _stop(given: Mapping[str, Any]) -> "Rule | None":
     """Return when to stop: by whatever was given, after 10,000 trials where nothing was and the sampler has no end."""
-    from torchfault.config.build import DEFAULT_TRIALS
+    from torchfault.config.build import DEFAULT_TRIALS, ENDING
+    from torchfault.config.samplers import AnySampler
+    from torchfault.config.section import as_kind
     from torchfault.statistics import AnyOf, MaxTrials
 
     stop, trials, sampler = given["stop"], given["trials"], given["sampler"]
     if stop is not None and not isinstance(stop, int) and not callable(stop):
         raise CampaignError(f"stop is a number of trials or a rule such as HalfWidth(0.01), got {str(stop)[:60]!r}")
     rules = [MaxTrials(rule) if isinstance(rule, int) else rule for rule in (trials, stop) if rule is not None]
-    if not rules and isinstance(sampler, str) and sampler.partition(":")[0] in ("uniform", *_ENDLESS):
+    # An adaptive sampler ends by the half-widths that it is to reach.
+    if not rules and isinstance(sampler, str) and as_kind(sampler, AnySampler).kind not in (*ENDING, "adaptive"):
         rules = [MaxTrials(DEFAULT_TRIALS)]
     return None if not rules else rules[0] if len(rules) == 1 else AnyOf(tuple(rules))
-
-
-_ENDLESS = ("bit-error-rate", "importance", "learned")

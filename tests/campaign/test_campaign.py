@@ -391,6 +391,20 @@ def test_a_metric_is_measured_over_the_whole_data_set(batch):
     assert results.table("model")["value"][0] == pytest.approx(estimate.value)
 
 
+@pytest.mark.parametrize(
+    ("beside", "named"),
+    [
+        ({"criterion": Top1Change()}, "criterion"),  # equal to the one that is taken, but asked for
+        ({"verdicts": {"second": Top1Change()}}, "verdicts"),
+        ({"inputs_per_fault": 2}, "inputs_per_fault"),
+    ],
+)
+def test_what_a_metric_would_leave_without_a_say_is_refused(beside, named):
+    with pytest.raises(CampaignError, match=f"the whole data set, and {named} beside it would have no say"):
+        Campaign(Double(), SPACE, metric=share_of_zero, **beside)
+    assert replace(Campaign(Double(), SPACE), metric=share_of_zero, inputs_per_fault=None).metric is share_of_zero
+
+
 def test_an_enumerated_metric_is_exact():
     results = run(Campaign(Double(), SPACE, metric=share_of_zero, sampler=Exhaustive()))
     truth = everything()[1]

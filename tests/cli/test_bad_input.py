@@ -183,6 +183,10 @@ CASES: dict[str, tuple[str | list[str], str]] = {
         config(verdicts="{wrong: misclassified}", resolver="pooled"),
         "Pooled leaves lanes out, so that wrong stay unknown",
     ),
+    "criterion beside a metric": (
+        config(metric="accuracy", criterion="top1"),
+        "criterion beside it would have no say; leave out the metric or that",
+    ),
     "pools of a metric": (config(metric="accuracy", resolver="pooled"), "Pooled finds failures, not a metric"),
     "side of no whole blocks": (config(recipe="search", search="{side: 100}"), "a side sample is whole blocks"),
     "unknown recipe": (config(recipe="serch"), "recipe: expected run, .*, got 'serch'; did you mean 'search'"),

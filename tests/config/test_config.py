@@ -164,9 +164,10 @@ def test_what_a_campaign_imports_of_the_users_own_is_known(written):
     assert factories(written(SMALL)) == []
     text = "model: my.nets:make\ndata: my.data:load\nfault: my.faults:Odd\ncriterion: top1 & ~my.criteria:bad\n"
     text += "verdicts: {odd: 'my.criteria:odd | topk:3'}\nsampler: my.samplers:Best\nresolver: my.resolvers:r\n"
-    text += "measure: my.measures:m\nmetric: my.metrics:f\n"
+    text += "measure: my.measures:m\n"
     found = ["my.nets:make", "my.data:load", "my.samplers:Best", "my.resolvers:r", "my.measures:m", "my.faults:Odd"]
-    assert factories(written(text)) == [*found, "my.metrics:f", "my.criteria:bad", "my.criteria:odd"]
+    assert factories(written(text)) == [*found, "my.criteria:bad", "my.criteria:odd"]
+    assert factories(written(SMALL + "metric: my.metrics:f\n")) == ["my.metrics:f"]
     assert factories(written(SMALL + "criterion: top1:output=logits,axis=-1\nsampler: importance:GBIN\n")) == []
 
 
@@ -374,6 +375,23 @@ def test_metrics_are_built(built):
     assert built("metric: accuracy:axis=1").metric == criteria.Accuracy(axis=1)
     assert built("metric: torchfault.criteria:accuracy").metric is criteria.accuracy
     assert built().metric is None
+
+
+@pytest.mark.parametrize(
+    ("beside", "named"),
+    [
+        ("criterion: top1", "criterion"),
+        ("verdicts: {wrong: misclassified}", "verdicts"),
+        ("inputs_per_fault: 3", "inputs_per_fault"),
+        ("criterion: topk:2\ninputs_per_fault: 2", "criterion and inputs_per_fault"),
+    ],
+)
+def test_what_a_metric_would_leave_without_a_say_is_refused(written, beside, named):
+    with pytest.raises(
+        ConfigError, match=f"data set, and {named} beside it would have no say; leave out the metric"
+    ):
+        written(f"{SMALL}metric: accuracy\n{beside}\n")
+    assert written(f"{SMALL}metric: accuracy\ninputs_per_fault: all\n").metric == "accuracy"
 
 
 def test_a_mean_iou_knows_its_classes(written):

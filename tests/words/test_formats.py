@@ -161,9 +161,7 @@ def test_a_value_that_torchs_newest_types_cannot_hold_is_refused(rng):
 def test_a_type_that_an_older_torch_lacks_is_told(name, monkeypatch):
     word.cache_clear()
     monkeypatch.delitem(WORDS, name, raising=False)
-    with pytest.raises(
-        WordError, match=f"'{name}' words need a torch that has this type, got torch 2"
-    ):
+    with pytest.raises(WordError, match=f"'{name}' words need a torch that has this type, got torch 2"):
         word(name)
     word.cache_clear()
 

@@ -11,6 +11,7 @@ from torchfault.cells import Space
 from torchfault.criteria import Criterion, Metric, Top1Change
 from torchfault.data import Data, Tree
 from torchfault.errors import CampaignError
+from torchfault.expressions import beside_metric
 from torchfault.faults import BitFlip, FaultModel
 from torchfault.measures import UNIFORM, Measure
 from torchfault.resolve import Direct, Resolver
@@ -23,7 +24,17 @@ if TYPE_CHECKING:
     from torchfault.engine.executor import Lanes
     from torchfault.trials import Trials
 
-__all__ = ["Campaign", "Machine", "UpsetModel", "check", "goals_of", "level_of", "population_of", "repeats_of"]
+__all__ = [
+    "DEFAULT_CRITERION",
+    "Campaign",
+    "Machine",
+    "UpsetModel",
+    "check",
+    "goals_of",
+    "level_of",
+    "population_of",
+    "repeats_of",
+]
 
 _FLAGS = ("failed", "due", "crash", "proven", "vouched", "audited", "refuted", "pooled", "controlled", "hidden")
 
@@ -96,6 +107,9 @@ class UpsetModel(Protocol):
         ...
 
 
+DEFAULT_CRITERION = Top1Change()  # this very value: one that was given is told from it
+
+
 @dataclass(frozen=True, eq=False)
 class Campaign:
     """Which faults strike which model on which data, what counts as a failure, and when it is enough.
@@ -106,7 +120,7 @@ class Campaign:
     enumerates the whole space). It fails where *criterion* says so, or by a NaN or infinity that golden does not have,
     or an exception; further *verdicts*, criteria by name, are recorded beside. With a *metric* every trial runs on the
     whole data set instead, and its value is the drop of the metric below golden; it then counts as failed where the
-    metric changed at all.
+    metric changed at all, and *criterion*, *verdicts* and *inputs_per_fault*, which would have no say, are refused.
 
     *resolver* says how outcomes become known: by a lane for each trial, or with fewer lanes under an assumption that is
     audited (:mod:`torchfault.resolve`). *facts*, plain JSON, are what is known of the model beforehand: they are kept
@@ -135,7 +149,7 @@ class Campaign:
     sampler: Sampler = field(default_factory=Uniform)
     measure: Measure = UNIFORM
     fault: "FaultModel | UpsetModel" = field(default_factory=BitFlip)
-    criterion: Criterion = field(default_factory=Top1Change)
+    criterion: Criterion = DEFAULT_CRITERION
     verdicts: Mapping[str, Criterion] = field(default_factory=dict)
     metric: Metric | None = None
     resolver: Resolver = field(default_factory=Direct)
@@ -176,6 +190,14 @@ class Campaign:
                 f"a fault runs on 1 to {self.inputs} inputs, as many as there are, got {self.inputs_per_fault}; "
                 "None takes all"
             )
+        if self.metric is not None:
+            conflict = beside_metric(
+                criterion=self.criterion is not DEFAULT_CRITERION,
+                verdicts=bool(self.verdicts),
+                inputs_per_fault=self.inputs_per_fault not in (1, None),
+            )
+            if conflict:
+                raise CampaignError(conflict)
 
     def __repr__(self) -> str:
         """Return one line; the parts have their own."""

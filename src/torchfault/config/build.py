@@ -37,6 +37,8 @@ __all__ = [
 ]
 
 DEFAULT_TRIALS = 10_000
+ENDING = ("exhaustive", "network-wise", "layer-wise", "data-unaware", "data-aware", "import")
+"""The samplers that have an end of their own; what a user imports says so itself."""
 _RANDOM_INPUTS = 16
 _MOST_VALUES = 2**34  # of random inputs
 
@@ -194,17 +196,18 @@ def build_judges(
 ) -> "tuple[Criterion, dict[str, Criterion], Metric | None]":
     """Return what judges outcomes: the criterion, or the one that fits, the verdicts, and the metric, if any.
 
-    They are tried on the golden outputs of *engine*, so that what does not fit shows before anything runs. Under a
-    metric the criterion has no say.
+    They are tried on the golden outputs of *engine*, so that what does not fit shows before anything runs. A campaign
+    refuses what is given beside a metric.
     """
-    from torchfault.criteria import Top1Change, as_criterion, as_metric, check_fit, fitting, golden_metric
+    from torchfault.campaign.campaign import DEFAULT_CRITERION
+    from torchfault.criteria import as_criterion, as_metric, check_fit, fitting, golden_metric
 
     golden, data = engine.golden(), engine.data
     named = {name: as_criterion(one) for name, one in verdicts.items()}
     if metric is not None:
         metric = as_metric(metric)
         golden_metric(metric, golden, data.labels)
-        chosen: Criterion = Top1Change()
+        chosen = DEFAULT_CRITERION if criterion is None else as_criterion(criterion)
     elif criterion is None:
         chosen = fitting(golden, data.labels, data.inputs).criterion
     else:
@@ -319,5 +322,4 @@ def _stop(settings: Settings) -> "StoppingRule | None":
 
 def ends(settings: Settings) -> bool:
     """Return whether the campaign of *settings* ends by itself."""
-    own = ("exhaustive", "network-wise", "layer-wise", "data-unaware", "data-aware", "import")
-    return settings.recipe in ("vulnerability", "ra") or (settings.recipe == "run" and settings.sampler.kind in own)
+    return settings.recipe in ("vulnerability", "ra") or (settings.recipe == "run" and settings.sampler.kind in ENDING)

@@ -10,7 +10,7 @@ from torchfault.config.recipes import Ra, Search, Vulnerability
 from torchfault.config.resolvers import AnyResolver
 from torchfault.config.samplers import AnySampler, Uniform
 from torchfault.config.section import Names, Section, listed
-from torchfault.expressions import parse_criterion, parse_fault, parse_metric
+from torchfault.expressions import beside_metric, parse_criterion, parse_fault, parse_metric
 
 __all__ = ["RECIPES", "Checkpoint", "DataSource", "Model", "Selection", "Settings", "Stop"]
 
@@ -303,4 +303,16 @@ class Settings(Section):
     def _has_goals(self) -> Self:
         if self.recipe == "run" and self.sampler.kind == "adaptive" and not self.stop.half_width:
             raise ValueError("sampler adaptive draws towards half-widths, got none; give --half-width site=0.01")
+        return self
+
+    @model_validator(mode="after")
+    def _metric_alone(self) -> Self:
+        if self.recipe == "run" and self.metric is not None:
+            conflict = beside_metric(
+                criterion=self.criterion is not None,
+                verdicts=bool(self.verdicts),
+                inputs_per_fault=self.inputs_per_fault not in (1, None),
+            )
+            if conflict:
+                raise ValueError(conflict)
         return self
