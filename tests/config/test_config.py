@@ -387,9 +387,7 @@ def test_metrics_are_built(built):
     ],
 )
 def test_what_a_metric_would_leave_without_a_say_is_refused(written, beside, named):
-    with pytest.raises(
-        ConfigError, match=f"data set, and {named} beside it would have no say; leave out the metric"
-    ):
+    with pytest.raises(ConfigError, match=f"data set, and {named} beside it would have no say; leave out the metric"):
         written(f"{SMALL}metric: accuracy\n{beside}\n")
     assert written(f"{SMALL}metric: accuracy\ninputs_per_fault: all\n").metric == "accuracy"
 
