@@ -5,9 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.support.agreement import assert_agree, collect, random_trials
+from tests.support.agreement import assert_agree, assert_reference, collect, random_trials
 from tests.support.networks import NETWORKS
-from tests.support.reference import reference
 from torchfault.data import Data, leaves
 from torchfault.engine.engine import Engine
 from torchfault.engine.graph.executor import GraphExecutor
@@ -25,7 +24,7 @@ def test_every_trial_comes_out_as_the_reference_says(kind: str, name: str, fault
     model, data = NETWORKS[name]()
     executor = EXECUTORS[kind](model, data, memory=2**28, buffers=True)
     trials = random_trials(executor.space, len(data), 60, faults=faults, seed=faults)
-    assert_agree(collect(executor, trials), leaves(reference(model, data, trials)))
+    assert_reference(executor, model, data, trials)
 
 
 @pytest.mark.parametrize("model", [StuckAt(0), StuckAt(1), RandomWord()])
@@ -33,7 +32,7 @@ def test_other_fault_models_agree_too(model: object) -> None:
     network, data = NETWORKS["depthwise"]()
     executor = GraphExecutor(network, data, memory=2**28)
     trials = random_trials(executor.space, len(data), 80, seed=5, model=model)
-    assert_agree(collect(executor, trials), leaves(reference(network, data, trials)))
+    assert_reference(executor, network, data, trials)
 
 
 @pytest.mark.parametrize("kind", EXECUTORS)
@@ -90,7 +89,7 @@ def test_boxes_do_not_mix_up_pixels(faults: int) -> None:
     model, data = PerPixel().eval(), Data(torch.randn(4, 2, 16, 16))
     executor = GraphExecutor(model, data, memory=2**28)
     trials = random_trials(executor.space, len(data), 200, faults=faults)
-    assert_agree(collect(executor, trials), leaves(reference(model, data, trials)))
+    assert_reference(executor, model, data, trials)
 
 
 @pytest.mark.parametrize("faults", [1, 2])
@@ -100,14 +99,14 @@ def test_every_geometry_of_convolution_agrees(faults: int) -> None:
     data = Data((torch.randn(5, 4, 21, 17), torch.randn(5, 1, 5, 6, 4)))
     executor = GraphExecutor(model, data, memory=2**28)
     trials = random_trials(executor.space, len(data), 300, faults=faults)
-    assert_agree(collect(executor, trials), leaves(reference(model, data, trials)))
+    assert_reference(executor, model, data, trials)
 
 
 def test_resnet20_agrees_on_every_kind_of_site(resnet20: nn.Module, cifar100: tuple[Tensor, Tensor]) -> None:
     data = Data(cifar100[0][:20])
     executor = GraphExecutor(resnet20, data, memory=2**28)
     trials = random_trials(executor.space, len(data), 250, seed=2)
-    assert_agree(collect(executor, trials), leaves(reference(resnet20, data, trials)))
+    assert_reference(executor, resnet20, data, trials)
 
 
 def test_small_memory_means_smaller_chunks_and_the_same_outcome(resnet20: nn.Module, cifar100) -> None:
@@ -169,7 +168,7 @@ def test_what_cannot_be_captured_falls_back_and_says_why(model: nn.Module, reaso
     assert engine.fallback is not None
     assert reason in engine.fallback
     trials = random_trials(engine.space.select("fc.*"), len(data), 30)
-    assert_agree(collect(engine, trials), leaves(reference(model, data, trials)))
+    assert_reference(engine, model, data, trials)
 
 
 def test_training_mode_is_refused_unless_asked_for() -> None:
@@ -202,7 +201,7 @@ def test_values_that_depend_on_the_place_in_the_batch_are_computed_for_the_lanes
     executor = GraphExecutor(model, data, memory=2**28)
     assert any(node.positional for node in executor.program.nodes)
     trials = random_trials(executor.space, len(data), 80, faults=faults)
-    assert_agree(collect(executor, trials), leaves(reference(model, data, trials)))
+    assert_reference(executor, model, data, trials)
 
 
 def test_trials_beyond_the_data_are_refused() -> None:

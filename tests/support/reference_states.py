@@ -65,6 +65,8 @@ def _one_step(module: Any, states: dict[str, Steps], change: Change) -> Callable
                 if output[0] is getattr(output[-1], name):  # Norse's integrators give their state as their output
                     output = (change(output[0], rows), output[-1])
                 output = (output[0], output[-1]._replace(**{name: change(getattr(output[-1], name), rows)}))
+            elif isinstance(output, Tensor) and isinstance(module, nn.RNNCellBase):
+                output = change(output, rows)  # the state of a cell without a memory beside it
             elif isinstance(output, tuple):
                 order = ["h", "c"] if isinstance(module, nn.RNNCellBase) else _ORDER[type(module).__name__]
                 parts = list(output)
