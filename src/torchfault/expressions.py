@@ -249,18 +249,10 @@ def parse_criterion(text: str) -> Expression:
 
 
 def beside_metric(*, criterion: bool, verdicts: bool, inputs_per_fault: bool) -> str:
-    """Return why a metric cannot go with what is given beside it, empty where nothing is.
-
-    >>> beside_metric(criterion=False, verdicts=False, inputs_per_fault=False)
-    ''
-    """
+    """Return why a metric cannot go with what is given beside it, empty where nothing is."""
     extra = [name for name, given in locals().items() if given]
-    if not extra:
-        return ""
-    return (
-        f"a metric measures every trial on the whole data set, and {' and '.join(extra)} beside it would have no say; "
-        f"leave out the metric or {'that' if len(extra) == 1 else 'those'}"
-    )
+    why = f"a metric measures every trial on the whole data set, and {' and '.join(extra)} beside it would have no say"
+    return f"{why}; leave out the metric or that" if extra else ""
 
 
 def written(expression: Expression) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchfault.model.undo import Undo
 from torchfault.names.word_names import width_of
 
-__all__ = ["contents", "plain_kernels", "put_back", "reset_states", "undisturbed"]
+__all__ = ["contents", "plain_kernels", "put_back", "reset_states", "undisturbed", "unfused"]
 
 Homes = list[tuple[dict[str, Any], dict[str, Any]]]
 """Dictionaries of a module, each with a copy of what it held."""
@@ -105,40 +105,55 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 @contextmanager
-def plain_kernels() -> Iterator[None]:
-    """Let layers compute as written in this scope, whatever the size of the batch.
-
-    Attention layers take their ordinary path: the fused one calls no module inside them. Convolutions add up products:
-    NNPACK, which runs those of sixteen inputs and more where oneDNN is off or absent, goes by Fourier and Winograd
-    transforms, which spread one huge value over its whole tile, as rounding or as NaN.
-    """
+def unfused() -> Iterator[None]:
+    """Let attention layers take their ordinary path in this scope: the fused one calls no module inside them."""
     with Undo() as undo:
-        undo.add(_SHORTCUTS.leave)
-        _SHORTCUTS.enter()
+        undo.add(_FUSED.leave)
+        _FUSED.enter()
         yield
 
 
-class _Shortcuts:
-    """Torch's switches for both, which are off for as long as one of the scopes that need that lasts."""
+@contextmanager
+def plain_kernels() -> Iterator[None]:
+    """Let layers compute as written in this scope, whatever the size of the batch: :func:`unfused`, without transforms.
 
-    def __init__(self) -> None:
-        self.scopes, self.fused, self.transforms = 0, True, True
+    NNPACK, which runs convolutions of sixteen inputs and more where oneDNN is off or absent, goes by Fourier and
+    Winograd transforms, which spread one huge value over its whole tile, as rounding or as NaN.
+    """
+    with Undo() as undo, unfused():
+        undo.add(_TRANSFORMS.leave)
+        _TRANSFORMS.enter()
+        yield
+
+
+class _Switch:
+    """One of torch's switches, which is off for as long as one of the scopes that need that lasts."""
+
+    def __init__(self, put: Callable[[bool], bool]) -> None:
+        self.put, self.scopes, self.before = put, 0, True  # *put* returns what was
 
     def enter(self) -> None:
         self.scopes += 1
         if self.scopes == 1:
-            self.fused = torch.backends.mha.get_fastpath_enabled()
-            torch.backends.mha.set_fastpath_enabled(False)
-            (self.transforms,) = torch.backends.nnpack.set_flags(False)
+            self.before = self.put(False)
 
     def leave(self) -> None:
         self.scopes -= 1
         if not self.scopes:
-            torch.backends.mha.set_fastpath_enabled(self.fused)
-            torch.backends.nnpack.set_flags(self.transforms)
+            self.put(self.before)
 
 
-_SHORTCUTS = _Shortcuts()
+def _put_fused(on: bool) -> bool:
+    before: bool = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(on)
+    return before
+
+
+def _put_transforms(on: bool) -> bool:
+    return bool(torch.backends.nnpack.set_flags(on)[0])
+
+
+_FUSED, _TRANSFORMS = _Switch(_put_fused), _Switch(_put_transforms)
 
 
 def reset_states(model: nn.Module) -> None:

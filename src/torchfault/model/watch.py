@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from torchfault.model.disturb import plain_kernels
+from torchfault.model.disturb import unfused
 from torchfault.model.foreign import foreign
 from torchfault.model.marks import inside, marked
 from torchfault.model.states import Cell
@@ -377,7 +377,7 @@ def visiting(
     *read* names those of the modules whose arguments are of interest, if not all are; the others' are not shown. The
     sites of *cells* are shown at every time step, as roles such as ``state.mem#3``, and nothing inside them.
 
-    The scope is :func:`plain_kernels`.
+    The scope is :func:`unfused`, and no more: who injects compares with passes outside it.
     """
     closed = inside(model, cells)
     watch = _Watch(model, visitor, closed)
@@ -386,7 +386,7 @@ def visiting(
     known = dict(model.named_modules(remove_duplicate=False))
     wanted = {id(known[name]) for name in modules if name not in closed}
     reading = wanted if read is None else {id(known[name]) for name in read}
-    with Undo() as undo, plain_kernels():
+    with Undo() as undo, unfused():
         with undo.guard:
             for path, module in model.named_modules():
                 if follow_all or not path or id(module) in wanted:
