@@ -29,10 +29,14 @@ add_module_names = False
 
 
 def setup(app: Sphinx) -> None:
-    """Let links to CONTRIBUTING.md, which lies beside this folder, lead to its page."""
-    app.connect("source-read", _within)
+    """Let links to CONTRIBUTING.md lead to its page, and no page be left out."""
+    app.connect("source-read", _read)
 
 
-def _within(app: Sphinx, name: str, source: list[str]) -> None:
-    del app, name
+def _read(app: Sphinx, name: str, source: list[str]) -> None:
     source[0] = source[0].replace("](../CONTRIBUTING.md", "](contributing.md")
+    if name == "index":
+        named = set(source[0].split())
+        pages = sorted(page for page in app.env.found_docs if "generated/" not in page)
+        if left := [page for page in pages if page not in {*named, "index", "contributing"}]:
+            source[0] += "\n".join(["\n```{toctree}", ":hidden:", ":caption: More", "", *left, "```\n"])
