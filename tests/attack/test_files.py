@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import random
 import sys
 import zipfile
 
@@ -63,6 +64,17 @@ FILES = {
 }
 
 
+# What reads a file, by the ending of its name.
+READERS = {
+    "npz": ["run", *MODEL, "--data", "x.npz"],
+    "npy": ["run", *MODEL, "--data", "x.npy"],
+    "pt": ["run", *MODEL, *DATA, "--checkpoint", "x.pt"],
+    "safetensors": ["run", *MODEL, *DATA, "--checkpoint", "x.safetensors"],
+    "yaml": ["run", "x.yaml"],
+    "db": ["show", "--store", "x.db"],
+}
+
+
 @pytest.fixture
 def inside(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
@@ -81,6 +93,77 @@ def test_files_that_want_more_than_to_be_read(inside, capfd, tried, name):
         _, err = capfd.readouterr()
         found.said(status, err, nonsense=status == 0 or err.count("\n") != 1, what=name)
         found.changed((inside / "ran").exists())
+
+
+def harmful(rng, good):
+    """Return what an adversary or a bad transfer makes of one of the files *good*, and the ending that it is given."""
+    suffix = rng.choice(list(READERS))
+    made = [pickled(), objects(), bomb(), saved_with_code()]
+    content = bytearray(rng.choice([*made, *good.values(), good[suffix], good[suffix]]))
+    for _ in range(rng.randint(1, 3)):
+        at, length = rng.randrange(len(content)), rng.choice([1, 4, 64, len(content)])
+        match rng.choice(["cut", "flip", "zero", "noise", "more", "header"]):
+            case "cut":
+                content = content[: max(at, 1)]
+            case "flip":
+                content[at] ^= 1 << rng.randrange(8)
+            case "zero":
+                content[at : at + length] = bytes(len(content[at : at + length]))
+            case "noise":
+                content[at : at + length] = rng.randbytes(len(content[at : at + length]))
+            case "more":
+                content += rng.choice([bytes(10**6), pickled(), b"\xff" * 1000, b"[" * 10**5])
+            case "header":  # sizes stand there
+                content[:16] = content[:8] + b"\xff" * 8
+    return suffix, bytes(content)
+
+
+def strike(seed, inside, good, capfd, tried):
+    rng = random.Random(seed)
+    suffix, content = harmful(rng, good)
+    (inside / f"x.{suffix}").write_bytes(content)
+    with tried("a file of any kind, harmed or harmful") as found:
+        status = main([*READERS[suffix], *(["--trials", "20"] if suffix != "db" else [])])
+        out, err = capfd.readouterr()
+        unsafe = not all(line.isprintable() for line in (out + err).split("\n"))
+        found.said(
+            status, err, nonsense=unsafe or (status == 2 and not err.splitlines()[-1].startswith("error")), what=seed
+        )
+        found.changed((inside / "ran").exists())
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """Return the content of a good file of every kind, by the ending of its name."""
+    import torch
+    from safetensors.torch import save_file
+
+    from torchfault.zoo import digits_cnn
+
+    here = tmp_path_factory.mktemp("good")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(here)
+        images = np.random.default_rng(0).random((4, 1, 8, 8), dtype=np.float32)
+        np.savez(here / "data.npz", images=images, labels=np.arange(4))
+        np.save(here / "x.npy", images)
+        torch.save(digits_cnn().state_dict(), here / "x.pt")
+        save_file(digits_cnn().state_dict(), here / "x.safetensors")
+        assert main(["run", *MODEL, *DATA, "--trials", "50", "--store", "x.db"]) == 0
+        (here / "x.yaml").write_text("model: torchfault.zoo:digits_cnn\ndata: data.npz\nstop: 20\nexecutor: hooks\n")
+        (here / "data.npz").rename(here / "x.npz")
+    return {suffix: (here / f"x.{suffix}").read_bytes() for suffix in READERS}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_files_that_are_harmed(seed, inside, good, capfd, tried):
+    strike(seed, inside, good, capfd, tried)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(18))
+def test_many_files_that_are_harmed(block, inside, good, capfd, tried):
+    for seed in range(12 + 10 * block, 22 + 10 * block):
+        strike(seed, inside, good, capfd, tried)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pipes with names, no devices")

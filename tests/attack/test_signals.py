@@ -13,6 +13,7 @@ import pytest
 from tests.cli.test_interrupted import MODEL, RECIPES, TABLES
 from tests.support.digits import save_digits
 from torchfault.cli import main
+from torchfault.errors import StoreError
 from torchfault.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals to a process")
@@ -27,6 +28,7 @@ import scipy.stats, sqlalchemy.dialects.sqlite, torch, torchfault.cli.app, torch
 import torchfault.config.build, torchfault.zoo, torchfault.engine, torchfault.recipes.upsets
 torch.set_num_threads(1)
 from torchfault.cli import main
+from torchfault.errors import StoreError
 print("ready", flush=True)
 for line in sys.stdin:
     asked = json.loads(line)
@@ -110,10 +112,13 @@ def told(folder, recipe, name):
 
 
 def trials_in(folder, name):
-    if not (folder / "torchfault.db").exists():
-        return 0
-    with Store(folder / "torchfault.db", access="read") as store:
-        return store.campaign(name).trials if name in store else 0
+    try:
+        with Store(folder / "torchfault.db", access="read") as store:
+            return store.campaign(name).trials if name in store else 0
+    except StoreError as error:
+        if "there is no store" in str(error) or "is empty" in str(error):
+            return 0
+        raise
 
 
 def attacked(recipe, signals, *, commands, wholes, rng, tried, times=1):

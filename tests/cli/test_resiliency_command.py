@@ -84,6 +84,20 @@ def test_options_describe_the_chip(capfd):
     assert "ECC for weight buffer" in told(capfd, "show", "chip", "--by", "what-if")
 
 
+@pytest.mark.parametrize("proposal", ["IS-B", "UNIFORM"])
+def test_published_proposals_are_shown_with_their_accuracy(capfd, proposal):
+    """The profile of IS-B is a block of its own, whose draws count with their weights as all others do."""
+    told(capfd, *RA, "--proposal", proposal, "--trials", "3000")
+    with Store("torchfault.db", access="read") as store:
+        found = resiliency(load(store, "chip"))
+    table = pd.read_csv(io.StringIO(told(capfd, "show", "chip", "--by", "summary", "--format", "csv")))
+    ra = table.set_index("quantity").loc["RA"]
+    assert (ra["low"], ra["value"], ra["high"]) == pytest.approx((found.ra.low, found.ra.value, found.ra.high))
+    assert 0 <= ra["low"] < ra["value"] <= ra["high"] <= 1
+    for by in ("layer", "type", "bit", "what-if"):
+        assert told(capfd, "show", "chip", "--by", by, "--format", "csv").count("\n") > 1
+
+
 def test_what_cannot_be_is_refused_before_anything_runs(capfd, folder):
     cases = {
         "no layer is called 'fc7'": ["--protect", "fc7"],

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from torchfault.campaign.campaign import Campaign, UpsetModel, population_of, repeats_of
 from torchfault.errors import SamplingError
-from torchfault.faults import FaultModel
 from torchfault.sampling import Design, Draws, stream
 from torchfault.sampling.tally import Tally
 from torchfault.space import FaultSpace
@@ -21,6 +20,7 @@ Ints = NDArray[np.int64]
 # No batch strikes more faults than this: their numbers, places and masks take about 50 bytes each.
 _MOST_FAULTS = 1 << 20
 FAULTS, MASKS, INPUTS, RESOLVING = range(4)  # the purposes of the random streams; changing one changes every campaign
+_PIECE = 1 << 16  # draws that are made lanes together: a sampler without replacement has one block for all its draws
 _ROWS = 1 << 12  # draws whose inputs are chosen at a time
 
 
@@ -40,7 +40,7 @@ class Drawn:
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """A block of draws, which one random stream decides, and the lanes that they become.
+    """A block of draws, which one random stream decides.
 
     *inputs*, shape (draws, repeats), are those of each draw, ``None`` for all in order.
     """
@@ -48,6 +48,14 @@ class _Block:
     number: int
     draws: Draws
     inputs: Ints | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """The lanes that the draws of a block from number *first* on become, some of them at a time."""
+
+    block: int
+    first: int
     made: "_Struck | _Upsets"
 
 
@@ -93,6 +101,7 @@ class Source:
         self.size = campaign.sampler.block * self.repeats
         self.total = None if design.total is None else design.total * self.repeats
         self._latest: _Block | None = None
+        self._piece: _Piece | None = None
 
     def take(self, first: int, last: int, tally: Tally | None) -> Drawn:
         """Return the trials *first* to *last*, or fewer, where these strike more faults than fit into memory.
@@ -104,10 +113,14 @@ class Source:
         parts, faults = list[Drawn](), 0
         for number in range(first // self.size, (last - 1) // self.size + 1):
             begin, end = max(first - number * self.size, 0), min(last - number * self.size, self.size)
-            parts.append(self._part(self.block(number, tally), begin, end))
-            faults += len(parts[-1].columns.faults)
-            if faults >= _MOST_FAULTS or len(parts[-1].columns) < end - begin:
-                break
+            while begin < end:
+                piece = self.piece(self.block(number, tally), begin // self.repeats)
+                border = min(end, (piece.first + _PIECE) * self.repeats)
+                parts.append(self._part(self.block(number, tally), piece, begin, border))
+                faults += len(parts[-1].columns.faults)
+                if faults >= _MOST_FAULTS or len(parts[-1].columns) < border - begin:
+                    return _joined(parts)
+                begin = border
         return _joined(parts)
 
     def block(self, number: int, tally: Tally | None) -> _Block:
@@ -126,27 +139,34 @@ class Source:
             raise SamplingError(
                 f"{type(sampler).__name__} was asked for {n} trials, got {len(draws)}; mend the sampler"
             )
-        inputs, rng = self._inputs(number, draws), stream(campaign.seed, MASKS, number)
-        if not isinstance(campaign.fault, UpsetModel):
-            return _Block(number, draws, inputs, self._struck(campaign.fault, draws, rng))
-        if draws.counts is not None or self.design.unit == "word":
-            raise SamplingError(f"upsets strike one by one, got several together; {type(sampler).__name__} cannot draw")
-        words = rng.integers(0, 2**64, size=len(draws), dtype=np.uint64)
-        return _Block(number, draws, inputs, _Upsets(campaign, campaign.fault, words))
+        return _Block(number, draws, self._inputs(number, draws))
 
-    def _struck(self, fault: FaultModel, draws: Draws, rng: np.random.Generator) -> _Struck:
-        """Return draws as changes of words: a lane for each draw, or for each bit of a word that is drawn whole."""
-        space = self.campaign.space
+    def piece(self, block: _Block, draw: int) -> _Piece:
+        """Return the piece of *block* that holds a *draw*, made anew unless it was the latest."""
+        number = draw // _PIECE
+        first = number * _PIECE
+        if self._piece is None or (self._piece.block, self._piece.first) != (block.number, first):
+            order = np.arange(first, min(first + _PIECE, len(block.draws)))
+            faults, counts = _pick(block.draws, order)
+            rng = stream(self.campaign.seed, MASKS, block.number, *([number] if number else []))
+            self._piece = _Piece(block.number, first, self._made(len(order), faults, counts, rng))
+        return self._piece
+
+    def _made(self, draws: int, faults: Ints, counts: Ints | None, rng: np.random.Generator) -> _Struck | _Upsets:
+        """Return so many *draws* of *faults* as changes of words: a lane for each, or for each bit of a whole word."""
+        space, fault, ends = self.campaign.space, self.campaign.fault, np.arange(draws + 1)
+        if isinstance(fault, UpsetModel):
+            if counts is not None or self.design.unit == "word":
+                name = type(self.campaign.sampler).__name__
+                raise SamplingError(f"upsets strike one by one, got several together; {name} cannot draw")
+            return _Upsets(self.campaign, fault, rng.integers(0, 2**64, size=draws, dtype=np.uint64))
         assert isinstance(space, FaultSpace)
         if self.design.unit == "word":
-            row, index, _ = space.flips(draws.index)
-            ends = np.searchsorted(row, np.arange(len(draws) + 1))
-            return _Struck(strike(space, space.locate(index), model=fault, rng=rng), index, ends)
-        struck = strike(space, space.locate(draws.index), model=fault, rng=rng, counts=draws.counts)
-        index, ends = draws.index, np.arange(len(draws) + 1)
-        if draws.counts is not None:
-            index = index[np.cumsum(draws.counts) - draws.counts]
-        return _Struck(struck, index, ends)
+            row, index, _ = space.flips(faults)
+            struck = strike(space, space.locate(index), model=fault, rng=rng)
+            return _Struck(struck, index, np.searchsorted(row, ends))
+        struck = strike(space, space.locate(faults), model=fault, rng=rng, counts=counts)
+        return _Struck(struck, faults if counts is None else faults[np.cumsum(counts) - counts], ends)
 
     def _inputs(self, number: int, draws: Draws) -> Ints | None:
         """Return the inputs of each draw, shape (draws, repeats); different ones, ``None`` for all of them."""
@@ -161,8 +181,8 @@ class Source:
         rows = [min(_ROWS, n - first) for first in range(0, n, _ROWS)]
         return np.concatenate([np.argsort(rng.random((count, inputs)), axis=1)[:, : self.repeats] for count in rows])
 
-    def _part(self, block: _Block, first: int, last: int) -> Drawn:
-        """Return trials *first* to *last* of those that a block becomes, or as many as fit into memory."""
+    def _part(self, block: _Block, piece: _Piece, first: int, last: int) -> Drawn:
+        """Return trials *first* to *last* of a block, all in one *piece*, or as many as fit into memory."""
         campaign, draws = self.campaign, block.draws
         draw, which = np.divmod(np.arange(first, last, dtype=np.int64), self.repeats)
         if isinstance(campaign.fault, UpsetModel):
@@ -183,7 +203,7 @@ class Source:
             words=None if words is None else words[draw, which % words.shape[1]],
             unit=self.design.unit,
         )
-        return Drawn(columns, *block.made.lanes(columns, draw))
+        return Drawn(columns, *piece.made.lanes(columns, draw - piece.first))
 
 
 def _pick(draws: Draws, order: Ints) -> tuple[Ints, Ints | None]:

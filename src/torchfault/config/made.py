@@ -53,9 +53,7 @@ class Made:
     @cached_property
     def words(self) -> Mapping[str, Any]:
         """The golden words of all chosen sites."""
-        from torchfault.model.golden_words import golden_words
-
-        return golden_words(self.engine.model, self.engine.data, self.space, batch=self.engine.batch)
+        return self.engine.words(self.space)
 
     @cached_property
     def held(self) -> dict[str, Any]:

@@ -4,13 +4,14 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Literal
 
 import cloudpickle
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from torchfault.adapters.sources import as_data
@@ -20,13 +21,16 @@ from torchfault.engine.executor import Executor, Lanes, check_trials
 from torchfault.engine.graph.executor import GraphExecutor
 from torchfault.engine.hooks.executor import HooksExecutor
 from torchfault.engine.lost_indices import crashed, loses_an_index
+from torchfault.engine.memory import looked_at_bytes
 from torchfault.engine.monitor import Monitor, MonitorRun
 from torchfault.errors import EngineError, ModelError
 from torchfault.model.blind_spots import unseen
 from torchfault.model.constants import constant_home, is_constant
 from torchfault.model.discover import Discovery, check_inference, find
+from torchfault.model.golden_words import golden_words, words_bytes
 from torchfault.model.memory import homes
 from torchfault.model.places import Captured
+from torchfault.model.probes import PROBES
 from torchfault.model.rounding import rounded_as
 from torchfault.model.traits import word_name
 from torchfault.model.wrappers import unwrapped
@@ -102,6 +106,7 @@ class Engine:
         self.fallback: str | None = None
         self.alone = ""
         self._options = {"training": training, "buffers": buffers}
+        self._tell_of_memory()
         self._executor = self._choose(executor, find(model, data, buffers=buffers), trials)
         self._homes = {name: home for home in homes(model) for name in home.words}
         self._homes |= {name: constant_home(model, name) for name in self.space.names if is_constant(name)}
@@ -111,6 +116,17 @@ class Engine:
             rest = f"; and {len(self.unseen) - 3} more, see Engine.unseen" if len(self.unseen) > 3 else ""
             warnings.warn(
                 f"some words of the model are no sites, so no fault lands there: {listed}{rest}", stacklevel=2
+            )
+
+    def _tell_of_memory(self) -> None:
+        """Warn where to look at the model takes more than the budget, which is kept as soon as trials run."""
+        need = looked_at_bytes(self.model, rows(self.data.inputs, slice(0, 1)))
+        if need > self.memory:
+            warnings.warn(
+                f"to look at {type(self.model).__name__} takes about {need / 2**20:,.0f} MiB for a moment, more than "
+                f"the memory budget of {self.memory / 2**20:,.0f} MiB: {PROBES} inputs run together, and the "
+                "activations of one are held; raise memory, or take smaller inputs",
+                stacklevel=3,
             )
 
     def _choose(self, executor: str, found: Discovery, trials: int | None) -> Executor:
@@ -167,6 +183,18 @@ class Engine:
     def golden(self) -> Tree:
         """Return the outputs without faults, one row per input."""
         return self._executor.golden()
+
+    def words(self, space: FaultSpace) -> Mapping[str, NDArray[np.unsignedinteger]]:
+        """Return the :func:`~torchfault.model.golden_words.golden_words` of *space*; warn of more than the budget."""
+        need = 2 * words_bytes(space, len(self.data))  # what is made of them, such as their order, takes as much again
+        if need > self.memory:
+            warnings.warn(
+                f"the golden words of {len(space.sites):,} sites on {len(self.data):,} inputs, and what is made of "
+                f"them, take about {need / 2**20:,.0f} MiB, more than the memory budget of {self.memory / 2**20:,.0f} "
+                "MiB; choose fewer inputs, or weights alone",
+                stacklevel=2,
+            )
+        return golden_words(self.model, self.data, space, batch=self.batch)
 
     def run(self, trials: Trials, *, monitor: Monitor | None = None) -> Iterator[Lanes]:
         """Yield the outcome of every trial exactly once, in any order.

@@ -18,7 +18,7 @@ from torchfault.space import FaultSpace, Site
 from torchfault.storages import InBlocks, row_length
 from torchfault.words import encode, held_in, lying_in, word
 
-__all__ = ["golden_words", "per_input"]
+__all__ = ["golden_words", "per_input", "words_bytes"]
 
 Words = NDArray[np.unsignedinteger]
 
@@ -49,6 +49,16 @@ def golden_words(model: nn.Module, data: Data, space: FaultSpace, *, batch: int 
     if missing := [site.name for site in space.sites if site.name not in found]:
         raise ModelError(f"the words of '{missing[0]}' are not to be seen when the model runs; leave this site out")
     return {site.name: found[site.name] for site in space.sites}
+
+
+def words_bytes(space: FaultSpace, inputs: int) -> int:
+    """Return the bytes of the golden words of *space* on so many *inputs*.
+
+    >>> words_bytes(FaultSpace((Site("a.weight", (10,)), Site("a:output", (3,), kind="output"))), 5)
+    100
+    """
+    words = ((site, site.elements * (inputs if site.is_activation else 1)) for site in space.sites)
+    return sum(count * max(1 << (site.width - 1).bit_length() >> 3, 1) for site, count in words)
 
 
 def _watch(model: nn.Module, data: Data, activations: Mapping[str, Site], found: dict[str, Words], batch: int) -> None:

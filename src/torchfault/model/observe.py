@@ -59,9 +59,9 @@ def _watched(model: nn.Module, data: Data, *, operations: bool, steps: bool) -> 
 
 
 def _pair(record: Record, inputs: Tree, *, operations: bool) -> tuple[Tree, Tree]:
-    """Run the model on *inputs* and on fewer of them, for *record*; return what it gave."""
+    """Run the model on fewer of the *inputs* and on all, for *record*; return what it gave for all, and for fewer."""
     model, paths, given = record.model, leaf_paths(record.model), []
-    for some, visitor in ((inputs, record.first), (rows(inputs, record.fewer), record.second)):
+    for some, visitor in ((rows(inputs, record.fewer), record.few), (inputs, record.many)):
         with undisturbed(model), exactly():  # each from the state that the model was found in
             reset_states(model)
             try:
@@ -75,7 +75,7 @@ def _pair(record: Record, inputs: Tree, *, operations: bool) -> tuple[Tree, Tree
                     f"{type(error).__name__}: {first_line(error)}; check the inputs"
                 ) from error
     record.end()
-    return given[0], given[1]
+    return given[1], given[0]
 
 
 def _mixing(record: Record, data: Data, many: Tree, few: Tree) -> str:

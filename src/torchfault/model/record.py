@@ -36,9 +36,9 @@ class _Seen:
 
 @dataclass(eq=False)
 class Record:
-    """Gathers what pairs of runs show: several inputs together, then fewer of them.
+    """Gathers what pairs of runs show: a few inputs, then more together.
 
-    Each pair is :meth:`first`, :meth:`second`, :meth:`end`. The runs of a model whose path depends on its inputs differ
+    Each pair is :meth:`few`, :meth:`many`, :meth:`end`. The runs of a model whose path depends on its inputs differ
     in what they show; what any of them has shown is there, in an order that fits them all.
     """
 
@@ -54,11 +54,17 @@ class Record:
     done: set[str] = field(default_factory=set)
     mixes: str = ""
     axes: list[int] = field(default_factory=list)
-    _values: dict[str, tuple[_Seen, Tensor]] = field(default_factory=dict)
+    _few: dict[str, Tensor] = field(default_factory=dict)
+    _new: dict[str, _Seen] = field(default_factory=dict)
     _met: dict[str, None] = field(default_factory=dict)
 
-    def first(self, moment: Moment) -> None:
-        """Keep what several inputs together give."""
+    def few(self, moment: Moment) -> None:
+        """Keep what fewer of the inputs give: as little as can be, for it is all the activations of a pass."""
+        for i, tensor in enumerate(moment.tensors):
+            self._few[moment.name(i)] = codes(tensor.detach()).clone()
+
+    def many(self, moment: Moment) -> None:
+        """Note what all inputs together give, and compare it with what fewer of them gave."""
         if moment.role == "output" or moment.marked:
             self.done.add(moment.base)
         self._met.update(dict.fromkeys(moment.stored))
@@ -66,29 +72,22 @@ class Record:
             self.readers.setdefault(name, set()).add(moment.path)
         for i, tensor in enumerate(moment.tensors):
             name = moment.name(i)
-            self._met.update(dict.fromkeys(names_kept(name, self._storage(moment))))
+            kept = names_kept(name, self._storage(moment))
+            self._met.update(dict.fromkeys(kept))
             valued = tensor.dtype.is_floating_point or coded_word(tensor)
             seen = _Seen(moment._replace(tensors=()), tensor.shape, word_name(tensor) if valued else "", moment.view[i])
-            self._values[name] = seen, codes(tensor.detach()).clone()
-
-    def second(self, moment: Moment) -> None:
-        """Compare it with what fewer of the inputs give."""
-        for i, tensor in enumerate(moment.tensors):
-            name = moment.name(i)
-            if name not in self._values:
-                continue
-            seen, many = self._values[name]
-            layout = self._layout(many, codes(tensor.detach()))
-            kept = names_kept(name, self._storage(moment))
+            together, few = codes(tensor.detach()), self._few.pop(name, None)
+            if not self.order:
+                self.samples[name] = sampled(together)
+            layout = None if few is None else self._layout(together, few)
             if layout is not None and kept[0] not in self.layouts:
                 self.layouts |= dict.fromkeys(kept, layout)
                 self.seen[name] = seen
+            self._new.setdefault(name, seen)
 
     def end(self) -> None:
-        """Let go of the tensors of the two runs, and put what is new in them behind what it followed."""
-        if not self.order:
-            self.samples = {name: sampled(many) for name, (_, many) in self._values.items()}
-        self.seen |= {name: seen for name, (seen, _) in self._values.items() if name not in self.seen}
+        """Put what is new in the two runs behind what it followed."""
+        self.seen |= {name: seen for name, seen in self._new.items() if name not in self.seen}
         known, behind = set(self.order), ""
         new: dict[str, list[str]] = {}
         for name in self._met:
@@ -97,7 +96,7 @@ class Record:
             else:
                 new.setdefault(behind, []).append(name)
         self.order = [one for name in ("", *self.order) for one in (name, *new.get(name, ()))][1:]
-        self._values, self._met = {}, {}
+        self._new, self._few, self._met = {}, {}, {}
 
     def _storage(self, moment: Moment) -> ActivationStorage | None:
         """Return how the activations of *moment* are kept, if that is emulated."""

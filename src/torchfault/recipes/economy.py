@@ -10,7 +10,6 @@ from torchfault.criteria import Criterion, Top1Change
 from torchfault.engine import Engine
 from torchfault.errors import CriterionError
 from torchfault.faults import BitFlip, FaultModel
-from torchfault.model.golden_words import golden_words
 from torchfault.resolve import Direct, Monotone, Pooled, Resolver
 from torchfault.sampling import Adaptive, Deviations
 from torchfault.sampling.deviations import BEYOND
@@ -50,7 +49,7 @@ def economy(
     >>> economy(engine, engine.space.select("*.weight"), half_width=0.05).resolver.size
     64
     """
-    words = golden_words(engine.model, engine.data, space, batch=engine.batch)
+    words = engine.words(space)
     goals = dict(half_width) if isinstance(half_width, Mapping) else {"site": half_width}
     resolver: Resolver = Monotone(words) if monotone else Direct()
     resolver = Pooled(pool, resolver) if pool else resolver

@@ -6,7 +6,6 @@ from torchfault.campaign import Campaign
 from torchfault.criteria import Criterion, Top1Change
 from torchfault.engine import Engine
 from torchfault.faults import BitFlip, FaultModel
-from torchfault.model.golden_words import golden_words
 from torchfault.sampling import Search
 from torchfault.space import FaultSpace
 from torchfault.statistics import MaxTrials, Rule
@@ -40,7 +39,7 @@ def search(
     512
     """
     kinds = {site.kind for site in space.sites if not site.is_activation}
-    words = golden_words(engine.model, engine.data, space.select(kinds=kinds), batch=engine.batch) if kinds else None
+    words = engine.words(space.select(kinds=kinds)) if kinds else None
     return Campaign(
         engine,
         space,

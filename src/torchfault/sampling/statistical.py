@@ -1,6 +1,6 @@
 """Statistical fault injection: samples of a size fixed beforehand, without replacement, from each layer or bit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,13 +136,19 @@ class Statistical:
             raise SamplingError(f"the sample ends at {total}, got {start} to {start + n}; draw fewer")
         sizes = self.strata(space).sizes
         first = np.cumsum(sizes) - sizes
-        inside = [distinct(int(size), int(count), rng) for size, count in zip(sizes, draws, strict=True)]
+        place, border = np.empty(total, dtype=np.int64), np.cumsum(draws)
+        for size, count, end in zip(sizes.tolist(), draws.tolist(), border.tolist(), strict=True):
+            place[end - count : end] = distinct(size, count, rng)
         order = rng.permutation(total)[start : start + n]
-        stratum = np.repeat(np.arange(len(sizes)), draws)[order]
-        place = np.concatenate(inside)[order]
         runs = self.method in METHODS[:2]  # strata are runs of fault numbers, else cells
-        index = first[stratum] + place if runs else space.number_of(stratum, place)
-        return Draws(index, self._weights(space, draws)[stratum], stratum.astype(np.int32))
+        index, weight, stratum = np.empty(n, dtype=np.int64), np.empty(n), np.empty(n, dtype=np.int32)
+        weights = self._weights(space, draws)
+        for begin in range(0, n, _AT_ONCE):  # samples of huge spaces are large by themselves
+            some, chosen = slice(begin, begin + _AT_ONCE), order[begin : begin + _AT_ONCE]
+            which = np.searchsorted(border, chosen, side="right")
+            index[some] = first[which] + place[chosen] if runs else space.number_of(which, place[chosen])
+            weight[some], stratum[some] = weights[which], which
+        return Draws(index, weight, stratum)
 
 
 def _uniform(population: Population) -> FaultSpace:
@@ -168,16 +174,26 @@ def bit_probabilities(values: ArrayLike, word: str = "float32") -> tuple[float, 
     >>> p[30], p[31], p[0]
     (0.5, 0.5, 0.0)
     """
+    return _probabilities([values], word)
+
+
+def _probabilities(parts: "Sequence[ArrayLike]", word: str) -> tuple[float, ...]:
+    """Return the same for values in several *parts*, some of them at a time."""
+    import torch
+
     from torchfault.words.deltas import flip_deltas, words_of
 
-    words = words_of(values, word)
-    if not len(words):
+    sums, count = [], 0
+    for part in parts:
+        flat = (part.detach() if isinstance(part, torch.Tensor) else np.asarray(part)).reshape(-1)
+        for begin in range(0, len(flat), _AT_ONCE):
+            words = words_of(flat[begin : begin + _AT_ONCE], word)
+            moved = np.abs(flip_deltas(words, word))
+            sums.append(np.where(np.isnan(moved), np.inf, moved).sum(0))
+            count += len(words)
+    if not count:
         raise SamplingError("the p of bits comes from values, got none; pass the weights of the network")
-    sums = []
-    for begin in range(0, len(words), _AT_ONCE):
-        moved = np.abs(flip_deltas(words[begin : begin + _AT_ONCE], word))
-        sums.append(np.where(np.isnan(moved), np.inf, moved).sum(0))
-    return tuple(_scaled(np.sum(sums, axis=0) / len(words)).tolist())
+    return tuple(_scaled(np.sum(sums, axis=0) / count).tolist())
 
 
 def bits_from(space: FaultSpace, values: "Mapping[str, ArrayLike]") -> dict[str, tuple[float, ...]]:
@@ -191,19 +207,15 @@ def bits_from(space: FaultSpace, values: "Mapping[str, ArrayLike]") -> dict[str,
     >>> [round(p, 3) for p in bits["int8"]]
     [0.0, 0.008, 0.024, 0.056, 0.119, 0.246, 0.5, 0.5]
     """
-    import torch
-
-    parts: dict[str, list[torch.Tensor]] = {}
+    parts: dict[str, list[ArrayLike]] = {}
     for site in space.sites:
         if site.name not in values:
             raise SamplingError(
                 f"data-aware injection goes by the values in each site, got none for '{site.name}'; "
                 "choose weights alone, or data-unaware"
             )
-        one = values[site.name]
-        held = one if isinstance(one, torch.Tensor) else torch.tensor(np.asarray(one))
-        parts.setdefault(site.word, []).append(held.detach().cpu().flatten())
-    return {word: bit_probabilities(torch.cat(held), word) for word, held in parts.items()}
+        parts.setdefault(site.word, []).append(values[site.name])
+    return {word: _probabilities(held, word) for word, held in parts.items()}
 
 
 def _scaled(distances: NDArray[np.float64]) -> NDArray[np.float64]:

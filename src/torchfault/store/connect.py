@@ -120,7 +120,11 @@ def _begin(connection: Connection) -> None:
 _ADVICE = (
     ("file is not a database", "is not an SQLite database; choose another file"),
     ("malformed", "is damaged; restore it from a copy, or salvage it with `sqlite3 FILE .recover`"),
-    ("disk i/o error", "cannot be read or written (disk I/O error); check the disk and restore the file from a copy"),
+    (
+        "disk i/o error",
+        "cannot be read or written (disk I/O error); check the disk, and whether a limit or quota lets no file grow, "
+        "then resume, or restore the file from a copy",
+    ),
     ("locked", "is locked by another process; wait until it is done, or end it"),
     ("readonly", "cannot be written to; make the file and its folder writable, or choose another place"),
     ("unable to open", "cannot be opened; check that its folder exists and that you may write there"),
