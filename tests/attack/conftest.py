@@ -6,7 +6,7 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 
 import pytest
@@ -93,23 +93,32 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def write(document: Path, counts: dict[str, Count]) -> None:
-    """Put the table of *counts* between the marks of *document*."""
+    """Put *counts* into the table between the marks of *document*: other attacks keep what they were measured to be."""
     root = Path(__file__).parents[2]
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=False
     ).stdout.strip()
-    head = f"| attack | tries | told in one line | {' | '.join(HEADINGS)} |"
-    rows = [
-        f"| {attack} | {count.tries:,} | {count.told:,} | {' | '.join(str(getattr(count, kind)) for kind in KINDS)} |"
-        for attack, count in sorted(counts.items())
+    before, _, rest = document.read_text(encoding="utf-8").partition(BEGIN)
+    held, _, after = rest.partition(END)
+    rows = dict(map(_row, (line for line in held.splitlines() if line.endswith("` |"))))
+    rows |= {attack: (*astuple(count), f"`{commit or 'unknown'}`") for attack, count in counts.items()}
+    lines = [
+        f"Measured up to {datetime.date.today().isoformat()}, each at the commit named last, with Python "
+        f"{platform.python_version()} on {platform.system()} with {os.cpu_count()} cores.",
+        "",
+        f"| attack | tries | told in one line | {' | '.join(HEADINGS)} | commit |",
+        f"|{' --- |' * 8}",
+        *(_line(attack, row) for attack, row in sorted(rows.items())),
+        _line("all", (*map(sum, zip(*(row[:-1] for row in rows.values()), strict=True)), "")),
     ]
-    total = {name: sum(getattr(count, name) for count in counts.values()) for name in asdict(Count())}
-    rows.append(f"| all | {total['tries']:,} | {total['told']:,} | {' | '.join(str(total[kind]) for kind in KINDS)} |")
-    made = (
-        f"Measured on {datetime.date.today().isoformat()} at commit {commit or 'unknown'}, Python "
-        f"{platform.python_version()}, {platform.system()}, {os.cpu_count()} cores."
-    )
-    table = "\n".join([BEGIN, made, "", head, f"|{' --- |' * 7}", *rows, END])
-    text = document.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    document.write_text(before + table + rest.partition(END)[2], encoding="utf-8")
+    document.write_text("\n".join([before + BEGIN, *lines, END + after]), encoding="utf-8")
+
+
+def _row(line: str) -> tuple[str, tuple[int | str, ...]]:
+    """Return the attack and the numbers of a *line* of the table, and the commit."""
+    attack, *numbers, commit = (part.strip() for part in line.strip("|").split("|"))
+    return attack, (*(int(number.replace(",", "")) for number in numbers), commit)
+
+
+def _line(attack: str, row: tuple[int | str, ...]) -> str:
+    return f"| {attack} | {' | '.join(f'{part:,}' if isinstance(part, int) else part for part in row)} |"
