@@ -376,6 +376,11 @@ CASES: dict[str, tuple[str | list[str], str]] = {
     "run into what is no store": ([*FLAGS, "--store", "text.db"], "text.db"),
     "store in no folder": ([*FLAGS, "--store", "no/where.db"], "the folder .* of the store does not exist"),
     "store a folder": ([*FLAGS, "--store", "nothing"], "nothing"),
+    "store of an endless name": (["show", "--store", "x" * 3000], r"the store x{200}\.\.\.x{100} cannot be read"),
+    "model of an endless name": (
+        ["sites", "--model", f"a:{'b' * 3000}", *FLAGS[3:5]],
+        r"b{150,200}\.\.\.|no module 'a'",
+    ),
     "resume of nothing": (["resume", "--store", "missing.db"], "there is no store at missing.db"),
     "export of nothing": (["export", "--store", "missing.db"], "there is no store at missing.db"),
 }

@@ -54,6 +54,7 @@ _GAP = "   "  # between columns
 _SHORTEST = 12  # to which names may be cut for a narrow terminal
 _LABEL = 8  # the least width of names of facts: those that are told in parts stand below each other all the same
 _MARKS = re.compile(r"([\\|`*\[\]<>~])")  # what Markdown would take for its own in a cell
+_ENDLESS = re.compile(r"\S{400,}")  # a name in a message, shown by its ends
 
 Piece = str | tuple[str, str]
 """Text, or text and its style."""
@@ -112,7 +113,8 @@ def say(*pieces: Piece, out: bool = False) -> None:
 def complain(label: str, message: object, *, style: str = "bold red") -> None:
     """Print one line about what went wrong, behind what was printed before."""
     result_stream().flush()
-    say((f"{label}:", style), " ", " ".join(str(message).split()))
+    said = " ".join(str(message).split())
+    say((f"{label}:", style), " ", _ENDLESS.sub(lambda found: f"{found[0][:200]}...{found[0][-100:]}", said))
 
 
 def warned(
