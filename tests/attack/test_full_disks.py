@@ -1,6 +1,8 @@
 """Full disks and spent memory, by the command line: one line, nothing lost, and the same bytes once there is room."""
 
+import errno
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,8 @@ import pytest
 from tests.attack.test_signals import told, trials_in
 from tests.support.digits import save_digits
 from torchfault.cli import main
+from torchfault.errors import StoreError
+from torchfault.store.lock import lock_file
 
 resource = pytest.importorskip("resource", reason="this system bounds no sizes of files")
 MODEL = ["--model", "torchfault.zoo:digits_cnn", "--data", "digits.npz", "--executor", "hooks"]
@@ -18,6 +22,8 @@ RUN = ["run", *MODEL, "--kinds", "weight", "--trials", "4000"]
 LIMITED = """
 import resource, signal, sys
 from torchfault.cli import main
+from torchfault.errors import StoreError
+from torchfault.store.lock import lock_file
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
 sys.exit(main(sys.argv[1:]))
@@ -43,7 +49,7 @@ def whole(tmp_path_factory):
 
 def said_one_line(status, err):
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    room = "disk is full" in err or "limit or quota lets no file grow" in err or "No space left" in err
+    room = "is full" in err or "limit or quota lets no file grow" in err or "No space left" in err
     return status == 2 and len(lines) == 1 and room and "delete" not in lines[0]
 
 
@@ -96,6 +102,31 @@ def test_file_systems_that_are_full(small, whole, left, tried):
         found.said(status, err, nonsense=status != 0, what="afterwards")
         found.lost(trials_in(small, "c") < before)
         found.changed(told(small, "run", "c") != whole[0])
+
+
+def test_only_a_lock_that_is_broken_is_to_be_deleted(tmp_path, monkeypatch):
+    (tmp_path / "b.lock").write_bytes(b"no database" * 500)
+    with pytest.raises(StoreError, match=r"cannot be taken \(.*not a database\); if no campaign runs, delete it"):
+        lock_file(tmp_path / "b.lock", "c")
+
+    class Full:
+        def execute(self, _):
+            raise sqlite3.OperationalError("database or disk is full")
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("torchfault.store.lock.sqlite3.connect", lambda *_, **__: Full())
+    with pytest.raises(StoreError, match=r"disk is full.*; make room on the disk") as told:
+        lock_file(tmp_path / "a.lock", "c")
+    assert "delete" not in str(told.value)
+
+    def spent(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "touch", spent)
+    with pytest.raises(StoreError, match=r"cannot be made \(No space left on device\); make room"):
+        lock_file(tmp_path / "a.lock", "c")
 
 
 SPENT = {

@@ -1,5 +1,6 @@
 """One writer at a time per campaign: locks that the system itself drops when their process dies, however it dies."""
 
+import errno
 import sqlite3
 import zlib
 from collections.abc import Callable
@@ -42,7 +43,8 @@ def lock_file(path: Path, name: str) -> Release:
         try:
             path.touch()
         except OSError as error:
-            raise StoreError(f"the lock {path} cannot be made ({error.strerror}); make its folder writable") from None
+            remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make its folder writable"
+            raise StoreError(f"the lock {path} cannot be made ({error.strerror}); {remedy}") from None
         before = identity(path)
         held = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
@@ -51,7 +53,12 @@ def lock_file(path: Path, name: str) -> Release:
             held.close()
             if "locked" in str(error):
                 raise _busy(name) from None
-            raise StoreError(f"the lock {path} cannot be taken ({error}); if no campaign runs, delete it") from None
+            # nothing in the file counts: the system drops locks by itself
+            broken = "not a database" in str(error) or "malformed" in str(error)
+            remedy = (
+                "if no campaign runs, delete it" if broken else "make room on the disk, or check it, and run it again"
+            )
+            raise StoreError(f"the lock {path} cannot be taken ({error}); {remedy}") from None
         # Had its last holder removed the file before we locked it, another could lock a new one beside ours.
         if before is not None and before == identity(path):
             return lambda: _release(held, path)
