@@ -129,8 +129,9 @@ class Activations(TorchFunctionMode):
         prefix = self.stack[-1] + "." if self.stack and self.stack[-1] else ""
         raw = func.__name__
         plain = raw.strip("_") if raw.startswith("__") else raw.rstrip("_")
-        indexed = plain == "getitem" and any(isinstance(part, Tensor) for part in pytree.tree_leaves(args[1]))
-        name = prefix + ("index" if indexed else plain)  # without a tensor among the indices it is a view
+        indices = args[1] if plain == "getitem" and isinstance(args[1], tuple) else args[1:2]
+        indexed = plain == "getitem" and any(isinstance(part, Tensor | list) for part in indices)
+        name = prefix + ("index" if indexed else plain)  # without tensors and lists among the indices it is a view
         if not any(edited.startswith(name) for edited in self.edits):
             return func(*args, **(kwargs or {}))
         name = self._next(name)

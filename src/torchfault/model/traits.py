@@ -1,6 +1,9 @@
 """What tensors and modules are: their words, their channels, whether they compute at all or by chance."""
 
 from collections.abc import Sequence
+from numbers import Integral
+from types import EllipsisType, NoneType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +12,20 @@ from torchfault.model.foreign import coded_word, foreign, of_tensor
 from torchfault.model.lane_axis import LaneAxis
 from torchfault.names.word_names import width_of
 
-__all__ = ["channel_axis", "codes", "computes_nothing", "is_leaf", "leaf_paths", "sampled", "varies", "word_name"]
+__all__ = [
+    "channel_axis",
+    "codes",
+    "computes_nothing",
+    "is_leaf",
+    "leaf_paths",
+    "sampled",
+    "slices",
+    "varies",
+    "word_name",
+]
 
 _SAMPLE = 64
+_SLICES = (Integral, slice, NoneType, EllipsisType)
 _CHANNEL_FIRST = ("conv", "batchnorm", "instancenorm", "groupnorm", "pool", "pixel", "upsample", "interpolate")
 _CHANNEL_LAST = ("linear", "layernorm", "rmsnorm", "embedding", "lstm", "gru", "rnn", "matmul", "attention")
 _NOTHING = ("Dropout", "AlphaDropout", "FeatureAlphaDropout", "Identity", "Flatten", "Unflatten")
@@ -78,3 +92,16 @@ def varies(module: nn.Module) -> bool:
     if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
         return float(module.dropout) > 0
     return isinstance(module, nn.modules.batchnorm._BatchNorm | nn.RReLU)
+
+
+def slices(function: Any, args: Sequence[Any]) -> bool:
+    """Whether a call of *function* looks at a part of a tensor by numbers and slices: a view, nothing is computed.
+
+    >>> x = torch.zeros(3, 4)
+    >>> [slices(Tensor.__getitem__, (x, index)) for index in (1, (slice(2), None), ([0, 2],), (..., torch.tensor(1)))]
+    [True, True, False, False]
+    """
+    if function is not Tensor.__getitem__:
+        return False
+    parts = args[1] if isinstance(args[1], tuple) else (args[1],)
+    return all(isinstance(part, _SLICES) and not isinstance(part, bool) for part in parts)

@@ -16,7 +16,7 @@ from torchfault.model.disturb import unfused
 from torchfault.model.foreign import foreign
 from torchfault.model.marks import inside, marked
 from torchfault.model.states import Cell
-from torchfault.model.traits import is_leaf
+from torchfault.model.traits import is_leaf, slices
 from torchfault.model.undo import Undo
 from torchfault.names import site_name
 
@@ -323,7 +323,7 @@ class _Operations(TorchFunctionMode):
         if func in _COMPOSITES:
             with self:
                 return _opened(func)(*args, **kwargs)
-        if name in _VIEWS or (self.names is not None and name not in self.names):
+        if name in _VIEWS or slices(func, args) or (self.names is not None and name not in self.names):
             return func(*args, **kwargs)
         path, call = watch.stack[-1].path, watch.stack[-1].call
         stem = f"{call}.{name}" if call else name
