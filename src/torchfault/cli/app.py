@@ -256,7 +256,7 @@ def export(
     name: Name = None,
     store: Store = DEFAULT_STORE,
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A .csv or .parquet file; by itself NAME.csv.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="A .csv or .parquet file; by itself NAME.csv.")
     ] = None,
     flag: Annotated[
         str | None, typer.Option(metavar="failed|due|...", help="Only the trials with this outcome.")

@@ -33,6 +33,8 @@ _OPTIONAL = {  # what each is for
     "captum": "scores of ISimDL",
     "snntorch": "spiking models",
     "psycopg": "stores in PostgreSQL",
+    "ray": "lanes on a cluster of Ray",
+    "submitit": "lanes in jobs of Slurm",
 }
 _TRIALS = 120  # of each executor against editing the word and running the model
 _OUTCOMES = 600  # of both executors against each other

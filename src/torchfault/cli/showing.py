@@ -55,7 +55,7 @@ def show_campaign(name: str | None, where: str, wanted: Wanted) -> None:
             _list(records, where, wanted)
             return
         results = load(store, name or records[0].name)
-    show_results(results, wanted)
+    show_results(results, wanted, where=where)
 
 
 def show_results(

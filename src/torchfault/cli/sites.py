@@ -56,6 +56,7 @@ def list_sites(settings: Settings, form: str, *, as_json: bool) -> None:
     lines = [[str(one["kind"]), *(count(int(one[name])) for name in _SUMS)] for one in sums_by_kind(space)]
     heads = [Column("kind"), *(Column(name, right=True) for name in _SUMS)]
     show_table(Table(heads, lines, notes=("a fault is one bit of one element of a site",)))
+    next_steps(["torchfault plan ... --kinds weight", "torchfault run ... --kinds weight"])
 
 
 def sums_by_kind(space: "FaultSpace") -> list[dict[str, str | int]]:

@@ -90,7 +90,7 @@ def plain_view(results: "Results", look: Look) -> View:
         lambda: results.diagnostics(level=look.level).allocation, partial(_diagnostics, results, look)
     )
     screen = [by for by in ("layer", "bit") if by in groupings]
-    following = ("show {name} --by channel --top 10", "export {name}")
+    following = ("show {name} --by channel --top 10", "report {name}", "evidence {name}", "export {name}")
     return View(partial(summary, results, look), tabs, screen, "layer", figure, following)
 
 
