@@ -141,6 +141,30 @@ def test_upsets_have_the_rates_of_their_accelerator(place):
     assert sum(one["trials"] for one in held["elements"]) == 1500
 
 
+def test_a_verdict_may_be_the_detector(engine, tmp_path):
+    def out_of_range(golden, faulty, _):
+        return ~(faulty.abs().amax(1) <= 1e36 * golden.abs().max())
+
+    space = engine.space.select("*", kinds="weight", bits=range(24, 32))
+    watched = Campaign(engine, space, seed=5, verdicts={"alarm": out_of_range}, stop=MaxTrials(800))
+    with Store(tmp_path / "c.db") as store:
+        columns = run(watched, store=store, name="watched").columns
+        held = pack(store, ["watched"], Asked(detector="alarm", rates={"*": 2.0**20 / len(space)}))["campaigns"][0]
+        without = pack(store, ["watched"], Asked(rates={"*": 2.0**20 / len(space)}))["campaigns"][0]
+    alarm, failed = columns.flag("alarm"), columns.failed
+    k, missed = int(failed.sum()), int((failed & ~alarm).sum())
+    assert 0 < missed < k < int((failed | alarm).sum()) < 800
+    assert held["totals"]["raw_fit"] == pytest.approx(1.0)
+    residual = held["totals"]["single_point_or_residual_fit"]
+    assert residual["value"] == pytest.approx(missed / 800)
+    assert residual["upper"] == pytest.approx(beta.ppf(0.95, missed + 1, 800 - missed))
+    assert held["totals"]["detected_fit"]["value"] == pytest.approx((k - missed) / 800)
+    assert without["totals"]["single_point_or_residual_fit"]["value"] == pytest.approx(k / 800)
+    assert without["totals"]["detected_fit"] is None
+    told = [one for one in held["elements"] if one["failures"]]
+    assert sum(round(one["diagnostic_coverage"]["value"] * one["failures"]) for one in told) == k - missed
+
+
 def test_without_rates_and_detector_these_are_absent_and_it_says_so(place):
     with Store(place, access="read") as store:
         held = pack(store, ["first"], Asked())["campaigns"][0]

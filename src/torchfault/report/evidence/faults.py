@@ -1,8 +1,9 @@
 """Elements of a campaign in a fault space: each site with its bits, what faults in it do, and totals by rate."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -88,10 +89,12 @@ class Faults:
 
     def estimates(self, flag: str, axis: Axis, confidence: float) -> list[Estimate]:
         """Return the estimate of an outcome in each group of *axis*; either bound holds with *confidence*."""
-        level = bounds.level_of(confidence)
-        asked = self.results.question("site", FAILED, level=level, method=bounds.METHOD)
-        columns = replace(asked.columns, flags={**asked.columns.flags, **marked(asked.columns, self.detector)})
-        return estimates(replace(asked, columns=columns, by="model" if len(axis) == 1 else "site", flag=flag), axis)
+        by, level = "model" if len(axis) == 1 else "site", bounds.level_of(confidence)
+        return estimates(self._marked.question(by, flag, level=level, method=bounds.METHOD), axis)
+
+    @cached_property
+    def _marked(self) -> Results:
+        return self.results.with_flags(marked(self.results.columns, self.detector))
 
     @property
     def _space(self) -> FaultSpace:
@@ -114,9 +117,11 @@ class Faults:
             return None
         half = 1 - (1 - self.confidence) / 2
         pairs = zip(*(self.estimates(flag, axis, half) for flag in (DETECTED, UNDETECTED)), strict=True)
-        columns = self.results.sampled
-        flags, group = marked(columns, self.detector), axis.code(columns.faults)
-        counts = [np.bincount(group[flags[name].astype(bool)], minlength=len(axis)) for name in (DETECTED, FAILED)]
+        columns = self._marked.sampled
+        group = axis.code(columns.faults)
+        counts = [
+            np.bincount(group[columns.flag(name).astype(bool)], minlength=len(axis)) for name in (DETECTED, FAILED)
+        ]
         return [
             bounds.coverage(
                 one,
