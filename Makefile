@@ -12,7 +12,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c c
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
-demo: $(VENV)/.core ## train a small CNN on digits, strike it, print a table (under a minute after set-up)
+demo: $(VENV)/.core ## train a small CNN on digits, strike it, write a report (under a minute after set-up)
 	@$(BIN)/torchfault demo
 
 test: lint $(VENV)/.ecosystem ## lint, then every test that is not slow

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.page import read_page
 from torchfault import demo
 from torchfault.cli import main
 from torchfault.zoo import digits_cnn
@@ -41,8 +42,11 @@ def test_the_demo_ends_with_tables_a_plot_and_the_next_command(capfd, folder):
     assert re.search(r"^30     exponent\s+\d.*\[\s*[\d.]+,\s+[\d.]+\]", out, re.MULTILINE), out
     assert re.search(r"golden\s+9[5-9]\.\d % accuracy on 297 inputs", err), err
     assert (folder / "torchfault-demo.png").read_bytes().startswith(b"\x89PNG")
-    assert [path.name for path in folder.iterdir()] == ["torchfault-demo.png"], (
-        "the demo leaves a plot and nothing else"
+    assert "report written to torchfault-demo.html" in err
+    table = read_page((folder / "torchfault-demo.html").read_text()).tables["Layers in network order: failing faults"]
+    assert [row[0] for row in table] == ["layer", "conv1", "conv2", "fc1", "fc2"]
+    assert {path.name for path in folder.iterdir()} == {"torchfault-demo.png", "torchfault-demo.html"}, (
+        "the demo leaves a plot and a page and nothing else"
     )
     assert re.search(r"next  torchfault sites --model torchfault.demo:model", err)
 
@@ -67,7 +71,7 @@ def test_the_demo_is_the_same_by_seed_and_says_so_once(capfd):
 def test_no_plot_is_written_over(capfd, folder):
     for _ in range(3):
         run(capfd, "--trials", "100")
-    names = {"torchfault-demo.png", "torchfault-demo-2.png", "torchfault-demo-3.png"}
+    names = {f"torchfault-demo{which}.{kind}" for which in ("", "-2", "-3") for kind in ("png", "html")}
     assert {path.name for path in folder.iterdir()} == names
     assert main(["demo", "--trials", "100", "--plot", "torchfault-demo.png"]) == 2
     assert "exists; choose another name, or write over it with --force" in capfd.readouterr().err

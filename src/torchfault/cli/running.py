@@ -60,8 +60,9 @@ def resume_campaign(
 
 
 def run_demo(plot: Path | None, *, trials: int, seed: int, force: bool, as_json: bool) -> None:
-    """Train, strike and plot the embedded example."""
+    """Train, strike and plot the embedded example, and report on it."""
     from torchfault.demo import demo_settings, is_trained
+    from torchfault.report.page import write_report
 
     wanted = Wanted(plot=plot or _free("torchfault-demo", ".png"), force=force, as_json=as_json)
     check_wanted(wanted)
@@ -69,6 +70,9 @@ def run_demo(plot: Path | None, *, trials: int, seed: int, force: bool, as_json:
         say(("  a small CNN learns scikit-learn's handwritten digits: a few seconds, once", "dim"))
     results = _results(demo_settings(trials=trials, seed=seed), None, None)
     show_results(results, wanted, tables=("site", "bit"))
+    page = _free("torchfault-demo", ".html")
+    write_report(results, page)
+    say(f"  report written to {page}: open it in a browser")
     example = "--model torchfault.demo:model --data torchfault.demo:data"
     next_steps([f"torchfault sites {example}", f"torchfault run {example} --fault stuck-at-1 --bits exponent"])
 

@@ -75,6 +75,12 @@ class Intervals:
     detail: str = "trials"
     kind: str = field(default="intervals", init=False)
 
+    @property
+    def bounded(self) -> tuple[bool, ...]:
+        """Whether any row has an interval, for each series."""
+        by_series = zip(*(row.cells for row in self.rows), strict=True)
+        return tuple(any(cell and cell.bounds for cell in mine) for mine in by_series)
+
     @classmethod
     def of(
         cls,
@@ -88,11 +94,12 @@ class Intervals:
         by: str = "",
         notes: Sequence[str] = (),
         rows: int | None = None,
+        detail: str = "trials",
     ) -> "Intervals":
         """Return the chart of *frame*, with the columns *head* (or ``key``), value, low, high, and trials if there are.
 
         With *series*, keys of the column *by* to what they are called, a row has a cell for each. Of more than *rows*
-        groups those with the highest lower bounds are kept, in their order.
+        groups those with the highest lower bounds are kept, in their order. *detail* is what the trials are called.
         """
         column = head if head in frame else "key"
         shown = frame if rows is None else _worst(frame, column, rows)
@@ -110,10 +117,9 @@ class Intervals:
             cells = tuple(None if row is None else cell_of(bounds_of(row), scale, unit, digits) for row in mine)
             made.append(Row(visible(key), count(sum(trials)) if trials else "", cells))
         left = len(dict.fromkeys(frame[column].tolist())) - len(keys)
-        told = [*notes, *([f"{count(left)} more are in the file"] if left > 0 else [])]
-        return cls(
-            title, head, tuple(wanted.values()), unit.sign, scale, tuple(made), download(frame, name), tuple(told)
-        )
+        told = [*notes, *([f"not shown, but in the file: {count(left)} more"] if left > 0 else [])]
+        file = download(frame, name)
+        return cls(title, head, tuple(wanted.values()), unit.sign, scale, tuple(made), file, tuple(told), detail)
 
 
 def _worst(frame: "pd.DataFrame", column: str, rows: int) -> "pd.DataFrame":

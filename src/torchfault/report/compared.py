@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from torchfault.report.charts import Intervals
 from torchfault.report.findings import unit_of
+from torchfault.report.numbers import POINTS, Unit
 from torchfault.report.section import Section
 from torchfault.results import Results
 from torchfault.results.differences import Difference, differ, differences
@@ -34,7 +33,7 @@ def compared(all_results: Sequence[Results]) -> Section:
     if rows:
         frame = pd.DataFrame(rows, columns=["campaign", "value", "low", "high", "pairs"])
         title = f"Difference to {visible(first.name)}"
-        charts.insert(1, Intervals.of(frame, title=title, name="differences", **told))  # type: ignore[arg-type]
+        charts.insert(1, Intervals.of(frame, title=title, name="differences", head="campaign", unit=_points(first)))
     left = [visible(one.name) for one in all_results if one not in alike]
     warnings = [f"{', '.join(left)} measured something else, and stand below alone"] if left else []
     return Section("Compared", said, charts=charts, warnings=warnings)
@@ -46,10 +45,10 @@ def _bounds(results: Results) -> tuple[float, float, float]:
 
 
 def _told(first: Results, other: Results, found: Difference) -> str:
-    unit, one = unit_of(first), found.estimate
+    unit, one = _points(first), found.estimate
     digits = unit.digits([(one.value, one.low, one.high)])
     size, more = unit.text(abs(one.value), digits), "more" if one.value > 0 else "less"
-    points = " points" if unit.sign else ""
+    points = f" {unit.sign}" if unit.sign else ""
     clear = one.low > 0 or one.high < 0
     sure = "" if clear else " That may be chance: the interval holds 0."
     named = f"{visible(other.name)} fails {size}{points} {more} than {visible(first.name)}"
@@ -70,8 +69,22 @@ def _by_layer(first: Results, other: Results, found: Difference) -> list[Interva
     frame = differences(first, other, "layer")
     if len(frame) < 2:
         return []
-    paired = "by pairs" if found.pairs and bool((frame["pairs"] > 0).all()) else "of two samples"
-    title = f"{visible(other.name)} less {visible(first.name)}, by layer, {paired}"
-    shown = frame.assign(trials=np.where(frame["pairs"] > 0, frame["pairs"], 1)).rename(columns={"key": "layer"})
-    told = {"head": "layer", "unit": unit_of(first), "name": f"{other.name}-differences", "rows": _LAYERS}
-    return [Intervals.of(shown, title=title, **told)]  # type: ignore[arg-type]
+    paired = bool(found.pairs) and bool((frame["pairs"] > 0).all())
+    shown = frame.rename(columns={"key": "layer", "pairs": "trials"} if paired else {"key": "layer"})
+    return [
+        Intervals.of(
+            shown,
+            title=f"{visible(other.name)} less {visible(first.name)}, by layer",
+            head="layer",
+            name=f"{other.name}-differences",
+            unit=_points(first),
+            rows=_LAYERS,
+            detail="pairs",
+            notes=["by pairs of trials" if paired else "of two samples"],
+        )
+    ]
+
+
+def _points(results: Results) -> Unit:
+    """Return what differences are shown in."""
+    return POINTS if unit_of(results).sign else unit_of(results)

@@ -68,6 +68,11 @@ class Scale:
     high: float
     ticks: tuple[tuple[str, float], ...] = ()
 
+    @property
+    def zero(self) -> float | None:
+        """The place of 0 where it is amid the axis, ``None`` where the axis begins there."""
+        return self.at(0.0) if self.low < 0 < self.high else None
+
     def at(self, value: float) -> float:
         """Return the place of a value in per cent of the length, within a margin on both sides; the ends for more."""
         part = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.0

@@ -25,8 +25,8 @@ def searched(results: Results) -> Section:
         Figure(count(len(found.faults)), "", "failing faults found"),
         Figure(f"{100 * last.precision:.1f} %", "", "of the faults struck fail"),
         Figure(
-            f"{100 * last['recall']:.1f} %",
-            PERCENT.interval(last["recall_low"], last["recall_high"], 1),
+            f"{100 * last.recall:.1f} %",
+            PERCENT.interval(last.recall_low, last.recall_high, 1),
             "of all found",
         ),
     ]

@@ -26,7 +26,10 @@ def factored(results: Results) -> Section:
     ]
     key = [f"{row.factor} of {named.get(row.kind, row.kind)}" for row in rows]
     model = Intervals.of(
-        frame.assign(key=key), title="Vulnerability factors of the model", head="factor", name=f"{results.name}-factors"
+        frame.assign(factor=key),
+        title="Vulnerability factors of the model",
+        head="factor",
+        name=f"{results.name}-factors",
     )
     return Section("Vulnerability factors", said, charts=[model, _plan(results)])
 

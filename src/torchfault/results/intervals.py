@@ -47,6 +47,11 @@ class Question:
     counter: Counter | None = None
 
     @property
+    def counts(self) -> Counter | None:
+        """The counter, where it counts these very columns."""
+        return self.counter if self.counter is not None and self.counter.columns is self.columns else None
+
+    @property
     def repeats(self) -> int:
         """The number of inputs that each draw runs on, one after the other."""
         return int(self.record.configuration.get("inputs_per_fault", 1))
@@ -86,15 +91,15 @@ def _by_design(asked: Question, axis: Axis) -> list[Estimate]:
         return _sequential(asked, axis)
     known: dict[int, Estimate] = {}
     if not design.replacement and not design.enumerates and columns.values is None and asked.repeats == 1:
-        told = {"inputs": asked.record.inputs, "flag": asked.flag, "counter": asked.counter}
+        told = {"inputs": asked.record.inputs, "flag": asked.flag, "counter": asked.counts}
         parts = parts_of(asked.space, design.strata, axis, columns, **told)  # type: ignore[arg-type]
         for group in range(len(axis)) if parts is not None else ():
             one = parts.estimate(group, level=asked.level, method=asked.method)  # type: ignore[union-attr]
             known |= {} if one is None else {group: one}
     if len(known) == len(axis):
         return [known[group] for group in range(len(axis))]
-    if asked.counter is not None:
-        rest = _shares(asked, asked.counter.having(asked.flag, axis), asked.counter.trials(axis))
+    if (counter := asked.counts) is not None:
+        rest = _shares(asked, counter.having(asked.flag, axis), counter.trials(axis))
         return [known.get(group, one) for group, one in enumerate(rest)]
     seen = observe(asked.space, columns, axis, repeats=1 if design.enumerates else asked.repeats, flag=asked.flag)
     rest = _exhaustive(asked, axis, seen) if design.enumerates else _sampled(asked, seen)

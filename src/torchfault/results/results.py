@@ -141,7 +141,7 @@ class Results:
 
     def _counted(self, asked: Question, axis: Axis) -> tuple[NDArray[Any], ...]:
         """Return the trials, the failures, and the share without an answer of each group of *axis*, (groups,) each."""
-        if (counter := asked.counter) is not None:
+        if (counter := asked.counts) is not None:
             trials, failures, due = counter.trials(axis), *(counter.having(one, axis) for one in (asked.flag, "due"))
             with np.errstate(invalid="ignore"):
                 return trials, failures, due / trials
