@@ -1,4 +1,4 @@
-"""Conformance suites: samplers, word formats, storages, fault models, criteria, executors, accelerators, databases.
+"""Conformance suites for what others add, from samplers and word formats to databases and methods of hardening.
 
 Each names the broken rule. Call them in a test; the table of built-ins in
 ``tests/testing/test_conformance.py`` shows how.
@@ -9,6 +9,7 @@ from torchfault.testing.criteria import check_criterion
 from torchfault.testing.examples import example_campaign, example_record
 from torchfault.testing.executors import check_executor
 from torchfault.testing.faults import check_fault_model
+from torchfault.testing.hardening import check_hardening
 from torchfault.testing.samplers import check_sampler
 from torchfault.testing.storages import check_storage
 from torchfault.testing.stores import check_store
@@ -19,6 +20,7 @@ __all__ = [
     "check_criterion",
     "check_executor",
     "check_fault_model",
+    "check_hardening",
     "check_sampler",
     "check_storage",
     "check_store",

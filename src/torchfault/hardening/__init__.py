@@ -1,0 +1,29 @@
+"""Hardening: from a model and what it is like without faults to one that survives more of them.
+
+A method is a frozen value; :func:`harden` applies several, in turn, to a copy of the model, which stays an ordinary
+``nn.Module``: :class:`Ranges` for activations, :class:`InvariantBits` and :class:`WeightRanges` for weights, and
+:class:`Parity`, :class:`Secded` and :class:`Triplicate` for encodings of them.
+"""
+
+from torchfault.hardening.encodings import Parity, Secded, Triplicate
+from torchfault.hardening.harden import Guard, Method, guards, harden, overhead
+from torchfault.hardening.profile import Profile, Range, profile
+from torchfault.hardening.ranges import Ranges
+from torchfault.hardening.weights import InvariantBits, WeightRanges
+
+__all__ = [
+    "Guard",
+    "InvariantBits",
+    "Method",
+    "Parity",
+    "Profile",
+    "Range",
+    "Ranges",
+    "Secded",
+    "Triplicate",
+    "WeightRanges",
+    "guards",
+    "harden",
+    "overhead",
+    "profile",
+]

@@ -1,0 +1,179 @@
+"""What the activations of a model are like without faults: ranges by channel of what every module reads and gives."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchfault.data import Data, Tree, call, rows
+from torchfault.errors import DataError, did_you_mean
+from torchfault.model.discover import check_inference
+
+__all__ = ["LEVELS", "Profile", "Range", "channel_axis", "profile"]
+
+LEVELS = (0.0, 1e-4, 1e-3, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1 - 1e-4, 1.0)
+"""The shares of values below the quantiles that a range keeps."""
+
+_SAMPLE = 2**16  # values of a tensor kept for quantiles, of each batch
+
+
+@dataclass(frozen=True, eq=False)
+class Range:
+    """The golden values of one tensor in *channels* along *axis*: *low*, *high* and *mean* of each, shape (channels,).
+
+    *quantiles*, shape (levels, channels), are those at :data:`LEVELS`, of a sample of the values.
+    """
+
+    axis: int
+    low: Tensor
+    high: Tensor
+    mean: Tensor
+    quantiles: Tensor
+
+    def bounds(self, *, share: float = 1.0, per: str = "layer") -> tuple[Tensor, Tensor]:
+        """Return the bounds between which a *share* of the golden values lies, by ``channel`` or for the ``layer``.
+
+        >>> found = profile(nn.Sequential(nn.ReLU()), torch.tensor([[1.0, -2.0], [3.0, 0.0]])).ranges["0:input"]
+        >>> found.bounds(per="channel")
+        (tensor([ 1., -2.]), tensor([3., 0.]))
+        >>> found.bounds()
+        (tensor(-2.), tensor(3.))
+        """
+        low, high = self.low, self.high
+        if share < 1:
+            tail = (1 - share) / 2
+            low, high = (_between(self.quantiles, at) for at in (tail, 1 - tail))
+        return (low, high) if per == "channel" else (low.min(), high.max())
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """The golden :class:`Range` of what modules read and give, by names such as ``conv1:input`` and ``conv1:output``.
+
+    *outer* tells, for a module that reads the very tensor that a module around it reads, the outermost such module: a
+    bound there holds for all who read the tensor. *inputs* is how many inputs it was taken from.
+    """
+
+    ranges: Mapping[str, Range]
+    outer: Mapping[str, str] = field(default_factory=dict)
+    inputs: int = 0
+
+    def __getitem__(self, name: str) -> Range:
+        if name not in self.ranges:
+            raise DataError(f"the profile knows no '{name}'{did_you_mean(name, self.ranges)}")
+        return self.ranges[name]
+
+
+def channel_axis(tensor: Tensor) -> int:
+    """Return the axis of the channels: the second for images and volumes (N, C, ...), the last for all else.
+
+    >>> channel_axis(torch.zeros(2, 3, 8, 8)), channel_axis(torch.zeros(2, 7, 16))
+    (1, -1)
+    """
+    return 1 if tensor.ndim >= 4 else -1
+
+
+def profile(model: nn.Module, data: Data | Tree, *, batch: int = 64) -> Profile:
+    """Return the golden ranges of everything that the modules of *model* read first and give, over *data*.
+
+    Tensors of floating point that hang on the inputs count, on all calls of a module together. The model runs in
+    batches of *batch* inputs and is left as it was. Raises :class:`ModelError` in training mode, and
+    :class:`DataError` where a golden value is no finite number.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU()).eval()
+    >>> sorted(profile(model, torch.ones(3, 2)).ranges)
+    ['0:input', '0:output', '1:input', '1:output']
+    """
+    check_inference(model)
+    data = data if isinstance(data, Data) else Data(data)
+    watch = _Watch()
+    hooks: list[Any] = []
+    for name, module in model.named_modules():
+        if name:
+            hooks.append(module.register_forward_pre_hook(lambda _, args, name=name: watch.read(name, args)))
+            hooks.append(module.register_forward_hook(lambda _, __, out, name=name: watch.gave(name, out)))
+    try:
+        with torch.no_grad():
+            for start in range(0, len(data), batch):
+                watch.begin()
+                call(model, rows(data.inputs, slice(start, start + batch)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Profile({name: sums.range(name) for name, sums in watch.sums.items()}, watch.outer, len(data))
+
+
+class _Watch:
+    """Gathers while the model runs; holds the tensors of one batch, so that no other takes their place in memory."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, _Sums] = {}
+        self.outer: dict[str, str] = {}
+        self._readers: dict[int, list[str]] = {}
+        self._held: list[Tensor] = []
+
+    def begin(self) -> None:
+        self._readers, self._held = {}, []
+
+    def read(self, name: str, args: tuple[Any, ...]) -> None:
+        if args and self._note(f"{name}:input", args[0]):
+            readers = self._readers.setdefault(id(args[0]), [])
+            around = next((one for one in readers if name.startswith(f"{one}.")), name)
+            readers.append(name)
+            self._held.append(args[0])
+            self.outer[name] = around if self.outer.get(name, around) == around else name
+
+    def gave(self, name: str, output: Any) -> None:
+        self._note(f"{name}:output", output)
+
+    def _note(self, name: str, value: Any) -> bool:
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 2:
+            return False
+        axis = channel_axis(value)
+        known = self.sums.get(name)
+        if known is not None and known.channels != value.shape[axis]:
+            return False  # called with tensors of other shapes: the first one counts
+        self.sums.setdefault(name, _Sums(axis, value.shape[axis])).add(value)
+        return True
+
+
+@dataclass(eq=False)
+class _Sums:
+    """The running statistics of one tensor."""
+
+    axis: int
+    channels: int
+    count: int = 0
+    low: list[Tensor] = field(default_factory=list)
+    high: list[Tensor] = field(default_factory=list)
+    total: list[Tensor] = field(default_factory=list)
+    sample: list[Tensor] = field(default_factory=list)
+
+    def add(self, value: Tensor) -> None:
+        flat = value.movedim(self.axis, 0).reshape(self.channels, -1)
+        self.low.append(flat.amin(1))
+        self.high.append(flat.amax(1))
+        self.total.append(flat.double().sum(1))
+        self.count += flat.shape[1]
+        step = max(flat.numel() // _SAMPLE, 1)
+        self.sample.append(flat[:, ::step].float().clone())
+
+    def range(self, name: str) -> Range:
+        low, high = torch.stack(self.low).amin(0), torch.stack(self.high).amax(0)
+        if not (low.isfinite().all() and high.isfinite().all()):
+            raise DataError(f"'{name}' is no finite number without faults; mend the model or its data")
+        levels = torch.tensor(LEVELS, dtype=torch.float64)
+        drawn = torch.cat(self.sample, dim=1).sort(dim=1).values
+        quantiles = drawn[:, (levels * (drawn.shape[1] - 1)).round().long()].t().to(low.dtype)
+        return Range(self.axis, low, high, (torch.stack(self.total).sum(0) / self.count).to(low.dtype), quantiles)
+
+
+def _between(quantiles: Tensor, at: float) -> Tensor:
+    """Return the quantile at a share between those of :data:`LEVELS`, by interpolation."""
+    above = next(i for i, level in enumerate(LEVELS) if level >= at)
+    if above == 0:
+        return quantiles[0]
+    part = (at - LEVELS[above - 1]) / (LEVELS[above] - LEVELS[above - 1])
+    return torch.lerp(quantiles[above - 1], quantiles[above], part)

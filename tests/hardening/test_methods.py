@@ -1,0 +1,108 @@
+"""Every method passes the suite, on networks of several kinds, and the suite catches what it is there to catch."""
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from tests.support.networks import NETWORKS
+from torchfault.data import Data
+from torchfault.hardening import InvariantBits, Parity, Ranges, Secded, Triplicate, WeightRanges, harden, profile
+from torchfault.testing import check_hardening
+
+METHODS = {
+    InvariantBits(): 0.0,
+    InvariantBits("conv*.weight"): 0.0,
+    WeightRanges(): 0.0,
+    WeightRanges(action="zero", per="layer"): 0.0,
+    Parity(): 1e-6,
+    Triplicate(): 1e-3,
+    Secded(): 1e-3,
+    Ranges(): 0.0,
+    Ranges("*:output", per="channel"): 0.0,
+    Ranges(action="zero", per="channel"): 0.0,
+    Ranges(action="mean"): 0.0,
+}
+OTHERS = ("depthwise", "transformer", "lstm", "folded", "tied")
+
+
+@pytest.mark.parametrize("method", [InvariantBits(), Secded(), Ranges()], ids=repr)
+def test_a_method_passes_the_suite(method):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    check_hardening(method, model, Data(torch.randn(7, 5)), tolerance=METHODS[method])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_a_method_passes_the_suite_on_digits(method):
+    check_hardening(method, *NETWORKS["digits"](), tolerance=METHODS[method])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", OTHERS)
+@pytest.mark.parametrize("method", [InvariantBits(), WeightRanges(), Ranges(), Secded()], ids=repr)
+def test_a_method_passes_the_suite_on_other_networks(method, network):
+    if isinstance(method, Ranges) and network == "lstm":
+        pytest.skip("an LSTM in this network reads the data alone")
+    check_hardening(method, *NETWORKS[network](), tolerance=METHODS[method])
+
+
+@dataclass(frozen=True)
+class Meddling:
+    """A method that breaks the rule called *how*."""
+
+    how: str
+
+    def __call__(self, model, _profile):
+        if self.how == "outputs":
+            model[0].bias.data += 1
+        elif self.how == "memory":
+            model.register_forward_hook(lambda module, _args, output: setattr(module, "last", output))
+        elif self.how == "chance":
+            model.register_buffer("salt", torch.rand(3))
+        elif self.how == "hidden":
+            shift = torch.zeros(2)
+            model.register_forward_hook(lambda _module, _args, output: output + shift.add_(1))
+        elif self.how == "alarm":
+            model.register_forward_pre_hook(Nervous("input"))
+        return model
+
+
+@dataclass(frozen=True)
+class Nervous:
+    place: str
+
+    def __call__(self, _module, args):
+        return args
+
+    def alarms(self, _module, args, _output):
+        return torch.ones(len(args[0]), dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("how", "named"),
+    [
+        ("outputs", "clean outputs change"),
+        ("memory", "nothing lasts"),
+        ("chance", "hardened again is the same"),
+        ("hidden", "hardened again is the same|clean outputs"),
+        ("alarm", "no guard sees anything wrong"),
+        ("", "refuses a model"),
+    ],
+)
+def test_the_suite_names_the_broken_rule(how, named):
+    model = nn.Sequential(nn.Linear(3, 2)).eval()
+    with pytest.raises(AssertionError, match=named):
+        check_hardening(Meddling(how), model, Data(torch.randn(4, 3)))
+
+
+def test_a_hardened_model_has_the_names_of_the_model_and_more():
+    model, data = NETWORKS["digits"]()
+    safe = harden(model, InvariantBits(), Ranges(), profile=profile(model, data))
+    assert list(dict(safe.named_parameters())) == list(dict(model.named_parameters()))
+    found = safe.load_state_dict(copy.deepcopy(model).state_dict(), strict=False)
+    assert not found.unexpected_keys
+    assert all(key.endswith(("_ever", "_always", "_low", "_high")) for key in found.missing_keys)
