@@ -101,7 +101,7 @@ def _check_engine(method: Method, safe: nn.Module, data: Data) -> None:
         with rule(
             method, f"the {executor} executor runs the hardened model, and everything stored in it can be struck"
         ):
-            engine = Engine(safe, data, executor=executor, buffers=True)  # type: ignore[arg-type]
+            engine = Engine(safe, data, executor=executor, buffers=True)
             names = {name for name, held in (*safe.named_parameters(), *safe.named_buffers()) if held.numel()}
             missing = sorted(names - {name.partition(":")[0] for name in engine.space.names})
             hold(not missing, f"{missing[:3]} are no sites")
