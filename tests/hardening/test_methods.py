@@ -45,9 +45,8 @@ def test_a_method_passes_the_suite_on_digits(method):
 @pytest.mark.parametrize("network", OTHERS)
 @pytest.mark.parametrize("method", [InvariantBits(), WeightRanges(), Ranges(), Secded()], ids=repr)
 def test_a_method_passes_the_suite_on_other_networks(method, network):
-    if isinstance(method, Ranges) and network == "lstm":
-        pytest.skip("an LSTM in this network reads the data alone")
-    check_hardening(method, *NETWORKS[network](), tolerance=METHODS[method])
+    rounding = 1e-6 if network == "transformer" else 0.0  # torch's fused encoder takes no hooks, and rounds otherwise
+    check_hardening(method, *NETWORKS[network](), tolerance=max(METHODS[method], rounding))
 
 
 @dataclass(frozen=True)

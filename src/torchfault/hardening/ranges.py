@@ -65,9 +65,10 @@ class Ranges:
             path, _, role = name.partition(":")
             module, found = model.get_submodule(path), profile[name]
             low, high = found.bounds(share=self.share, per=self.per)
+            wide, most = self.margin * (high - low), torch.maximum(found.low.abs().max(), found.high.abs().max())
             # Another size of batch adds in another order, and must not leave the range by that alone.
-            wide = self.margin * (high - low) + _ROUNDING * torch.maximum(found.low.abs().max(), found.high.abs().max())
-            low, high = torch.where(low < 0, low - wide, low), high + wide
+            near = torch.where(low == 0, 0, _ROUNDING * most)
+            low, high = low - near - torch.where(low < 0, wide, 0), high + wide + _ROUNDING * most
             guard = RangeGuard(role, self.action)
             check_free(module, path, guard)
             held = {"low": low, "high": high}

@@ -14,6 +14,9 @@ from torchfault.names import matching, site_name
 __all__ = ["Decoder", "StoredGuard", "chosen", "watch_parameter", "words_of"]
 
 
+_LIST = "_stored_weights"
+
+
 class Decoder(Protocol):
     """What the words of a parameter stand for: a frozen value."""
 
@@ -41,6 +44,7 @@ class StoredGuard:
     def __call__(self, module: nn.Module, _args: tuple[Any, ...]) -> None:
         module.__dict__[self.place] = self.decoder.decode(getattr(module, self.place), self._held(module))
         if isinstance(module, nn.RNNBase):  # it reads a list that it made of its parameters
+            module.__dict__.setdefault(_LIST, module._flat_weights)
             module.__dict__["_flat_weights"] = [getattr(module, name) for name in module._flat_weights_names]
 
     def alarms(self, module: nn.Module, _args: tuple[Any, ...], _output: Any) -> Tensor:
@@ -59,8 +63,8 @@ class _Uncover:
 
     def __call__(self, module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
         module.__dict__.pop(self.place, None)
-        if isinstance(module, nn.RNNBase):
-            module.__dict__["_flat_weights"] = [module._parameters[name] for name in module._flat_weights_names]
+        if _LIST in module.__dict__:
+            module.__dict__["_flat_weights"] = module.__dict__.pop(_LIST)
 
 
 def watch_parameter(
