@@ -637,7 +637,7 @@ def test_every_command_and_option_is_documented(name):
     assert re.search(rf"```sh\ntorchfault {name}", section[1]), "it needs an example"
     told = set(re.findall(r"--[a-z-]+", section[1]))
     shared = set()  # the tables of flags that the commands have in common
-    if name in RECIPE_FLAGS or name in ("init", "sites", "plan"):
+    if name in RECIPE_FLAGS or name in ("init", "sites", "plan", "harden"):
         shared |= set(re.findall(r"^\| `(--[a-z-]+)", common("The flags of a campaign"), re.MULTILINE))
     if name in RECIPE_FLAGS or name in ("show", "resume"):
         shared |= set(re.findall(r"^\| `(--[a-z-]+)", common("How results are shown"), re.MULTILINE))

@@ -183,6 +183,34 @@ for _name, _purpose in (
     _command(_name)(_recipe(_name, _purpose))
 
 
+@_command("harden")
+@configured("harden")
+def harden(
+    settings: Settings,
+    method: Annotated[
+        list[str],
+        typer.Option(
+            metavar="ranges|invariant-bits|...",
+            help="How to harden, such as ranges:zero:channel; may be repeated. Another name lists what there is.",
+        ),
+    ],
+    trials: Annotated[int, typer.Option(metavar="N", min=1, max=10**9, help="Faults of each kind, in both.")] = 2000,
+    known: Annotated[
+        float, typer.Option(metavar="0.5", help="The share of the inputs that golden ranges come from.")
+    ] = 0.5,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="Where to save the hardened model.")] = Path(
+        "hardened.safetensors"
+    ),
+    form: Format = "table",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Protect a model, and tell what that gains and costs by the same faults before and after."""
+    from torchfault.cli.hardened import harden_model
+
+    harden_model(settings, method, trials=trials, known=known, output=output, form=form, force=force, as_json=as_json)
+
+
 @_command("resume")
 @resumed
 def resume(

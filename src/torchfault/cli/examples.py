@@ -48,6 +48,10 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         (f"torchfault ra {_DEMO} --accelerator nvdla-like", "accuracy, given an upset"),
         (f"torchfault ra {_DEMO} --accelerator output-stationary --harden control --flip-flops 120000", "FIT too"),
     ),
+    "harden": (
+        (f"torchfault harden {_DEMO} --method ranges --method invariant-bits", "what protection gains and costs"),
+        (f"torchfault harden {_OWN} --method secded --method ranges:zero", "codes in the weights, and clipping"),
+    ),
     "resume": (
         ("torchfault resume digits", "go on where it stopped"),
         ("torchfault resume digits --trials 100000", "and farther"),

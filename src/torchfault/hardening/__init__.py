@@ -2,16 +2,25 @@
 
 A method is a frozen value; :func:`harden` applies several, in turn, to a copy of the model, which stays an ordinary
 ``nn.Module``: :class:`Ranges` for activations, :class:`InvariantBits` and :class:`WeightRanges` for weights, and
-:class:`Parity`, :class:`Secded` and :class:`Triplicate` for encodings of them.
+:class:`Parity`, :class:`Secded` and :class:`Triplicate` for encodings of them, :class:`WeightChecksums` and
+:class:`Checksums` for sums over stored words and over what layers compute. :func:`detecting` tells what guards see.
 """
 
+from torchfault.hardening.checksums import Checksums, WeightChecksums
+from torchfault.hardening.detection import Detecting, Detection, detecting, detection
 from torchfault.hardening.encodings import Parity, Secded, Triplicate
 from torchfault.hardening.harden import Guard, Method, guards, harden, overhead
+from torchfault.hardening.notation import METHODS, method
 from torchfault.hardening.profile import Profile, Range, profile
 from torchfault.hardening.ranges import Ranges
+from torchfault.hardening.saved import load_hardened, save_hardened
 from torchfault.hardening.weights import InvariantBits, WeightRanges
 
 __all__ = [
+    "METHODS",
+    "Checksums",
+    "Detecting",
+    "Detection",
     "Guard",
     "InvariantBits",
     "Method",
@@ -21,9 +30,15 @@ __all__ = [
     "Ranges",
     "Secded",
     "Triplicate",
+    "WeightChecksums",
     "WeightRanges",
+    "detecting",
+    "detection",
     "guards",
     "harden",
+    "load_hardened",
+    "method",
     "overhead",
     "profile",
+    "save_hardened",
 ]

@@ -3,7 +3,8 @@
 from torchfault.recipes.economy import economy
 from torchfault.recipes.paired import paired
 from torchfault.recipes.search import search
+from torchfault.recipes.survival import survival
 from torchfault.recipes.upsets import upsets
 from torchfault.recipes.vulnerability import injection, layer_space, vulnerability
 
-__all__ = ["economy", "injection", "layer_space", "paired", "search", "upsets", "vulnerability"]
+__all__ = ["economy", "injection", "layer_space", "paired", "search", "survival", "upsets", "vulnerability"]

@@ -1,0 +1,162 @@
+"""`harden`: a model protected, measured before and after on the same faults, and saved."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchfault.cli import header
+from torchfault.cli.machine import print_object, rows_of
+from torchfault.cli.running import INTERRUPTED, guarded
+from torchfault.cli.screen import (
+    Column,
+    Table,
+    check_format,
+    complain,
+    count,
+    facts,
+    print_frame,
+    say,
+    share,
+    show_table,
+    working,
+)
+from torchfault.config import Settings
+from torchfault.config.build import build_data, build_engine, build_model, build_space
+from torchfault.errors import ConfigError, DataError
+from torchfault.files import check_target, written
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from torchfault.data import Data
+    from torchfault.engine import Engine
+    from torchfault.hardening import Method, Profile
+
+__all__ = ["harden_model"]
+
+
+def harden_model(
+    settings: Settings,
+    methods: list[str],
+    *,
+    trials: int,
+    known: float,
+    output: Path,
+    form: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Harden the model by *methods*, tell what that costs and what it gains, and save it to *output*.
+
+    Golden ranges come from the first share *known* of the inputs, all that is measured from the others.
+    """
+    from torchfault.hardening import harden, method, overhead, profile
+    from torchfault.recipes import survival
+
+    check_format(form, as_json=as_json)
+    if wrong := check_target(output, force=force):
+        raise ConfigError(f"--output {output}: {wrong}")
+    chosen = [method(text) for text in methods]
+    try:
+        with header.Opening() as opening, guarded(opening):
+            model = build_model(settings)
+            header.tell_model(opening, settings, model)
+            data = build_data(settings.data, seed=settings.seed)
+            first, rest = _parted(data, known)
+            header.tell_data(opening, data)
+            with working("looking at the model without faults"):
+                golden = profile(model, first)
+            safe = harden(model, *chosen, profile=golden)
+            with working("capturing the models"):
+                before, after = (build_engine(settings, one, rest, lanes=2 * trials) for one in (model, safe))
+            space = build_space(settings, before.space)
+            with working("striking both with the same faults"):
+                table = survival(before, after, space=space, trials=trials, seed=settings.seed, level=settings.level)
+            clean = _clean(before, after, safe, rest, overhead(model, safe))
+            _save(safe, golden, output, force=force)
+    except KeyboardInterrupt:
+        complain("stopped", "interrupted; nothing was saved", style="bold yellow")
+        sys.exit(INTERRUPTED)
+    call = _call(settings, chosen, output)
+    if as_json:
+        print_object("hardened", {"survival": rows_of(table), **clean, "file": str(output), "call": call})
+    elif form != "table":
+        print_frame(table, form)
+    else:
+        _show(table, clean)
+        for line in ("", *call):
+            say(f"  {line}" if line else "", out=True)
+
+
+def _parted(data: "Data", known: float) -> "tuple[Data, Data]":
+    """Return the inputs for golden ranges and those to measure on."""
+    if data.labels is None:
+        raise DataError("hardening tells the accuracy without faults, which needs labels; give data with labels")
+    if not 0 < known < 1:
+        raise ConfigError(f"--known: expected a share of the inputs between 0 and 1, got {known:g}")
+    first = round(known * len(data))
+    if not 0 < first < len(data):
+        raise DataError(f"golden ranges and measurements need inputs of their own, got {len(data)}; give more data")
+    return data.take(slice(0, first)), data.take(slice(first, len(data)))
+
+
+def _clean(before: "Engine", after: "Engine", safe: "nn.Module", rest: "Data", memory: float) -> dict[str, Any]:
+    """Return what hardening costs without faults: accuracies, memory, and inputs that a guard altered."""
+    import torch
+
+    from torchfault.criteria import Misclassified
+    from torchfault.data import call
+    from torchfault.hardening import detecting
+
+    wrong = [Misclassified()(golden, golden, rest.labels) for golden in (before.golden(), after.golden())]
+    with torch.no_grad():
+        alarms = int(call(detecting(safe), rest.inputs)["detected"].sum())
+    accuracy = [1 - float(lanes.float().mean()) for lanes in wrong]
+    return {"accuracy": accuracy, "memory": memory, "alarms": alarms, "inputs": len(rest)}
+
+
+def _save(safe: "nn.Module", golden: "Profile", output: Path, *, force: bool) -> None:
+    from torchfault.hardening import save_hardened
+
+    try:
+        with written(output, force=force) as part:
+            save_hardened(safe, part, profile=golden)
+    except OSError as error:
+        raise ConfigError(f"--output {output}: {error.strerror or error}; choose another place") from None
+
+
+def _show(table: "pd.DataFrame", clean: dict[str, Any]) -> None:
+    heads = ("trials", "before %", "after %", "fewer", "low", "high", "difference %", "low", "high")
+    columns = [Column("faults in"), *(Column(name, right=True) for name in heads)]
+    rows = [
+        [faults, count(int(trials)), share(before), share(after), *map(_times, fewer), *map(share, differs)]
+        for faults, trials, before, after, *both in table.itertuples(index=False)
+        for fewer, differs in [(both[:3], both[3:])]
+    ]
+    told = "the same bit flips in both models, on the same inputs; fewer: how many times fewer fail"
+    show_table(Table(columns, rows, notes=(told,)))
+    say(out=True)
+    inputs, (before, after) = f"{count(clean['inputs'])} inputs without faults", clean["accuracy"]
+    clipped = f"{count(clean['alarms'])} of {inputs} have values out of bounds, which are altered"
+    pairs = [
+        ("accuracy", f"{share(before)} % before, {share(after)} % after, on {inputs}"),
+        ("memory", f"{100 * clean['memory']:+.2f} %"),
+        ("alarms", clipped if clean["alarms"] else f"none on {inputs}"),
+    ]
+    facts(pairs, out=True)
+
+
+def _times(value: float) -> str:
+    return "-" if value != value else "any" if value == float("inf") else f"{value:.3g}x"
+
+
+def _call(settings: Settings, chosen: "list[Method]", output: Path) -> list[str]:
+    """Return how Python gets the hardened model back, line by line."""
+    module, _, factory = (settings.model.factory or "").partition(":")
+    names = ", ".join(dict.fromkeys(type(one).__name__ for one in chosen))
+    return [
+        f"from {module} import {factory}",
+        f"from torchfault.hardening import {names}, load_hardened",
+        f"model = load_hardened({factory}(), {str(output)!r}, {', '.join(map(repr, chosen))})",
+    ]

@@ -1,0 +1,204 @@
+"""Checksums: of the words of weights, and of what convolutions and linear layers compute (ABFT)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torchfault.errors import ModelError
+from torchfault.hardening.harden import check_free
+from torchfault.hardening.profile import Profile
+from torchfault.hardening.stored import chosen, watch_parameter, words_of
+from torchfault.names import matching
+
+__all__ = ["Checksums", "WeightChecksums"]
+
+_LAMBDA = 6.0
+
+
+@dataclass(frozen=True)
+class WeightChecksums:
+    """Keep the sums of the words of each weight by row and by column; a wrong word shows in both and is put right.
+
+    A row is an output channel. Words are added as integers, modulo 2**32, so that a sum is exact: any number of flips
+    in a word is undone, and wrong words in other rows and columns too. *sites* are globs of parameters; those of fewer
+    than two axes are left out.
+
+    Source: Huang and Abraham, Algorithm-Based Fault Tolerance for Matrix Operations, IEEE TC 1984, on stored words.
+
+    >>> from torchfault.hardening import harden
+    >>> safe = harden(nn.Linear(3, 2), WeightChecksums())
+    >>> before = safe(torch.ones(1, 3))
+    >>> with torch.no_grad():
+    ...     safe.weight[0, 1] = 1e30
+    >>> torch.equal(safe(torch.ones(1, 3)), before)
+    True
+    """
+
+    sites: str | tuple[str, ...] = "*"
+
+    def __call__(self, model: nn.Module, _profile: Profile | None) -> nn.Module:
+        """Return *model* with sums beside its weights."""
+        found = chosen(model, self.sites, types=(torch.float32, torch.float16, torch.bfloat16))
+        matrices = {name: tensor for name, tensor in found.items() if tensor.ndim > 1}
+        if not matrices:
+            raise ModelError("checksums need weights of two or more axes, got none; choose others")
+        for name, tensor in matrices.items():
+            rows, columns = _sums(words_of(tensor.contiguous()))
+            watch_parameter(model, name, _Restored(), held={"rows": rows, "columns": columns})
+        return model
+
+
+def _sums(words: Tensor) -> tuple[Tensor, Tensor]:
+    matrix = words.flatten(1)
+    return matrix.sum(1, dtype=words.dtype), matrix.sum(0, dtype=words.dtype)
+
+
+@dataclass(frozen=True)
+class _Restored:
+    def decode(self, value: Tensor, held: Mapping[str, Tensor]) -> Tensor:
+        words = words_of(value)
+        rows, columns = self._off(words, held)
+        wrong = (rows[:, None] == columns) & (rows[:, None] != 0)
+        return (words - torch.where(wrong, rows[:, None], 0).view(words.shape)).view(value.dtype)
+
+    def wrong(self, value: Tensor, held: Mapping[str, Tensor]) -> Tensor:
+        rows, columns = self._off(words_of(value), held)
+        return rows.any() | columns.any()
+
+    def _off(self, words: Tensor, held: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        rows, columns = _sums(words)
+        return rows - held["rows"], columns - held["columns"]
+
+
+@dataclass(frozen=True)
+class Checksums:
+    """Check what convolutions and linear layers compute against sums of their inputs, and compute again what is wrong.
+
+    The sum of an output channel over all positions is the product of the filter and of sums of the input, which takes
+    two passes over activations instead of a convolution. A channel of an input whose sum is off by more than rounding
+    explains is computed again, on the weights as they are stored: it is the computation that is checked; stored weights
+    are for :class:`WeightChecksums`. *sites* are globs of modules; without them all convolutions over images, without
+    groups and with zeros around, and all linear layers.
+
+    The threshold for n additions of terms t is 6 sqrt(n) u sum |t|, which rounding exceeds with a probability below
+    2 n exp(-18) (Higham and Mary, SIAM J. Sci. Comput. 2019, theorem 2.4), u being half the distance from 1 to the next
+    number. Source of the sums: Zhao et al., FT-CNN, IEEE TPDS 2021.
+
+    >>> from torchfault.hardening import harden
+    >>> model, images = nn.Sequential(nn.Conv2d(2, 3, 3)), torch.rand(2, 2, 8, 8)
+    >>> torch.equal(harden(model, Checksums())(images), model(images))
+    True
+    """
+
+    sites: str | tuple[str, ...] = ()
+
+    def __call__(self, model: nn.Module, _profile: Profile | None) -> nn.Module:
+        """Return *model* with guards behind its layers."""
+        fit = {path: module for path, module in model.named_modules() if path and _fits(module)}
+        if not fit:
+            raise ModelError("checksums are for Conv2d without groups and for Linear layers, got a model without any")
+        names = list(fit)
+        for i in sorted(matching(names, self.sites or "*", what="layer that can be checked")):
+            guard = ChecksumGuard()
+            check_free(fit[names[i]], names[i], guard)
+            # A child makes the operation a site of its own, struck before its sum is checked.
+            fit[names[i]].add_module("checksum", _Check())
+            fit[names[i]].register_forward_hook(guard)
+        return model
+
+
+class _Check(nn.Module):
+    """Tells which sums are off beyond rounding, shape (n, channels)."""
+
+    def forward(self, given: Tensor, output: Tensor, weight: Tensor, bias: Tensor | None, expected: Tensor) -> Tensor:
+        positions = output[0, 0].numel() if output.ndim == 4 else 1
+        found = output.sum((2, 3)) if output.ndim == 4 else output.sum(-1, keepdim=True)
+        size = given.abs().sum((2, 3)) if given.ndim == 4 else given.abs()
+        magnitude = weight.abs().sum((2, 3)) if weight.ndim == 4 else weight.abs().sum(0, keepdim=True)
+        terms = F.linear(size, magnitude)
+        if bias is not None:
+            terms = terms + positions * (bias.abs() if weight.ndim == 4 else bias.abs().sum())
+        additions = positions + weight[0].numel() + (0 if weight.ndim == 4 else len(weight))
+        rounding = _LAMBDA * math.sqrt(additions) * torch.finfo(output.dtype).eps / 2 * terms
+        # No difference of the two, which would be rounding alone, another for each size of batch.
+        return ~((found <= expected + rounding) & (found >= expected - rounding))
+
+
+@dataclass(frozen=True)
+class ChecksumGuard:
+    """The hook that computes again where sums are off."""
+
+    place: str = "output"
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        wrong = self._wrong(module, args[0], output)
+        # A captured graph has no branches: it computes twice, and takes what is right.
+        if not torch.compiler.is_exporting() and not bool(wrong.any()):
+            return output
+        again = _computed(module, args[0])
+        return torch.where(wrong[..., None, None] if output.ndim == 4 else wrong, again, output)
+
+    def alarms(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Return the inputs for which a sum is off."""
+        return self._wrong(module, args[0], output).flatten(1).any(1)
+
+    def _wrong(self, module: nn.Module, given: Tensor, output: Tensor) -> Tensor:
+        weight, bias = module.weight, module.bias
+        assert isinstance(weight, Tensor)
+        expected = _conv_sums(module, given) if isinstance(module, nn.Conv2d) else F.linear(given, weight.sum(0)[None])
+        if bias is not None:
+            assert isinstance(bias, Tensor)
+            positions = output[0, 0].numel() if output.ndim == 4 else 1
+            expected = expected + (positions * bias if output.ndim == 4 else bias.sum())
+        check = module.checksum
+        assert isinstance(check, nn.Module)
+        wrong: Tensor = check(given, output, weight, bias, expected)
+        return wrong
+
+
+def _fits(module: nn.Module) -> bool:
+    if isinstance(module, nn.Linear):
+        return True
+    plain = isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"
+    return plain and not isinstance(module.padding, str)
+
+
+def _computed(module: nn.Module, given: Tensor) -> Tensor:
+    if isinstance(module, nn.Conv2d):
+        again: Tensor = module._conv_forward(given, module.weight, module.bias)
+        return again
+    assert isinstance(module, nn.Linear)
+    return F.linear(given, module.weight, module.bias)
+
+
+def _conv_sums(layer: nn.Conv2d, given: Tensor) -> Tensor:
+    """Return the sum over all positions of each output channel without its bias, from sums of the input."""
+    assert not isinstance(layer.padding, str)
+    down, across = zip(layer.kernel_size, layer.padding, layer.stride, layer.dilation, strict=True)
+    rows = _windows(given, 2, *down)
+    sums = torch.stack([torch.stack(_windows(row, 2, *across), dim=2) for row in rows], dim=2)
+    return F.linear(sums.flatten(1), layer.weight.flatten(1))
+
+
+def _windows(value: Tensor, axis: int, size: int, pad: int, step: int, far: int) -> list[Tensor]:
+    """Return, for each of the *size* taps of a filter, the sum over *axis* of what it reads at all positions."""
+    length = value.shape[axis]
+    last = (length + 2 * pad - far * (size - 1) - 1) // step * step  # where the filter begins for the last time
+    whole = value.sum(axis) if step == 1 else None
+    found = []
+    for tap in range(size):
+        first, end = tap * far - pad, tap * far - pad + last  # may lie in the padding, which adds nothing
+        low, high = (first if first >= 0 else first % step), min(end, length - 1)
+        if whole is None:
+            found.append(
+                value.narrow(axis, low, high + 1 - low)[(slice(None),) * axis + (slice(None, None, step),)].sum(axis)
+            )
+            continue
+        above = value.narrow(axis, high + 1, length - high - 1).sum(axis)
+        found.append(whole - value.narrow(axis, 0, low).sum(axis) - above)
+    return found

@@ -1,0 +1,151 @@
+"""Detection: what guards see while a model runs, as an output, and how much of what fails they see."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchfault.criteria import Criterion, NonFinite, Top1Change
+from torchfault.criteria.compose import verdict
+from torchfault.data import Tree, leaves, rows
+from torchfault.engine import Engine
+from torchfault.errors import ModelError
+from torchfault.faults import BitFlip
+from torchfault.hardening.harden import Guard, guards
+from torchfault.space import FaultSpace
+from torchfault.statistics import Estimate
+from torchfault.statistics.intervals import clopper_pearson
+from torchfault.trials import strike
+
+__all__ = ["Detecting", "Detection", "detecting", "detection"]
+
+
+class Detecting(nn.Module):
+    """A model whose guards tell what they see: a dictionary of its *output* and of *detected*, a boolean for each row.
+
+    It is what :func:`detecting` returns.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.seen: list[Tensor] = []
+        for _, module, guard in guards(model):
+            look = _Look(self, guard)
+            if guard.place == "output":
+                module.register_forward_hook(look, prepend=True)
+            else:
+                module.register_forward_pre_hook(look, prepend=True)
+
+    def forward(self, *args: Any, **named: Any) -> dict[str, Tree]:
+        """Return what the model gives, and where a guard saw something wrong."""
+        try:
+            output = self.model(*args, **named)
+            first = leaves(output)[0]
+            detected = torch.zeros(len(first), dtype=torch.bool, device=first.device)
+            for alarm in self.seen:
+                detected = detected | alarm
+        finally:
+            self.seen.clear()
+        return {"output": output, "detected": detected}
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """The hook that asks a guard before it acts."""
+
+    watcher: Detecting
+    guard: Guard
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
+        self.watcher.seen.append(self.guard.alarms(module, args, output))
+
+
+def detecting(model: nn.Module, *, mend: bool = True) -> Detecting:
+    """Return a copy of a hardened *model* that also tells where a guard saw something wrong.
+
+    Its output is a dictionary: *output* is the model's own, *detected* a boolean for each row, which criteria read as
+    any output (``Top1Change(output="output")``). Unless *mend*, guards look and change nothing. Raises
+    :class:`ModelError` for a model without guards.
+
+    >>> from torchfault.hardening import Ranges, harden, profile
+    >>> plain, data = nn.Sequential(nn.Linear(2, 2)), torch.rand(50, 2)
+    >>> safe = detecting(harden(plain, Ranges(), profile=profile(plain, data)))
+    >>> safe(torch.tensor([[0.5, 0.5], [0.5, 1e9]]))["detected"]
+    tensor([False,  True])
+    """
+    twin = copy.deepcopy(model)
+    standing = list(guards(twin))
+    if not standing:
+        raise ModelError("the model has no guards, so nothing can be detected; harden it first")
+    watched = Detecting(twin)
+    if not mend:
+        for _, module, _ in standing:
+            for hooks in (module._forward_pre_hooks, module._forward_hooks):
+                kept: list[tuple[int, object]] = list(hooks.items())
+                for key in [key for key, hook in kept if isinstance(hook, Guard)]:
+                    del hooks[key]
+    return watched.eval()
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How well failures are seen: of *failed* trials the share seen (*coverage*), of all seen ones those that failed
+    (*precision*), and of clean inputs the share with an alarm (*false_alarms*); each with an exact interval."""
+
+    coverage: Estimate
+    precision: Estimate
+    false_alarms: Estimate
+
+
+def detection(
+    engine: Engine,
+    *,
+    space: FaultSpace | None = None,
+    trials: int = 1000,
+    criterion: Criterion | None = None,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Detection:
+    """Return how many of the failures by random bit flips in *space* the model of *engine*, a :class:`Detecting`, sees.
+
+    A trial fails by *criterion* on the model's own output (another top class unless told), or by a number that is not
+    finite. False alarms are counted over all inputs of the engine, and have an upper bound where there is none.
+
+    >>> from torchfault import Data
+    >>> from torchfault.hardening import InvariantBits, harden
+    >>> _ = torch.manual_seed(0)
+    >>> model = detecting(harden(nn.Sequential(nn.Linear(4, 3)).eval(), InvariantBits()), mend=False)
+    >>> engine = Engine(model, Data(torch.randn(20, 4)))
+    >>> found = detection(engine, space=engine.space.select("*.weight", bits=[30]), trials=100)
+    >>> found.coverage.value, found.false_alarms.value
+    (1.0, 0.0)
+    """
+    space = engine.space if space is None else space
+    rng = np.random.default_rng(seed)
+    inputs = rng.integers(0, len(engine.data), trials)
+    where = space.locate(rng.integers(0, len(space), trials))
+    failed, seen = np.zeros(trials, dtype=bool), np.zeros(trials, dtype=bool)
+    for lanes in engine.run(strike(space, where, model=BitFlip(), rng=rng, inputs=inputs)):
+        labels = rows(engine.data.labels, torch.from_numpy(lanes.inputs))
+        golden, faulty = ({"output": tree["output"]} for tree in (lanes.golden, lanes.outputs))
+        judges = (criterion or Top1Change(output="output"), NonFinite())
+        wrong = [verdict(judge, golden, faulty, labels).cpu().numpy() for judge in judges]
+        failed[lanes.trial] = wrong[0] | wrong[1] | lanes.crashed
+        seen[lanes.trial] = lanes.outputs["detected"].cpu().numpy()
+    golden_alarms = int(engine.golden()["detected"].sum())
+    return Detection(
+        _share(int((failed & seen).sum()), int(failed.sum()), level),
+        _share(int((failed & seen).sum()), int(seen.sum()), level),
+        _share(golden_alarms, len(engine.data), level),
+    )
+
+
+def _share(hits: int, n: int, level: float) -> Estimate:
+    if not n:
+        return Estimate(float("nan"), 0.0, 1.0, 0, "clopper-pearson", level)
+    low, high = (float(bound) for bound in clopper_pearson(hits, n, level=level))
+    return Estimate(hits / n, low, high, n, "clopper-pearson", level)

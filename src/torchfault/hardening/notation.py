@@ -1,0 +1,56 @@
+"""Methods as text, as the command line writes them: ``ranges:zero:channel``."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torchfault.errors import ModelError, did_you_mean
+from torchfault.hardening.checksums import Checksums, WeightChecksums
+from torchfault.hardening.encodings import Parity, Secded, Triplicate
+from torchfault.hardening.harden import Method
+from torchfault.hardening.ranges import Ranges
+from torchfault.hardening.weights import InvariantBits, WeightRanges
+
+__all__ = ["METHODS", "method"]
+
+METHODS: Mapping[str, Callable[..., Method]] = {
+    "ranges": Ranges,
+    "invariant-bits": InvariantBits,
+    "weight-ranges": WeightRanges,
+    "parity": Parity,
+    "secded": Secded,
+    "triplicate": Triplicate,
+    "weight-checksums": WeightChecksums,
+    "checksums": Checksums,
+}
+_WORDS = {"clamp": "action", "zero": "action", "mean": "action", "layer": "per", "channel": "per"}
+_NUMBERS = {"ranges": ("share", float), "triplicate": ("bits", int)}
+
+
+def method(text: str) -> Method:
+    """Return the method that *text* names: ``name[:option]...``.
+
+    An option of ``ranges`` and ``weight-ranges`` is a word (``clamp``, ``zero``, ``mean``; ``layer``, ``channel``), of
+    ``ranges`` also the share of golden values inside the bounds, of ``triplicate`` the number of bits. Raises
+    :class:`ModelError` for a name or an option that there is not.
+
+    >>> method("ranges:zero:0.999"), method("triplicate:3")
+    (Ranges(sites=(), action='zero', per='layer', share=0.999, margin=0.0), Triplicate(sites='*', bits=3))
+    """
+    name, *options = text.strip().split(":")
+    if name not in METHODS:
+        raise ModelError(
+            f"no method of hardening is called '{name}'{did_you_mean(name, METHODS)}; there are {', '.join(METHODS)}"
+        )
+    given: dict[str, Any] = {}
+    for option in options:
+        if option in _WORDS and name in ("ranges", "weight-ranges"):
+            given[_WORDS[option]] = option
+            continue
+        key, kind = _NUMBERS.get(name, ("", str))
+        try:
+            given[key] = kind(option) if key else None
+        except ValueError:
+            key = ""
+        if not key:
+            raise ModelError(f"'{text}': {name} has no option '{option}'{did_you_mean(option, _WORDS)}")
+    return METHODS[name](**given)

@@ -1,0 +1,77 @@
+"""A hardened model in a file: its state, and the golden ranges that it was made with."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from torchfault.errors import ModelError, brief
+from torchfault.files import unreadable
+from torchfault.hardening.harden import Method, harden
+from torchfault.hardening.profile import Profile, Range
+
+__all__ = ["load_hardened", "save_hardened"]
+
+_PREFIX = "profile/"
+_TENSORS = tuple(field.name for field in fields(Range) if field.name != "axis")
+
+
+def save_hardened(model: nn.Module, path: str | Path, *, profile: Profile) -> None:
+    """Write the state of a hardened *model* and its *profile* to a safetensors file.
+
+    >>> import tempfile, torch
+    >>> from torchfault.hardening import Ranges, profile
+    >>> plain, data = nn.Sequential(nn.Linear(2, 2)), torch.rand(9, 2)
+    >>> golden = profile(plain, data)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "safe.safetensors"
+    ...     save_hardened(harden(plain, Ranges(), profile=golden), file, profile=golden)
+    ...     again = load_hardened(nn.Sequential(nn.Linear(2, 2)), file, Ranges())
+    >>> torch.equal(again(data), plain(data))
+    True
+    """
+    from safetensors.torch import save_file
+
+    held = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
+    for name, found in profile.ranges.items():
+        held |= {f"{_PREFIX}{name}/{part}": getattr(found, part).clone().contiguous() for part in _TENSORS}
+    axes = {name: found.axis for name, found in profile.ranges.items()}
+    told = json.dumps({"axes": axes, "outer": dict(profile.outer), "inputs": profile.inputs})
+    save_file(held, path, metadata={"torchfault_profile": told})
+
+
+def load_hardened(model: nn.Module, path: str | Path, *methods: Method) -> nn.Module:
+    """Return *model*, with whatever weights, hardened by *methods* as it was when :func:`save_hardened` wrote *path*.
+
+    Raises :class:`ModelError` for a file that is none of those, or that is of another model or of other methods.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if why := unreadable(path):
+        raise ModelError(f"'{path}' {why}; give a file that save_hardened wrote")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            told = (opened.metadata() or {}).get("torchfault_profile")
+            held = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ModelError(f"'{path}' is not a readable safetensors file: {brief(error)}") from None
+    if told is None:
+        raise ModelError(f"'{path}' holds no golden ranges; give a file that save_hardened wrote")
+    safe = harden(model, *methods, profile=_profile(json.loads(told), held))
+    state = {name: tensor for name, tensor in held.items() if not name.startswith(_PREFIX)}
+    try:
+        safe.load_state_dict(state)
+    except RuntimeError as error:
+        raise ModelError(f"'{path}' is of another model or of other methods: {brief(error)}") from None
+    return safe
+
+
+def _profile(told: Mapping[str, Mapping[str, object]], held: Mapping[str, Tensor]) -> Profile:
+    ranges = {
+        name: Range(int(str(axis)), *(held[f"{_PREFIX}{name}/{part}"] for part in _TENSORS))
+        for name, axis in told["axes"].items()
+    }
+    outer = {name: str(around) for name, around in told["outer"].items()}
+    return Profile(ranges, outer, int(str(told["inputs"])))

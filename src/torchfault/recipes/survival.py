@@ -1,0 +1,81 @@
+"""How much less a hardened model fails than the model it was: the same faults in both."""
+
+from typing import TYPE_CHECKING
+
+from torchfault.criteria import Criterion
+from torchfault.engine import Engine
+from torchfault.errors import SamplingError
+from torchfault.recipes.paired import paired
+from torchfault.space import FaultSpace
+from torchfault.statistics import Estimate
+from torchfault.statistics.intervals import clopper_pearson
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["ratio", "survival"]
+
+_KINDS = {"weights": ("weight", "bias", "norm"), "activations": ("output",)}
+
+
+def survival(
+    before: Engine,
+    after: Engine,
+    *,
+    space: FaultSpace | None = None,
+    trials: int = 1000,
+    criterion: Criterion | None = None,
+    seed: int = 0,
+    level: float = 0.95,
+) -> "pd.DataFrame":
+    """Return how often bit flips fail in a model and in what was made of it, in the same words and on the same inputs.
+
+    A row for ``weights`` and one for ``activations``, as far as *space*, a part of that of *before*, has them (all of
+    it unless told): the shares *before* and *after*, *fewer*, the ratio of the two, with bounds *low* and *high*, and
+    *difference* with those of paired differences. Raises :class:`SamplingError` where there is nothing to strike.
+
+    >>> import torch
+    >>> from torchfault import Data
+    >>> from torchfault.hardening import InvariantBits, harden
+    >>> _ = torch.manual_seed(0)
+    >>> model, data = torch.nn.Sequential(torch.nn.Linear(4, 3)).eval(), Data(torch.randn(20, 4))
+    >>> found = survival(Engine(model, data), Engine(harden(model, InvariantBits()), data), trials=400)
+    >>> bool(found.set_index("faults").loc["weights", "fewer"] > 1)
+    True
+    """
+    import pandas as pd
+
+    space, rows = before.space if space is None else space, []
+    for faults, kinds in _KINDS.items():
+        names = [site.name for site in space.sites if site.kind in kinds]
+        if not names:
+            continue
+        found = paired(
+            {"before": before, "after": after}, names, trials=trials, criterion=criterion, seed=seed, level=level
+        )
+        one, two = (round(value * trials) for value in found["value"])
+        fewer, told = ratio(one, two, trials, level=level), found.iloc[1]
+        differs = (told["difference"], told["difference_low"], told["difference_high"])
+        rows.append((faults, trials, one / trials, two / trials, fewer.value, fewer.low, fewer.high, *differs))
+    if not rows:
+        raise SamplingError(
+            "hardening is about weights and the outputs of operations, got no such sites; choose others"
+        )
+    columns = ["faults", "trials", "before", "after", "fewer", "low", "high"]
+    return pd.DataFrame(rows, columns=[*columns, "difference", "difference_low", "difference_high"])
+
+
+def ratio(before: int, after: int, trials: int, *, level: float = 0.95) -> Estimate:
+    """Return by what factor failures in *trials* became fewer, with bounds that hold whatever the two have in common.
+
+    Each share has an exact interval of half the error, and the bounds are ratios of their ends (Bonferroni); without
+    a failure *after*, the value and the upper bound are infinite.
+
+    >>> str(ratio(100, 5, 1000)), ratio(100, 0, 1000).low > 15
+    ('20 [6, 91]', True)
+    """
+    half = (1 + level) / 2
+    (low_before, low_after), (high_before, high_after) = clopper_pearson([before, after], trials, level=half)
+    value = before / after if after else float("inf") if before else float("nan")
+    high = float(high_before / low_after) if low_after > 0 else float("inf")
+    return Estimate(value, float(low_before / high_after), high, trials, "clopper-pearson", level)

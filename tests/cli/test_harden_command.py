@@ -1,0 +1,75 @@
+"""`torchfault harden`: what it shows and saves, and what it refuses before anything runs."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.digits import save_digits
+from torchfault.cli import main
+from torchfault.hardening import InvariantBits, Ranges, guards, load_hardened
+from torchfault.zoo import digits_cnn
+
+HARDEN = ["harden", "--model", "torchfault.zoo:digits_cnn", "--data", "digits.npz", "--trials", "60"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_digits(tmp_path, 20)
+    return tmp_path
+
+
+def test_the_hardened_model_is_measured_saved_and_read_again(capfd):
+    status, (out, err) = main([*HARDEN, "--method", "ranges", "--method", "invariant-bits"]), capfd.readouterr()
+    assert status == 0, err
+    assert "weights" in out
+    assert "activations" in out
+    assert "accuracy" in out
+    assert "load_hardened(digits_cnn(), 'hardened.safetensors', Ranges(" in out
+    again = load_hardened(digits_cnn(), "hardened.safetensors", Ranges(), InvariantBits())
+    other = load_hardened(digits_cnn(), "hardened.safetensors", Ranges(), InvariantBits())
+    given = torch.rand(3, 1, 8, 8)
+    assert len(list(guards(again))) == 12
+    assert torch.equal(again(given), other(given))
+
+
+def test_figures_for_machines_are_the_table(capfd):
+    status, (out, err) = main([*HARDEN, "--method", "invariant-bits", "--format", "json"]), capfd.readouterr()
+    assert status == 0, err
+    rows = json.loads(out)
+    assert [row["faults"] for row in rows] == ["weights", "activations"]
+    assert rows[0]["trials"] == 60
+    assert main([*HARDEN, "--method", "invariant-bits", "--json", "--force"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert [row["before"] for row in told["survival"]] == [row["before"] for row in rows]
+    assert (told["kind"], told["alarms"], told["inputs"]) == ("hardened", 0, 10)
+    assert told["accuracy"][0] == told["accuracy"][1]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--method", "rangs"], "no method of hardening is called 'rangs'; did you mean 'ranges'?"),
+        (["--method", "ranges:zer"], "ranges has no option 'zer'"),
+        (["--method", "ranges", "--method", "ranges"], "guarded in this way already"),
+        (["--method", "ranges", "--known", "1"], "--known: expected a share"),
+        (["--method", "ranges", "--output", "no/such/a.safetensors"], "needs a folder that exists"),
+        (["--method", "ranges", "--data", "plain.npz"], "needs labels"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(more, message, capfd):
+    np.savez("plain.npz", x=np.zeros((4, 1, 8, 8), dtype=np.float32))
+    given = [one for i, one in enumerate(HARDEN) if "--data" not in more or i not in (3, 4)]
+    assert main([*given, *more]) == 2
+    err = capfd.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_file_is_not_written_over_unless_asked(capfd, folder):
+    (folder / "hardened.safetensors").write_text("mine")
+    assert main([*HARDEN, "--method", "invariant-bits"]) == 2
+    assert "exists" in capfd.readouterr().err
+    assert (folder / "hardened.safetensors").read_text() == "mine"
