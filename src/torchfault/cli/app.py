@@ -279,6 +279,31 @@ def status(
     show_status(name, store, every=every, as_json=as_json)
 
 
+@_command("protect")
+def protect(
+    budget: Annotated[str, typer.Option(metavar="1%", help="The share of all bits that may be protected.")],
+    name: Name = None,
+    store: Store = DEFAULT_STORE,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="layer|site|channel|word|bit",
+            help="What is protected together; may be repeated. By itself each bit of a site.",
+        ),
+    ] = None,
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="Take the best ratio again and again, instead of the best choice.")
+    ] = False,
+    level: Annotated[float, typer.Option(metavar="0.95", help="The confidence level of each bound.")] = 0.95,
+    form: Format = "table",
+    as_json: Json = False,
+) -> None:
+    """Choose what to protect for a budget, from what a campaign found, and bound what is left."""
+    from torchfault.cli.protecting import choose
+
+    choose(name, store, tuple(by or ("site", "bit")), budget, exact=not greedy, level=level, form=form, as_json=as_json)
+
+
 @_command("export")
 def export(
     name: Name = None,

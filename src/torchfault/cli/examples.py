@@ -52,6 +52,10 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         (f"torchfault harden {_DEMO} --method ranges --method invariant-bits", "what protection gains and costs"),
         (f"torchfault harden {_OWN} --method secded --method ranges:zero", "codes in the weights, and clipping"),
     ),
+    "protect": (
+        ("torchfault protect digits --budget 1%", "the bits in which protection ends most failures"),
+        ("torchfault protect digits --by layer --budget 25% --json", "whole layers"),
+    ),
     "resume": (
         ("torchfault resume digits", "go on where it stopped"),
         ("torchfault resume digits --trials 100000", "and farther"),

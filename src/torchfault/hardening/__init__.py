@@ -3,7 +3,8 @@
 A method is a frozen value; :func:`harden` applies several, in turn, to a copy of the model, which stays an ordinary
 ``nn.Module``: :class:`Ranges` for activations, :class:`InvariantBits` and :class:`WeightRanges` for weights, and
 :class:`Parity`, :class:`Secded` and :class:`Triplicate` for encodings of them, :class:`WeightChecksums` and
-:class:`Checksums` for sums over stored words and over what layers compute. :func:`detecting` tells what guards see.
+:class:`Checksums` for sums over stored words and over what layers compute. :func:`detecting` tells what guards see,
+and :func:`protect` chooses what to protect for a budget.
 """
 
 from torchfault.hardening.checksums import Checksums, WeightChecksums
@@ -12,6 +13,7 @@ from torchfault.hardening.encodings import Parity, Secded, Triplicate
 from torchfault.hardening.harden import Guard, Method, guards, harden, overhead
 from torchfault.hardening.notation import METHODS, method
 from torchfault.hardening.profile import Profile, Range, profile
+from torchfault.hardening.protection import Protection, front, protect, residual
 from torchfault.hardening.ranges import Ranges
 from torchfault.hardening.saved import load_hardened, save_hardened
 from torchfault.hardening.weights import InvariantBits, WeightRanges
@@ -26,6 +28,7 @@ __all__ = [
     "Method",
     "Parity",
     "Profile",
+    "Protection",
     "Range",
     "Ranges",
     "Secded",
@@ -34,11 +37,14 @@ __all__ = [
     "WeightRanges",
     "detecting",
     "detection",
+    "front",
     "guards",
     "harden",
     "load_hardened",
     "method",
     "overhead",
     "profile",
+    "protect",
+    "residual",
     "save_hardened",
 ]
