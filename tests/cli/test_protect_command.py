@@ -34,7 +34,7 @@ def test_the_choice_and_the_front_are_shown(capfd):
     [
         (["--budget", "0"], "expected a share of the bits above 0"),
         (["--budget", "much"], "got 'much'"),
-        (["--budget", "1%", "--by", "chanel"], "did you mean 'channel'?"),
+        (["--budget", "1%", "--by", "chan"], "did you mean 'channel'?"),
         (["other", "--budget", "1%"], "other"),
         (["--budget", "1%", "--level", "2"], "level"),
     ],
