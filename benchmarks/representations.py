@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -34,12 +35,14 @@ from torchfault.faults import BitFlip
 from torchfault.model.discover import find
 from torchfault.names import site_name
 from torchfault.space import FaultSpace
-from torchfault.storages import MICROSCALED
+from torchfault.storages import MICROSCALED, EachValue, InBlocks
 from torchfault.trials import Trials, strike
 
 Choice = Callable[[FaultSpace], FaultSpace]
 STARTED = time.perf_counter()
 EPOCHS, BATCH = 2, 100
+PAIRS = 5  # runs of a representation and of float32 in turn
+NUDGES, NUDGE = 24, 2.0**-21  # four units in the last place
 
 
 def of_kind(*kinds: str) -> Choice:
@@ -138,8 +141,8 @@ def reference(model: nn.Module, data: Data, trials: Trials) -> Tensor:
 class Representation:
     """How to *build* a network and its inputs, and which sites each target chooses; *struck* are those with a curve.
 
-    *needs* are packages without which it is left out, *slow* is what its outcomes are held against, and *buffers* says
-    that buffers are sites.
+    *needs* are packages without which it is left out, *slow* is what its outcomes are held against, *buffers* says that
+    buffers are sites, and *base* is the same network in float32, to which speeds are compared.
     """
 
     build: Callable[[], tuple[nn.Module, Data]]
@@ -148,6 +151,7 @@ class Representation:
     needs: tuple[str, ...] = ()
     slow: Callable[[nn.Module, Data, Trials], Tensor] = reference
     buffers: bool = False
+    base: Callable[[], tuple[nn.Module, Data]] | None = resnet20
 
 
 def torchao(config: str, **options: Any) -> Representation:
@@ -156,13 +160,18 @@ def torchao(config: str, **options: Any) -> Representation:
     def build() -> tuple[nn.Module, Data]:
         import torchao.quantization as quantization
 
-        from torchfault import demo
-
-        model = demo.model()
+        model, data = digits()
         quantization.quantize_(model, getattr(quantization, config)(**options))
-        return model, demo.data()
+        return model, data
 
-    return Representation(build, TORCHAO, needs=("torchao",))
+    return Representation(build, TORCHAO, needs=("torchao",), base=digits)
+
+
+def digits() -> tuple[nn.Module, Data]:
+    """Return the small classifier of digits, and its images."""
+    from torchfault import demo
+
+    return demo.model(), demo.data()
 
 
 def nvfp4() -> tuple[nn.Module, Data]:
@@ -170,14 +179,12 @@ def nvfp4() -> tuple[nn.Module, Data]:
     from torchao.prototype.mx_formats.inference_workflow import NVFP4WeightOnlyConfig
     from torchao.quantization import quantize_
 
-    from torchfault import demo
-
     def fits(module: nn.Module, _: str) -> bool:
         return isinstance(module, nn.Linear) and not any(size % 16 for size in module.weight.shape)
 
-    model = demo.model()
+    model, data = digits()
     quantize_(model, NVFP4WeightOnlyConfig(), filter_fn=fits)
-    return model, demo.data()
+    return model, data
 
 
 def blocks(how: str) -> Representation:
@@ -232,7 +239,7 @@ REPRESENTATIONS: dict[str, Representation] = {
     "int8 torchao dynamic": torchao("Int8DynamicActivationInt8WeightConfig"),
     "int4 torchao": torchao("IntxWeightOnlyConfig", weight_dtype=torch.int4),
     "float8 torchao": torchao("Float8WeightOnlyConfig"),
-    "nvfp4 torchao": Representation(nvfp4, TORCHAO, needs=("torchao",)),
+    "nvfp4 torchao": Representation(nvfp4, TORCHAO, needs=("torchao",), base=digits),
     "80 % sparse, COO": Representation(lambda: sparse("coo"), STORED),
     "80 % sparse, CSR": Representation(lambda: sparse("csr"), {**STORED, "activations": ACTIVATIONS}, struck=CURVES),
     "80 % sparse, BSR 4x1": Representation(lambda: sparse("bsr:4x1"), STORED),
@@ -243,6 +250,7 @@ REPRESENTATIONS: dict[str, Representation] = {
         needs=("snntorch", "sklearn"),
         slow=step_by_step,
         buffers=True,
+        base=None,
     ),
 }
 """The representations of the table; a new one is a row here."""
@@ -250,9 +258,19 @@ COLUMNS = ("representation", "target", "faults", "lanes_per_second", "trials", "
 """What the JSON output tells of each row."""
 
 
+SHOWN = (
+    *("representation", "struck", "executor", "faults", "lanes per second", "of float32's speed"),
+    "agreement with the reference",
+)
+
+
 @dataclass(frozen=True)
 class Row:
-    """A representation struck in one target: the size of its fault space, speed, and agreement with the reference."""
+    """A representation struck in one target: the size of its fault space, speed, and agreement with the reference.
+
+    *ratio* is the speed over that of float32 weights (of float32 activations, for activations), the median of pairs;
+    *ties* are disagreements that the reference has with itself, as :func:`rounding_ties` proves.
+    """
 
     representation: str
     target: str
@@ -262,12 +280,15 @@ class Row:
     trials: int
     disagreements: int
     detected: int
+    ratio: float | None
+    ties: int
 
 
 def measured(name: str, what: Representation, *, lanes: int, trials: int) -> Iterator[Row]:
     """Yield the rows of one representation."""
     model, data = what.build()
     engine = Engine(model, data, buffers=what.buffers)
+    plain = Engine(*what.base()) if what.base is not None else None
     for target, choose in what.targets.items():
         space = choose(engine.space)
         drawn = random_trials(space, len(data), trials, seed=1)
@@ -277,15 +298,79 @@ def measured(name: str, what: Representation, *, lanes: int, trials: int) -> Ite
             mine = torch.empty(trials, *faulty.shape[1:]) if mine is None else mine
             mine[torch.from_numpy(done.trial)] = faulty
         golden = leaves(engine.golden())[0][torch.from_numpy(drawn.inputs)]
-        differs = (outcomes(golden, mine) != outcomes(golden, expected)) & ~tied(expected)
-        count = lanes if engine.executor == "graph" else max(lanes // 8, 1)
-        many = random_trials(space, len(data), count, seed=2)
-        start = time.perf_counter()
-        for _ in engine.run(many):
-            pass
-        rate = round(count / (time.perf_counter() - start))
-        detected = int(expected.isnan().any(1).sum())
-        yield Row(name, target, engine.executor, len(space), rate, trials, int(differs.sum()), detected)
+        failed = outcomes(golden, mine)
+        differs = (failed != outcomes(golden, expected)) & ~tied(expected)
+        ties = rounding_ties(model, data, drawn, golden, failed, differs)
+        rate, ratio = speeds(engine, space, plain, target, lanes)
+        wrong, detected = int((differs & ~ties).sum()), int(expected.isnan().any(1).sum())
+        yield Row(name, target, engine.executor, len(space), rate, trials, wrong, detected, ratio, int(ties.sum()))
+
+
+def speeds(
+    engine: Engine, space: FaultSpace, plain: Engine | None, target: str, lanes: int
+) -> tuple[int, float | None]:
+    """Return lanes per second, and that over the speed of *plain*: the median of pairs of runs, turn by turn."""
+    count = max((lanes if engine.executor == "graph" else lanes // 8) // PAIRS, 1)
+    other = None if plain is None else (ACTIVATIONS if target == "activations" else WEIGHTS)(plain.space)
+    spent, ratios = 0.0, []
+    for pair in range(PAIRS):
+        took = _seconds(engine, space, count, seed=2 + pair)
+        spent += took
+        if plain is not None and other is not None:
+            ratios.append(
+                _seconds(plain, other, lanes // PAIRS or 1, seed=2 + pair) / (lanes // PAIRS or 1) * count / took
+            )
+    return round(PAIRS * count / spent), float(np.median(ratios)) if ratios else None
+
+
+def _seconds(engine: Engine, space: FaultSpace, lanes: int, *, seed: int) -> float:
+    many = random_trials(space, len(engine.data), lanes, seed=seed)
+    start = time.perf_counter()
+    for _ in engine.run(many):
+        pass
+    return time.perf_counter() - start
+
+
+def rounding_ties(
+    model: nn.Module, data: Data, trials: Trials, golden: Tensor, failed: Tensor, differs: Tensor
+) -> Tensor:
+    """Return which trials that differ are ties: the reference fails and does not, by the last digits of its sums.
+
+    Proven by the reference itself: of NUDGES runs in which every sum is moved by NUDGE of the largest in its row at
+    most, less than what another order of addition does, before it is rounded to the words of an activation, some end
+    as the engine did, whose outcomes are *failed*.
+    """
+    ties = torch.zeros_like(differs)
+    for which in differs.nonzero()[:, 0].tolist():
+        for seed in range(NUDGES):
+            with nudged(seed):
+                moved = reference(model, data, trials.take(np.array([which])))
+            if outcomes(golden[which : which + 1], moved)[0] == failed[which]:
+                ties[which] = True
+                break
+    return ties
+
+
+@contextmanager
+def nudged(seed: int) -> Iterator[None]:
+    """Move what activations are rounded from, in this scope, by NUDGE of the largest in its row, up or down."""
+    generator, plain = torch.Generator().manual_seed(seed), {kind: kind.round for kind in (EachValue, InBlocks)}
+
+    def rounding_of(kind: type) -> Callable[[Any, Tensor], Tensor]:
+        def rounded(self: Any, values: Tensor) -> Tensor:
+            largest = values.nan_to_num(0.0, 0.0, 0.0).abs().amax(-1, keepdim=True)
+            way = torch.randint(-1, 2, values.shape, generator=generator)
+            return plain[kind](self, values + NUDGE * largest * way)
+
+        return rounded
+
+    try:
+        for kind in plain:
+            kind.round = rounding_of(kind)  # type: ignore[method-assign]
+        yield
+    finally:
+        for kind, method in plain.items():
+            kind.round = method  # type: ignore[method-assign]
 
 
 def overhead_of(name: str, faults: int = 100_000, *, batch: int = 64, repeats: int) -> float:
@@ -356,8 +441,7 @@ def main(words: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     chosen, table = installed(options.only), []
     if not options.json:
-        print("| representation | struck | executor | faults | lanes per second | agreement with the reference |")
-        print("|---|---|---|---|---|---|")
+        print(f"| {' | '.join(SHOWN)} |\n|{'---|' * len(SHOWN)}")
     for name, what in chosen.items():
         for row in measured(name, what, lanes=options.lanes, trials=options.trials):
             table.append(row)
@@ -386,10 +470,11 @@ def _say(part: str) -> None:
 
 def _line(row: Row) -> str:
     share = 100 * (row.trials - row.disagreements) / row.trials
-    faults, rate = f"{row.faults:,d}", f"{row.lanes_per_second:,d}"
+    notes = [f", {count} {what}" for count, what in ((row.detected, "detected"), (row.ties, "tie")) if count]
+    ratio = "-" if row.ratio is None else f"{row.ratio:.2f}"
     return (
-        f"| {row.representation} | {row.target} | {row.executor} | {faults} | {rate} "
-        f"| {share:.3g} % of {row.trials}{f', {row.detected} detected' if row.detected else ''} |"
+        f"| {row.representation} | {row.target} | {row.executor} | {row.faults:,d} | {row.lanes_per_second:,d} "
+        f"| {ratio} | {share:.3g} % of {row.trials}{''.join(notes)} |"
     )
 
 

@@ -106,7 +106,8 @@ class Activations(TorchFunctionMode):
     def __init__(self, model: nn.Module, edits: dict[str, list[tuple[int, int, int]]]) -> None:
         super().__init__()
         self.edits, self.left = edits, set(edits)
-        self.stored = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+        plain = (t for t in (*model.parameters(), *model.buffers()) if not hasattr(t, "__tensor_flatten__"))
+        self.stored = {t.untyped_storage().data_ptr() for t in plain}  # tensors of several have no memory of their own
         self.calls: Counter[str] = Counter()
         self.stack: list[str] = []
 
