@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from torchfault.engine import Engine, inject
 from torchfault.errors import StorageError
 from torchfault.faults import BitFlip
 from torchfault.model.discover import find
+from torchfault.model.rounding import rounded_as
 from torchfault.names import site_name
 from torchfault.space import FaultSpace
 from torchfault.storages import MICROSCALED, EachValue, InBlocks
@@ -300,7 +301,8 @@ def measured(name: str, what: Representation, *, lanes: int, trials: int) -> Ite
         golden = leaves(engine.golden())[0][torch.from_numpy(drawn.inputs)]
         failed = outcomes(golden, mine)
         differs = (failed != outcomes(golden, expected)) & ~tied(expected)
-        ties = rounding_ties(model, data, drawn, golden, failed, differs)
+        emulated = any(True for _ in rounded_as(model))
+        ties = rounding_ties(partial(what.slow, model, data), drawn, golden, failed, differs & emulated)
         rate, ratio = speeds(engine, space, plain, target, lanes)
         wrong, detected = int((differs & ~ties).sum()), int(expected.isnan().any(1).sum())
         yield Row(name, target, engine.executor, len(space), rate, trials, wrong, detected, ratio, int(ties.sum()))
@@ -332,9 +334,9 @@ def _seconds(engine: Engine, space: FaultSpace, lanes: int, *, seed: int) -> flo
 
 
 def rounding_ties(
-    model: nn.Module, data: Data, trials: Trials, golden: Tensor, failed: Tensor, differs: Tensor
+    slow: Callable[[Trials], Tensor], trials: Trials, golden: Tensor, failed: Tensor, differs: Tensor
 ) -> Tensor:
-    """Return which trials that differ are ties: the reference fails and does not, by the last digits of its sums.
+    """Return which trials that differ are ties: the *slow* reference fails and does not, by last digits of its sums.
 
     Proven by the reference itself: of NUDGES runs in which every sum is moved by NUDGE of the largest in its row at
     most, less than what another order of addition does, before it is rounded to the words of an activation, some end
@@ -344,7 +346,7 @@ def rounding_ties(
     for which in differs.nonzero()[:, 0].tolist():
         for seed in range(NUDGES):
             with nudged(seed):
-                moved = reference(model, data, trials.take(np.array([which])))
+                moved = slow(trials.take(np.array([which])))
             if outcomes(golden[which : which + 1], moved)[0] == failed[which]:
                 ties[which] = True
                 break

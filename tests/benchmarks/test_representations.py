@@ -1,6 +1,7 @@
 """The benchmark of representations: each of its parts on networks of a few words, and the exact shape of its JSON."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from torchfault.adapters.represent import represent
 from torchfault.data import Data
+from torchfault.model.discover import find
 
 pytest.importorskip("torch.ao.quantization")
 
@@ -47,9 +49,9 @@ def static() -> tuple[nn.Module, Data]:
 
 
 SMALL = {
-    "float32": Representation(network, {"weights": WEIGHTS, "activations": ACTIVATIONS}, struck=CURVES),
-    "sparse": Representation(sparse, {"weights": WEIGHTS, "indices": INDICES}, struck=("weights",)),
-    "int8": Representation(static, STATIC, struck=CURVES),
+    "float32": Representation(network, {"weights": WEIGHTS, "activations": ACTIVATIONS}, struck=CURVES, base=network),
+    "sparse": Representation(sparse, {"weights": WEIGHTS, "indices": INDICES}, struck=("weights",), base=network),
+    "int8": Representation(static, STATIC, struck=CURVES, base=None),
     "absent": Representation(network, {"weights": WEIGHTS}, needs=("no_such_package",)),
 }
 
@@ -118,7 +120,7 @@ def test_disagreements_are_counted():
         scores = representations.reference(model, data, trials)
         return nn.functional.one_hot(scores.argmin(1), scores.shape[1]).float()
 
-    what = Representation(network, {"weights": WEIGHTS}, slow=wrong)
+    what = Representation(network, {"weights": WEIGHTS}, slow=wrong, base=None)
     row = next(representations.measured("float32", what, lanes=4, trials=10))
     assert row.disagreements == 10
 
@@ -174,3 +176,24 @@ def test_the_sparse_network_has_lost_80_percent_of_its_weights_and_little_of_its
     zeros = sum(int((weight == 0).sum()) for weight in layers) / sum(weight.numel() for weight in layers)
     assert zeros == pytest.approx(0.8, abs=1e-3)
     assert error_rates.accuracy(model, data) > 0.75
+
+
+@pytest.mark.parametrize(("border", "tie"), [(2.1, True), (2.9, False), (1.9, False)])
+def test_ties_are_proven_by_the_reference_and_errors_are_not(border, tie):
+    model, data = network()
+    kept = represent(model, activations={"conv:output": "mxfp4"})
+    with torch.no_grad():
+        for parameter in kept.parameters():
+            parameter.zero_()
+        # Halfway between the words of 2 and 3, and below by less than sums err: some of its pixels may be either.
+        kept.conv.bias[0] = 2.5 * (1 - 2.0**-23)
+        kept.fc.weight[0, 0], kept.fc.bias[1] = 1.0, border
+    trials = representations.random_trials(find(kept, data).space.select("fc.bias", bits=[0]), len(data), 1, seed=0)
+    slow = partial(representations.reference, kept, data)
+    theirs, golden = slow(trials), torch.tensor([[0.0, 1.0, 0.0, 0.0]])
+    assert theirs[0, :2].tolist() == [2.0, pytest.approx(border)]
+    failed = ~representations.outcomes(golden, theirs)  # of an engine that says the opposite
+    found = representations.rounding_ties(slow, trials, golden, failed, torch.tensor([True]))
+    assert found.tolist() == [tie]
+    assert representations.rounding_ties(slow, trials, golden, failed, torch.tensor([False])).tolist() == [False]
+    assert torch.equal(slow(trials), theirs)
