@@ -12,6 +12,7 @@ from torchfault.errors import SamplingError
 from torchfault.faults import BitFlip
 from torchfault.recipes import paired
 from torchfault.space import Fault
+from torchfault.statistics.differences import paired_difference
 from torchfault.trials import strike
 
 
@@ -65,8 +66,8 @@ def test_intervals_of_differences_cover_the_truth_as_often_as_they_say(shares):
     both, second, first = shares
     counts = rng.multinomial(n, [both, second, first, 1 - sum(shares)], size=sims)
     covered = 0
-    for one in counts:
-        found = difference(np.repeat([True, False, True, False], one), np.repeat([True, True, False, False], one))
+    for both_fail, second_alone, first_alone, neither in counts.tolist():
+        found = paired_difference(both_fail, first_alone, second_alone, neither)
         covered += found.low <= second - first <= found.high
     assert covered / sims >= 0.94
 
