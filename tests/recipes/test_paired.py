@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.support.networks import NETWORKS
+from tests.support.torch_types import skip_without
 from torchfault.adapters.represent import represent
 from torchfault.data import Data
 from torchfault.engine import Engine, inject
@@ -17,6 +18,7 @@ from torchfault.trials import strike
 
 
 def test_each_format_is_struck_in_the_same_elements_on_the_same_inputs():
+    skip_without("mxfp4")
     model, data = NETWORKS["digits"]()
     twins = {how: represent(model, how) for how in ("float32", "mxfp4", "int8")}
     engines = {how: Engine(twin, data) for how, twin in twins.items()}
@@ -73,6 +75,7 @@ def test_intervals_of_differences_cover_the_truth_as_often_as_they_say(shares):
 
 
 def test_differences_of_engines_cover_what_all_pairs_of_faults_tell():
+    skip_without("mxfp8_e4m3")
     with torch.random.fork_rng():
         torch.manual_seed(5)
         model, data = torch.nn.Linear(6, 4).eval(), Data(torch.randn(3, 6))
