@@ -4,7 +4,7 @@ A method is a frozen value; :func:`harden` applies several, in turn, to a copy o
 ``nn.Module``: :class:`Ranges` for activations, :class:`InvariantBits` and :class:`WeightRanges` for weights, and
 :class:`Parity`, :class:`Secded` and :class:`Triplicate` for encodings of them, :class:`WeightChecksums` and
 :class:`Checksums` for sums over stored words and over what layers compute. :func:`detecting` tells what guards see,
-and :func:`protect` chooses what to protect for a budget.
+and :func:`protect` chooses what to protect for a budget. :func:`train_with_faults` trains under faults.
 """
 
 from torchfault.hardening.checksums import Checksums, WeightChecksums
@@ -16,6 +16,7 @@ from torchfault.hardening.profile import Profile, Range, profile
 from torchfault.hardening.protection import Protection, front, protect, residual
 from torchfault.hardening.ranges import Ranges
 from torchfault.hardening.saved import load_hardened, save_hardened
+from torchfault.hardening.training import FaultDraws, Training, train_with_faults
 from torchfault.hardening.weights import InvariantBits, WeightRanges
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Checksums",
     "Detecting",
     "Detection",
+    "FaultDraws",
     "Guard",
     "InvariantBits",
     "Method",
@@ -32,6 +34,7 @@ __all__ = [
     "Range",
     "Ranges",
     "Secded",
+    "Training",
     "Triplicate",
     "WeightChecksums",
     "WeightRanges",
@@ -47,4 +50,5 @@ __all__ = [
     "protect",
     "residual",
     "save_hardened",
+    "train_with_faults",
 ]
