@@ -58,7 +58,8 @@ def run(
     is taken. It ends after *trials*, or by *stop*: a rule, or a number of trials; after 10,000 unless told.
     *inputs_per_fault*, *seed* and *level* are those of :class:`torchfault.Campaign`, *executor* and *memory* of the
     engine, *store* and *name* of :func:`torchfault.campaign.run`. *progress* is called with a
-    :class:`torchfault.campaign.Standing` now and then; ``True`` prints it. Lanes run in this process, in so many
+    :class:`torchfault.campaign.Standing` now and then; ``True`` prints it, and
+    shows a bar in a notebook. Lanes run in this process, in so many
     *workers*, which are processes, or in others of :mod:`torchfault.cluster`.
 
     Raises :class:`torchfault.errors.TorchfaultError` for what does not fit together.
@@ -73,7 +74,7 @@ def run(
     given = dict(locals())
     from torchfault import campaign as campaigns
 
-    watch = print if progress is True else progress or None
+    watch = _watch() if progress is True else progress or None
     if not isinstance(what, campaigns.Campaign):
         what = _campaign(what, given)
     elif extra := [key for key in _OPTIONS if given[key] is not signature(run).parameters[key].default]:
@@ -85,6 +86,13 @@ def run(
 
         workers = Processes(workers)
     return campaigns.run(what, store=store, name=name, progress=watch, workers=workers)
+
+
+def _watch() -> "Callable[[Standing], None]":
+    """Return what shows the progress here: a bar in a notebook, lines elsewhere."""
+    from torchfault.campaign.notebook import NotebookBar, in_notebook
+
+    return NotebookBar() if in_notebook() else print
 
 
 _OPTIONS = tuple(

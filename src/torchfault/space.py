@@ -6,6 +6,7 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torchfault.cells import Axis, Cells
 from torchfault.errors import SpaceError, did_you_mean
 from torchfault.selection import select_sites
 from torchfault.site import ACTIVATION_KINDS, Fault, Site
+from torchfault.text import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["ACTIVATION_KINDS", "Fault", "FaultSpace", "Locations", "Site", "as_space"]
 
 _LARGEST = np.iinfo(np.int64).max
+_SHOWN = 40  # sites in a notebook
 Ints = NDArray[np.int64]
 
 
@@ -74,6 +77,12 @@ class FaultSpace:
     def __repr__(self) -> str:
         kinds = ", ".join(dict.fromkeys(site.kind for site in self.sites))
         return f"<FaultSpace: {len(self):,} faults in {len(self.sites):,} sites ({kinds})>"
+
+    def _repr_html_(self) -> str:
+        """Return the sites as a table, for notebooks; of many the first ones."""
+        frame = self.table().head(_SHOWN).map(lambda cell: visible(cell) if isinstance(cell, str) else cell)
+        more = f"<p>and {len(self.sites) - _SHOWN:,} sites more</p>" if len(self.sites) > _SHOWN else ""
+        return f"<p>{escape(repr(self))}</p>{frame.to_html(index=False)}{more}"
 
     def __iter__(self) -> Iterator[Fault]:
         return (self[i] for i in range(len(self)))

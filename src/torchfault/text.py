@@ -2,8 +2,10 @@
 
 import math
 import re
+from collections.abc import Iterable
+from html import escape
 
-__all__ = ["count", "duration", "file_name", "visible"]
+__all__ = ["count", "duration", "facts_html", "file_name", "visible"]
 
 _KEPT = frozenset("\xa0\u3000")  # wide spaces, which show as what they are
 
@@ -57,3 +59,14 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{count(whole // 3600)} h {whole % 3600 // 60} min"
+
+
+def facts_html(title: object, facts: Iterable[tuple[str, object]]) -> str:
+    """Return a title and a table of names and what they are, for notebooks; what is empty is left out.
+
+    >>> facts_html("Engine", [("executor", "graph"), ("fallback", "")])
+    '<p>Engine</p><table><tr><th>executor</th><td>graph</td></tr></table>'
+    """
+    shown = [(escape(visible(name)), escape(visible(value))) for name, value in facts if str(value)]
+    rows = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in shown)
+    return f"<p>{escape(visible(title))}</p><table>{rows}</table>"

@@ -1,6 +1,8 @@
 """The report as a file: its numbers are the store's, names do nothing, nothing is fetched, and it stays small."""
 
+import os
 import re
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -170,3 +172,19 @@ def test_an_estimate_reads_with_the_digits_that_its_interval_bears():
     assert PERCENT.full(Estimate(0.5, 0.25, 0.75, 4, "")) == "50.00 % [25.00, 75.00]"
     assert PERCENT.full(Estimate(0.00012, 0.0001, 0.00014, 4, "")) == "0.0120 % [0.0100, 0.0140]"
     assert PERCENT.full(Estimate(-0.00001, -0.1, 0.1, 4, "")) == "0.00 % [\N{MINUS SIGN}10.00, 10.00]"
+
+
+@pytest.mark.slow
+def test_ten_million_trials_take_ten_seconds_and_no_more_room(tmp_path):
+    results = drawn(trials=1 << 16)
+    with Store(tmp_path / "torchfault.db") as store:
+        store.create(replace(results.record, trials=0, seconds=0.0))
+        for first in range(0, 10_000_000, 1 << 16):
+            store.append("stored", results.columns, first=first, seconds=1.0)
+        store.finish("stored")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "torchfault", "report", "-o", "page.html"]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10, "seconds of one core"
+    assert (tmp_path / "page.html").stat().st_size < 300_000

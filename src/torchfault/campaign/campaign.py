@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from torchfault.campaign.description import describe, show
 from torchfault.cells import Space
 from torchfault.criteria import Criterion, Metric, Top1Change
 from torchfault.data import Data, Tree
@@ -19,6 +20,7 @@ from torchfault.sampling import Design, Population, Sampler, Uniform
 from torchfault.space import FaultSpace
 from torchfault.statistics import HalfWidth, Rule, rules
 from torchfault.statistics.intervals import check_level
+from torchfault.text import facts_html
 
 if TYPE_CHECKING:
     from torchfault.engine.executor import Lanes
@@ -36,6 +38,7 @@ __all__ = [
     "repeats_of",
 ]
 
+_LONGEST = 200  # letters of a part in a notebook
 _FLAGS = ("failed", "due", "crash", "proven", "vouched", "audited", "refuted", "pooled", "controlled", "hidden")
 
 
@@ -203,6 +206,15 @@ class Campaign:
         """Return one line; the parts have their own."""
         what = f"{type(self.sampler).__name__} of {len(self.space):,} faults on {self.inputs} inputs"
         return f"<Campaign: {what}, {self.engine.executor} executor, seed {self.seed}>"
+
+    def _repr_html_(self) -> str:
+        """Return the parts as a table, for notebooks."""
+        parts = ("sampler", "measure", "fault", "resolver", "stop")
+        values = [(name, show(describe(getattr(self, name)))[:_LONGEST]) for name in parts]
+        judged = ("metric", self.metric) if self.metric is not None else ("criterion", self.criterion)
+        facts = [("faults", f"{len(self.space):,}"), ("inputs", f"{self.inputs:,}"), *values]
+        facts += [(judged[0], show(describe(judged[1]))[:_LONGEST]), ("seed", str(self.seed))]
+        return facts_html(f"Campaign, {self.engine.executor} executor", facts)
 
 
 _EXPECTED: tuple[tuple[str, Any, str], ...] = (

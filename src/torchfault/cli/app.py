@@ -49,7 +49,7 @@ Format = Annotated[
     str,
     typer.Option(
         "--format",
-        metavar="table|markdown|csv|json",
+        metavar="table|markdown|latex|csv|json",
         help="How to write the table: all but the first in full.",
         rich_help_panel=_SHOWN,
     ),

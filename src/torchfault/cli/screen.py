@@ -48,7 +48,7 @@ __all__ = [
     "working",
 ]
 
-FORMATS = ("table", "markdown", "csv", "json")
+FORMATS = ("table", "markdown", "latex", "csv", "json")
 _PIPED_WIDTH = 160  # of what is not a terminal: wide enough for every table as it is
 _GAP = "   "  # between columns
 _SHORTEST = 12  # to which names may be cut for a narrow terminal
@@ -255,8 +255,11 @@ def check_format(form: str, *, as_json: bool = False) -> None:
         raise ConfigError(f"--format: expected {', '.join(FORMATS)}, got '{form}'{did_you_mean(form, FORMATS)}")
 
 
-def print_frame(frame: "pd.DataFrame", form: str) -> None:
-    """Write a data frame to standard output in full, as ``csv``, ``json`` or ``markdown``."""
+def print_frame(frame: "pd.DataFrame", form: str, *, level: float = 0.95) -> None:
+    """Write a data frame to standard output in full, as ``csv``, ``json``, ``markdown`` or ``latex``.
+
+    *level* is that of its intervals.
+    """
     plain = frame.map(lambda cell: visible(cell) if isinstance(cell, str) else cell)
     plain.columns = [visible(name) for name in frame.columns]
     stream = result_stream()
@@ -264,6 +267,10 @@ def print_frame(frame: "pd.DataFrame", form: str) -> None:
         stream.write(plain.to_csv(index=False, lineterminator="\n"))
     elif form == "json":
         stream.write(plain.to_json(orient="records", indent=2, double_precision=15) + "\n")
+    elif form == "latex":
+        from torchfault.report.tables import latex_table
+
+        stream.write(latex_table(plain, level=level) + "\n")
     else:
         lines = [[_marked(name) for name in plain.columns], ["---"] * len(plain.columns)]
         lines += [[_marked(cell) for cell in row] for row in plain.itertuples(index=False)]

@@ -87,7 +87,7 @@ def show_results(
             top = wanted.top if wanted.by or name == view.ranked else None
             show_table(tab.people(_most(tab, top)))
     else:
-        print_frame(_most(view.tabs[names[0]], wanted.top), wanted.form)
+        print_frame(_most(view.tabs[names[0]], wanted.top), wanted.form, level=level)
     if wanted.plot is not None:
         from torchfault.report.plots import save
 

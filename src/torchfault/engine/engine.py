@@ -36,6 +36,7 @@ from torchfault.model.traits import word_name
 from torchfault.model.wrappers import unwrapped
 from torchfault.source import source_digest
 from torchfault.space import FaultSpace
+from torchfault.text import facts_html
 from torchfault.trials import Trials
 
 __all__ = ["Engine", "parse_memory"]
@@ -153,6 +154,22 @@ class Engine:
         return (
             f"Engine({type(self.model).__name__}, {len(self.data)} inputs, {self.executor}{lanes}; "
             f"{len(self.space):,} faults in {len(self.space.sites):,} sites)"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return what the engine holds as a table, for notebooks."""
+        kinds = {kind: sum(site.kind == kind for site in self.space.sites) for kind in self.space.axis("kind").keys}
+        return facts_html(
+            f"Engine of {type(self.model).__name__}",
+            [
+                ("inputs", f"{len(self.data):,}"),
+                ("executor", self.executor),
+                ("why no graph", self.fallback or ""),
+                ("lane by lane", self.alone or ""),
+                ("faults", f"{len(self.space):,}"),
+                ("sites", ", ".join(f"{number:,} {kind}" for kind, number in kinds.items())),
+                ("memory", f"{self.memory / 2**20:,.0f} MiB"),
+            ],
         )
 
     def __reduce__(self) -> tuple[object, ...]:

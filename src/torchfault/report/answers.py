@@ -1,18 +1,21 @@
 """The answers of a campaign in sentences, each number with its interval, and the figures to be seen first."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from torchfault.report.findings import has_classes, unit_of
+from torchfault.report.findings import unit_of
 from torchfault.report.numbers import PERCENT, POINTS
 from torchfault.report.rows import estimate_of, rows_of
 from torchfault.report.section import Figure, Section
 from torchfault.report.words import failing, fault_of, field_of, kinds_of, listed, metric_of, unit_word
 from torchfault.results import Results
-from torchfault.results.outcomes import outcomes
 from torchfault.space import FaultSpace
 from torchfault.statistics import Estimate
 from torchfault.statistics.differences import difference
 from torchfault.text import count, duration, visible
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["answers", "cost", "figure_of"]
 
@@ -25,15 +28,15 @@ def figure_of(one: Estimate, means: str, results: Results) -> Figure:
     return Figure(value, unit.interval(one.low, one.high, digits), means)
 
 
-def answers(results: Results) -> Section:
-    """Return what a campaign says of its network: how often faults do harm, how, where, and in which bits."""
+def answers(results: Results, classes: "pd.DataFrame | None") -> Section:
+    """Return what a campaign says of its network: how often faults do harm, where, and how by *classes*."""
     whole = results.estimate()
     metric = results.columns.values is not None
     what = f"{results.measured} of {metric_of(results)}" if metric else f"of {unit_word(results)} fail"
     figures = [figure_of(whole, what, results)]
     said = [_headline(results, whole)]
-    if has_classes(results):
-        found = {str(row.outcome): estimate_of(row) for row in rows_of(outcomes(results))}
+    if classes is not None:
+        found = {str(row.outcome): estimate_of(row) for row in rows_of(classes)}
         figures += [
             figure_of(found["SDC"], "are silent (SDC)", results),
             figure_of(found["DUE"], "are NaN or infinity (DUE)", results),

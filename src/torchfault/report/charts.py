@@ -105,7 +105,7 @@ class Intervals:
         shown = frame if rows is None else _worst(frame, column, rows)
         wanted = {"": ""} if series is None else dict(series)
         bounds = shown[["value", "low", "high"]].to_numpy(float).tolist()
-        digits, scale = unit.digits(map(tuple, bounds)), scale_of(_ends(shown), unit)
+        digits, scale = unit.digits(map(tuple, bounds)), scale_of(axis_ends(shown), unit)
         keys = list(dict.fromkeys(shown[column].tolist()))
         held: dict[tuple[Any, str], Any] = {
             (getattr(row, column), getattr(row, by) if series is not None else ""): row for row in rows_of(shown)
@@ -129,7 +129,7 @@ def _worst(frame: "pd.DataFrame", column: str, rows: int) -> "pd.DataFrame":
     return held[held[column].isin(set(ranked))]
 
 
-def _ends(frame: "pd.DataFrame") -> list[float]:
+def axis_ends(frame: "pd.DataFrame") -> list[float]:
     """Return what an axis must hold: the interval of a handful of trials would press others flat, and may run off."""
     firm = frame
     if "trials" in frame and len(frame):
@@ -185,7 +185,7 @@ class Columns:
         shown = frame[frame["value"].notna()].sort_values("key", ascending=not falling)
         keys = shown["key"].tolist()
         digits = unit.digits(map(tuple, shown[["value", "low", "high"]].to_numpy(float).tolist()))
-        scale, step = scale_of(_ends(shown), unit, ticks=4), 100 / max(len(keys), 1)
+        scale, step = scale_of(axis_ends(shown), unit, ticks=4), 100 / max(len(keys), 1)
         place = {key: round((number + 0.5) * step, 3) for number, key in enumerate(keys)}
         points = []
         for number, row in enumerate(rows_of(shown)):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 from torchfault.report.charts import Columns, Curve, Intervals, Stacks
 from torchfault.report.heat import heat_map
@@ -10,8 +11,11 @@ from torchfault.report.section import Chart, Section
 from torchfault.report.words import fields_of, kinds_of, metric_of, unit_word
 from torchfault.results import Results
 from torchfault.results.convergence import convergence
-from torchfault.results.outcomes import OUTCOMES, classified, outcomes
+from torchfault.results.outcomes import OUTCOMES, classified
 from torchfault.text import count
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["converging", "ending", "found", "has_classes", "unit_of"]
 
@@ -107,9 +111,8 @@ def _steps(results: Results) -> Iterator[Chart]:
         yield Columns.of(held, title=f"Time steps: {_what(results)}", **told)  # type: ignore[arg-type]
 
 
-def ending(results: Results) -> Section:
-    """Return how trials ended: in classes, and these by layer."""
-    frame = outcomes(results)
+def ending(results: Results, frame: "pd.DataFrame") -> Section:
+    """Return how trials ended: in the classes of *frame*, and these by layer."""
     whole = Intervals.of(
         frame,
         title="Outcomes, each fault in one class",

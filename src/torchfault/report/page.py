@@ -20,7 +20,7 @@ from torchfault.report.searched import searched
 from torchfault.report.section import Section
 from torchfault.report.whole_words import factored
 from torchfault.report.words import listed
-from torchfault.results import Results
+from torchfault.results import Results, outcomes
 from torchfault.results.upset_sample import lacking
 from torchfault.text import count, visible
 
@@ -84,10 +84,11 @@ def sections(results: Results) -> list[Section]:
     upsets, search = not lacking(results.record), results.design.sample is not None
     words = results.design.clusters is not None and results.design.unit == "word"
     parts = [accelerated(results)] if upsets else [searched(results)] if search else []
-    parts.append(answers(results))
+    classes = outcomes(results) if has_classes(results) else None
+    parts.append(answers(results, classes))
     parts += [factored(results)] if words else []
     parts.append(found(results))
-    parts += [ending(results)] if has_classes(results) else []
+    parts += [] if classes is None else [ending(results, classes)]
     settled = converging(results)
     return [*parts, *([] if settled is None else [settled]), method(results), repeat(results)]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torchfault.results import Recall, Results
 
-__all__ = ["check_plot", "one_word", "plot", "plot_recall", "plot_tables", "save"]
+__all__ = ["check_plot", "one_word", "plot", "plot_recall", "plot_tables", "quiet", "save", "text"]
 
 _INK, _WEAK, _DOT, _BAND = "#1f2933", "#7b8794", "#c2410c", "#f3f4f6"
 _MOST_ROWS = 60
@@ -101,7 +101,7 @@ def plot_tables(
         else:
             _rows(axes, frame, scale)
             axes.set_xlabel(unit)
-        _quiet(axes)
+        quiet(axes)
     _headline(figure, title or "Vulnerability")
     told = f"dots: estimates; lines: {100 * level:g} % intervals"
     figure.text(0.99, 0.985, told, ha="right", va="top", fontsize=8, color=_WEAK)
@@ -143,7 +143,7 @@ def plot_recall(found: "Recall", *, title: str = "") -> "Figure":
         axes.axvline(found.side, color=_WEAK, linewidth=0.8, linestyle=":")
         axes.set_xlabel("faults struck; the dotted line ends the random sample")
         axes.set_ylim(bottom=0)
-        _quiet(axes)
+        quiet(axes)
     _headline(figure, title or "Search")
     return figure
 
@@ -161,7 +161,11 @@ def save(figure: "Figure", path: str | Path, *, force: bool = False) -> None:
     target = Path(path)
     check_plot(target, force=force)
     try:
-        with written(target, force=force) as part, warnings.catch_warnings():
+        import matplotlib as mpl
+
+        # text stays text in vector files, which can then be searched, and set in the font of a paper
+        fonts = mpl.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"})
+        with written(target, force=force) as part, warnings.catch_warnings(), fonts:
             warnings.filterwarnings("ignore", "Glyph .* missing")  # names may be in any script
             figure.savefig(part, dpi=160, metadata=_undated(target.suffix.lower()))
     except OSError as error:
@@ -183,7 +187,7 @@ def _undated(suffix: str) -> dict[str, Any]:
     return {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(suffix, {})
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
     """Return a name as a plot shows it: nothing in it is obeyed or taken for mathematics, and long ones are cut."""
     plain = visible(value)
     cut = plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST // 2]}…{plain[-_LONGEST // 2 :]}"
@@ -191,7 +195,7 @@ def _text(value: object) -> str:
 
 
 def _headline(figure: "Figure", title: str) -> None:
-    figure.suptitle(_text(title), x=0.01, ha="left", fontsize=12, fontweight="bold", color=_INK)
+    figure.suptitle(text(title), x=0.01, ha="left", fontsize=12, fontweight="bold", color=_INK)
 
 
 def _rows(axes: "Axes", frame: "pd.DataFrame", scale: float) -> None:
@@ -199,7 +203,7 @@ def _rows(axes: "Axes", frame: "pd.DataFrame", scale: float) -> None:
     value, low, high = (frame[name].to_numpy(float) * scale for name in ("value", "low", "high"))
     axes.hlines(position, low, high, color=_WEAK, linewidth=1.6)
     axes.plot(value, position, "o", color=_DOT, markersize=4.5, clip_on=False, zorder=3)
-    axes.set_yticks(position, [_text(key) for key in frame["key"]], fontsize=8)
+    axes.set_yticks(position, [text(key) for key in frame["key"]], fontsize=8)
     axes.set_ylim(len(frame) - 0.5, -0.5)
     axes.grid(axis="x", color=_BAND, linewidth=1)
     # The interval of a handful of trials would press all the others flat: it may run off the scale.
@@ -235,10 +239,11 @@ def _fields(axes: "Axes", mantissa: int, exponent: int, *, first: float, last: f
             axes.text(middle, 1.01, name, ha="center", va="bottom", transform=above, fontsize=8, color=_WEAK)
 
 
-def _quiet(axes: "Axes") -> None:
+def quiet(axes: "Axes", *, size: float = 8) -> None:
+    """Leave out of a panel what is no data; text has so many points."""
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_WEAK)
-    axes.tick_params(colors=_INK, labelsize=8, length=3)
-    axes.xaxis.label.set(color=_INK, fontsize=9)
-    axes.yaxis.label.set(color=_INK, fontsize=9)
+    axes.tick_params(colors=_INK, labelsize=size, length=3)
+    axes.xaxis.label.set(color=_INK, fontsize=size + 1)
+    axes.yaxis.label.set(color=_INK, fontsize=size + 1)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.cells import Space
+from torchfault.results.counter import Counter
 from torchfault.sampling.flips import failing_share
 from torchfault.statistics import Estimate, effective_sample_size, wilson_trials
 from torchfault.store import Columns
@@ -54,8 +55,11 @@ class Diagnostics:
     warnings: tuple[str, ...]
 
 
-def diagnose(space: Space, columns: Columns, estimate: Estimate) -> Diagnostics:
-    """Return the diagnostics of *columns*, trials on *space* from which *estimate* was made."""
+def diagnose(space: Space, columns: Columns, estimate: Estimate, *, counter: Counter | None = None) -> Diagnostics:
+    """Return the diagnostics of *columns*, trials on *space* from which *estimate* was made.
+
+    A *counter* of the columns, where there is one, tells where they struck.
+    """
     weights, failing = columns.weight, failing_share(space, columns)
     table = _allocation(columns, weights, failing)
     effective = effective_sample_size(weights) if weights.any() else 0.0
@@ -70,18 +74,22 @@ def diagnose(space: Space, columns: Columns, estimate: Estimate) -> Diagnostics:
         float(weights.min(initial=np.inf)) if len(weights) else nan,
         float(weights.max(initial=0.0)) if len(weights) else nan,
         table,
-        tuple(_warnings(space, columns, failing, effective, table)),
+        tuple(_warnings(space, columns, failing, effective, table, counter)),
     )
 
 
 def _allocation(columns: Columns, weights: Floats, failing: Floats) -> "pd.DataFrame":
     import pandas as pd
 
-    names, of = np.unique(columns.stratum, return_inverse=True)
-    trials = np.bincount(of, minlength=len(names))
     x = weights * failing
-    heaviest = np.zeros(len(names))
-    np.maximum.at(heaviest, of, weights)
+    if columns.strata is None:
+        names, of = np.zeros(min(len(columns), 1), dtype=np.int64), np.zeros(len(columns), dtype=np.int64)
+        heaviest = weights.max(keepdims=True) if len(columns) else weights
+    else:
+        names, of = np.unique(columns.stratum, return_inverse=True)
+        heaviest = np.zeros(len(names))
+        np.maximum.at(heaviest, of, weights)
+    trials = np.bincount(of, minlength=len(names))
     total = weights.sum() or 1.0
     mean = np.bincount(of, x, len(names)) / np.maximum(trials, 1)
     variance = np.bincount(of, np.square(x - mean[of]), len(names))
@@ -97,12 +105,19 @@ def _allocation(columns: Columns, weights: Floats, failing: Floats) -> "pd.DataF
     )
 
 
-def _warnings(space: Space, columns: Columns, failing: Floats, effective: float, table: "pd.DataFrame") -> list[str]:
+def _warnings(
+    space: Space,
+    columns: Columns,
+    failing: Floats,
+    effective: float,
+    table: "pd.DataFrame",
+    counter: Counter | None,
+) -> list[str]:
     count, weights, warnings = len(columns), columns.weight, list[str]()
     if not count:
         return ["there is no trial yet: run some"]
     axis = space.axis("site" if "site" in space.groupings else "layer")
-    struck = np.bincount(axis.code(columns.faults), minlength=len(axis))
+    struck = np.bincount(axis.code(columns.faults), minlength=len(axis)) if counter is None else counter.trials(axis)
     for key, share, trials in zip(axis.keys, axis.faults / len(space), struck.tolist(), strict=True):
         if share >= _LARGE and trials == 0:
             warnings.append(

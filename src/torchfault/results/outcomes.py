@@ -68,9 +68,13 @@ def outcomes(results: Results, *, level: float | None = None) -> "pd.DataFrame":
         if name == "erased" and results.columns.changes is None:
             continue
         found = seen.estimate(name, level=level)
-        count = int(popcount(seen.columns.flag(name).astype(np.uint64)).sum())
-        rows.append((name, count, found.value, found.low, found.high))
+        rows.append((name, _count(seen.columns.flag(name)), found.value, found.low, found.high))
     return pd.DataFrame(rows, columns=["outcome", "trials", "value", "low", "high"])
+
+
+def _count(flags: Flags) -> int:
+    """Return how many faults have an outcome."""
+    return int(np.count_nonzero(flags) if flags.dtype == np.bool_ else popcount(flags).sum())
 
 
 def _bits(results: Results) -> Flags:

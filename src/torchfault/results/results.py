@@ -161,7 +161,7 @@ class Results:
 
     def diagnostics(self, *, level: float | None = None) -> Diagnostics:
         """Return how the trials were spent: weights, effective sample size, allocation by stratum, and warnings."""
-        return diagnose(self.space, self.columns, self.estimate(level=level))
+        return diagnose(self.space, self.columns, self.estimate(level=level), counter=self._counter)
 
     def faults(self) -> "pd.DataFrame":
         """Return one row per fault, with its place, weight and outcome; the same columns as an export."""
