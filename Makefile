@@ -32,6 +32,7 @@ format: $(VENV)/.dev ## let ruff format and mend what it can
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.dev ## build the documentation site into build/docs; a warning is an error
+	@rm -rf docs/generated
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 	@echo "open build/docs/index.html"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torchfault.cli.doctor import CHECK_FAILED
 from torchfault.cli.machine import print_object
 from torchfault.cli.screen import Column, Table, count, next_steps, note, say, share, show_table
-from torchfault.cli.showing import find, store_flag
+from torchfault.cli.showing import find, short, store_flag
 from torchfault.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,9 +52,10 @@ def check_evidence(folder: Path, where: str, *, as_json: bool) -> None:
     elif wrong:
         for one in wrong:
             say(one, out=True)
-        say(("FAILED", "bold red"), f": {folder} is not what {where} says, in {count(len(wrong))} places", out=True)
+        told = f": {folder} is not what {short(where)} says, in {count(len(wrong))} places"
+        say(("FAILED", "bold red"), told, out=True)
     else:
-        say(("ok", "bold green"), f": every number of {folder} follows from the trials in {where}", out=True)
+        say(("ok", "bold green"), f": every number of {folder} follows from the trials in {short(where)}", out=True)
     if wrong:
         sys.exit(CHECK_FAILED)
 
