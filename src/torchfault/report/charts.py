@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Cell", "Columns", "Curve", "Download", "Facts", "Grid", "Intervals", "Row", "Stacks", "cell_of", "download"]
 
 Bounds = tuple[float, float, float]
+_FEW = 12  # labels that a phone has room for
 _MOST_ROWS = 600  # of a file that a page carries; the store has the others
 
 
@@ -191,7 +192,7 @@ class Columns:
         for number, row in enumerate(rows_of(shown)):
             cell = cell_of(bounds_of(row), scale, unit, digits)
             assert cell is not None
-            points.append((str(row.key), number % 4 == 0, place[row.key], cell))
+            points.append((str(row.key), number % 4 == 0 or len(keys) <= _FEW, place[row.key], cell))
         bands = []
         for order, (label, first, last) in enumerate(fields):
             inside = [place[key] for key in keys if first <= key <= last]

@@ -83,10 +83,10 @@ def _channels(results: Results) -> Iterator[Chart]:
     if "channel" not in results.space.groupings:
         return
     frame = results.table("channel")
-    held = frame[(frame["trials"] > 0) & (frame["low"] > 0)]
-    if not len(held):
+    struck = frame[frame["trials"] > 0]
+    ranked = struck[struck["low"] > 0].sort_values(["low", "value"], ascending=False, kind="stable")
+    if not len(ranked):
         return
-    ranked = frame[frame["trials"] > 0].sort_values(["low", "value"], ascending=False, kind="stable")
     yield Intervals.of(
         ranked.head(_CHANNELS),
         title=f"The {min(_CHANNELS, len(ranked))} most vulnerable channels: {_what(results)}",
@@ -94,7 +94,7 @@ def _channels(results: Results) -> Iterator[Chart]:
         name=f"{results.name}-channels",
         unit=unit_of(results),
         notes=[
-            f"of {count(len(ranked))} channels that were struck, those with the highest lower bounds: picked for that, "
+            f"of {count(len(struck))} channels that were struck, those with the highest lower bounds: picked for that, "
             "they look worse than they are"
         ],
     )
