@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchfault.data import Tree, call, leaves, map_tensors
 from torchfault.errors import EngineError
+from torchfault.model.discover import check_shapes
 from torchfault.model.disturb import reset_states, undisturbed, unfused
 from torchfault.model.probes import PROBES
 
@@ -82,11 +83,13 @@ def looked_at_bytes(model: nn.Module, inputs: Tree) -> int:
     """Return about how many bytes are taken while sites are found in *model*, told by one of its *inputs*.
 
     A few inputs run together, and what each call reads and gives is held of one. It is 0 where the model does not run
-    on that input alone, which is told of when it is looked at. The model is left as it was.
+    on that input alone, which is told of when it is looked at. The model is left as it was. Raises :class:`ModelError`
+    for a parameter without a shape.
 
     >>> looked_at_bytes(nn.Linear(4, 100), torch.zeros(1, 4))
     5632
     """
+    check_shapes(model)
     try:
         with undisturbed(model), unfused(), _Peak() as watch:
             reset_states(model)

@@ -24,7 +24,7 @@ from torchfault.names import site_name
 from torchfault.space import FaultSpace, Site
 from torchfault.words import word
 
-__all__ = ["Discovery", "check_inference", "find", "module_sites", "parameter_sites"]
+__all__ = ["Discovery", "check_inference", "check_shapes", "find", "module_sites", "parameter_sites"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ def parameter_sites(model: nn.Module, *, buffers: bool = False) -> list[Site]:
     [('0.weight', 'weight'), ('0.bias', 'bias'), ('1.weight', 'norm'), ('1.bias', 'norm')]
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    _check_shapes(model)
+    check_shapes(model)
     kept = homes(model)
     replaced = {home.parameter: home for home in kept if home.parameter}
     sites: list[Site] = []
@@ -186,8 +186,13 @@ def find(model: nn.Module, data: Data | Tree, *, buffers: bool = False, steps: b
     return Discovery(folded, layouts, *told)
 
 
-def _check_shapes(model: nn.Module) -> None:
-    """Raise :class:`ModelError` where a tensor of *model* has no shape yet: to run it would make up what it becomes."""
+def check_shapes(model: nn.Module) -> None:
+    """Raise :class:`ModelError` where a tensor of *model* has no shape yet: to run it would make up what it becomes.
+
+    >>> check_shapes(nn.LazyLinear(3))
+    Traceback (most recent call last):
+    torchfault.errors.ModelError: 'weight' has no shape yet; run the model once on real inputs first
+    """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
             raise ModelError(f"'{name}' has no shape yet; run the model once on real inputs first")
