@@ -499,6 +499,15 @@ STORED = {
     "report over a file": (["report", "--output", "data.csv"], "the report 'data.csv' exists; .* --force"),
     "report to nowhere": (["report", "-o", "no/where.html"], "no/where.html"),
     "report of nothing": (["report", "unheard"], "has no campaign 'unheard', it holds digits_cnn"),
+    "evidence of rates of nothing": (
+        ["evidence", "--fit-per-mbit", "wieght=7"],
+        "'wieght' is no kind or glob",
+    ),
+    "evidence of too much": (
+        ["evidence", "--fit-per-mbit", "1e308"],
+        "expected 1e-09 to .* FIT .*, got 1e\\+308",
+    ),
+    "evidence to check, and of one": (["evidence", "unheard", "--check", "folder"], "leave 'unheard' out"),
     "export to nowhere": (["export", "--output", "no/where.csv"], "no/where.csv"),
     "resume of another": (["resume", "resnet20"], "has no campaign 'resnet20', it holds digits_cnn"),
     "resume with other data": (["resume", "--trials", "200", "--data", "unlabelled.npz"], "begun with another .*data"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 import sqlite3
 from pathlib import Path
@@ -327,6 +328,26 @@ def test_what_is_no_evidence_is_refused(engine, place, tmp_path):
             pack(store, ["first"], Asked(detector="watchdog"))
         with pytest.raises(StoreError, match="no campaign"):
             pack(store, ["third"], Asked())
+
+
+@pytest.mark.parametrize("rate", [1e308, math.inf, math.nan, 0.0, -1.0, 1e-320])
+def test_rates_that_cannot_be_are_refused(place, rate):
+    with Store(place, access="read") as store, pytest.raises(ConfigError, match=r"expected 1e-09 to 1e\+15 FIT"):
+        pack(store, ["first"], Asked(rates={"weight": rate}))
+
+
+@pytest.mark.parametrize(
+    ("names", "asked", "why"),
+    [
+        (["first"], Asked(rates={"wieght": 700.0}), "'wieght' is no kind .* did you mean 'weight'"),
+        (["=second"], Asked(rates={"weight": 700.0, "fc*": 1.0}), r"'fc\*' is no kind or glob of the sites"),
+        (["upsets"], Asked(rates={"*": 700.0}), r"'\*' is no kind or glob of the sites; leave it out"),
+        (["first", "=second"], Asked(flip_flops=1000), "expected a campaign of upsets"),
+    ],
+)
+def test_rates_of_nothing_are_refused(place, names, asked, why):
+    with Store(place, access="read") as store, pytest.raises(ConfigError, match=why):
+        pack(store, names, asked)
 
 
 def test_a_folder_that_holds_something_is_kept(place, folder):

@@ -358,6 +358,8 @@ def evidence(
     from torchfault.report.evidence import Asked
 
     if check is not None:
+        if names:
+            raise typer.BadParameter(f"a whole folder is checked; leave '{names[0]}' out", param_hint="--check")
         check_evidence(check, store, as_json=as_json)
         return
     asked = Asked(confidence, detector, rates_of(fit_per_mbit or ()), flip_flops)

@@ -1,6 +1,6 @@
 """Elements of a campaign in a fault space: each site with its bits, what faults in it do, and totals by rate."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from torchfault.cells import Axis
+from torchfault.errors import ConfigError, did_you_mean
 from torchfault.report.evidence import bounds
 from torchfault.report.evidence.outcomes import DETECTED, DUE, FAILED, SDC, UNDETECTED, marked
 from torchfault.results import Results
@@ -16,9 +17,10 @@ from torchfault.results.intervals import estimates
 from torchfault.space import FaultSpace
 from torchfault.statistics import Estimate
 
-__all__ = ["BITS_PER_MBIT", "Faults", "rate_of"]
+__all__ = ["BITS_PER_MBIT", "Faults", "check_rates", "rate_of"]
 
 BITS_PER_MBIT = 2**20
+_LEAST, _MOST = 1e-9, 1e15  # FIT per Mbit: far beyond any cell in any beam, and no product of it overflows
 
 
 def rate_of(rates: Mapping[str, float], name: str, kind: str) -> float | None:
@@ -28,6 +30,21 @@ def rate_of(rates: Mapping[str, float], name: str, kind: str) -> float | None:
     (50.0, None)
     """
     return next((rate for key, rate in rates.items() if key in ("*", kind) or fnmatchcase(name, key)), None)
+
+
+def check_rates(rates: Mapping[str, float], sites: Collection[tuple[str, str]]) -> None:
+    """Raise :class:`ConfigError` for a rate that cannot be, or is of none of the *sites*, each a name and a kind.
+
+    >>> check_rates({"wieght": 700.0}, [("fc.weight", "weight")])
+    Traceback (most recent call last):
+    torchfault.errors.ConfigError: --fit-per-mbit: 'wieght' is no kind or glob of the sites; did you mean 'weight'?
+    """
+    for key, rate in rates.items():
+        if not _LEAST <= rate <= _MOST:
+            raise ConfigError(f"--fit-per-mbit: expected {_LEAST:g} to {_MOST:g} FIT per Mbit, got {rate:g}")
+        if all(rate_of({key: rate}, *site) is None for site in sites):
+            near = did_you_mean(key, {part for name, kind in sites for part in (kind, name)})
+            raise ConfigError(f"--fit-per-mbit: '{key}' is no kind or glob of the sites{near or '; leave it out'}")
 
 
 @dataclass(frozen=True, eq=False)

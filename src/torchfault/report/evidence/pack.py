@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import torchfault
-from torchfault.errors import CampaignError
+from torchfault.errors import CampaignError, ConfigError
 from torchfault.hardware.upset_space import UpsetSpace
 from torchfault.report.evidence import bounds
 from torchfault.report.evidence.assumptions import assumptions, claim
-from torchfault.report.evidence.faults import Faults
+from torchfault.report.evidence.faults import Faults, check_rates
 from torchfault.report.evidence.outcomes import DETECTED, DUE, FAILED, SDC, UNDETECTED
 from torchfault.report.evidence.upsets import Upsets
 from torchfault.results import Results, load
@@ -46,7 +46,8 @@ def pack(store: Store, names: Sequence[str], asked: Asked) -> dict[str, Any]:
     """Return the evidence of the campaigns *names* in *store*, as plain JSON.
 
     Everything follows from the store and *asked*: the same again gives the same object. Raises
-    :class:`torchfault.errors.TorchfaultError` for campaigns that tell no outcomes of single faults.
+    :class:`torchfault.errors.TorchfaultError` for campaigns that tell no outcomes of single faults, and for rates of
+    nothing.
 
     >>> import tempfile
     >>> from torchfault.campaign import run
@@ -58,12 +59,17 @@ def pack(store: Store, names: Sequence[str], asked: Asked) -> dict[str, Any]:
     ('weight', 200)
     """
     bounds.check_confidence(asked.confidence)
+    found = [load(store, name) for name in names]
+    sites = {(one.name, one.kind) for results in found if not _of_upsets(results) for one in results.space.sites}
+    check_rates(asked.rates, sites)
+    if asked.flip_flops is not None and not any(map(_of_upsets, found)):
+        raise ConfigError("--flip-flops: expected a campaign of upsets in an accelerator, got none; leave it out")
     return {
         "schema": SCHEMA,
         "torchfault": torchfault.__version__,
         "claim": claim(),
         "asked": asdict(asked) | {"rates": [{"of": key, "fit_per_mbit": rate} for key, rate in asked.rates.items()]},
-        "campaigns": [_campaign(load(store, name), asked) for name in names],
+        "campaigns": [_campaign(results, asked) for results in found],
     }
 
 
@@ -72,7 +78,7 @@ def _campaign(results: Results, asked: Asked) -> dict[str, Any]:
     _check(results)
     if asked.detector is not None:
         results.question("model", asked.detector)  # refuses a flag that was not recorded
-    if isinstance(results.space, UpsetSpace):
+    if _of_upsets(results):
         flip_flops = asked.flip_flops
         source: Faults | Upsets = Upsets(results, asked.confidence, asked.detector, flip_flops)
         by = "type"
@@ -92,6 +98,10 @@ def _campaign(results: Results, asked: Asked) -> dict[str, Any]:
         }
     )
     return held
+
+
+def _of_upsets(results: Results) -> bool:
+    return isinstance(results.space, UpsetSpace)
 
 
 def _check(results: Results) -> None:
