@@ -23,7 +23,7 @@ SHOWN = {**TABLES, "ra": ("summary", "layer", "type")}
 
 # One process that has everything imported forks one for every command, so that a hundred starts cost little.
 FORKS = """
-import json, os, sys
+import json, os, signal, sys
 import scipy.stats, sqlalchemy.dialects.sqlite, torch, torchfault.cli.app, torchfault.cli.running, torchfault.campaign
 import torchfault.config.build, torchfault.zoo, torchfault.engine, torchfault.recipes.upsets
 torch.set_num_threads(1)
@@ -37,10 +37,14 @@ for line in sys.stdin:
         os.chdir(asked["folder"])
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        if asked["halted"]:
+            os.kill(os.getpid(), signal.SIGSTOP)
         sys.argv = ["torchfault", *asked["command"]]
         status = main()
         sys.stdout.flush(), sys.stderr.flush()
         os._exit(status)
+    if asked["halted"]:
+        os.waitpid(child, os.WUNTRACED)
     print(child, flush=True)
     sys.stdin.readline()
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
@@ -56,11 +60,18 @@ class Commands:
         )
         assert self.process.stdout.readline() == "ready\n"
 
-    def run(self, command, folder, *, end=None, after=0.0, times=1):
-        """Run *command* to its end, or send it *end* so many seconds *after* its start; return status and errors."""
-        self.process.stdin.write(json.dumps({"command": command, "folder": str(folder)}) + "\n")
+    def run(self, command, folder, *, end=None, after=0.0, times=1, watch=None):
+        """Run *command* to its end, or send it *end* so many seconds *after* its start; return status and errors.
+
+        *watch* is called with the number of the process before that begins.
+        """
+        asked = {"command": command, "folder": str(folder), "halted": watch is not None}
+        self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
         child = int(self.process.stdout.readline())
+        if watch is not None:
+            watch(child)
+            os.kill(child, signal.SIGCONT)
         if end is not None:
             time.sleep(after)
             for _ in range(times):

@@ -1,5 +1,6 @@
 """The command line: one library call per command, and torch imported only by those that need it."""
 
+import errno
 import logging
 import os
 import sys
@@ -13,6 +14,7 @@ __all__ = ["main"]
 BAD_INPUT = 2
 INTERRUPTED = 130  # as shells do: 128 and the number of the signal
 INTERNAL = 1
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _FORMER = {  # flags of before, and what says the same now
     "--faults": "--sampler uniform:N (faults struck together) or --trials N (upsets)",
     "--rate": "--sampler bit-error-rate:RATE",
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _complain(str(error), BAD_INPUT)
         except BrokenPipeError:
             # `torchfault show | head` is no failure; a second flush at exit must not complain either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             return 0
         except SystemExit as told:  # a campaign that was interrupted has said what is kept
             return int(told.code or 0)
@@ -69,6 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                     "--limit, and run it again",
                     BAD_INPUT,
                 )
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                _drop_output()
+                said = f"the output cannot be written ({error.strerror}); make room, or write it elsewhere"
+                return _complain(said, BAD_INPUT)
             traced()
             return _complain(
                 "this is a bug in torchfault; please report it with the lines above and the command", INTERNAL
@@ -109,6 +115,10 @@ def _complain(message: str, status: int, *, label: str = "error") -> int:
 
     complain(label, message)
     return status
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _forgive_narrow_encodings() -> None:
