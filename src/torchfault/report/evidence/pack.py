@@ -20,6 +20,7 @@ from torchfault.report.evidence.faults import Faults, check_rates
 from torchfault.report.evidence.outcomes import DETECTED, DUE, FAILED, SDC, UNDETECTED
 from torchfault.report.evidence.upsets import Upsets
 from torchfault.results import Results, load
+from torchfault.space import FaultSpace
 from torchfault.store import Columns, Record, Store
 
 __all__ = ["SCHEMA", "Asked", "pack"]
@@ -60,9 +61,10 @@ def pack(store: Store, names: Sequence[str], asked: Asked) -> dict[str, Any]:
     """
     bounds.check_confidence(asked.confidence)
     found = [load(store, name) for name in names]
-    sites = {(one.name, one.kind) for results in found if not _of_upsets(results) for one in results.space.sites}
-    check_rates(asked.rates, sites)
-    if asked.flip_flops is not None and not any(map(_of_upsets, found)):
+    spaces = [results.space for results in found]
+    faults = (space for space in spaces if isinstance(space, FaultSpace))
+    check_rates(asked.rates, {(site.name, site.kind) for space in faults for site in space.sites})
+    if asked.flip_flops is not None and not any(isinstance(space, UpsetSpace) for space in spaces):
         raise ConfigError("--flip-flops: expected a campaign of upsets in an accelerator, got none; leave it out")
     return {
         "schema": SCHEMA,
@@ -78,7 +80,7 @@ def _campaign(results: Results, asked: Asked) -> dict[str, Any]:
     _check(results)
     if asked.detector is not None:
         results.question("model", asked.detector)  # refuses a flag that was not recorded
-    if _of_upsets(results):
+    if isinstance(results.space, UpsetSpace):
         flip_flops = asked.flip_flops
         source: Faults | Upsets = Upsets(results, asked.confidence, asked.detector, flip_flops)
         by = "type"
@@ -98,10 +100,6 @@ def _campaign(results: Results, asked: Asked) -> dict[str, Any]:
         }
     )
     return held
-
-
-def _of_upsets(results: Results) -> bool:
-    return isinstance(results.space, UpsetSpace)
 
 
 def _check(results: Results) -> None:
