@@ -22,7 +22,7 @@ from torchfault.model.discover import module_sites
 from torchfault.model.golden_words import golden_words
 from torchfault.recipes import layer_space
 from torchfault.space import Fault
-from torchfault.storages import BlockFloat, InBlocks, activation_storage, keep, storage
+from torchfault.storages import BlockFloat, InBlocks, Microscaled, activation_storage, keep, storage
 from torchfault.trials import strike
 from torchfault.words import decode, encode, held_in, rounded, word
 
@@ -68,6 +68,9 @@ MICRO = {  # the elements, the exponent of the largest, the largest
     "mxfp4:5": (ml_dtypes.float4_e2m1fn, 2, 6.0),
     "mxint8": (None, 0, 127 / 64),
     "nvfp4[0.0078125]": (ml_dtypes.float4_e2m1fn, 2, 6.0),
+    "mxfp8_e4m3:3@1": (ml_dtypes.float8_e4m3fn, 8, 448.0),
+    "nvfp4:3@2[0.0078125]": (ml_dtypes.float4_e2m1fn, 2, 6.0),
+    "mxfp4:5@2": (ml_dtypes.float4_e2m1fn, 2, 6.0),
 }
 
 
@@ -75,7 +78,7 @@ def microscaled(flat, how, row, struck):
     """Return values rounded in blocks with a scale, in rows of length *row*, once *struck* has changed the words."""
     kind, exponent, largest = MICRO[how]
     two = how.startswith("nvfp4")
-    size = int(how.partition(":")[2] or (16 if two else 32))
+    size = int(how.partition(":")[2].partition("@")[0] or (16 if two else 32))
     per_tensor, codes, scales = np.float32(0.0078125), [], []
     for begin in range(0, len(flat), row):
         line = flat[begin : begin + row]
@@ -90,8 +93,9 @@ def microscaled(flat, how, row, struck):
                 power = min(max(power, -127), 127)
                 step = 2.0**power
                 scales.append(255 if math.isnan(top) else power + 127)
-            # What stands in a block with NaN does not matter.
-            over = np.nan_to_num(np.clip(part.astype(np.float64) / step, -largest, largest))
+            over = np.clip(part.astype(np.float64) / step, -largest, largest)
+            # A block with NaN is NaN in its elements too, where these have one.
+            over = over * np.nan if math.isnan(top) and kind is ml_dtypes.float8_e4m3fn else np.nan_to_num(over)
             words = np.rint(over * 64).astype(np.int8) if kind is None else over.astype(kind)
             codes += words.view(np.uint8).tolist()
     codes, scales = struck(np.array(codes)), struck(np.array(scales), "scale")
@@ -116,6 +120,21 @@ TYPES = {
 
 def by_hand(tensor, how, edits):
     """Return *tensor*, of one input, rounded as *how* says, with words flipped: (part, element, toggle) in *edits*."""
+    if "@" in how:
+        return along_axis(tensor, int(how[how.index("@") + 1]), how, edits)
+    return in_rows(tensor, how, edits)
+
+
+def along_axis(tensor, axis, how, edits):
+    """Return :func:`by_hand` of the tensor with the *axis* of the blocks last, turned back."""
+    turned = tensor.movedim(axis, -1)
+    order = np.moveaxis(np.arange(tensor.numel()).reshape(tensor.shape), axis, -1).reshape(-1).tolist()
+    edits = [(part, element if part else order.index(element), toggle) for part, element, toggle in edits]
+    found = in_rows(turned.reshape(1, -1, turned.shape[-1]), how, edits)
+    return found.reshape(turned.shape).movedim(-1, axis).contiguous()
+
+
+def in_rows(tensor, how, edits):
     flat = tensor.detach().numpy().reshape(-1)
     flips = {(part, element): toggle for part, element, toggle in edits}
 
@@ -217,6 +236,10 @@ PAIRS = [
     ("hooks", "mxint8"),
     ("graph", "nvfp4[0.0078125]"),
     ("hooks", "nvfp4[0.0078125]"),
+    ("graph", "mxfp8_e4m3:3@1"),
+    ("hooks", "mxfp8_e4m3:3@1"),
+    ("graph", "nvfp4:3@2[0.0078125]"),
+    ("hooks", "mxfp4:5@2"),
 ]
 FORMATS = ["q3.4", "q2.2", "e3m2fn", "e4m3", "bfloat16", "float16", "uint8[0.0625:100]", "bfp8:16", "bfp4:5", *MICRO]
 
@@ -260,6 +283,43 @@ def test_words_of_weights_and_of_activations_are_struck_together(executor):
     for faults in (1, 4):
         trials = random_trials(engine.space.select(ours), len(data), 24, faults=faults, seed=faults)
         assert torch.equal(collect(engine._executor, trials)[0], slow(model, kept, data, trials))
+
+
+@pytest.mark.parametrize("executor", ["graph", "hooks"])
+@pytest.mark.parametrize("how", ["mxfp8_e4m3:3@1", "mxfp4:5@2"])
+def test_blocks_along_tokens_or_features_are_those_by_hand(how, executor):
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4), nn.Flatten(), nn.Linear(28, 5)).eval()
+        inputs = rounded(torch.randn(4, 7, 8), word("q3.4"))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(rounded(parameter, word("q1.6")))
+    kept, data = dict.fromkeys(("0", "2"), how), Data(inputs)
+    engine = Engine(represent(model, activations={f"{path}:*": how for path in kept}), data, executor=executor)
+    site = engine.space.site("0:output.scale")
+    assert (site.shape, site.channel) == (((6, 3) if how.endswith("1") else (7, 2)), None)
+    names = [name for name in engine.space.names if name.startswith(("0:", "2:"))]
+    for faults in (1, 5):
+        trials = random_trials(engine.space.select(names), len(data), 60, faults=faults, seed=faults)
+        mine, theirs = collect(engine._executor, trials)[0], slow(model, kept, data, trials)
+        near = torch.isclose(mine, theirs, rtol=1e-5, atol=1e-5, equal_nan=True).all(1)
+        assert near[(theirs.abs() < 1e3).all(1)].all()  # else sums round, by their order
+        assert near.float().mean() > 0.7
+
+
+@pytest.mark.parametrize("how", ["mxfp8_e5m2:32@1", "mxint8:3@1", "mxfp6_e3m2:5@2"])
+def test_the_words_along_an_axis_are_those_of_such_a_parameter(how):
+    model, data = coarse()
+    twin = represent(model, activations={"conv1:output": how})
+    with torch.no_grad():
+        plain = twin.conv1(data.inputs)
+    words = golden_words(twin, data, Engine(twin, data).space.select("conv1:output*"))
+    for name, found in words.items():
+        for lane in range(len(data)):
+            kept = keep(plain[lane : lane + 1], storage(how)).words[name.partition(".")[2]]
+            fmt = word(activation_storage(how).words[name.partition(".")[2]])
+            assert (found[lane] == encode(kept.reshape(-1), held_in(fmt, kept.dtype)).numpy().view(found.dtype)).all()
 
 
 def test_the_words_of_one_block_are_struck_together():
@@ -376,6 +436,17 @@ def test_what_does_not_fit_is_refused():
     ):
         with pytest.raises(StorageError, match=match):
             represent(model, activations=how)
+    with pytest.raises(StorageError, match="along axis 1 or a later one, since axis 0 has the inputs, got mxfp4 along"):
+        represent(model, activations="mxfp4:32@0")
+    with pytest.raises(StorageError, match=r"MX or NVFP4 along axis 1 or a later one, .* got bfp8:16 along axis 1"):
+        InBlocks(BlockFloat(), 1)
+    with pytest.raises(StorageError, match="give blocks of activations their axis apart"):
+        InBlocks(Microscaled("mxfp4", axis=1))
+    with pytest.raises(ModelError, match="mxfp4:32@2 needs activations of 3 axes or more, got 2"):
+        Engine(represent(model, activations={"fc1:input": "mxfp4:32@2"}), data)
+    time_first, tokens = NETWORKS["transformer-time-first"]()
+    with pytest.raises(ModelError, match=r"would hold several inputs \(mxfp4:4@1\)"):
+        Engine(represent(time_first, activations="mxfp4:4@1"), tokens)
     with pytest.raises(StorageError, match="in its weights, its activations or both, got neither"):
         represent(model)
     with pytest.raises(SpaceError, match=r"no site matches 'convl:\*'; did you mean"):

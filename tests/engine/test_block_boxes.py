@@ -66,6 +66,10 @@ def boxes(monkeypatch):
         ("nvfp4[0.0078125]", (12, 32), True),  # half a line
         ("mxint8", (16, 16), True),  # two lines
         ("bfp6:8", (16, 24), True),
+        ("mxfp8_e4m3:3@1", (13, 16), True),  # of channels, the last one short
+        ("mxfp4:4@2", (16, 13), True),  # down the lines
+        ("nvfp4:32@2[0.0078125]", (13, 16), True),  # a column is a block
+        ("mxint8:5@3", (16, 16), False),  # the last block is short
         ("mxfp4:5", (16, 16), False),  # blocks end in the middle of lines
         ("mxfp6_e3m2", (15, 16), False),  # the last block is short
     ],
@@ -103,7 +107,7 @@ def test_a_fault_in_the_scale_of_a_tensor_concerns_all_of_its_input_and_no_other
     assert torch.allclose(found, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("how", ["bfp6:8", "mxfp4", "nvfp4[0.0078125]"])
+@pytest.mark.parametrize("how", ["bfp6:8", "mxfp4", "nvfp4[0.0078125]", "mxfp4:3@1", "mxint8:4@2"])
 def test_factors_of_blocks_are_those_of_every_fault(how):
     model, data = network(6, 6)
     twin = represent(model, activations={"2:input": how})
@@ -124,7 +128,9 @@ def test_factors_of_blocks_are_those_of_every_fault(how):
         assert told[name] == pytest.approx(float(failed.double().mean()), abs=1e-9)
 
 
-@pytest.mark.parametrize(("weights", "activations"), [("mxfp4", "mxfp8_e4m3"), ("nvfp4", None), (None, "bfp8:16")])
+@pytest.mark.parametrize(
+    ("weights", "activations"), [("mxfp4", "mxfp8_e4m3"), ("nvfp4", None), (None, "bfp8:16"), (None, "mxfp4:3@1")]
+)
 def test_upsets_of_accelerators_strike_words_of_blocks_and_their_products(weights, activations):
     model, data = network(6, 6)
     data = Data(data.inputs, torch.zeros(6, dtype=torch.int64))

@@ -26,7 +26,7 @@ from torchfault.model.memory import homes
 from torchfault.recipes import upsets
 from torchfault.results import resiliency
 from torchfault.statistics import MaxTrials
-from torchfault.storages import activation_storage, row_length
+from torchfault.storages import activation_storage, storage
 from torchfault.words import edit, masks_to_words, word
 
 SIZE = 4
@@ -37,6 +37,7 @@ FORMATS = [
     ("mxfp8_e4m3:5@1", "bfp8:4"),
     ("bfp5:6", None),
     ("int8", "mxint8:6"),
+    ("mxfp4:4", "mxfp8_e4m3:3@1"),
 ]
 
 NAMES = ["strided, dilated", "grouped", "linear", "tokens"]
@@ -76,9 +77,12 @@ def wrong_value(kept, words, shape, formats, element, bit):
 
 
 def in_rows(how, x):
-    """Return how an activation is kept, its words, the shape of its rows, and their formats."""
+    """Return how an activation is kept, its words, the shape in which it is cut into blocks, and their formats."""
+    if "@" in how:
+        kept = storage(how)
+        return kept, kept.encode(x), x.shape, kept.formats
     kept = activation_storage(how).kept
-    rows = x.reshape(-1, row_length(x.shape))
+    rows = x.reshape(-1, x[0, 0].numel() if x.ndim > 3 else x.shape[-1])
     return kept, kept.encode(rows), rows.shape, kept.formats
 
 

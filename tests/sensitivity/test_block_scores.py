@@ -79,16 +79,21 @@ def small(weights, activations):
     return Engine(represent(model, weights, activations=activations), Data(inputs))
 
 
-@pytest.mark.parametrize("how", ["mxfp6_e3m2:3", "nvfp4:2[0.01]"])
+@pytest.mark.parametrize("how", ["mxfp6_e3m2:3", "nvfp4:2[0.01]", "mxfp6_e3m2:3@1", "nvfp4:2@1[0.01]"])
 def test_gradients_of_activations_in_blocks_are_sums_over_their_blocks(how):
     engine = small(None, {"0:output": how})
     model, data, kept = engine.model, engine.data, activation_storage(how).kept
     space = engine.space.select("0:output*")
     found, held = gradients(model, data, space), held_values(model, data, space)
-    values = kept.round(model[0]._conv_forward(data.inputs, model[0].weight, model[0].bias).detach().reshape(-1, 4))
-    values = values.reshape(6, 4, 2, 2).requires_grad_()
-    slopes = torch.autograd.grad(model[1:](values).sum(), values)[0].reshape(6, 4, 4)
-    words = kept.encode(values.detach().reshape(-1, 4))
+
+    def turned(tensor):
+        """Return four rows of four: pixels of a channel, or channels of a pixel; and back."""
+        return tensor.reshape(6, 4, 4).mT.contiguous() if "@1" in how else tensor.reshape(6, 4, 4)
+
+    plain = model[0]._conv_forward(data.inputs, model[0].weight, model[0].bias).detach()
+    values = turned(kept.round(turned(plain).reshape(-1, 4))).reshape(6, 4, 2, 2).requires_grad_()
+    slopes = turned(torch.autograd.grad(model[1:](values).sum(), values)[0])
+    words = kept.encode(turned(values.detach()).reshape(-1, 4))
     elements, scales = words[""].reshape(6, 4, 4), words["scale"].float().reshape(6, 4, -1)
     whole = words.get("per_tensor_scale", torch.ones(()))
     by_element, by_scale = torch.zeros(6, 4, 4), torch.zeros_like(scales)
@@ -96,9 +101,9 @@ def test_gradients_of_activations_in_blocks_are_sums_over_their_blocks(how):
         block = place // kept.block
         by_element[lane, row, place] = slopes[lane, row, place] * scales[lane, row, block] * whole
         by_scale[lane, row, block] += slopes[lane, row, place] * elements[lane, row, place] * whole
-    assert np.allclose(found["0:output"], by_element.abs().mean(0).reshape(-1), rtol=1e-4, atol=1e-6)
+    assert np.allclose(found["0:output"], turned(by_element).abs().mean(0).reshape(-1), rtol=1e-4, atol=1e-6)
     assert np.allclose(found["0:output.scale"], by_scale.abs().mean(0).reshape(-1), rtol=1e-4, atol=1e-6)
-    assert np.allclose(held["0:output"], elements.mean(0).reshape(-1))
+    assert np.allclose(held["0:output"], turned(elements).mean(0).reshape(-1))
     assert np.allclose(held["0:output.scale"], scales.mean(0).reshape(-1))
 
 

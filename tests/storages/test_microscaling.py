@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from torchfault.errors import StorageError
-from torchfault.storages import MICROSCALED, Microscaled, keep, storage
+from torchfault.storages import MICROSCALED, Microscaled, activation_storage, keep, storage
 from torchfault.words import encode, masks_to_words, word
 
 mx = pytest.importorskip("torchao.prototype.mx_formats.mx_tensor")
@@ -173,6 +173,19 @@ def test_blocks_along_an_axis_are_those_of_the_turned_tensor(axis, kind, rng):
     assert stored.parts["scale"].channel == (0 if axis else None)
     with pytest.raises(StorageError, match="needs a tensor of 4 axes or more, got 3"):
         keep(values, Microscaled("mxfp4", 4, 3))
+
+
+@pytest.mark.parametrize(("axis", "kind"), [(1, "mxfp8_e4m3"), (2, "mxfp6_e2m3"), (3, "mxfp4"), (1, "mxfp8_e5m2")])
+def test_activations_along_an_axis_are_rounded_as_torchao_rounds_the_turned_tensor(axis, kind, rng):
+    shape = [3, 2, 4, 5]
+    shape[axis] = 64
+    values = torch.from_numpy((rng.standard_normal(shape) * 10.0 ** rng.integers(-3, 4, shape)).astype(np.float32))
+    turned = values.movedim(axis, -1).contiguous()
+    expected = mx.MXTensor.to_mx(turned, THEIRS[kind], 32).dequantize(torch.float32).movedim(-1, axis)
+    for given in (values, values.contiguous(memory_format=torch.channels_last)):
+        found = activation_storage(f"{kind}:32@{axis}").round(given)
+        assert torch.equal(found, expected)
+        assert found.stride() == given.stride()
 
 
 def test_a_flipped_scale_moves_its_whole_block_and_no_other(rng):

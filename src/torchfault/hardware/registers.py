@@ -12,7 +12,7 @@ from torch import Tensor
 from torchfault.hardware.operands import input_offsets, use_of_input, use_of_weight
 from torchfault.hardware.work import Product
 from torchfault.storages import BlockFloat, InBlocks, Microscaled, Stored
-from torchfault.storages.blocks import block_of, members
+from torchfault.storages.blocks import Row, block_of, members
 from torchfault.words import Edits, WordFormat, bits_of, edit, masks_to_words, word
 
 __all__ = ["ActivationBlocks", "Register", "StoredBlocks", "flipping", "products_of"]
@@ -92,11 +92,11 @@ class StoredBlocks:
 class ActivationBlocks:
     """The register of an activation that is *kept* in blocks: *golden* has a row of rounded values for each lane.
 
-    *row* is the length of the rows that are cut into blocks.
+    *row* says which rows of a lane are cut into blocks.
     """
 
     kept: InBlocks
-    row: int
+    row: Row
     golden: Tensor
 
     @cached_property
@@ -127,9 +127,9 @@ class ActivationBlocks:
         of[inverse.reshape(-1)] = lane
         place = members(torch.from_numpy(block[1]), self.row, self._size)
         values = self.golden[torch.from_numpy(of)[:, None], place.to(self.golden.device)].cpu().double()
-        values[torch.from_numpy(inverse.reshape(-1)), torch.from_numpy(element % self.row % self._size)] += change
+        values[torch.from_numpy(inverse.reshape(-1)), self.row.column(torch.from_numpy(element)) % self._size] += change
         every = torch.arange(self._size)
-        last = (self.row - 1 - place[:, :1] % self.row).clamp(max=self._size - 1)
+        last = (self.row.length - 1 - self.row.column(place[:, :1])).clamp(max=self._size - 1)
         rounded = self.kept.kept.round(values.gather(1, every.minimum(last)).to(self.golden.dtype))
         words, there = self.kept.kept.encode(rounded), (every <= last).numpy()
         held = torch.from_numpy(there)
@@ -140,7 +140,7 @@ class ActivationBlocks:
 
     @property
     def _size(self) -> int:
-        return min(self.kept.kept.block, self.row)
+        return self.kept.size(self.row)
 
     def _alone(self, part: str, lane: Ints, at: Ints, bit: Ints) -> tuple[Tensor, Tensor]:
         fmt, device = word(self.kept.words[part]), self.golden.device

@@ -28,6 +28,7 @@ from torchfault.hardware.registers import ActivationBlocks, Register, StoredBloc
 from torchfault.hardware.upset_space import SCALE_BIT, Upsets, UpsetSpace, as_upsets
 from torchfault.hardware.variables import scale_of
 from torchfault.hardware.work import Product, Work
+from torchfault.model.lane_axis import LaneAxis
 from torchfault.model.program import Ref
 from torchfault.space import FaultSpace, Site
 from torchfault.storages import InBlocks, Stored
@@ -313,9 +314,9 @@ class _Struck:
 
     def _blocks(self, name: str, kept: InBlocks, node: int) -> ActivationBlocks:
         flat, varies = self.golden(node)
-        scale = scale_of(self.space, name)
-        assert scale is not None
-        row = self.space.site(name).elements // scale.shape[0]
+        layout, shape = self.golden.layers.program.nodes[node].layout, self.space.site(name).shape
+        merged = isinstance(layout, LaneAxis) and not layout.plain  # else the axis of the inputs is one of its own
+        row = kept.row(shape if merged else (1, *shape))
         return ActivationBlocks(kept, row, flat if varies else flat.expand(len(self.golden.inputs), -1))
 
     def _partial(self, *, tiled: bool) -> Rows:

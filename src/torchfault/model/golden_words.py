@@ -15,7 +15,7 @@ from torchfault.model.rounding import rounding
 from torchfault.model.watch import Moment, visiting
 from torchfault.names import site_name
 from torchfault.space import FaultSpace, Site
-from torchfault.storages import InBlocks, row_length
+from torchfault.storages import InBlocks
 from torchfault.words import encode, held_in, lying_in, word
 
 __all__ = ["golden_words", "per_input", "words_bytes"]
@@ -91,7 +91,7 @@ def _watch(model: nn.Module, data: Data, activations: Mapping[str, Site], found:
 
 def _in_blocks(tensor: Tensor, site: Site, storage: InBlocks, part: str, lanes: int) -> Tensor:
     """Return the words of a *part* of an activation that is kept in blocks: (lanes, words in each)."""
-    row = row_length(tensor.shape)
+    row = storage.row(tensor.shape)
     for axis in range(tensor.ndim):
         shape = (*tensor.shape[:axis], *tensor.shape[axis + 1 :])
         if tensor.shape[axis] == lanes and storage.shape(part, shape, row) == site.shape:

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from torchfault.errors import ModelError, StorageError
 from torchfault.model.lane_axis import LaneAxis
 from torchfault.space import Site
-from torchfault.storages import ActivationStorage, InBlocks, activation_storage, row_length
+from torchfault.storages import ActivationStorage, InBlocks, activation_storage
 from torchfault.words import word
 
 __all__ = [
@@ -172,16 +172,14 @@ def sites_kept(
     if storage is None:
         yield site
         return
-    row = row_length(shape)
-    first = 2 if len(shape) > 3 else max(len(shape) - 1, 1)  # axis of a row
-    if isinstance(storage, InBlocks) and layout is not None and layout.axis >= first:
+    if isinstance(storage, InBlocks) and layout is not None and layout.axis >= storage.first_axis(shape):
         raise ModelError(f"blocks of '{site.name}' would hold several inputs ({storage.name}); choose a number format")
     for part, name in storage.words.items():
         fmt = word(name)
         words = replace(site, word=fmt.name, width=fmt.width, bits=())
         if part and isinstance(storage, InBlocks):
-            own = storage.shape(part, site.shape, row)
-            channel = 0 if own and site.channel == 0 and len(site.shape) > 1 else None
+            own = storage.shape(part, site.shape, storage.row(shape))
+            channel = 0 if own and site.channel == 0 and len(site.shape) > 1 and storage.axis is None else None
             words = replace(words, name=f"{site.name}.{part}", shape=own, channel=channel)
         yield words
 

@@ -11,7 +11,7 @@ from torchfault.model.memory import homes
 from torchfault.model.rounding import rounding
 from torchfault.names import site_name
 from torchfault.space import FaultSpace, Site
-from torchfault.storages import Affine, BlockFloat, InBlocks, Microscaled, Stored, row_length
+from torchfault.storages import Affine, BlockFloat, InBlocks, Microscaled, Stored
 from torchfault.storages.activations import WHOLE
 
 __all__ = ["Source", "sources"]
@@ -57,11 +57,17 @@ def _words(kept: Stored | InBlocks, value: Tensor) -> tuple[Mapping[str, Tensor]
     """Return the words that make *value*, its shape in decoding, and what decodes them."""
     if isinstance(kept, Stored):
         return kept.words, kept.shape, kept.storage.decode
-    rows = value.reshape(-1, row_length(value.shape))
+    row = kept.row(value.shape)
+    rows = row.rows(value)
     words = kept.kept.encode(rows)
+    words[""] = row.whole(words[""], value.shape)
     if WHOLE in words:  # one for each row, so that every input has derivatives of its own
         words[WHOLE] = words[WHOLE].expand(len(rows))
-    return words, rows.shape, kept.kept.decode
+
+    def decode(words: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
+        return row.whole(kept.kept.decode({**words, "": row.rows(words[""])}, rows.shape), shape)
+
+    return words, value.shape, decode
 
 
 def sources(model: nn.Module, space: FaultSpace) -> list[Source]:

@@ -6,7 +6,6 @@ from torchfault.storages.activations import (
     InBlocks,
     activation_storage,
     needs_range,
-    row_length,
 )
 from torchfault.storages.base import Part, Storage, Stored, keep
 from torchfault.storages.dense import Affine, BlockFloat, Formatted
@@ -32,6 +31,5 @@ __all__ = [
     "activation_storage",
     "keep",
     "needs_range",
-    "row_length",
     "storage",
 ]

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchfault.errors import StorageError, WordError
 from torchfault.storages.base import Words
-from torchfault.storages.blocks import block_of, members
+from torchfault.storages.blocks import Row, along, block_of, members
 from torchfault.storages.dense import BlockFloat, Formatted
 from torchfault.storages.microscaling import Microscaled
 from torchfault.storages.naming import BLOCKS, microscaled
@@ -24,13 +24,12 @@ __all__ = [
     "InBlocks",
     "activation_storage",
     "needs_range",
-    "row_length",
 ]
 
-_RANGED = re.compile(r"(u?)int([2-8])|nvfp4(?::[1-9][0-9]*)?")
+_RANGED = re.compile(r"(u?)int([2-8])|nvfp4(?::[1-9][0-9]*(?:@[0-9])?)?")
 _NOTATION = (
-    "a number format such as q7.8, e4m3, bfloat16 or uint8[0.02:128], blocks such as bfp8:16 or mxfp8_e4m3, "
-    "or int8, uint8 (2 to 8 bits) or nvfp4 (with data, from which their range comes)"
+    "a number format such as q7.8, e4m3, bfloat16 or uint8[0.02:128], blocks such as bfp8:16, mxfp8_e4m3 or "
+    "mxfp4:32@1 (along axis 1), or int8, uint8 (2 to 8 bits) or nvfp4 (with data, from which their range comes)"
 )
 
 
@@ -69,48 +68,76 @@ WHOLE = "per_tensor_scale"
 
 @dataclass(frozen=True)
 class InBlocks:
-    """Neighbours in a row share a scale or an exponent, as *kept* has it: block floating point, MX or NVFP4.
+    """Neighbours share a scale or an exponent, as *kept* has it: block floating point, MX or NVFP4.
 
-    A row is a channel of an image, a token, or a vector. Scales are those of the values as they are computed, anew for
-    every input; the scale of a whole NVFP4 tensor is fixed, and a word of every input.
+    With an *axis* (MX and NVFP4 alone), counted with that of the inputs, which is before it, neighbours are those along
+    it. Else they are those in a row: a channel of an image, a token, or a vector. Scales are those of the values as
+    they are computed, anew for every input; the scale of a whole NVFP4 tensor is fixed, and a word of every input.
 
     >>> InBlocks(BlockFloat(4, 2)).round(torch.tensor([[4.0, 1.4, 0.3, 0.31]]))
     tensor([[4.0000, 1.0000, 0.3125, 0.3125]])
     """
 
     kept: Blocks
+    axis: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.kept, Microscaled) and (self.kept.axis is not None or self.kept.two_steps_open):
-            raise StorageError(f"activations are kept in blocks along a row, and with a fixed scale, got {self.name}")
+            raise StorageError(f"give blocks of activations their axis apart, and a fixed scale, got {self.kept.name}")
+        if self.axis is not None and (self.axis < 1 or not isinstance(self.kept, Microscaled)):
+            raise StorageError(
+                f"blocks of activations are MX or NVFP4 along axis 1 or a later one, since axis 0 has the inputs, got "
+                f"{self.kept.name} along axis {self.axis}"
+            )
 
     @property
     def name(self) -> str:
-        """``bfp8:16``, ``mxfp8_e4m3``, ..."""
-        return self.kept.name
+        """``bfp8:16``, ``mxfp8_e4m3``, ``mxfp4:32@1``, ..."""
+        return replace(self.kept, axis=self.axis).name if isinstance(self.kept, Microscaled) else self.kept.name
 
     @property
     def words(self) -> Mapping[str, str]:
         """The word format of each part: of the codes, and of what they share."""
         return self.kept.formats
 
-    def shape(self, part: str, shape: Sequence[int], row: int) -> tuple[int, ...]:
-        """Return the shape of a *part* of one lane of *shape* in rows of length *row*: of scales rows, blocks in each.
+    def first_axis(self, shape: Sequence[int]) -> int:
+        """Return the first axis along which blocks run in a batch of *shape*.
 
-        >>> InBlocks(BlockFloat(8, 16)).shape("exponent", (8, 6, 6), 36)
+        >>> [activation_storage(how).first_axis((8, 16, 32, 32)) for how in ("mxfp4", "mxfp4:32@1")]
+        [2, 1]
+        """
+        return self.axis or (2 if len(shape) > 3 else max(len(shape) - 1, 1))
+
+    def row(self, shape: Sequence[int]) -> Row:
+        """Return the rows that are cut into blocks, in lanes of a batch of *shape*.
+
+        >>> [activation_storage(how).row((8, 16, 32, 32)) for how in ("mxfp4", "mxfp4:32@1")]
+        [Row(length=1024, stride=1), Row(length=16, stride=1024)]
+        """
+        if self.axis is None:
+            return Row(math.prod(shape[self.first_axis(shape) :]))
+        if self.axis >= len(shape):
+            raise StorageError(f"{self.name} needs activations of {self.axis + 1} axes or more, got {len(shape)}")
+        return along(self.axis, shape)
+
+    def shape(self, part: str, shape: Sequence[int], row: Row) -> tuple[int, ...]:
+        """Return the shape of a *part* of one lane of *shape*: that of scales is rows, and blocks in each.
+
+        >>> InBlocks(BlockFloat(8, 16)).shape("exponent", (8, 6, 6), Row(36))
         (8, 3)
         """
         if part == WHOLE:
             return ()
-        return (math.prod(shape) // max(row, 1), -(-row // self.kept.block)) if part else tuple(shape)
+        return (math.prod(shape) // max(row.length, 1), -(-row.length // self.kept.block)) if part else tuple(shape)
 
     def round(self, values: Tensor) -> Tensor:
         """Return *values* as their words hold them, in a new tensor."""
-        found = self.kept.round(values.reshape(-1, row_length(values.shape))).view(values.shape)
+        row = self.row(values.shape)
+        found = row.whole(self.kept.round(row.rows(values)), values.shape)
         return found if found.stride() == values.stride() else torch.empty_like(values).copy_(found)
 
-    def struck(self, first: Tensor, row: int, edits: Sequence[Edits]) -> None:
-        """Change words of lanes together, in place: *first* holds rounded values, lanes first, rows of length *row*."""
+    def struck(self, first: Tensor, row: Row, edits: Sequence[Edits]) -> None:
+        """Change words of lanes together, in place: *first* holds rounded values, lanes first, which *row* cuts."""
         edits = [one.on_lanes(len(first)) for one in edits]
         count = math.prod(self.shape("scale", first.shape[1:], row))
         reached = [self._reached(one, row, count) for one in edits]
@@ -120,7 +147,7 @@ class InBlocks:
             self._write(held, mine, one, event, row)
         first[where] = self._values(held, place, row)
 
-    def alone(self, first: Tensor, row: int, edits: Edits) -> tuple[Tensor, Tensor] | None:
+    def alone(self, first: Tensor, row: Row, edits: Edits) -> tuple[Tensor, Tensor] | None:
         """Return which values of its lane each of *edits* changes if it alone is made, and to what: (n, k) each.
 
         ``None`` where those are all. A value behind the end of a row repeats the last one of it.
@@ -128,7 +155,7 @@ class InBlocks:
         assert edits.lane is not None
         if edits.part == WHOLE:
             return None
-        block = edits.element if edits.part else block_of(edits.element, row, min(self.kept.block, row))
+        block = edits.element if edits.part else block_of(edits.element, row, self.size(row))
         held, place, _ = self._held(first, edits.lane, block, row)
         every = torch.arange(len(block), device=block.device)
         self._write(held, every, edits, every, row)
@@ -138,36 +165,42 @@ class InBlocks:
         at = self._within(edits, row)[:, None]
         return place.gather(1, at), fresh.gather(1, at)
 
-    def words_of(self, first: Tensor, row: int, part: str) -> Tensor:
+    def words_of(self, first: Tensor, row: Row, part: str) -> Tensor:
         """Return the words of *part* of rounded values, lanes first: (lanes, words in each)."""
-        held = self.kept.encode(first.reshape(-1, row))[part]
-        return held.expand(len(first), 1) if part == WHOLE else held.reshape(len(first), -1)
+        held = self.kept.encode(row.rows(first))[part]
+        if part == WHOLE:
+            return held.expand(len(first), 1)
+        return held.reshape(len(first), -1) if part else row.whole(held, first.shape).flatten(1)
 
-    def _within(self, edits: Edits, row: int) -> Tensor:
-        return edits.element % row % min(self.kept.block, row)
+    def size(self, row: Row) -> int:
+        """Return how many values of a *row* a block has at most."""
+        return min(self.kept.block, row.length)
 
-    def _reached(self, edits: Edits, row: int, count: int) -> tuple[Tensor, Tensor]:
+    def _within(self, edits: Edits, row: Row) -> Tensor:
+        return row.column(edits.element) % self.size(row)
+
+    def _reached(self, edits: Edits, row: Row, count: int) -> tuple[Tensor, Tensor]:
         """Return the blocks that *edits* reach, numbered over all lanes of *count* blocks, and which edit does."""
         assert edits.lane is not None
         event = torch.arange(len(edits), device=edits.element.device)
         if edits.part == WHOLE:
             every = torch.arange(count, device=event.device)
             return event.repeat_interleave(count), (edits.lane[:, None] * count + every).reshape(-1)
-        block = edits.element if edits.part else block_of(edits.element, row, min(self.kept.block, row))
+        block = edits.element if edits.part else block_of(edits.element, row, self.size(row))
         return event, edits.lane * count + block
 
     def _held(
-        self, first: Tensor, lane: Tensor, block: Tensor, row: int
+        self, first: Tensor, lane: Tensor, block: Tensor, row: Row
     ) -> tuple[dict[str, Tensor], Tensor, tuple[Tensor, ...]]:
         """Return the words of a *block* of each *lane*, one in a row, the places of its values, and the way there."""
-        place = members(block, row, min(self.kept.block, row))
+        place = members(block, row, self.size(row))
         where = (lane[:, None], *torch.unravel_index(place, first.shape[1:]))
         held = self.kept.encode(first[where])
         if WHOLE in held:
             held[WHOLE] = held[WHOLE].repeat(len(place), 1)
         return held, place, where
 
-    def _write(self, held: dict[str, Tensor], block: Tensor, edits: Edits, event: Tensor, row: int) -> None:
+    def _write(self, held: dict[str, Tensor], block: Tensor, edits: Edits, event: Tensor, row: Row) -> None:
         """Change words of the blocks *held*: one for each *event*, which says by which of *edits*."""
         at = torch.zeros_like(event) if edits.part else self._within(edits, row)
         keep = None if edits.keep is None else edits.keep[event]
@@ -175,9 +208,9 @@ class InBlocks:
         bits = bits_of(words)
         bits[block, at] = bits_of(edit(bits[block, at].view(words.dtype), keep, edits.toggle[event], fmt))
 
-    def _values(self, held: Words, place: Tensor, row: int) -> Tensor:
+    def _values(self, held: Words, place: Tensor, row: Row) -> Tensor:
         """Return the values of blocks; behind the end of a row the last one of it."""
-        last = (row - 1 - place[:, :1] % row).clamp(max=place.shape[1] - 1)
+        last = (row.length - 1 - row.column(place[:, :1])).clamp(max=place.shape[1] - 1)
         every = torch.arange(place.shape[1], device=place.device)
         return self.kept.decode(held, place.shape).gather(1, every.minimum(last))
 
@@ -194,7 +227,7 @@ def activation_storage(name: str, low: float | None = None, high: float | None =
     Raises :class:`StorageError` with the notation for anything else.
 
     >>> activation_storage("bfp8:16"), activation_storage("uint8", -1.0, 1.55).name
-    (InBlocks(kept=BlockFloat(width=8, block=16)), 'uint8[0.01:100]')
+    (InBlocks(kept=BlockFloat(width=8, block=16), axis=None), 'uint8[0.01:100]')
     """
     if found := _RANGED.fullmatch(name):
         if low is None or high is None:
@@ -207,7 +240,8 @@ def activation_storage(name: str, low: float | None = None, high: float | None =
     if found := re.fullmatch(r"bfp([2-8]):([1-9][0-9]*)", name):
         return InBlocks(BlockFloat(int(found[1]), int(found[2])))
     if found := BLOCKS.fullmatch(name):
-        return InBlocks(microscaled(*found.groups()))
+        kept = microscaled(*found.groups())
+        return InBlocks(replace(kept, axis=None), kept.axis)
     try:
         return EachValue(name)
     except (WordError, StorageError):
@@ -225,16 +259,7 @@ def _codes_over(low: float, high: float, *, width: int, signed: bool) -> EachVal
 def needs_range(name: str) -> bool:
     """Whether activations called *name* need the range of their values.
 
-    >>> needs_range("int8"), needs_range("int8[0.02:0]"), needs_range("q3.4")
-    (True, False, False)
+    >>> [needs_range(how) for how in ("int8", "int8[0.02:0]", "q3.4", "nvfp4:16@1")]
+    [True, False, False, True]
     """
     return _RANGED.fullmatch(name) is not None
-
-
-def row_length(shape: Sequence[int]) -> int:
-    """Return the length of a row of a batch of activations: an image's channel as a whole, else the last axis.
-
-    >>> row_length((8, 16, 32, 32)), row_length((8, 5, 64)), row_length((8, 10))
-    (1024, 64, 10)
-    """
-    return math.prod(shape[2:]) if len(shape) > 3 else shape[-1] if len(shape) > 1 else 1

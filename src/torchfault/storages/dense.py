@@ -8,7 +8,7 @@ from torch import Tensor
 
 from torchfault.errors import StorageError
 from torchfault.storages.base import Part, Words, as_matrix
-from torchfault.storages.blocks import LARGEST, block_of, columns, cut, joined, members
+from torchfault.storages.blocks import LARGEST, block_of, cut, filters, joined, members
 from torchfault.words import converted, decode, encode, word
 from torchfault.words.emulated import power_of_two
 
@@ -135,7 +135,7 @@ class Affine:
         """Return the element of a code, or all those that a scale or a zero point belongs to."""
         if part and self.group == 0:
             return None
-        place = element if not part else members(element, columns(shape), self.group)
+        place = element if not part else members(element, filters(shape), self.group)
         group = self._group_of(element, shape) if not part else element
         codes = new if not part else words[""].reshape(-1)[place]
         zero = None if "zero_point" not in words else words["zero_point"].reshape(-1)[group]
@@ -149,7 +149,7 @@ class Affine:
     def _group_of(self, element: Tensor, shape: Sequence[int]) -> Tensor:
         if self.group == 0:
             return torch.zeros_like(element)
-        return block_of(element, columns(shape), self.group or max(columns(shape), 1))
+        return block_of(element, filters(shape), self.group or max(filters(shape).length, 1))
 
 
 @dataclass(frozen=True)
@@ -219,14 +219,14 @@ class BlockFloat:
     ) -> tuple[Tensor, Tensor]:
         """Return the element of a code, or all those that share an exponent."""
         if part:
-            place = members(element, columns(shape), self.block)
+            place = members(element, filters(shape), self.block)
             return place, (words[""].reshape(-1)[place].double() * self._step(new).unsqueeze(1)).float()
         step = self._step(words["exponent"].reshape(-1)[self.shared(element, shape)])
         return element, (new.double() * step).float()
 
     def shared(self, element: Tensor, shape: Sequence[int]) -> Tensor:
         """Return which of the exponents each flat *element* of a tensor of *shape* has."""
-        return block_of(element, columns(shape), self.block)
+        return block_of(element, filters(shape), self.block)
 
 
 def _bounded(scale: Tensor, furthest: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchfault.errors import StorageError
 from torchfault.storages.base import Part, Words, as_matrix
-from torchfault.storages.blocks import LARGEST, block_of, columns, cut, joined, members
+from torchfault.storages.blocks import LARGEST, Row, along, block_of, cut, filters, joined, members
 from torchfault.words import rounded, word
 from torchfault.words.emulated import power_of_two
 
@@ -109,8 +109,10 @@ class Microscaled:
         scales, quotients = self._scaled(rows)
         element = word(self._kind.element)
         elements = joined(rounded(quotients, element), rows).to(element.dtype)
-        shape = scales["scale"].shape if self.axis is None else (*self._turned(tensor.shape)[:-1], -1)
-        return {"": self._back(elements, tensor.shape), **scales, "scale": scales["scale"].reshape(shape)}
+        if self.axis is not None:
+            others = (*tensor.shape[: self.axis], *tensor.shape[self.axis + 1 :])
+            scales["scale"] = scales["scale"].reshape(*others, -1)
+        return {"": self._back(elements, tensor.shape), **scales}
 
     def round(self, rows: Tensor) -> Tensor:
         """Return what the words of a matrix stand for, in a new one of float32."""
@@ -156,13 +158,13 @@ class Microscaled:
             return None
         if not part:
             return element, new.float() * _total(words).reshape(-1)[self.shared(element, shape)]
-        place = self._flat(members(element, self._length(shape), self.block), shape, back=True)
+        place = members(element, self._row(shape), self.block)
         total = _total({**words, "scale": new}).reshape(-1, 1)
         return place, words[""].reshape(-1)[place].float() * total
 
     def shared(self, element: Tensor, shape: Sequence[int]) -> Tensor:
         """Return which of the block scales each flat *element* of a tensor of *shape* has."""
-        return block_of(self._flat(element, shape), self._length(shape), self.block)
+        return block_of(element, self._row(shape), self.block)
 
     # Rows along an axis.
 
@@ -172,34 +174,15 @@ class Microscaled:
             raise StorageError(f"{self.name} needs a tensor of {self.axis + 1} axes or more, got {len(shape)}")
         return self.axis
 
-    def _turned(self, shape: Sequence[int]) -> tuple[int, ...]:
-        axis = self._axis(shape)
-        return (*shape[:axis], *shape[axis + 1 :], shape[axis])
+    def _row(self, shape: Sequence[int]) -> Row:
+        return filters(shape) if self.axis is None else along(self._axis(shape), shape)
 
     def _rows(self, tensor: Tensor) -> Tensor:
-        if self.axis is None:
-            return as_matrix(tensor)
-        return tensor.movedim(self._axis(tensor.shape), -1).reshape(-1, tensor.shape[self.axis])
+        return as_matrix(tensor) if self.axis is None else self._row(tensor.shape).rows(tensor)
 
     def _back(self, rows: Tensor, shape: Sequence[int]) -> Tensor:
         """Return *rows* in the *shape* of the tensor that they were made of."""
-        if self.axis is None:
-            return rows.reshape(tuple(shape))
-        return rows.reshape(self._turned(shape)).movedim(-1, self.axis).contiguous()
-
-    def _length(self, shape: Sequence[int]) -> int:
-        return columns(shape) if self.axis is None else shape[self._axis(shape)]
-
-    def _flat(self, element: Tensor, shape: Sequence[int], *, back: bool = False) -> Tensor:
-        """Return the position in all rows of flat *element* of a tensor of *shape*, or the way back."""
-        if self.axis is None:
-            return element
-        axis, turned = self._axis(shape), self._turned(shape)
-        strides = torch.tensor([math.prod(shape[i + 1 :]) for i in range(len(shape))], device=element.device)
-        others = torch.tensor([math.prod(turned[i + 1 :]) for i in range(len(shape))], device=element.device)
-        order = [*range(axis), *range(axis + 1, len(shape)), axis]  # of axes in rows
-        places = torch.stack(torch.unravel_index(element, turned if back else tuple(shape)), -1)
-        return (places * strides[order]).sum(-1) if back else (places[..., order] * others).sum(-1)
+        return rows.reshape(tuple(shape)) if self.axis is None else self._row(shape).whole(rows, shape)
 
 
 def _total(words: Words) -> Tensor:

@@ -194,19 +194,15 @@ class LocalLanes:
     def _in_blocks(self, node: Node, image: tuple[int, ...]) -> Local | None:
         """Round a box to words of blocks, once it has grown to hold every block that it touches as a whole.
 
-        Blocks lie in an image row by row. Some know no box: those that end within a row and go on in the next.
+        Some know no box, see :func:`_whole_blocks`.
         """
         if node.op != ROUND_BLOCKS or node.rounded is None or not isinstance(node.rounded.storage, InBlocks):
             return None
-        source, block = node.reads[0], node.rounded.storage.kept.block
-        local, unit = self.values[source], [1] * len(image)
-        if image[-1] % block == 0:
-            unit[-1] = block
-        elif len(image) > 1 and block % image[-1] == 0 and image[-2] % (block // image[-1]) == 0:
-            unit[-2:] = block // image[-1], image[-1]
-        else:
+        source, unit = node.reads[0], _whole_blocks(node.rounded.storage, image)
+        if unit is None:
             return None
-        steps = _row(tuple(unit), local.offset)
+        local = self.values[source]
+        steps = _row(unit, local.offset)
         first = local.offset.div(steps, rounding_mode="floor")
         last = (local.offset + _row(local.size, local.offset) - 1).div(steps, rounding_mode="floor")
         count = (last - first).amax(0) + 1
@@ -336,6 +332,27 @@ def _union(offset: Tensor, size: tuple[int, ...], other: Local) -> tuple[Tensor,
     lengths = tuple(int(n) for n in (end - first).amax(0))
     # Boxes of one batch have one size: where a lane needs less, its box moves towards the origin and still covers both.
     return (end - _row(lengths, offset)).clamp(min=0), lengths
+
+
+def _whole_blocks(storage: InBlocks, image: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the size of the least box of an image whose blocks lie in it as a whole.
+
+    ``None`` where there is none: for short blocks, and those that end within a line and go on in the next.
+    """
+    unit, block = [1] * len(image), storage.kept.block
+    if storage.axis == 1:  # of the channels, which a box holds all of
+        return tuple(unit)
+    if storage.axis is not None:
+        at = storage.axis - 2
+        unit[at] = min(block, image[at])
+        return tuple(unit) if image[at] % unit[at] == 0 else None
+    if image[-1] % block == 0:
+        unit[-1] = block
+    elif len(image) > 1 and block % image[-1] == 0 and image[-2] % (block // image[-1]) == 0:
+        unit[-2:] = block // image[-1], image[-1]
+    else:
+        return None
+    return tuple(unit)
 
 
 def _row(values: tuple[int, ...], like: Tensor) -> Tensor:

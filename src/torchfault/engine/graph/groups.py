@@ -10,7 +10,6 @@ from torch import Tensor
 
 from torchfault.model.lane_axis import LaneAxis, lanes_first, write_back
 from torchfault.model.places import Place
-from torchfault.storages import row_length
 from torchfault.trials import Trials, rank_in_run
 from torchfault.words import Edits, word
 
@@ -86,7 +85,7 @@ class Editor:
         """
         first, edits, blocks = lanes_first(value, layout), self.edits(group), group.place.blocks
         if blocks is not None:
-            return blocks.alone(first, row_length(value.shape), edits)
+            return blocks.alone(first, blocks.row(value.shape), edits)
         old = first[(group.lanes, *torch.unravel_index(edits.element, first.shape[1:]))]
         return edits.element[:, None], edits.changed(old)[:, None]
 
@@ -94,7 +93,7 @@ class Editor:
         """Change the words of *groups* in one *tensor*, in place; those of a block stand for its values together."""
         first, blocks = lanes_first(tensor, layout), groups[0].place.blocks
         if blocks is not None:
-            blocks.struck(first, row_length(tensor.shape), [self.edits(group) for group in groups])
+            blocks.struck(first, blocks.row(tensor.shape), [self.edits(group) for group in groups])
         for group in groups if blocks is None else ():
             self.edits(group).write(first)
         write_back(tensor, layout, first)

@@ -22,7 +22,7 @@ from torchfault.model.states import Cell
 from torchfault.model.watch import Moment, visiting
 from torchfault.names import site_name
 from torchfault.space import Fault, FaultSpace, Site
-from torchfault.storages import ActivationStorage, InBlocks, row_length
+from torchfault.storages import ActivationStorage, InBlocks
 from torchfault.trials import edits_by_site, pack
 from torchfault.words import Edits, word, word_of
 
@@ -155,7 +155,7 @@ class Strike:
         shape, blocks = tensor.shape[1:], self._blocks
         if blocks is None:
             return all(_inside(fault.element, shape) for fault in self.faults)
-        row, parts = row_length(tensor.shape), [site_name(fault.site).block for fault in self.faults]
+        row, parts = blocks.row(tensor.shape), [site_name(fault.site).block for fault in self.faults]
         sizes = [torch.Size(blocks.shape(part, shape, row)) for part in parts]
         return all(_inside(fault.element, size) for fault, size in zip(self.faults, sizes, strict=True))
 
@@ -171,7 +171,7 @@ class Strike:
         """Change *first*, the samples of a tensor of *shape*, in place."""
         edits = self._ready(first)
         if self._blocks is not None:
-            self._blocks.struck(first, row_length(shape), edits)
+            self._blocks.struck(first, self._blocks.row(shape), edits)
             return
         for one in edits:
             one.write(first)
