@@ -223,7 +223,7 @@ def test_both_executors_see_the_same_inside_of_a_layer_that_runs_all_its_steps(n
 
 
 def test_the_activations_of_quantised_layers_are_followed_by_their_values() -> None:
-    static = pytest.importorskip("test_quantised").static
+    static = pytest.importorskip("tests.engine.test_quantised").static
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model, data = static(), Data(torch.randn(4, 2, 6, 6, generator=torch.Generator().manual_seed(1)))
