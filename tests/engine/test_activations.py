@@ -12,6 +12,7 @@ from torch import nn
 
 from tests.support.agreement import collect, random_trials
 from tests.support.networks import NETWORKS
+from tests.support.torch_types import skip_without
 from torchfault.adapters.represent import represent
 from torchfault.data import Data, leaves
 from torchfault.engine import Engine, Monitor, inject
@@ -253,6 +254,7 @@ FORMATS = ["q3.4", "q2.2", "e3m2fn", "e4m3", "bfloat16", "float16", "uint8[0.062
     ],
 )
 def test_a_struck_activation_is_what_rounding_and_flipping_by_hand_gives(how, executor):
+    skip_without(how)
     model, data = coarse()
     # Elements of very different sizes make sums that float32 holds exactly in the first two layers alone.
     layers = nn.Conv2d if how in MICRO else nn.Conv2d | nn.Linear
@@ -288,6 +290,7 @@ def test_words_of_weights_and_of_activations_are_struck_together(executor):
 @pytest.mark.parametrize("executor", ["graph", "hooks"])
 @pytest.mark.parametrize("how", ["mxfp8_e4m3:3@1", "mxfp4:5@2"])
 def test_blocks_along_tokens_or_features_are_those_by_hand(how, executor):
+    skip_without(how)
     with torch.random.fork_rng():
         torch.manual_seed(2)
         model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4), nn.Flatten(), nn.Linear(28, 5)).eval()
@@ -310,6 +313,7 @@ def test_blocks_along_tokens_or_features_are_those_by_hand(how, executor):
 
 @pytest.mark.parametrize("how", ["mxfp8_e5m2:32@1", "mxint8:3@1", "mxfp6_e3m2:5@2"])
 def test_the_words_along_an_axis_are_those_of_such_a_parameter(how):
+    skip_without(how)
     model, data = coarse()
     twin = represent(model, activations={"conv1:output": how})
     with torch.no_grad():
@@ -358,6 +362,7 @@ QUICK = {
     ],
 )
 def test_executors_find_the_same_words_and_outcomes_in_any_network(name, how):
+    skip_without(how)
     model, data = NETWORKS[name]()
     if "lstm" in name and how != "q5.8":
         twin = represent(model, activations={"lstm:input": how})
@@ -445,8 +450,8 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ModelError, match="mxfp4:32@2 needs activations of 3 axes or more, got 2"):
         Engine(represent(model, activations={"fc1:input": "mxfp4:32@2"}), data)
     time_first, tokens = NETWORKS["transformer-time-first"]()
-    with pytest.raises(ModelError, match=r"would hold several inputs \(mxfp4:4@1\)"):
-        Engine(represent(time_first, activations="mxfp4:4@1"), tokens)
+    with pytest.raises(ModelError, match=r"would hold several inputs \(nvfp4:4@1\[0.01\]\)"):
+        Engine(represent(time_first, activations="nvfp4:4@1[0.01]"), tokens)
     with pytest.raises(StorageError, match="in its weights, its activations or both, got neither"):
         represent(model)
     with pytest.raises(SpaceError, match=r"no site matches 'convl:\*'; did you mean"):

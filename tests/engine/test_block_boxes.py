@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tests.support.agreement import collect, random_trials
+from tests.support.torch_types import skip_without
 from torchfault.adapters.represent import represent
 from torchfault.campaign import run
 from torchfault.data import Data
@@ -75,6 +76,7 @@ def boxes(monkeypatch):
     ],
 )
 def test_struck_blocks_are_followed_in_boxes_to_what_whole_values_give(how, size, whole, boxes):
+    skip_without(how)
     model, data = network(*size)
     twin = represent(model, activations={"0:*": how, "2:*": how})
     graph, hooks = (Engine(twin, data, executor=kind) for kind in ("graph", "hooks"))
@@ -109,6 +111,7 @@ def test_a_fault_in_the_scale_of_a_tensor_concerns_all_of_its_input_and_no_other
 
 @pytest.mark.parametrize("how", ["bfp6:8", "mxfp4", "nvfp4[0.0078125]", "mxfp4:3@1", "mxint8:4@2"])
 def test_factors_of_blocks_are_those_of_every_fault(how):
+    skip_without(how)
     model, data = network(6, 6)
     twin = represent(model, activations={"2:input": how})
     engine = Engine(twin, data.take(slice(0, 3)))
@@ -132,6 +135,7 @@ def test_factors_of_blocks_are_those_of_every_fault(how):
     ("weights", "activations"), [("mxfp4", "mxfp8_e4m3"), ("nvfp4", None), (None, "bfp8:16"), (None, "mxfp4:3@1")]
 )
 def test_upsets_of_accelerators_strike_words_of_blocks_and_their_products(weights, activations):
+    skip_without(weights or "", activations or "")
     model, data = network(6, 6)
     data = Data(data.inputs, torch.zeros(6, dtype=torch.int64))
     twin = represent(model, weights, activations=activations)

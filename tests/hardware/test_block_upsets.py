@@ -11,6 +11,7 @@ from torch import nn
 
 from tests.support.hardware_enumeration import all_upsets
 from tests.support.layer_products import LAYERS, flip, products
+from tests.support.torch_types import skip_without
 from torchfault.adapters.represent import represent
 from torchfault.campaign import run
 from torchfault.data import Data
@@ -141,6 +142,7 @@ def drawn(space, kind, n, *, rng):
 
 def exact(name, weights, activations):
     """Return a layer and inputs in blocks whose scales are powers of two, so that float32 holds all golden sums."""
+    skip_without(weights, activations or "")
     build, shape = LAYERS[name]
     torch.manual_seed(1)
     layer, data = build().eval(), Data((torch.randn(3, *shape) * 4).round() / 4)
@@ -202,6 +204,7 @@ def test_numbers_and_probabilities_are_those_of_all_upsets_written_down(chip):
 
 def small(weights="mxfp4:4", activations="mxfp8_e4m3:4"):
     """Return an engine on a small network whose layers are kept in blocks."""
+    skip_without(weights, activations)
     with torch.random.fork_rng():
         torch.manual_seed(3)
         model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)).eval()

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from tests.support.agreement import collect
+from tests.support.torch_types import skip_without
 from torchfault.adapters.represent import represent
 from torchfault.campaign import Campaign, run
 from torchfault.data import Data
@@ -30,6 +31,7 @@ def every(engine, space, which):
 
 
 def linear(weights, activations=None):
+    skip_without(weights or "", *(activations or {}).values())
     with torch.random.fork_rng():
         torch.manual_seed(4)
         model, inputs = nn.Sequential(nn.Linear(10, 3)).eval(), torch.randn(2, 10)
@@ -81,6 +83,7 @@ def small(weights, activations):
 
 @pytest.mark.parametrize("how", ["mxfp6_e3m2:3", "nvfp4:2[0.01]", "mxfp6_e3m2:3@1", "nvfp4:2@1[0.01]"])
 def test_gradients_of_activations_in_blocks_are_sums_over_their_blocks(how):
+    skip_without(how)
     engine = small(None, {"0:output": how})
     model, data, kept = engine.model, engine.data, activation_storage(how).kept
     space = engine.space.select("0:output*")
@@ -109,6 +112,7 @@ def test_gradients_of_activations_in_blocks_are_sums_over_their_blocks(how):
 
 @pytest.mark.parametrize("make", ["effect", "corrected"])
 def test_importance_sampling_of_blocks_weighs_exactly(make):
+    skip_without("mxfp4")
     engine = small("mxfp4:8", {"0:input": "mxfp8_e4m3:4"})
     space = engine.space.select(["0.weight*", "0:input*"])
     if make == "effect":
