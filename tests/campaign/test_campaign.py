@@ -604,7 +604,7 @@ middling.bounds = (0.2, 0.75)
         ({"sampler": Exhaustive()}, "model", 0.2),
         ({"sampler": Exhaustive()}, "site", 0.3),
     ],
-    ids=str,
+    ids=lambda value: str(value).partition(" at 0x")[0],
 )
 def test_a_half_width_ends_any_sampler_with_the_intervals_of_its_table_as_narrow(options, by, h):
     results = run(Campaign(Double(), SPACE, seed=3, stop=HalfWidth(h, by=by), **options), batch=128)

@@ -44,8 +44,11 @@ def codes(tensor: Tensor) -> Tensor:
 
 
 def sampled(tensor: Tensor) -> Tensor:
-    """Return a few of the values of *tensor*, by which to tell it from others of its shape."""
-    flat = codes(tensor.detach()).reshape(-1)
+    """Return a few of the values of *tensor*, of a sparse one of those it holds, by which to tell it from its like."""
+    held = codes(tensor.detach())
+    if held.layout is not torch.strided:
+        held = held.coalesce().values() if held.layout is torch.sparse_coo else held.values()
+    flat = held.reshape(-1)
     return flat[:: max(1, len(flat) // _SAMPLE)].clone()
 
 
