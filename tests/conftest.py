@@ -10,7 +10,8 @@ from hypothesis import settings
 
 for _kind in ("CACHE", "STATE"):  # not the user's own
     os.environ[f"XDG_{_kind}_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" / "xdg" / _kind.lower())
-os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported, and for the processes that tests start
+# Before torch is imported, and for the processes that tests start; two processes of two threads wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("TORCHFAULT_MKLDNN", "1")  # torch itself has no variable that switches oneDNN off
 
 # A loaded machine must not fail a test that is right: examples may take as long as they take.
