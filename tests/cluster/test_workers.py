@@ -206,6 +206,7 @@ def test_ctrl_c_ends_the_workers_and_keeps_what_is_done(tmp_path):
     assert torchfault.load(torchfault.Store(tmp_path / "c.db"), "campaign").record.status == "interrupted"
 
 
+@pytest.mark.slow
 def test_the_command_line_runs_workers_and_keeps_nothing_of_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = [sys.executable, "-m", "torchfault"]

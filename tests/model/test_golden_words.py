@@ -65,6 +65,7 @@ def test_words_are_those_of_each_input_by_itself(engine):
         np.testing.assert_array_equal(found[name], one_by_one(engine, name.removesuffix(":input")))
 
 
+@pytest.mark.slow
 def test_factors_of_sites_that_few_inputs_reach_are_those_of_enumeration(engine):
     """Flips where nothing comes by are masked, and count."""
     from torchfault.campaign import Campaign

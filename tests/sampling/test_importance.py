@@ -339,6 +339,7 @@ def as_table(space, column):
     return Table({s.name: part.reshape(s.elements, -1) for s, part in zip(space.sites, parts, strict=True)})
 
 
+@pytest.mark.slow
 def test_a_good_score_narrows_and_a_wrong_one_never_biases():
     known = enumerated()
     truth, n = known.by_fault.mean(), 4000
