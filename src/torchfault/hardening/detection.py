@@ -16,8 +16,7 @@ from torchfault.errors import ModelError
 from torchfault.faults import BitFlip
 from torchfault.hardening.harden import Guard, guards
 from torchfault.space import FaultSpace
-from torchfault.statistics import Estimate
-from torchfault.statistics.intervals import clopper_pearson
+from torchfault.statistics import Estimate, proportion
 from torchfault.trials import strike
 
 __all__ = ["Detecting", "Detection", "detecting", "detection"]
@@ -137,15 +136,6 @@ def detection(
         failed[lanes.trial] = wrong[0] | wrong[1] | lanes.crashed
         seen[lanes.trial] = lanes.outputs["detected"].cpu().numpy()
     golden_alarms = int(engine.golden()["detected"].sum())
-    return Detection(
-        _share(int((failed & seen).sum()), int(failed.sum()), level),
-        _share(int((failed & seen).sum()), int(seen.sum()), level),
-        _share(golden_alarms, len(engine.data), level),
-    )
-
-
-def _share(hits: int, n: int, level: float) -> Estimate:
-    if not n:
-        return Estimate(float("nan"), 0.0, 1.0, 0, "clopper-pearson", level)
-    low, high = (float(bound) for bound in clopper_pearson(hits, n, level=level))
-    return Estimate(hits / n, low, high, n, "clopper-pearson", level)
+    both = int((failed & seen).sum())
+    counts = ((both, int(failed.sum())), (both, int(seen.sum())), (golden_alarms, len(engine.data)))
+    return Detection(*(proportion(*pair, method="clopper-pearson", level=level) for pair in counts))

@@ -166,12 +166,9 @@ class _Majority:
 class _Square:
     low: int = 9
 
-    def check(self, words: Tensor) -> Tensor:
-        return self._checks(words)
-
     def decode(self, value: Tensor, _held: Mapping[str, Tensor]) -> Tensor:
         words = words_of(value)
-        syndrome = (self._checks(words) ^ words) & 0x1FF
+        syndrome = self._syndrome(words)
         flip = self._located(syndrome)
         right = (words ^ flip << 16) & -(1 << self.low)
         single = (flip != 0) & (flip & (flip - 1) == 0) & (syndrome > 0xFF)
@@ -179,10 +176,13 @@ class _Square:
         return torch.where(single | harmless, right, 0).view(value.dtype)
 
     def wrong(self, value: Tensor, _held: Mapping[str, Tensor]) -> Tensor:
-        words = words_of(value)
-        return (((self._checks(words) ^ words) & 0x1FF) != 0).any()
+        return (self._syndrome(words_of(value)) != 0).any()
 
-    def _checks(self, words: Tensor) -> Tensor:
+    def _syndrome(self, words: Tensor) -> Tensor:
+        """Return which of the check bits are not what they should be."""
+        return (self.check(words) ^ words) & 0x1FF
+
+    def check(self, words: Tensor) -> Tensor:
         """Return the parities of columns in bits 0 to 3, of rows in bits 4 to 7, and of all in bit 8."""
         upper = words >> 16 & 0xFFFF
         columns = upper ^ upper >> 8

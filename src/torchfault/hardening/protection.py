@@ -1,7 +1,7 @@
 """Selective protection: which bits, words, channels or layers to protect for a budget, and what then still fails."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from torchfault.errors import SamplingError, StatisticsError, did_you_mean
 from torchfault.results import Results
 from torchfault.space import FaultSpace
-from torchfault.statistics import Estimate
-from torchfault.statistics.intervals import clopper_pearson
+from torchfault.statistics import Estimate, proportion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,8 +118,7 @@ def residual(protection: Protection, results: Results, *, level: float = 0.95) -
     """
     trials = _trials(results, protection.by)
     left = trials.failed & ~np.isin(trials.codes, protection.codes)
-    low, high = (float(bound) for bound in clopper_pearson(int(left.sum()), len(left), level=level))
-    return Estimate(float(left.mean()), low, high, len(left), "clopper-pearson", level)
+    return proportion(int(left.sum()), len(left), method="clopper-pearson", level=level)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,19 +148,16 @@ class _Groups:
     def protection(self, picked: Ints, trials: _Trials, level: float) -> Protection:
         codes, failed = self.codes[np.sort(picked)], trials.failed[1::2]
         kept = np.isin(trials.codes[1::2], codes)
-        one_sided = 2 * level - 1
-        removed = _share(int((failed & kept).sum()), int(failed.sum()), one_sided, level)
-        left = _share(int((failed & ~kept).sum()), len(failed), one_sided, level)
+        removed = _one_sided(int((failed & kept).sum()), int(failed.sum()), level)
+        left = _one_sided(int((failed & ~kept).sum()), len(failed), level)
         chosen, every = self.table.iloc[np.sort(picked)].reset_index(drop=True), float(self.table["bits"].sum())
         spent = float(self.cost[picked].sum())
         return Protection(self.by, chosen, spent, float(chosen["bits"].sum()) / every, removed, left, codes)
 
 
-def _share(hits: int, n: int, level: float, told: float) -> Estimate:
-    if not n:
-        return Estimate(float("nan"), 0.0, 1.0, 0, "clopper-pearson", told)
-    low, high = (float(bound) for bound in clopper_pearson(hits, n, level=level))
-    return Estimate(hits / n, low, high, n, "clopper-pearson", told)
+def _one_sided(hits: int, n: int, level: float) -> Estimate:
+    """Return a share whose two bounds each hold at *level*."""
+    return replace(proportion(hits, n, method="clopper-pearson", level=2 * level - 1), level=level)
 
 
 def _trials(results: Results, by: str | Sequence[str]) -> _Trials:
