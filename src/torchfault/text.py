@@ -5,8 +5,9 @@ import re
 from collections.abc import Iterable
 from html import escape
 
-__all__ = ["count", "duration", "facts_html", "file_name", "visible"]
+__all__ = ["count", "duration", "facts_html", "file_name", "markdown", "visible"]
 
+_MARKS = re.compile(r"([\\|`*\[\]<>~])")  # what Markdown would take for its own in a cell
 _KEPT = frozenset("\xa0\u3000")  # wide spaces, which show as what they are
 
 
@@ -32,6 +33,15 @@ def file_name(name: str) -> str:
     ('my-campaign', 'campaign')
     """
     return re.sub(r"[^\w.+-]", "-", name).lstrip(".+-")[:100] or "campaign"
+
+
+def markdown(text: str) -> str:
+    """Return a text as a cell of a Markdown table shows it.
+
+    >>> markdown("a|b")
+    'a\\\\|b'
+    """
+    return _MARKS.sub(r"\\\1", text)
 
 
 def count(number: float) -> str:

@@ -110,7 +110,9 @@ def _with_ranges(results: "Results", look: Look) -> "pd.DataFrame":
 
 
 def _channels(look: Look, frame: "pd.DataFrame") -> Table:
-    worst = frame.sort_values(["low", "value"], ascending=False, kind="stable").head(look.top or _WORST)
+    from torchfault.report.rows import worst_first
+
+    worst = worst_first(frame).head(look.top or _WORST)
     columns = [Column("channel"), *_bounds(look), Column("harmless changes", rank=1), Column("detected %", True, 2)]
     rows = [
         [f"{r.site}[{r.channel}]", *_cells(r), f"({r.delta_low:.3g}, {r.delta_high:.3g})", share(r.detected)]

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from torchfault.errors import ConfigError, did_you_mean
-from torchfault.text import count, duration, visible
+from torchfault.text import count, duration, markdown, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +53,6 @@ _PIPED_WIDTH = 160  # of what is not a terminal: wide enough for every table as 
 _GAP = "   "  # between columns
 _SHORTEST = 12  # to which names may be cut for a narrow terminal
 _LABEL = 8  # the least width of names of facts: those that are told in parts stand below each other all the same
-_MARKS = re.compile(r"([\\|`*\[\]<>~])")  # what Markdown would take for its own in a cell
 _ENDLESS = re.compile(r"\S{400,}")  # a name in a message, shown by its ends
 
 Piece = str | tuple[str, str]
@@ -281,4 +280,4 @@ def _marked(cell: object) -> str:
     """Return a cell of a Markdown table."""
     if cell != cell:
         return ""
-    return f"{cell:.6g}" if isinstance(cell, float) else _MARKS.sub(r"\\\1", str(cell))
+    return f"{cell:.6g}" if isinstance(cell, float) else markdown(str(cell))

@@ -116,8 +116,10 @@ def _most(tab: Tab, top: int | None) -> "pd.DataFrame":
         return frame
     if "low" not in frame:
         return frame.tail(top)
+    from torchfault.report.rows import worst_first
+
     held = frame[frame["trials"] > 0] if "trials" in frame else frame
-    return held.sort_values(["low", "value"], ascending=False, kind="stable").head(top)
+    return worst_first(held).head(top)
 
 
 def _view(results: "Results", look: Look) -> View:

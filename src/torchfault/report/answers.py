@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from torchfault.report.findings import unit_of
 from torchfault.report.numbers import PERCENT, POINTS
-from torchfault.report.rows import estimate_of, rows_of
+from torchfault.report.rows import estimate_of, rows_of, worst_first
 from torchfault.report.section import Figure, Section
 from torchfault.report.words import failing, fault_of, field_of, kinds_of, listed, metric_of, unit_word
 from torchfault.results import Results
@@ -76,7 +76,7 @@ def _split(found: dict[str, Estimate]) -> str:
 def _worst_layer(results: Results) -> Iterator[str]:
     """Say which layer fails most, and how sure that is."""
     frame = results.table("layer")
-    held = rows_of(frame[frame["trials"] > 0].sort_values(["low", "value"], ascending=False, kind="stable"))
+    held = rows_of(worst_first(frame[frame["trials"] > 0]))
     if len(held) < 2 or not held[0].low > 0:
         return
     first, rivals = held[0], sum(row.high > held[0].low for row in held[1:])

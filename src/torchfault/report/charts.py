@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from torchfault.report.numbers import PERCENT, Scale, Unit, scale_of
-from torchfault.report.rows import bounds_of, rows_of
+from torchfault.report.rows import Bounds, bounds_in, bounds_of, rows_of, worst_first
 from torchfault.text import count, visible
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Cell", "Columns", "Curve", "Download", "Facts", "Grid", "Intervals", "Row", "Stacks", "cell_of", "download"]
 
-Bounds = tuple[float, float, float]
 _FEW = 12  # labels that a phone has room for
 _MOST_ROWS = 600  # of a file that a page carries; the store has the others
 
@@ -105,8 +104,7 @@ class Intervals:
         column = head if head in frame else "key"
         shown = frame if rows is None else _worst(frame, column, rows)
         wanted = {"": ""} if series is None else dict(series)
-        bounds = shown[["value", "low", "high"]].to_numpy(float).tolist()
-        digits, scale = unit.digits(map(tuple, bounds)), scale_of(axis_ends(shown), unit)
+        digits, scale = unit.digits(bounds_in(shown)), scale_of(axis_ends(shown), unit)
         keys = list(dict.fromkeys(shown[column].tolist()))
         held: dict[tuple[Any, str], Any] = {
             (getattr(row, column), getattr(row, by) if series is not None else ""): row for row in rows_of(shown)
@@ -126,7 +124,7 @@ class Intervals:
 def _worst(frame: "pd.DataFrame", column: str, rows: int) -> "pd.DataFrame":
     """Return the rows of the groups with the highest lower bounds, in their order."""
     held = frame[frame["trials"] > 0] if "trials" in frame else frame
-    ranked = held.sort_values(["low", "value"], ascending=False, kind="stable")[column].drop_duplicates().head(rows)
+    ranked = worst_first(held)[column].drop_duplicates().head(rows)
     return held[held[column].isin(set(ranked))]
 
 
@@ -135,8 +133,7 @@ def axis_ends(frame: "pd.DataFrame") -> list[float]:
     firm = frame
     if "trials" in frame and len(frame):
         firm = frame[frame["trials"] > 0.1 * frame.loc[frame["trials"] > 0, "trials"].median()]
-    ends: list[float] = firm[["value", "low", "high"]].to_numpy(float).ravel().tolist()
-    return ends
+    return [end for bounds in bounds_in(firm) for end in bounds]
 
 
 def cell_of(bounds: Bounds, scale: Scale, unit: Unit, digits: int) -> Cell | None:
@@ -185,7 +182,7 @@ class Columns:
         """
         shown = frame[frame["value"].notna()].sort_values("key", ascending=not falling)
         keys = shown["key"].tolist()
-        digits = unit.digits(map(tuple, shown[["value", "low", "high"]].to_numpy(float).tolist()))
+        digits = unit.digits(bounds_in(shown))
         scale, step = scale_of(axis_ends(shown), unit, ticks=4), 100 / max(len(keys), 1)
         place = {key: round((number + 0.5) * step, 3) for number, key in enumerate(keys)}
         points = []
@@ -303,7 +300,7 @@ class Curve:
         ]
         line = _points((x, value) for x, value, _, _ in points)
         band = _points([(x, up) for x, _, _, up in points] + [(x, down) for x, _, down, _ in reversed(points)])
-        digits = unit.digits(map(tuple, held[["value", "low", "high"]].to_numpy(float).tolist()))
+        digits = unit.digits(bounds_in(held))
         rows = tuple(
             (count(row.trials), unit.text(row.value, digits), unit.interval(row.low, row.high, digits))
             for row in rows_of(held)

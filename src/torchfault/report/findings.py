@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torchfault.report.charts import Columns, Curve, Intervals, Stacks
 from torchfault.report.heat import heat_map
 from torchfault.report.numbers import PERCENT, Unit
+from torchfault.report.rows import worst_first
 from torchfault.report.section import Chart, Section
 from torchfault.report.words import fields_of, kinds_of, metric_of, unit_word
 from torchfault.results import Results
@@ -84,7 +85,7 @@ def _channels(results: Results) -> Iterator[Chart]:
         return
     frame = results.table("channel")
     struck = frame[frame["trials"] > 0]
-    ranked = struck[struck["low"] > 0].sort_values(["low", "value"], ascending=False, kind="stable")
+    ranked = worst_first(struck[struck["low"] > 0])
     if not len(ranked):
         return
     yield Intervals.of(

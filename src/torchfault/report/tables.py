@@ -1,12 +1,12 @@
 """Tables for papers, in Markdown and in LaTeX (booktabs, siunitx): each estimate with its interval."""
 
 import math
-import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torchfault.report.numbers import PERCENT, Unit
-from torchfault.text import visible
+from torchfault.report.rows import bounds_in
+from torchfault.text import markdown, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,6 @@ _ESCAPES: Mapping[str, str] = {
     "^": r"\textasciicircum{}",
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
 }
-_MARKS = re.compile(r"([\\|`*\[\]<>~])")  # what Markdown would take for its own in a cell
 
 
 def markdown_table(frame: "pd.DataFrame", *, level: float = 0.95, percent: bool = True) -> str:
@@ -39,12 +38,12 @@ def markdown_table(frame: "pd.DataFrame", *, level: float = 0.95, percent: bool 
     heads, rows, sides = list[str](), [list[str]() for _ in range(len(frame))], list[str]()
     for name, bounds in _columns(frame):
         unit = PERCENT if percent and _is_share(frame, name, bounds) else _PLAIN
-        heads.append(_marked(f"{name} {unit.sign}".strip()))
+        heads.append(markdown(visible(f"{name} {unit.sign}".strip())))
         digits = _digits(frame, name, bounds, unit)
         numbers = frame[name].dtype.kind in "fiu"
         sides.append("--:" if numbers else ":--")
         for row, value in zip(rows, frame[name].tolist(), strict=True):
-            row.append(_ascii(unit.text(float(value), digits)) if numbers else _marked(value))
+            row.append(_ascii(unit.text(float(value), digits)) if numbers else markdown(visible(value)))
         if bounds:
             heads.append(f"{100 * level:g} % interval")
             sides.append("--:")
@@ -120,8 +119,7 @@ def _digits(frame: "pd.DataFrame", name: str, bounds: tuple[str, ...], unit: Uni
         return 0
     if not bounds:
         return 2 if unit.sign else 4
-    cells = frame[[name, *bounds]].to_numpy(float).tolist()
-    return unit.digits((float(value), float(low), float(high)) for value, low, high in cells)
+    return unit.digits(bounds_in(frame, (name, *bounds)))
 
 
 def _ascii(text: str) -> str:
@@ -147,8 +145,3 @@ def _format(cells: list[str]) -> str:
 def _escaped(value: object) -> str:
     """Return a name as LaTeX prints it."""
     return "".join(_ESCAPES.get(letter, letter) for letter in visible(value))
-
-
-def _marked(value: Any) -> str:
-    """Return a name as Markdown shows it in a cell."""
-    return _MARKS.sub(r"\\\1", visible(value))
