@@ -236,3 +236,24 @@ def test_workers_that_cannot_be_are_told_in_one_line(flags, message, tmp_path, m
     settings = ["--model", "torchfault.demo:model", "--data", "torchfault.demo:data", "--trials", "300"]
     assert main(["run", *settings, *flags]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_lanes_of_single_shards_are_told_to_the_progress(monkeypatch):
+    monkeypatch.setattr(session, "SHARD", 4096)
+    campaign, seen = Campaign(Double(), SPACE, resolver=Pooled(8), stop=MaxTrials(1500)), []
+    results = run(campaign, workers=Threads(2), progress=lambda standing: seen.append(standing.lanes))
+    assert seen[-1] >= results.columns.lanes.sum() > 0
+
+
+def test_the_metric_without_faults_is_measured_once():
+    measured = []
+
+    def metric(outputs, _labels):
+        measured.append(1)
+        return float(outputs.argmax(1).float().mean())
+
+    campaign = Campaign(Double(), SPACE, metric=metric, stop=MaxTrials(60))
+    run(campaign, batch=10)
+    once, measured[:] = len(measured), []
+    run(campaign, batch=600)
+    assert len(measured) == once

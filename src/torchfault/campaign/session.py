@@ -9,7 +9,6 @@ from functools import cached_property
 from torchfault.campaign.ahead import Ahead
 from torchfault.campaign.campaign import Campaign, check, level_of, population_of
 from torchfault.campaign.drawing import Drawn, Source
-from torchfault.campaign.judging import Judge, Meter
 from torchfault.campaign.outcomes import Prospects
 from torchfault.campaign.progress import Standing, expected_trials, running_estimate
 from torchfault.campaign.workers import SHARD, Bench, Shards, Workers, bench_of
@@ -48,8 +47,8 @@ class Session:
             repeats=self.source.repeats,
             widening=widening if campaign.resolver.assumption else None,
         )
-        self.judge = Judge(campaign, details=not campaign.resolver.assumption and self.design.unit == "fault")
-        self.meter = None if campaign.metric is None else Meter(campaign)
+        self.bench = Bench(campaign, details=not campaign.resolver.assumption and self.design.unit == "fault")
+        self.judge, self.meter = self.bench.judge, self.bench.meter
         each = max(len(site.bits) for site in campaign.engine.space.sites) if self.design.unit == "word" else 1
         self.batch = max(batch // each, 1) if self.meter is None else self.meter.batch(batch)
         self.scope, self.early = ExitStack(), Ahead[Columns]()
@@ -67,7 +66,7 @@ class Session:
     @cached_property
     def ask(self) -> Shards:
         """Who runs lanes: it starts when the first of them are due, and ends with the scope."""
-        bench, size = Bench(self.campaign, self.judge.details), None
+        bench, size = self.bench, None
         if self.together or self.design.adapts:
             size = SHARD if self.meter is None else max(1, SHARD // self.campaign.inputs)
         if self.workers is None:

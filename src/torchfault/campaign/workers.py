@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -34,10 +35,20 @@ class Bench:
 
     def __call__(self, trials: Trials, seen: Seen = lambda _: None) -> Verdicts:
         """Return the columns of *trials*, shape (trials,) each; *seen* is told of lanes as they end."""
-        if self.campaign.metric is None:
-            return Judge(self.campaign, self.details)(trials, seen)
-        metric, due = Meter(self.campaign)(trials, seen)
+        if self.meter is None:
+            return self.judge(trials, seen)
+        metric, due = self.meter(trials, seen)
         return {"metric": metric, "due": due}
+
+    @cached_property
+    def judge(self) -> Judge:
+        """What tells verdicts."""
+        return Judge(self.campaign, self.details)
+
+    @cached_property
+    def meter(self) -> Meter | None:
+        """What measures the metric, if there is one; it keeps what it knows of the model without faults."""
+        return None if self.campaign.metric is None else Meter(self.campaign)
 
 
 def bench_of(campaign: Campaign, *, details: bool) -> Bench:
@@ -63,7 +74,7 @@ class Crew(Protocol):
 
 @runtime_checkable
 class Workers(Protocol):
-    """Where lanes run, as a value; :func:`torchfault.cluster.processes` is one."""
+    """Where lanes run, as a value; :class:`torchfault.cluster.Processes` is one."""
 
     def start(self, bench: Bench) -> AbstractContextManager[Crew]:
         """Start workers that each hold *bench*; they end with the scope, whatever ends it."""
@@ -86,7 +97,8 @@ class Shards:
         """Return the verdicts of *trials*, shape (trials,) each."""
         n, size = len(trials), self.size or max(len(trials), 1)
         if n <= size:
-            return self._parts([trials]).__next__()
+            (whole,) = self._parts([trials])
+            return whole
         rows = [np.arange(first, min(first + size, n)) for first in range(0, n, size)]
         found: dict[str, Any] = {}
         for row, verdicts in zip(rows, self._parts([trials.take(row) for row in rows]), strict=True):

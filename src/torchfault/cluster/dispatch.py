@@ -51,7 +51,7 @@ class Dispatch:
         self._waiting: list[_Shard] = []
         self._given = 0
         self._changed = threading.Condition()
-        self._ended: Exception | None = None
+        self._ended: TorchfaultError | None = None
 
     def submit(self, trials: Trials) -> "Future[Verdicts]":
         """Give *trials* to the next worker that is free."""
@@ -79,9 +79,9 @@ class Dispatch:
                 self._again(shard)
                 break
             except BaseException as error:  # the trials' own: it is the driver's to hear, as if they had run there
-                self._answer(shard, error)
+                shard.future.set_exception(error)
             else:
-                self._answer(shard, verdicts)
+                shard.future.set_result(verdicts)
         gone()
 
     def _next(self) -> _Shard | None:
@@ -93,7 +93,8 @@ class Dispatch:
         shard.lost += 1
         if shard.lost >= _MOST_LOST:
             what = f"{_MOST_LOST} workers ended amid the same {len(shard.trials)} trials"
-            self._answer(shard, EngineError(f"{what}, perhaps out of memory; take fewer workers or a smaller --memory"))
+            told = f"{what}, perhaps out of memory; take fewer workers or a smaller --memory"
+            shard.future.set_exception(EngineError(told))
             return
         with self._changed:
             if self._ended is not None:
@@ -102,26 +103,17 @@ class Dispatch:
             heapq.heappush(self._waiting, shard)
             self._changed.notify()
 
-    def _answer(self, shard: _Shard, answer: "Verdicts | BaseException") -> None:
-        if isinstance(answer, BaseException):
-            shard.future.set_exception(answer)
-        else:
-            shard.future.set_result(answer)
-
-    def fail(self, error: TorchfaultError) -> None:
-        """End: whoever waits for verdicts, and whoever will ask for some, gets *error*."""
-        self._end(error)
-
     def close(self) -> None:
         """End without an error of anyone's: nobody waits any more."""
-        self._end(EngineError("the workers have ended; start others"))
+        self.fail(EngineError("the workers have ended; start others"))
 
     @property
     def ended(self) -> bool:
         """Whether nothing is given out any more."""
         return self._ended is not None
 
-    def _end(self, error: Exception) -> None:
+    def fail(self, error: TorchfaultError) -> None:
+        """End, unless all has ended: whoever waits for verdicts, and whoever will ask for some, gets *error*."""
         with self._changed:
             self._ended = self._ended or error
             left, self._waiting = self._waiting, []

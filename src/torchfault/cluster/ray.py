@@ -8,7 +8,7 @@ from typing import Any
 
 from torchfault.campaign.workers import Bench, Crew
 from torchfault.cluster.dispatch import Dispatch, LostError
-from torchfault.cluster.worker import Assignment, Failure, assigned, attempted, taken_up
+from torchfault.cluster.worker import Assignment, Failure, answered, assigned, attempted, refusal_of, taken_up
 from torchfault.errors import EngineError, brief
 from torchfault.resolve import Verdicts
 from torchfault.trials import Trials
@@ -95,17 +95,14 @@ class _Hired:
                 self._dispatch.fail(EngineError("Ray's actors end as soon as they begin; see the logs of the cluster"))
             self._replace()
             return
-        if isinstance(answer, Failure):
-            self._dispatch.fail(EngineError(f"a worker could not take up the campaign: {answer.error}"))
+        if (refusal := refusal_of(answer)) is not None:
+            self._dispatch.fail(refusal)
             return
         self._fruitless = 0
         self._dispatch.serve(self._run, self._replace)
 
     def _run(self, trials: Trials) -> Verdicts:
-        found = self._ask(self._handle.run, trials)
-        if isinstance(found, Failure):
-            raise found.error
-        return found  # type: ignore[no-any-return]
+        return answered(self._ask(self._handle.run, trials))  # type: ignore[no-any-return]
 
     def _ask(self, method: Any, argument: Any) -> Any:
         try:

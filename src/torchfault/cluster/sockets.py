@@ -12,7 +12,7 @@ from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
 from torchfault.cluster.dispatch import Dispatch, LostError
-from torchfault.cluster.worker import Assignment, Failure
+from torchfault.cluster.worker import Assignment, answered, refusal_of
 from torchfault.errors import EngineError
 from torchfault.resolve import Verdicts
 from torchfault.trials import Trials
@@ -36,10 +36,7 @@ class _Worker:
     connection: "Connection[Any, Any]"
 
     def __call__(self, trials: Trials) -> Verdicts:
-        found = self.ask(trials)
-        if isinstance(found, Failure):
-            raise found.error
-        return found  # type: ignore[no-any-return]
+        return answered(self.ask(trials))  # type: ignore[no-any-return]
 
     def ask(self, message: Any) -> Any:
         """Send *message* and return the answer."""
@@ -99,9 +96,8 @@ def _welcome(connection: "Connection[Any, Any]", dispatch: Dispatch, assignment:
         own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # tells, though late, of machines that vanished
     worker = _Worker(connection)
     with suppress(LostError):
-        answer = worker.ask(assignment)
-        if isinstance(answer, Failure):
-            dispatch.fail(EngineError(f"a worker could not take up the campaign: {answer.error}"))
+        if (refusal := refusal_of(worker.ask(assignment))) is not None:
+            dispatch.fail(refusal)
             return
         dispatch.serve(worker, connection.close)
 

@@ -20,7 +20,7 @@ import torch
 from torchfault.campaign.workers import Bench
 from torchfault.errors import EngineError, brief
 
-__all__ = ["Assignment", "Failure", "assigned", "attempted", "join", "taken_up"]
+__all__ = ["Assignment", "Failure", "answered", "assigned", "attempted", "join", "refusal_of", "taken_up"]
 
 KEY = "TORCHFAULT_KEY"
 
@@ -39,6 +39,20 @@ class Failure:
     """What a worker answers where trials, or the bench itself, raised *error*."""
 
     error: BaseException
+
+
+def answered(answer: Any) -> Any:
+    """Return what a worker answered, or raise what it raised."""
+    if isinstance(answer, Failure):
+        raise answer.error
+    return answer
+
+
+def refusal_of(answer: Any) -> EngineError | None:
+    """Return why a worker could not take up an assignment, by its answer, if it could not."""
+    if isinstance(answer, Failure):
+        return EngineError(f"a worker could not take up the campaign: {answer.error}")
+    return None
 
 
 def assigned(bench: Bench, *, threads: int) -> Assignment:
