@@ -37,6 +37,7 @@ def run(
     criterion: "str | Criterion | None" = None,
     verdicts: "Mapping[str, str | Criterion] | None" = None,
     metric: "str | Metric | None" = None,
+    monitor: bool = False,
     inputs_per_fault: int | None = 1,
     trials: int | None = None,
     stop: "int | Rule | None" = None,
@@ -56,8 +57,8 @@ def run(
     *fault*, *sampler*, *resolver*, *criterion*, *verdicts* and *metric* are values, or text as configurations write it
     (``"burst:3"``, ``"adaptive"``, ``"pooled:64"``, ``"topk:5"``); without a criterion the one that fits the outputs
     is taken. It ends after *trials*, or by *stop*: a rule, or a number of trials; after 10,000 unless told.
-    *inputs_per_fault*, *seed* and *level* are those of :class:`torchfault.Campaign`, *executor* and *memory* of the
-    engine, *store* and *name* of :func:`torchfault.campaign.run`. *progress* is called with a
+    *monitor*, *inputs_per_fault*, *seed* and *level* are those of :class:`torchfault.Campaign`, *executor* and *memory*
+    of the engine, *store* and *name* of :func:`torchfault.campaign.run`. *progress* is called with a
     :class:`torchfault.campaign.Standing` now and then; ``True`` prints it, and
     shows a bar in a notebook. Lanes run in this process, in so many
     *workers*, which are processes, or in others of :mod:`torchfault.cluster`.
@@ -132,6 +133,7 @@ def _campaign(what: Any, given: Mapping[str, Any]) -> "Campaign":
         verdicts=verdicts,
         metric=metric,
         resolver=made.resolver if resolvers or resolver == () else resolver,
+        monitor=given["monitor"],
         inputs_per_fault=given["inputs_per_fault"],
         seed=given["seed"],
         stop=stop,

@@ -24,6 +24,7 @@ from torchfault.text import facts_html
 
 if TYPE_CHECKING:
     from torchfault.engine.executor import Lanes
+    from torchfault.engine.monitor import Monitor
     from torchfault.trials import Trials
 
 __all__ = [
@@ -69,8 +70,8 @@ class Machine(Protocol):
         """Return the outputs without faults."""
         ...
 
-    def run(self, trials: "Trials") -> "Iterator[Lanes]":
-        """Yield the outcome of every trial exactly once, in any order."""
+    def run(self, trials: "Trials", *, monitor: "Monitor | None" = None) -> "Iterator[Lanes]":
+        """Yield the outcome of every trial exactly once, in any order; *monitor*, if given, looks on."""
         ...
 
     def digest(self) -> str:
@@ -126,8 +127,9 @@ class Campaign:
     metric changed at all, and *criterion*, *verdicts* and *inputs_per_fault*, which would have no say, are refused.
 
     *resolver* says how outcomes become known: by a lane for each trial, or with fewer lanes under an assumption that is
-    audited (:mod:`torchfault.resolve`). *facts*, plain JSON, are what is known of the model beforehand: they are kept
-    with the results, and decide nothing.
+    audited (:mod:`torchfault.resolve`). With a *monitor* every lane is watched on its way, and how far its error came
+    is recorded beside its outcome (:func:`torchfault.results.travel`); lanes are dearer then. *facts*, plain JSON, are
+    what is known of the model beforehand: they are kept with the results, and decide nothing.
 
     *stop* is a rule of :mod:`torchfault.statistics` (:class:`MaxTrials`, :class:`HalfWidth`, :class:`TimeBudget`,
     combined with ``&`` and ``|``); ``None`` runs a sampler with an end to that end. The n-th trial depends on *seed*
@@ -156,6 +158,7 @@ class Campaign:
     verdicts: Mapping[str, Criterion] = field(default_factory=dict)
     metric: Metric | None = None
     resolver: Resolver = field(default_factory=Direct)
+    monitor: bool = False
     inputs_per_fault: int | None = 1
     seed: int = 0
     stop: Rule | None = None
@@ -274,6 +277,8 @@ def check(campaign: Campaign, design: Design) -> None:
         campaign.space.axis(by)
     if taken := set(campaign.verdicts) & set(_FLAGS):
         raise CampaignError(f"every campaign has a verdict '{taken.pop()}' of its own; give yours another name")
+    if campaign.monitor:
+        _check_monitor(campaign, design)
     if campaign.metric is not None:
         _check_metric(campaign, design)
     elif campaign.resolver.assumption and campaign.verdicts:
@@ -287,6 +292,15 @@ def _check_upsets(campaign: Campaign, fault: UpsetModel) -> None:
         raise CampaignError("an upset changes other words on each input, not one for all, got a metric; take verdicts")
     if campaign.resolver.assumption:
         raise CampaignError(f"{_resolver(campaign)} strikes words, not upsets of an accelerator; take Direct()")
+
+
+def _check_monitor(campaign: Campaign, design: Design) -> None:
+    if campaign.metric is not None:
+        raise CampaignError("a monitor follows single lanes, not a metric over all inputs; leave one of them out")
+    if campaign.resolver.assumption:
+        raise CampaignError(f"{_resolver(campaign)} leaves lanes out that a monitor would follow; take Direct()")
+    if design.unit == "word":
+        raise CampaignError("a monitor follows single faults, got draws of whole words; draw single faults")
 
 
 def _check_metric(campaign: Campaign, design: Design) -> None:

@@ -41,6 +41,7 @@ def record_of(
         "stop": describe(campaign.stop),
         "level": level_of(campaign),
     }
+    configuration |= {"monitor": True} if campaign.monitor else {}
     configuration |= {} if settings is None else {"settings": dict(settings)}
     versions = {
         "torchfault": torchfault.__version__,

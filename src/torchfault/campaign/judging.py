@@ -26,6 +26,7 @@ from torchfault.criteria import (
 )
 from torchfault.data import Tree, leaves, map_tensors, rows
 from torchfault.engine.executor import Lanes
+from torchfault.engine.monitor import Monitor
 from torchfault.errors import CampaignError, EngineError
 from torchfault.resolve import Verdicts
 from torchfault.trials import Trials
@@ -49,20 +50,26 @@ class Judge:
     def __call__(self, trials: Trials, seen: Seen) -> Verdicts:
         """Return ``failed``, ``due``, ``crash`` and the further verdicts of the campaign, shape (trials,) each.
 
-        With *details* also the ``answer``, the class that the outputs name, and their ``change``. *seen* is told of
-        lanes as they end.
+        With *details* also the ``answer``, the class that the outputs name, and their ``change``; with a monitor how
+        far errors ``reach``. *seen* is told of lanes as they end.
         """
         verdicts: dict[str, Any] = {}
-        for lanes in _each_once(self.campaign.engine, trials):
+        monitor = Monitor(self.campaign.engine.space) if self.campaign.monitor else None
+        for lanes in _each_once(self.campaign.engine, trials, monitor):
             for name, values in self._verdicts(lanes).items():
                 verdicts.setdefault(name, np.zeros(len(trials), dtype=values.dtype))[lanes.trial] = values
             seen(len(lanes.trial))
+        if monitor is not None:
+            verdicts["reach"] = monitor.reach().astype(np.int32)
         return verdicts
 
     def golden(self) -> Verdicts:
         """Return the verdicts on every input without faults, shape (inputs,) each."""
         outputs, every = self.campaign.engine.golden(), np.arange(self.campaign.inputs)
-        return self._verdicts(Lanes(every, every, outputs, outputs, np.ones(len(every), dtype=np.bool_)))
+        verdicts = dict(self._verdicts(Lanes(every, every, outputs, outputs, np.ones(len(every), dtype=np.bool_))))
+        if self.campaign.monitor:
+            verdicts["reach"] = np.full(len(every), -1, dtype=np.int32)
+        return verdicts
 
     def _verdicts(self, lanes: Lanes) -> Verdicts:
         labels = rows(self.campaign.engine.data.labels, torch.from_numpy(lanes.inputs))
@@ -76,10 +83,10 @@ class Judge:
         return own | {name: of(criterion).failed for name, criterion in self.campaign.verdicts.items()}
 
 
-def _each_once(engine: Machine, trials: Trials) -> Iterator[Lanes]:
+def _each_once(engine: Machine, trials: Trials, monitor: Monitor | None = None) -> Iterator[Lanes]:
     """Run *trials* and hold the engine to its word: a trial lost or repeated would bias every result unseen."""
     runs = np.zeros(len(trials), dtype=np.int64)
-    for lanes in engine.run(trials):
+    for lanes in engine.run(trials) if monitor is None else engine.run(trials, monitor=monitor):
         np.add.at(runs, lanes.trial, 1)
         yield lanes
     if (runs != 1).any():
@@ -179,8 +186,11 @@ def golden_facts(campaign: Campaign, judge: Judge, meter: Meter | None) -> dict[
     for criterion in (campaign.criterion, *campaign.verdicts.values()):
         check_fit(criterion, golden, data.labels, data.inputs)
     verdicts: dict[str, Any] = dict(judge.golden())
-    facts = {name: np.flatnonzero(values).tolist() for name, values in verdicts.items() if values.dtype == np.bool_}
-    return facts | {"unusable": unusable} | ({"answers": verdicts["answer"].tolist()} if "answer" in verdicts else {})
+    flags = {name: values for name, values in verdicts.items() if values.dtype == np.bool_}
+    facts: dict[str, Any] = {name: np.flatnonzero(values).tolist() for name, values in flags.items()}
+    facts |= {"answers": verdicts["answer"].tolist()} if "answer" in verdicts else {}
+    facts |= {"monitored": list(Monitor(campaign.engine.space).sites)} if campaign.monitor else {}
+    return facts | {"unusable": unusable}
 
 
 def _put(into: Tree, inputs: NDArray[np.int64], part: Tree) -> None:

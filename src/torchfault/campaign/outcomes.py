@@ -22,6 +22,7 @@ __all__ = ["Prospects", "measured", "prospects_of", "resolved"]
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+_DETAILS = {"answers": "answer", "changes": "change", "reach": "reach"}  # columns, and the details that they hold
 _HIGH = 0.01  # what a bit may make one expect at most, where strata tell how large the change is
 
 
@@ -97,7 +98,8 @@ def _in_rows(drawn: Drawn, block: Block, golden: Callable[[], Verdicts]) -> Colu
     for name, values in block.flags.items():
         held[name][row] = values
     flags = {name: values for name, values in held.items() if values.dtype == np.bool_}
-    return replace(columns, flags=flags, lanes=lanes, answers=held.get("answer"), changes=held.get("change"))
+    seen = {name: held.get(verdict) for name, verdict in _DETAILS.items()}
+    return replace(columns, flags=flags, lanes=lanes, **seen)  # type: ignore[arg-type]  # columns of these names
 
 
 def measured(drawn: Drawn, meter: Meter, ask: Ask) -> Columns:

@@ -56,7 +56,8 @@ def bench_of(campaign: Campaign, *, details: bool) -> Bench:
     engine, metric = campaign.engine, campaign.metric
     if metric is not None:
         return Bench(Campaign(engine, engine.space, metric=metric), details)
-    return Bench(Campaign(engine, engine.space, criterion=campaign.criterion, verdicts=campaign.verdicts), details)
+    judged = {"criterion": campaign.criterion, "verdicts": campaign.verdicts, "monitor": campaign.monitor}
+    return Bench(Campaign(engine, engine.space, **judged), details)  # type: ignore[arg-type]  # each of its own type
 
 
 class Crew(Protocol):

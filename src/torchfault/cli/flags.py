@@ -123,9 +123,9 @@ RECIPE_FLAGS: Mapping[str, tuple[Flag, ...]] = {
 }
 _LACKS: Mapping[str, tuple[str, ...]] = {  # keys that say nothing to a recipe
     "run": (),
-    "search": ("sampler", "resolver", "metric", "inputs_per_fault"),
-    "vulnerability": ("fault", "lasting", "sampler", "resolver", "metric", "inputs_per_fault"),
-    "ra": ("sites", "fault", "lasting", "sampler", "resolver", "metric", "criterion"),
+    "search": ("sampler", "resolver", "metric", "inputs_per_fault", "monitor"),
+    "vulnerability": ("fault", "lasting", "sampler", "resolver", "metric", "inputs_per_fault", "monitor"),
+    "ra": ("sites", "fault", "lasting", "sampler", "resolver", "metric", "criterion", "monitor"),
 }
 
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from torchfault.cli.screen import Column, Table, count, share
 from torchfault.names.word_names import FIELDS
 from torchfault.report.plots import one_word
+from torchfault.results.travel import endings
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from torchfault.results import Results
 
-__all__ = ["Row", "interval", "join_bits", "results_table"]
+__all__ = ["Row", "interval", "join_bits", "results_table", "travel_table"]
 
 _STRIP = 28
 
@@ -61,6 +62,19 @@ def results_table(results: "Results", frame: "pd.DataFrame", *, by: str, flag: s
     )
     counted = "changed" if metric else "failures" if flag == "failed" else flag
     return replace(_interval_table(rows, by=by, counted=counted, level=level, drop=drop), title=title, notes=notes)
+
+
+def travel_table(frame: "pd.DataFrame", *, level: float) -> Table:
+    """Return the table of :func:`torchfault.results.travel`; sites at which no error ended are left out."""
+    held = endings(frame)
+    shown = zip(*(held[name].tolist() for name in ("site", "trials", "died", "value", "low", "high")), strict=True)
+    rows = [Row(site, trials, died, 0.0, value, low, high) for site, trials, died, value, low, high in shown]
+    table = _interval_table(rows, by="site", counted="last alive here", level=level, part="alive %")
+    notes = (
+        "alive: of all faults, so many whose error is still seen at this site or behind it; output: in the outputs",
+        "sites at which no error was last alive are left out",
+    )
+    return replace(table, title="How far errors travel", notes=notes)
 
 
 def _notes(results: "Results", rows: Sequence[Row], *, flag: str, metric: bool) -> list[str]:
@@ -126,14 +140,16 @@ def _field(word: str, bit: int) -> str:
     return "mantissa" if bit < mantissa else "exponent" if bit < mantissa + exponent else "sign"
 
 
-def _interval_table(rows: Sequence[Row], *, by: str, counted: str, level: float, drop: str) -> Table:
+def _interval_table(
+    rows: Sequence[Row], *, by: str, counted: str, level: float, drop: str = "", part: str = "VF %"
+) -> Table:
     digits = _digits(rows)
     shown: Callable[[float], str] = (lambda x: f"{x:.4g}") if drop else (lambda x: share(x, digits))
     with_due = counted == "failures" and any(row.due > 0 for row in rows)
     strip = _Strip(rows, metric=bool(drop))
     columns = [Column(by), Column("trials", True, 3), Column(counted, True, 2)]
     columns += [Column("DUE %", True, 4)] if with_due else []
-    columns += [Column(drop or "VF %", True), Column(f"{100 * level:g} % interval")]
+    columns += [Column(drop or part, True), Column(f"{100 * level:g} % interval")]
     columns += [Column(strip.axis(shown), rank=5)] if strip.useful else []
     left = max((len(shown(row.low)) for row in rows), default=0)
     right = max((len(shown(row.high)) for row in rows), default=0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchfault.cli.screen import Column, Table, count, duration, facts, note, say, share
-from torchfault.cli.tables import results_table
+from torchfault.cli.tables import results_table, travel_table
 from torchfault.space import FaultSpace
 
 if TYPE_CHECKING:
@@ -89,6 +89,10 @@ def plain_view(results: "Results", look: Look) -> View:
     tabs["diagnostics"] = Tab(
         lambda: results.diagnostics(level=look.level).allocation, partial(_diagnostics, results, look)
     )
+    if results.columns.reach is not None:
+        from torchfault.results import travel
+
+        tabs["travel"] = Tab(lambda: travel(results, level=look.level), partial(travel_table, level=look.level))
     screen = [by for by in ("layer", "bit") if by in groupings]
     following = ("show {name} --by channel --top 10", "report {name}", "evidence {name}", "export {name}")
     return View(partial(summary, results, look), tabs, screen, "layer", figure, following)

@@ -181,6 +181,7 @@ def build_campaign(settings: Settings, engine: "Engine") -> "Campaign":
         verdicts=verdicts,
         metric=metric,
         resolver=made.resolver,
+        monitor=settings.monitor,
         inputs_per_fault=settings.inputs_per_fault,
         seed=settings.seed,
         stop=made.stop,

@@ -252,6 +252,9 @@ class Settings(Section):
     inputs_per_fault: Annotated[Size | None, BeforeValidator(_every)] = Field(
         default=1, description="On how many random inputs each drawn fault runs; `all` for every one."
     )
+    monitor: bool = Field(
+        default=False, description="Watch every lane on its way, and record how far its error came; lanes are dearer."
+    )
     stop: Stop = Field(default=Stop(), description="When the campaign ends; a number alone means its `trials`.")
     search: Search = Field(default=Search(), description="What goes with the recipe `search`.")
     vulnerability: Vulnerability = Field(

@@ -25,7 +25,8 @@ class Lanes:
     """Finished lanes: row i is trial ``trial[i]`` of those given, on input ``inputs[i]``.
 
     *golden* and *faulty* are trees of output tensors whose first axis has one row per lane. *masked*, shape (lanes,),
-    tells which lanes are known to be bit-identical to golden (they left early); the others may be as well. *crashed*,
+    tells which lanes are known to be as golden (they left early, or a monitor saw their error end); the others may be
+    as well. *crashed*,
     shape (lanes,), tells those in which the model raised an exception, or found that a stored index points to nowhere:
     they have no outputs, and golden's stand in for them; none is unless told.
     """

@@ -9,14 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchfault.data import leaves
+from torchfault.data import Tree, leaves
 from torchfault.engine.executor import Lanes
 from torchfault.engine.graph.golden_pass import Golden
 from torchfault.engine.graph.sweep import Sweep
+from torchfault.errors import EngineError
 from torchfault.model.foreign import of_tensor
 from torchfault.model.lane_axis import LaneAxis, identical_lanes, lanes_first, take
 from torchfault.model.places import Place
-from torchfault.model.program import Node
+from torchfault.model.program import Node, Ref
 from torchfault.model.watch import Moment
 from torchfault.names import site_name
 from torchfault.space import FaultSpace
@@ -119,7 +120,7 @@ class Monitor:
         self._found.append((trial, last, step))
 
     def end(self, trial: Ints, masked: NDArray[np.bool_]) -> None:
-        """Note which of the trials, counted over all runs, have golden outputs, bit for bit."""
+        """Note which of the trials, counted over all runs, have golden outputs."""
         self._ends.append((trial, masked))
 
     def table(self, *, by: Literal["site", "step"] = "site", level: float = 0.95) -> "pd.DataFrame":
@@ -161,13 +162,7 @@ class Monitor:
         """
         import pandas as pd
 
-        count = self.trials
-        last, step = (np.full(count, -1, dtype=np.int64) for _ in range(2))
-        masked, pending = (np.full(count, value) for value in (False, True))
-        for trial, found, when in self._found:
-            last[trial], step[trial] = found, when
-        for trial, same in self._ends:
-            masked[trial], pending[trial] = same, False
+        last, step, masked, pending = self._gathered()
         struck = np.concatenate(self._struck) if self._struck else np.zeros(0, dtype=np.int64)
         following = np.where(last >= 0, last + 1, np.searchsorted(self._positions, struck))
         names = np.array([*self.sites, ""], dtype=object)
@@ -176,7 +171,28 @@ class Monitor:
         where[pending] = masked_at[pending] = None
         ends = {"last_changed": where, "last_step": _or_nothing(np.where(pending, -1, step))}
         ends |= {"masked": pd.arrays.BooleanArray(masked, pending), "masked_at": masked_at}
-        return pd.DataFrame({"trial": np.arange(count), **ends})
+        return pd.DataFrame({"trial": np.arange(self.trials), **ends})
+
+    def reach(self) -> Ints:
+        """Return how far the error of each trial came, shape (trials,).
+
+        That is the position in :attr:`sites` of the last one that differed from golden, -1 where none did, and their
+        number where the model's output differs. Raises :class:`EngineError` while trials have not been run.
+        """
+        last, _, masked, pending = self._gathered()
+        if pending.any():
+            raise EngineError(f"{pending.sum()} trials of the monitor have not been run yet; run them first")
+        return np.where(masked, last, len(self.sites))
+
+    def _gathered(self) -> tuple[Ints, Ints, NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return by trial the last site and step that differed, whether it was masked, and whether it is missing."""
+        last, step = (np.full(self.trials, -1, dtype=np.int64) for _ in range(2))
+        masked, pending = (np.full(self.trials, value) for value in (False, True))
+        for trial, found, when in self._found:
+            last[trial], step[trial] = found, when
+        for trial, same in self._ends:
+            masked[trial], pending[trial] = same, False
+        return last, step, masked, pending
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,13 +207,8 @@ class MonitorRun:
         return MonitorRun(self.monitor, self.numbers[trial])
 
     def finish(self, lanes: Lanes) -> None:
-        """Note which finished *lanes* have golden outputs, bit for bit; those that crashed have none."""
-        same = lanes.masked.copy()
-        if not same.all():
-            pairs = zip(leaves(lanes.golden), leaves(lanes.faulty), strict=True)
-            equal = [identical_lanes(a.contiguous(), b.contiguous()).cpu().numpy() for a, b in pairs]
-            same |= np.logical_and.reduce(equal)
-        self.monitor.end(self.numbers[lanes.trial], same & ~lanes.crashed)
+        """Note which finished *lanes* have golden outputs, as executors with a monitor know; crashed ones have none."""
+        self.monitor.end(self.numbers[lanes.trial], lanes.masked & ~lanes.crashed)
 
 
 def _or_nothing(step: Ints) -> "pd.arrays.IntegerArray":
@@ -262,26 +273,62 @@ class SweepMonitor:
             for number, which in found:
                 self.rows[number] = _summary(self._part(node, golden.values[position], which, None))
 
-    def begin(self, trials: Ints, rows: Tensor) -> None:
-        """Expect a sweep of the chunk's *trials*, on the *rows* of golden."""
-        self.trials, self.before = trials, self.rows[:, rows]
+    def begin(self, trials: Ints, rows: Tensor, struck: Mapping[int, Tensor]) -> None:
+        """Expect a sweep of the chunk's *trials*, on the *rows* of golden; *struck* are the lanes struck at a node."""
+        self.trials, self.before, self.struck = trials, self.rows[:, rows], struck
         self.after = self.before.clone()
         self.differs = torch.zeros(self.after.shape[:2], dtype=torch.bool, device=rows.device)
+        self.alive: dict[int, Tensor] = {}
 
     def __call__(self, sweep: Sweep, node: Node) -> None:
-        """Look at the value of *node* in the lanes that a fault has reached."""
+        """Look at the value of *node* in the lanes that a fault has reached.
+
+        Only what is struck, or reads what differs, can differ: another shape than that of the golden pass rounds
+        otherwise, and must not bring an error back to life that has ended.
+        """
         value, count = sweep.values.get(node.position, (None, 0))
         if not count:
             return
+        lanes, reached = sweep.lane[:count], self._reached(node)
+        if not reached[lanes].any():
+            return
+        parts = dict[int, Tensor]()
+        for which in self._parts(node):
+            mine = self._part(node, value, which, None)[:count].contiguous()
+            theirs = self._part(node, self.golden.values[node.position], which, sweep.inputs[:count]).contiguous()
+            parts[which] = reached[lanes] & ~identical_lanes(mine, theirs)
+        differs = torch.stack([*parts.values(), torch.zeros_like(reached[lanes])]).any(0)
+        self.alive[node.position] = torch.zeros_like(reached).index_put((lanes,), differs)
         for number, which in self.at.get(node.position, ()):
-            mine = self._part(node, value, which, None)[:count]
-            theirs = self._part(node, self.golden.values[node.position], which, sweep.inputs[:count])
-            self.after[number, sweep.lane[:count]] = _summary(mine)
-            self.differs[number, sweep.lane[:count]] = ~identical_lanes(mine.contiguous(), theirs.contiguous())
+            changed = lanes[parts[which]]
+            self.after[number, changed] = _summary(self._part(node, value, which, None)[:count][parts[which]])
+            self.differs[number, changed] = True
+
+    def _reached(self, node: Node) -> Tensor:
+        """Return which lanes are struck at *node*, or differ from golden in what it reads, shape (lanes,)."""
+        reached = torch.zeros(len(self.trials), dtype=torch.bool, device=self.rows.device)
+        if node.position in self.struck:
+            reached[self.struck[node.position]] = True
+        for source in node.reads:
+            if source in self.alive:
+                reached |= self.alive[source]
+        return reached
+
+    def masked(self, lanes: Tensor) -> NDArray[np.bool_]:
+        """Return which of the sweep's *lanes* give golden outputs."""
+        ends = [part.node for part in self.golden.program.outputs if isinstance(part, Ref)]
+        differs = [self.alive[node][lanes] for node in ends if node in self.alive]
+        return ~torch.stack([*differs, torch.zeros_like(lanes, dtype=torch.bool)]).any(0).cpu().numpy()
 
     def end(self) -> None:
         """Hand the lanes of the sweep to the monitor."""
         self.run.monitor.add(self.run.numbers[self.trials], self.before, self.after, self.differs)
+
+    @staticmethod
+    def _parts(node: Node) -> list[int]:
+        """Return the tensors of a node's value that have a row for each lane."""
+        layouts = node.layout if isinstance(node.layout, tuple) else (node.layout,)
+        return [which for which, layout in enumerate(layouts) if isinstance(layout, LaneAxis)]
 
     @staticmethod
     def _part(node: Node, value: object, which: int, index: Tensor | None) -> Tensor:
@@ -304,6 +351,7 @@ class HooksMonitor:
     parts: Mapping[str, Sequence[str]]
     golden: dict[str, Tensor] = field(default_factory=dict)
     seen: dict[str, Tensor] = field(default_factory=dict)
+    outputs: Tree = None
 
     def __call__(self, moment: Moment) -> Sequence[Tensor] | None:
         """Keep what the call gives, or the state that it leaves."""
@@ -316,9 +364,9 @@ class HooksMonitor:
                     self.seen[name] = lanes_first(plain, self.layouts[name]).detach().clone()
         return None
 
-    def begin(self) -> None:
-        """Take what was seen since the last call for golden."""
-        self.golden, self.seen = self.seen, {}
+    def begin(self, outputs: Tree) -> None:
+        """Take what was seen since the last call for golden, and the *outputs* that it ended in."""
+        self.golden, self.seen, self.outputs = self.seen, {}, outputs
 
     def end(self, trial: Ints) -> None:
         """Hand the lanes of the two passes to the monitor; *trial* numbers them in their run."""

@@ -13,12 +13,13 @@ from torchfault.report.words import fields_of, kinds_of, metric_of, unit_word
 from torchfault.results import Results
 from torchfault.results.convergence import convergence
 from torchfault.results.outcomes import OUTCOMES, classified
+from torchfault.results.travel import endings, travel
 from torchfault.text import count
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["converging", "ending", "found", "has_classes", "unit_of"]
+__all__ = ["converging", "ending", "found", "has_classes", "travelling", "unit_of"]
 
 _CHANNELS, _LAYERS = 20, 80
 
@@ -135,6 +136,17 @@ def ending(results: Results, frame: "pd.DataFrame") -> Section:
         title = "Where errors die on the way"
         told.append(draw(["erased"], title=title, name=f"{results.name}-erased", notes=[note]))
     return Section("How trials ended", charts=[whole, *told])
+
+
+def travelling(results: Results) -> Section | None:
+    """Return at which sites errors were last alive, ``None`` without a monitor."""
+    if results.columns.reach is None:
+        return None
+    title = "Errors that are alive at a site or behind it, in execution order"
+    notes = ["sites at which no error was last seen alive are left out: as many are alive there as at the next one"]
+    told = {"head": "site", "name": f"{results.name}-travel", "notes": notes, "rows": _LAYERS}
+    chart = Intervals.of(endings(travel(results)), title=title, **told)  # type: ignore[arg-type]
+    return Section("How far errors travel", charts=[chart])
 
 
 def converging(results: Results) -> Section | None:

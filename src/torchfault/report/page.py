@@ -13,7 +13,7 @@ from torchfault.files import check_target, written
 from torchfault.report.accelerator import accelerated
 from torchfault.report.answers import answers
 from torchfault.report.compared import compared
-from torchfault.report.findings import converging, ending, found, has_classes
+from torchfault.report.findings import converging, ending, found, has_classes, travelling
 from torchfault.report.method import method
 from torchfault.report.repeat import repeat
 from torchfault.report.searched import searched
@@ -89,8 +89,8 @@ def sections(results: Results) -> list[Section]:
     parts += [factored(results)] if words else []
     parts.append(found(results))
     parts += [] if classes is None else [ending(results, classes)]
-    settled = converging(results)
-    return [*parts, *([] if settled is None else [settled]), method(results), repeat(results)]
+    seen = [part for part in (travelling(results), converging(results)) if part is not None]
+    return [*parts, *seen, method(results), repeat(results)]
 
 
 def render(results: Sequence[Results]) -> str:

@@ -14,6 +14,7 @@ from torchfault.results.recall import Recall, recall
 from torchfault.results.regression import assisted
 from torchfault.results.resiliency import Resiliency, resiliency
 from torchfault.results.results import Results, load
+from torchfault.results.travel import travel
 from torchfault.results.vulnerability import factors, ranges
 from torchfault.results.what_if import Change, WhatIf, what_if, what_if_table
 
@@ -46,6 +47,7 @@ __all__ = [
     "ranges",
     "recall",
     "resiliency",
+    "travel",
     "what_if",
     "what_if_table",
 ]

@@ -60,7 +60,8 @@ def flat(space: Space, batch: Batch, record: Record) -> Table:
     the whole data set was run; only there do the columns *value* (the drop of the metric) and *metric* appear. Outcomes
     are ``failed``, ``due``, ``crash``, the campaign's further verdicts, and how they came to be known where some were
     not seen. Where every lane was looked at there are the *golden_class* and the *faulty_class* (-1: no answer) of
-    criteria by class, and the *change*: the largest difference of any output.
+    criteria by class, and the *change*: the largest difference of any output; with a monitor the *last_changed* site,
+    ``output`` where the outputs differ and empty where no site did.
     """
     columns = batch.columns
     trial, owner = columns.owner, columns.owner
@@ -77,6 +78,9 @@ def flat(space: Space, batch: Batch, record: Record) -> Table:
     if columns.answers is not None and answers is not None:
         table |= {"golden_class": np.array(answers)[columns.inputs[owner]], "faulty_class": columns.answers[owner]}
     table |= {} if columns.changes is None else {"change": columns.changes[owner]}
+    if columns.reach is not None:
+        names = _text(np.array([*record.golden["monitored"], "output", ""]))
+        table |= {"last_changed": names[columns.reach[owner]]}
     if columns.values is not None and columns.metric is not None:
         table |= {"value": columns.values[owner], "metric": columns.metric[owner]}
     return table

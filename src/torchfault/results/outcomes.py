@@ -30,17 +30,17 @@ Flags = NDArray[Any]
 def classified(results: Results) -> Results:
     """Return *results* with the classes of :data:`OUTCOMES` as further outcomes: each fault has one of them.
 
-    ``erased`` is known where the change of every lane was noted; elsewhere such trials are ``masked``. Raises
-    :class:`CampaignError` for a campaign that measured a metric, and for one whose outcomes were not all seen: what
-    others vouch for fails or does not, and more is not known of it.
+    ``erased`` is known where a monitor followed every lane, or its change was noted; else such trials are ``masked``.
+    Raises :class:`CampaignError` for a campaign that measured a metric, and for one whose outcomes were not all seen:
+    what others vouch for fails or does not, and more is not known of it.
     """
     columns, facts = results.columns, results.record.configuration
     if columns.values is not None or facts.get("assumption"):
         why = "measured a metric" if columns.values is not None else "did not see every outcome"
         raise CampaignError(f"'{results.name}' {why}, so that its trials fall into no classes; ask for its estimate")
     failed, due, crash = (columns.flag(name) for name in ("failed", "due", "crash"))
-    harmless = _bits(results) & ~(failed | due | crash)
-    erased = np.zeros_like(failed) if columns.changes is None else harmless & (columns.changes == 0)
+    harmless, died = _bits(results) & ~(failed | due | crash), _erased(results)
+    erased = np.zeros_like(failed) if died is None else harmless & died
     flags = {
         "erased": erased,
         "masked": harmless & ~erased,
@@ -65,7 +65,7 @@ def outcomes(results: Results, *, level: float | None = None) -> "pd.DataFrame":
 
     seen, rows = classified(results), []
     for name in OUTCOMES:
-        if name == "erased" and results.columns.changes is None:
+        if name == "erased" and _erased(results) is None:
             continue
         found = seen.estimate(name, level=level)
         rows.append((name, _count(seen.columns.flag(name)), found.value, found.low, found.high))
@@ -75,6 +75,14 @@ def outcomes(results: Results, *, level: float | None = None) -> "pd.DataFrame":
 def _count(flags: Flags) -> int:
     """Return how many faults have an outcome."""
     return int(np.count_nonzero(flags) if flags.dtype == np.bool_ else popcount(flags).sum())
+
+
+def _erased(results: Results) -> Flags | None:
+    """Return which errors ended before the outputs, ``None`` where that is not known."""
+    columns = results.columns
+    if columns.reach is not None:
+        return columns.reach < len(results.record.golden["monitored"])
+    return None if columns.changes is None else columns.changes == 0
 
 
 def _bits(results: Results) -> Flags:

@@ -56,6 +56,7 @@ def check_record(record: Record, space: Space, design: Design) -> None:
         "metric": not _real(golden.get("metric", 0.0)),
         "drop_bounds": drops is not None and not _ascending(drops),
         "answers": answers is not None and not _numbers(answers, len(inputs)),
+        "monitored": not _names(golden.get("monitored", [])),
         "ranges": not _ranges(golden.get("ranges", {}), space),
     }
     for name, wrong in unlike.items():
@@ -76,6 +77,7 @@ def check_batch(batch: Batch, record: Record, space: Space, design: Design) -> N
         "lanes": (0, math.inf),
         "weights": (0, design.largest_weight * (1 + 1e-6) if design.largest_weight else np.finfo(np.float64).max),
         "answers": (-1, np.iinfo(np.int32).max),
+        "reach": (-1, len(record.golden.get("monitored", []))),
     }
     for name, (low, high) in bounds.items():
         column = getattr(columns, name)
@@ -134,6 +136,10 @@ def _real(value: object, low: float = -math.inf, high: float = math.inf) -> bool
 def _ascending(bounds: object) -> bool:
     pair = isinstance(bounds, list) and len(bounds) == 2 and all(map(_real, bounds))
     return pair and bounds[0] <= bounds[1]  # type: ignore[index]
+
+
+def _names(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(one, str) for one in values)
 
 
 def _numbers(values: object, length: int) -> bool:

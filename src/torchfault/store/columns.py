@@ -31,7 +31,8 @@ class Columns:
     (``vouched``, ``audited``, ...), bool (trials,); a flag left out is set nowhere. Where a metric over the whole data
     set was measured, *inputs* is -1, *values* holds its drop below golden and *metric* what it was. *words*, where the
     sampler knows them, are the words that were struck, as they are without faults; *answers*, where they were noted,
-    the classes that faulty outputs named, -1 for none, and *changes* by how much these moved.
+    the classes that faulty outputs named, -1 for none, and *changes* by how much these moved; *reach*, of a campaign
+    with a monitor, how far errors came (:meth:`torchfault.engine.Monitor.reach`).
 
     With *unit* ``word`` a row is a whole word, named by its lowest fault, and flags are uint64 masks by bit position.
     Raises :class:`StoreError` where the lengths disagree.
@@ -53,6 +54,7 @@ class Columns:
     words: NDArray[np.uint64] | None = None
     answers: NDArray[np.int32] | None = None
     changes: NDArray[np.float32] | None = None
+    reach: NDArray[np.int32] | None = None
     unit: Literal["fault", "word"] = "fault"
 
     def __post_init__(self) -> None:
@@ -278,6 +280,7 @@ _READ_AS: Mapping[str, type] = {
     "strata": np.int32,
     "answers": np.int32,
     "changes": np.float32,
+    "reach": np.int32,
     "lanes": np.int64,
     "words": np.uint64,
 }

@@ -249,16 +249,16 @@ class ChunkRun:
         inputs = self.rows[self._tensor(trials)]
         sweep = Sweep(self.plan, self.golden, inputs, boards.tolist(), settled, boxes)
         if self.monitor is None:
-            sweep.run(strike, struck)
+            sweep.run(strike, frozenset(struck))
         else:
-            self.monitor.begin(trials, inputs)
-            sweep.run(strike, struck, self.monitor)
+            self.monitor.begin(trials, inputs, struck)
+            sweep.run(strike, frozenset(struck), self.monitor)
             self.monitor.end()
         found = [self._masked(trials[torch.cat(sweep.masked).cpu().numpy()])] if sweep.masked else []
         return [*found, self._finished(sweep, trials[sweep.lane.cpu().numpy()])] if len(sweep.inputs) else found
 
-    def _strikes(self, trials: Ints, open_lanes: NDArray[np.bool_]) -> tuple[Strike, frozenset[int]]:
-        """Return what applies the events of the *open_lanes*, and the nodes at which it must be called."""
+    def _strikes(self, trials: Ints, open_lanes: NDArray[np.bool_]) -> tuple[Strike, dict[int, Tensor]]:
+        """Return what applies the events of the *open_lanes*, and the lanes by the nodes at which it must be called."""
         events = self.events
         first, counts = events.offsets[trials], events.offsets[trials + 1] - events.offsets[trials]
         counts = np.where(open_lanes, counts, 0)
@@ -274,11 +274,11 @@ class ChunkRun:
             where = torch.searchsorted(sweep.lane, self._tensor(lane[mine]))
             return self.striker.apply(node, value, where, events.row[index[mine]], lambda p: sweep.value(p, aboard))
 
-        return strike, frozenset(by_node)
+        return strike, {node: self._tensor(lane[mine]) for node, mine in by_node.items()}
 
     def _finished(self, sweep: Sweep, trials: Ints) -> Lanes:
         faulty = self.plan.program.output(lambda node: sweep.value(node, len(sweep.inputs)))
-        masked = np.zeros(len(trials), dtype=bool)
+        masked = np.zeros(len(trials), dtype=bool) if self.monitor is None else self.monitor.masked(sweep.lane)
         return Lanes(trials, self.trials.inputs[trials], self.golden.outputs(sweep.inputs), faulty, masked)
 
     def _masked(self, trials: Ints) -> Lanes:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ __all__ = ["HooksExecutor"]
 
 _SEED = 0
 _MONITORED = 8
+
+
+_Done = tuple[NDArray[np.int64], Tree | None, NDArray[np.bool_] | None]  # trials, outputs, which a monitor saw masked
 
 
 class HooksExecutor:
@@ -121,7 +125,7 @@ class HooksExecutor:
             ) from error
 
     def _run(self, trials: Trials, monitor: HooksMonitor | None) -> Iterator[Lanes]:
-        done: list[tuple[NDArray[np.int64], Tree | None]] = []
+        done: list[_Done] = []
         lanes, rest = 0, [home for module in self.model.modules() for home in contents(module)]
         # A monitor holds all activations of a batch twice over.
         batch = self._batch if monitor is None else max(1, self._batch // _MONITORED)
@@ -131,7 +135,8 @@ class HooksExecutor:
                 for part, outputs in separated(chunk, lambda part: self._struck(trials.take(part), monitor)):
                     if outputs is None:
                         put_back(rest)  # what the model was about to do when it raised
-                    done.append((part, outputs))
+                    masked = None if monitor is None or outputs is None else _identical(monitor.outputs, outputs)
+                    done.append((part, outputs, masked))
                     if monitor is not None:
                         monitor.end(part)
                 lanes += len(chunk)
@@ -141,14 +146,18 @@ class HooksExecutor:
         if done:
             yield self._lanes(trials, done)
 
-    def _lanes(self, trials: Trials, done: Sequence[tuple[NDArray[np.int64], Tree | None]]) -> Lanes:
+    def _lanes(self, trials: Trials, done: Sequence[_Done]) -> Lanes:
         """Return the finished parts as lanes; those without outputs crashed, and have golden's."""
-        order = np.concatenate([part for part, _ in done])
-        crashed = np.repeat([outputs is None for _, outputs in done], [len(part) for part, _ in done])
+        order = np.concatenate([part for part, _, _ in done])
+        crashed = np.repeat([outputs is None for _, outputs, _ in done], [len(part) for part, _, _ in done])
         golden = self._golden_rows(trials.inputs[order])
-        found = [self._golden_rows(trials.inputs[part]) if outputs is None else outputs for part, outputs in done]
+        found = [self._golden_rows(trials.inputs[part]) if outputs is None else outputs for part, outputs, _ in done]
         faulty = concatenate(found)
-        return Lanes(order, trials.inputs[order], golden, faulty, _identical(golden, faulty) & ~crashed, crashed)
+        seen = [masked for _, _, masked in done if masked is not None]
+        same = _identical(golden, faulty)
+        if seen:
+            same[~crashed] = np.concatenate(seen)
+        return Lanes(order, trials.inputs[order], golden, faulty, same & ~crashed, crashed)
 
     def _golden_rows(self, inputs: NDArray[np.int64]) -> Tree:
         return rows(self.golden(), torch.from_numpy(inputs).to(self.device))
@@ -183,11 +192,12 @@ class HooksExecutor:
             for name, edits in edits_by_site(trials.where(active), lanes=True, device=self.device).items()
         ]
         index = torch.from_numpy(trials.inputs)
-        if monitor is not None:
-            self._forward(index, monitor=monitor)
-            monitor.begin()
+        parts = self._parts(trials.where(~active & ~shared))
+        if monitor is not None:  # it compares the same modules on the same lanes: other shapes round otherwise
+            plain = {path: [replace(part, stored=()) for part in mine] for path, mine in parts.items()}
+            monitor.begin(self._forward(index, parts=plain, monitor=monitor))
         with edited(self._memory.targets(common)):
-            return self._forward(index, together(strikes), self._parts(trials.where(~active & ~shared)), monitor)
+            return self._forward(index, together(strikes), parts, monitor)
 
     def _parts(self, trials: Trials) -> dict[str, list[Part]]:
         """Return what each module must run again, for lanes struck in the words that it alone reads."""
