@@ -29,6 +29,8 @@ _OPTIONAL = {  # what each is for
     "torchvision": "models by name, torchvision:resnet18",
     "timm": "models by name, timm:resnet18",
     "transformers": "models by name, hf:...",
+    "lightning": "fault-aware training by its trainer",
+    "accelerate": "fault-aware training by the trainer of transformers",
     "torchao": "quantised models",
     "captum": "scores of ISimDL",
     "snntorch": "spiking models",

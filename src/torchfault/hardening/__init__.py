@@ -9,14 +9,16 @@ and :func:`protect` chooses what to protect for a budget. :func:`train_with_faul
 
 from torchfault.hardening.checksums import Checksums, WeightChecksums
 from torchfault.hardening.detection import Detecting, Detection, detecting, detection
+from torchfault.hardening.draws import FaultDraws, Refreshed
 from torchfault.hardening.encodings import Parity, Secded, Triplicate
+from torchfault.hardening.faulty_steps import FaultySteps
 from torchfault.hardening.harden import Guard, Method, guards, harden, overhead
 from torchfault.hardening.notation import METHODS, method
 from torchfault.hardening.profile import Profile, Range, profile
 from torchfault.hardening.protection import Protection, front, protect, residual
 from torchfault.hardening.ranges import Ranges
 from torchfault.hardening.saved import load_hardened, save_hardened
-from torchfault.hardening.training import FaultDraws, Training, train_with_faults
+from torchfault.hardening.training import Training, train_with_faults
 from torchfault.hardening.weights import InvariantBits, WeightRanges
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "Detecting",
     "Detection",
     "FaultDraws",
+    "FaultySteps",
     "Guard",
     "InvariantBits",
     "Method",
@@ -33,6 +36,7 @@ __all__ = [
     "Protection",
     "Range",
     "Ranges",
+    "Refreshed",
     "Secded",
     "Training",
     "Triplicate",
