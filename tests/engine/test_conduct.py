@@ -332,3 +332,31 @@ def test_an_operation_belongs_to_the_module_in_whose_forward_it_is(kind: str) ->
         "block.1": "block.1", "block.0.fc@1": "block.0.fc", "block.0@1.mul": "block.0", "block.0@1.tanh": "block.0",
         "block.0@1.add": "block.0", "block.1@1": "block.1", "sub": "", "head": "head", "abs": "",
     }  # fmt: skip
+
+
+class Guarded(nn.Module):
+    """Decides by values, and counts how many inputs it has seen in all."""
+
+    def __init__(self, level: float) -> None:
+        super().__init__()
+        self.layer, self.level = nn.Linear(6, 3), level
+
+    def forward(self, x: Tensor) -> Tensor:
+        Guarded.seen += len(x)
+        h = self.layer(x)
+        return h if bool(h[0, 0] > self.level) else torch.relu(h)
+
+    seen = 0
+
+
+@pytest.mark.parametrize(("level", "relu"), [(-1e9, False), (1e9, True), (0.0, True)])
+def test_inputs_that_take_a_known_path_are_looked_at_once(level, relu):
+    torch.manual_seed(0)
+    counts = []
+    for inputs in (1, 16):
+        Guarded.seen = 0
+        found = find(Guarded(level).eval(), Data(torch.randn(16, 6)[:inputs]))
+        assert ("relu:output" in found.space.names) == relu or inputs == 1
+        counts.append(Guarded.seen)
+    # One more run each for 15 more inputs, and four more inputs for a second path.
+    assert counts[1] - counts[0] <= 15 + 4 * (level == 0)

@@ -4,7 +4,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchfault.model.lane_axis import LaneAxis, find_axis, join, lanes_first, per_sample, put, take, write_back
+from torchfault.model.lane_axis import (
+    LaneAxis,
+    find_axis,
+    join,
+    lanes_first,
+    per_sample,
+    put,
+    same_values,
+    take,
+    write_back,
+)
 
 LAYOUTS = [LaneAxis(a, o, i) for a in (0, 1) for o in (1, 2) for i in (1, 3)]
 
@@ -60,3 +70,29 @@ def test_channels_last_survives_taking():
 def test_lanes_that_mix_have_no_layout():
     x = torch.randn(3, 4)
     assert find_axis(x - x.mean(0), x[1:2] - x[1:2].mean(0), lanes=3, lane=1) is None
+
+
+INF, NAN = torch.inf, torch.nan
+PAIRS = [
+    ([1.0, 2.0], [1.001, 2.0], True),
+    ([1.0, 2.0], [1.02, 2.0], False),
+    ([1.0, 1e6], [9.0, 1e6], True),  # small beside the largest
+    ([NAN, INF, -INF], [NAN, INF, -INF], True),
+    ([1.0, 5.0], [1.0, INF], False),
+    ([INF, 5.0], [1.0, 5.0], False),
+    ([NAN, 1.0], [0.0, 1.0], False),
+    ([INF, 1.0], [-INF, 1.0], False),
+    ([3e38, 1.0], [-3e38, 1.0], False),  # their distance is no float
+    ([INF, 1.0], [INF, 1.02], False),
+]
+
+
+@pytest.mark.parametrize(("a", "b", "same"), PAIRS, ids=range(len(PAIRS)))
+def test_values_are_the_same_up_to_the_order_of_additions(a, b, same):
+    assert same_values(torch.tensor(a), torch.tensor(b)) is same
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_what_is_not_finite_is_only_like_itself_in_every_type(dtype):
+    for a, b, same in PAIRS[3:8]:
+        assert same_values(torch.tensor(a, dtype=dtype), torch.tensor(b, dtype=dtype)) is same

@@ -101,6 +101,26 @@ class Tied(nn.Module):
         return self.again(self.decode(x)).softmax(-1)
 
 
+class Causal(nn.Module):
+    """A causal language model that reads its embedding again as its head: ids (N, 6) to logits (N, 6, 20)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 16)
+        self.place = nn.Parameter(torch.randn(6, 16) * 0.1)
+        self.mix, self.bias = nn.Parameter(torch.randn(16, 48) * 0.3), nn.Parameter(torch.randn(48) * 0.1)
+        self.out = nn.Parameter(torch.randn(16, 16) * 0.3)
+        self.norm = nn.LayerNorm(16)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids) + self.place
+        mixed = torch.addmm(self.bias, self.norm(x).view(-1, 16), self.mix).view(*ids.shape, 48)
+        q, k, v = (part.unflatten(-1, (2, 8)).transpose(1, 2) for part in mixed.split(16, -1))
+        heads = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + heads.transpose(1, 2).flatten(2) @ self.out
+        return x @ self.embed.weight.t()
+
+
 def _seeded(build: Callable[[], nn.Module]) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(7)
@@ -131,5 +151,6 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, Data]]] = {
     "lstm-time-first": lambda: (_seeded(lambda: Recurrent(batch_first=False)), Data((_noise(6, 7, 6),))),
     "folded": lambda: (_seeded(Folded), Data(_noise(6, 4, 3, 6, 6))),
     "tied": lambda: (_seeded(Tied), Data(_noise(6, 8))),
+    "causal": lambda: (_seeded(Causal), Data(_tokens(6)["ids"])),
 }
 """Each entry builds a network in evaluation mode and six inputs for it."""

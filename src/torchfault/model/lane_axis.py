@@ -237,11 +237,28 @@ def same_values(a: Tensor, b: Tensor) -> bool:
     if not a.dtype.is_floating_point:
         return bool(torch.equal(a, b))
     parts = list(zip(a.reshape(-1).split(_AT_ONCE), b.reshape(-1).split(_AT_ONCE), strict=True))
-    finite = (theirs[torch.isfinite(theirs)] for _, theirs in parts)
-    scale = max((float(some.abs().max()) for some in finite if some.numel()), default=1.0)
+    scale = max((_largest(theirs) for _, theirs in parts if theirs.numel()), default=0.0)
     tolerance = math.sqrt(torch.finfo(a.dtype).eps) * 10
-    within = {"rtol": tolerance, "atol": tolerance * scale + 1e-12}
-    return all(torch.allclose(x.double(), y.double(), **within, equal_nan=True) for x, y in parts)
+    return all(_near(x, y, tolerance, tolerance * scale + 1e-12) for x, y in parts)
+
+
+def _largest(values: Tensor) -> float:
+    """Return the largest finite magnitude among *values*, 0 where none is finite."""
+    wide = values.float() if values.element_size() < 4 else values
+    found = float(wide.abs().max())
+    if math.isfinite(found):
+        return found
+    finite = wide[wide.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+def _near(x: Tensor, y: Tensor, rtol: float, atol: float) -> bool:
+    """Whether *x* is within ``atol + rtol |y|`` of *y*: mostly seen at once in single precision, else in double."""
+    if x.dtype == torch.float32 and x.numel():
+        apart = (x - y).abs_()
+        if math.isfinite(float(apart.max())) and bool((apart <= y.abs().mul_(rtol).add_(atol)).all()):
+            return True
+    return torch.allclose(x.double(), y.double(), rtol=rtol, atol=atol, equal_nan=True)
 
 
 def by_sample(tensor: Tensor, layout: LaneAxis | None) -> Tensor:

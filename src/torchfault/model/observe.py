@@ -17,7 +17,7 @@ from torchfault.model.rounding import exactly
 from torchfault.model.states import find_cells
 from torchfault.model.struck_proof import mixing
 from torchfault.model.traits import leaf_paths, varies
-from torchfault.model.watch import visiting
+from torchfault.model.watch import Moment, Visitor, visiting
 
 __all__ = ["watch"]
 
@@ -52,30 +52,49 @@ def _watched(model: nn.Module, data: Data, *, operations: bool, steps: bool) -> 
     record.mixes = _mixing(record, data, many, few)
     if record.mixes:  # then the values do not tell where the lanes are, but the shapes do
         _pair(record, inputs, operations=operations)
+    paths: set[tuple[str, ...]] = set()
     for number in spread(data, most=_PATHS) if conduct.decides else ():
         alone = rows(data.inputs, slice(number, number + 1))
-        _pair(record, alone if conduct.alone else repeated(data, number), operations=operations)
+        if (path := _path(record, alone, operations=operations)) not in paths:
+            paths.add(path)
+            _pair(record, alone if conduct.alone else repeated(data, number), operations=operations)
     return record
+
+
+def _path(record: Record, inputs: Tree, *, operations: bool) -> tuple[str, ...]:
+    """Return what the model computes for *inputs*, by name: a run of its own, far cheaper than a pair that compares."""
+    met: list[str] = []
+
+    def visitor(moment: Moment) -> None:
+        met.extend((*moment.stored, *(moment.name(i) for i in range(len(moment.tensors)))))
+
+    _run(record, inputs, visitor, operations=operations)
+    return tuple(met)
 
 
 def _pair(record: Record, inputs: Tree, *, operations: bool) -> tuple[Tree, Tree]:
     """Run the model on fewer of the *inputs* and on all, for *record*; return what it gave for all, and for fewer."""
-    model, paths, given = record.model, leaf_paths(record.model), []
-    for some, visitor in ((rows(inputs, record.fewer), record.few), (inputs, record.many)):
-        with undisturbed(model), exactly():  # each from the state that the model was found in
-            reset_states(model)
-            try:
-                with visiting(model, visitor, modules=paths, operations=None if operations else (), cells=record.cells):
-                    given.append(call(model, some))
-            except ModelError:
-                raise
-            except Exception as error:
-                raise ModelError(
-                    f"{type(model).__name__} must run on batches of {PROBES} and fewer of the inputs, got "
-                    f"{type(error).__name__}: {first_line(error)}; check the inputs"
-                ) from error
+    few = _run(record, rows(inputs, record.fewer), record.few, operations=operations)
+    many = _run(record, inputs, record.many, operations=operations)
     record.end()
-    return given[1], given[0]
+    return many, few
+
+
+def _run(record: Record, inputs: Tree, visitor: Visitor, *, operations: bool) -> Tree:
+    """Run the model on *inputs*, from the state that it was found in, and show it to *visitor*."""
+    model, names = record.model, None if operations else ()
+    with undisturbed(model), exactly():
+        reset_states(model)
+        try:
+            with visiting(model, visitor, modules=leaf_paths(model), operations=names, cells=record.cells):
+                return call(model, inputs)
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"{type(model).__name__} must run on batches of {PROBES} and fewer of the inputs, got "
+                f"{type(error).__name__}: {first_line(error)}; check the inputs"
+            ) from error
 
 
 def _mixing(record: Record, data: Data, many: Tree, few: Tree) -> str:

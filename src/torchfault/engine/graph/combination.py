@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfault.engine.graph.patches import Patch, Struck, batch_norm_patch, patch_for
+from torchfault.engine.graph.patches import CHANNELS_LAST, Patch, Struck, batch_norm_patch, patch_for
 from torchfault.model.program import Node, Ref
 
 __all__ = ["strike_together"]
@@ -35,7 +35,7 @@ def strike_together(node: Node, output: Tensor, struck: Mapping[int, Struck], *,
     lanes, events = torch.cat([one.rows for one in struck.values()]).unique(return_counts=True)
     if output.ndim < 2:
         return lanes
-    axis = -1 if node.op in ("linear", "embedding") else 1
+    axis = -1 if node.op in CHANNELS_LAST else 1
     pixels = output[0].numel() // max(output.shape[axis], 1)
     most = _MOST_VISITS.get(output.device.type, 1 << 24)
     few = (events == 1) | ((events * pixels <= 4 * most) & _cheaper(node, events, pixels, value))
@@ -52,7 +52,7 @@ def strike_together(node: Node, output: Tensor, struck: Mapping[int, Struck], *,
 
 def _cheaper(node: Node, events: Tensor, pixels: int, value: Read) -> Tensor:
     """Return whether so many *events* in a lane cost less than running *node* anew for it."""
-    weight = node.args[1]
+    weight = node.args[2 if node.op == "addmm" else 1]
     if node.op in ("batch_norm", "embedding") or not isinstance(
         weight, Ref
     ):  # which cost a channel or a column at most

@@ -17,7 +17,10 @@ from torchfault.engine.graph.geometry import Reach, convolution, listed
 from torchfault.model.lane_axis import LaneAxis, lanes_first
 from torchfault.model.program import Node, Ref
 
-__all__ = ["Patch", "Struck", "batch_norm_patch", "patch_for", "row_patch"]
+__all__ = ["CHANNELS_LAST", "Patch", "Struck", "batch_norm_patch", "patch_for", "row_patch"]
+
+CHANNELS_LAST = frozenset({"linear", "embedding", "addmm", "mm", "matmul"})
+"""The operations with a closed form whose channels are the last axis of what they give."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,16 +284,37 @@ def _transposed_weight(operands: _Operands, struck: Struck) -> Patch | None:
 
 
 def _linear_weight(operands: _Operands, struck: Struck) -> Patch | None:
-    x, weight = operands.get(0), operands.get(1)
-    if weight.ndim != 2:
+    weight = operands.get(1)
+    return _product(operands.get(0), weight, struck, *_unravel(struck.element, weight.shape))
+
+
+def _product_weight(slot: int) -> Callable[[_Operands, Struck], Patch | None]:
+    """A product of rows by a matrix (inputs, outputs), which is argument *slot* behind the rows."""
+
+    def form(operands: _Operands, struck: Struck) -> Patch | None:
+        weight = operands.get(slot)
+        column, row = _unravel(struck.element, weight.shape)[-2:]
+        return _product(operands.get(slot - 1), weight, struck, row, column)
+
+    return form
+
+
+def _product(x: Tensor, weight: Tensor, struck: Struck, row: Tensor, column: Tensor) -> Patch | None:
+    """The output *row* changes by the input *column* times what its weight changes by."""
+    if weight.ndim != 2 or x.ndim < 2:
         return None
-    row, column = _unravel(struck.element, weight.shape)
-    values = x.movedim(-1, 1)[struck.rows, column] * _wide(struck.delta, x.ndim - 2)
-    return Patch(-1, (row,), values)
+    return Patch(-1, (row,), x.movedim(-1, 1)[struck.rows, column] * _wide(struck.delta, x.ndim - 2))
 
 
-def _linear_bias(operands: _Operands, struck: Struck) -> Patch | None:
-    return Patch(-1, (struck.element,), _wide(struck.delta, operands.get(0).ndim - 2))
+def _bias(slot: int, rows: int) -> Callable[[_Operands, Struck], Patch | None]:
+    """A bias, argument *slot* of a product, which adds it to every row of argument *rows*."""
+
+    def form(operands: _Operands, struck: Struck) -> Patch | None:
+        if operands.get(slot).ndim > 1:
+            return None
+        return Patch(-1, (struck.element,), _wide(struck.delta, operands.get(rows).ndim - 2))
+
+    return form
 
 
 def _batch_norm(slot: int) -> Callable[[_Operands, Struck], Patch | None]:
@@ -333,7 +357,10 @@ def _embedding(operands: _Operands, struck: Struck) -> Patch | None:
 
 _FORMS: dict[tuple[str, int], Callable[[_Operands, Struck], Patch | None]] = {
     ("linear", 1): _linear_weight,
-    ("linear", 2): _linear_bias,
+    ("linear", 2): _bias(2, 0),
+    ("addmm", 0): _bias(0, 1),
+    ("addmm", 2): _product_weight(2),
+    **{(op, 1): _product_weight(1) for op in ("mm", "matmul")},
     ("embedding", 0): _embedding,
     **{("batch_norm", slot): _batch_norm(slot) for slot in (1, 2, 3, 4)},
 }

@@ -17,6 +17,7 @@ from torchfault.engine.graph.groups import Group
 from torchfault.engine.graph.striker import Striker
 from torchfault.engine.graph.sweep import Schedule, Sweep
 from torchfault.engine.monitor import SweepMonitor
+from torchfault.errors import lacks_memory
 from torchfault.model.lane_axis import LaneAxis, identical_lanes, lanes_first
 from torchfault.model.places import lane_arguments
 from torchfault.model.program import Node, Ref, Value
@@ -66,7 +67,9 @@ class ChunkRun:
         self.plan, self.footprint, self.memory, self.monitor = plan, footprint, memory, monitor
         self.device = striker.device
         self.rows = self._tensor(trials.inputs - golden.first)
+        self.begin = events.offsets[:-1].copy()  # the first event of each trial that is not known to change nothing
         self.waiting: dict[int, list[_Waiting]] = {}
+        self.most = len(trials)
 
     def _tensor(self, array: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(array).to(self.device)
@@ -74,34 +77,58 @@ class ChunkRun:
     def lanes(self) -> Iterator[Lanes]:
         """Yield the outcome of every trial."""
         order = np.argsort(self.events.first, kind="stable")
-        for node in np.unique(self.events.first):
-            here = order[self.events.first[order] == node]
-            step = self._at_once(int(node))
+        nodes, starts = np.unique(self.events.first[order], return_index=True)
+        boarding = dict(zip(nodes.tolist(), np.split(order, starts[1:]), strict=True)) if len(order) else {}
+        while boarding:
+            node = min(boarding)
+            here = boarding.pop(node)
+            step = self._at_once(node)
             for begin in range(0, len(here), step):
-                silent = self._prepare(int(node), here[begin : begin + step])
+                silent, later = self._prepared(node, here[begin : begin + step])
                 if len(silent):
                     yield self._masked(silent)
+                for at in np.unique(self.events.node[self.begin[later]]).tolist():
+                    mine = later[self.events.node[self.begin[later]] == at]
+                    boarding[at] = np.concatenate([boarding.get(at, mine[:0]), mine])
                 yield from self._sweep_full()
         yield from self._sweep_rest()
 
-    def _prepare(self, node: int, trials: Ints) -> Ints:
-        """Let trials that board at *node* wait for a sweep; return those that turned out to change nothing."""
-        offsets = self.events.offsets
-        single = offsets[trials + 1] - offsets[trials] == 1
+    def _prepared(self, node: int, trials: Ints) -> tuple[Ints, Ints]:
+        """Prepare *trials*; where there is no memory for that, let them all wait for a sweep."""
+        waiting = {at: list(queue) for at, queue in self.waiting.items()}
+        try:
+            return self._prepare(node, trials)
+        except (RuntimeError, MemoryError) as error:
+            if not lacks_memory(error):
+                raise
+        self.waiting = waiting
+        self._wait(node, trials)
+        return trials[:0], trials[:0]
+
+    def _prepare(self, node: int, trials: Ints) -> tuple[Ints, Ints]:
+        """Let trials that board at *node* wait for a sweep, but for those that turn out to change nothing there.
+
+        Returns those of which nothing else happens, and those whose word another operation reads later.
+        """
+        begin, none = self.begin[trials], trials[:0]
+        left = self.events.offsets[trials + 1] - begin
+        alone = (left == 1) | (np.diff(self.trials.offsets)[trials] == 1)  # one word, read once or by several
         if self.monitor is not None:  # every lane is looked at in the sweep, from where it is struck
-            single[:] = False
-        if not single.all():
-            self._wait(node, trials[~single])
-        if not single.any():
-            return trials[:0]
-        mine, silent = trials[single], []
-        rows = self.events.row[offsets[mine]]
+            alone[:] = False
+        self._wait(node, trials[~alone])
+        if not alone.any():
+            return none, none
+        mine, silent = trials[alone], []
+        rows = self.events.row[begin[alone]]
         operation = self.plan.program.nodes[node]
         for group in self.striker.groups(torch.arange(len(mine), device=self.device), rows):
             members = mine[group.lanes.cpu().numpy()]
             inputs = replace(group, lanes=self.rows[self._tensor(members)])
             silent.append(self._prepare_group(operation, inputs, members))
-        return np.concatenate(silent)
+        unchanged = np.concatenate(silent)
+        self.begin[unchanged] += 1
+        ended = self.begin[unchanged] == self.events.offsets[unchanged + 1]
+        return unchanged[ended], unchanged[~ended]
 
     def _prepare_group(self, node: Node, group: Group, trials: Ints) -> Ints:
         """Prepare trials struck once, in one site; *group* has the rows of golden as lanes."""
@@ -191,7 +218,7 @@ class ChunkRun:
         # A sixth: gathering, joining and comparing values hold copies beside what is alive.
         by_memory = self.memory // 6 // max(int(self.footprint.alive[node]), 1)
         by_tensor = largest // max(int(self.footprint.largest[node]), 1)
-        return int(max(1, min(by_memory, by_tensor)))
+        return int(max(1, min(by_memory, by_tensor, self.most)))
 
     def _at_once(self, node: int) -> int:
         """Return how many lanes may be prepared together: their boxes are at most about half of a value each."""
@@ -234,6 +261,15 @@ class ChunkRun:
             yield from self._crashed(_cut(batch, int(part[0]), int(part[0]) + 1)) if found is None else found
 
     def _sweep(self, batch: Sequence[tuple[int, _Waiting]]) -> list[Lanes]:
+        """Run one sweep; where it finds no memory, later ones have half as many lanes."""
+        try:
+            return self._swept(batch)
+        except (RuntimeError, MemoryError) as error:
+            if lacks_memory(error):
+                self.most = max(1, sum(len(group.trials) for _, group in batch) // 2)
+            raise
+
+    def _swept(self, batch: Sequence[tuple[int, _Waiting]]) -> list[Lanes]:
         trials = np.concatenate([group.trials for _, group in batch])
         boards = np.repeat([at for at, _ in batch], [len(group.trials) for _, group in batch])
         boxed = np.repeat([bool(group.boxes) for _, group in batch], [len(group.trials) for _, group in batch])
@@ -260,7 +296,8 @@ class ChunkRun:
     def _strikes(self, trials: Ints, open_lanes: NDArray[np.bool_]) -> tuple[Strike, dict[int, Tensor]]:
         """Return what applies the events of the *open_lanes*, and the lanes by the nodes at which it must be called."""
         events = self.events
-        first, counts = events.offsets[trials], events.offsets[trials + 1] - events.offsets[trials]
+        first = self.begin[trials]
+        counts = events.offsets[trials + 1] - first
         counts = np.where(open_lanes, counts, 0)
         index = np.repeat(first - np.concatenate(([0], np.cumsum(counts)[:-1])), counts) + np.arange(counts.sum())
         lane = np.repeat(np.arange(len(trials)), counts)

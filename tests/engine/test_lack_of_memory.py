@@ -1,0 +1,76 @@
+"""A sweep that finds no memory is halved and goes on: every lane once, with the outcome that it would have had."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.agreement import assert_agree, collect, random_trials
+from tests.support.networks import NETWORKS
+from torchfault.engine.crashes import separated
+from torchfault.engine.engine import Engine
+from torchfault.engine.graph import scheduler
+from torchfault.engine.graph.boxes import LocalLanes
+from torchfault.engine.graph.sweep import Sweep
+
+LACKS = {
+    "gpu": torch.OutOfMemoryError("CUDA out of memory"),
+    "cpu": RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    "python": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("error", LACKS.values(), ids=LACKS)
+@pytest.mark.parametrize("most", [1, 5])
+def test_parts_are_halved_until_they_fit(error, most):
+    def run(lanes):
+        if len(lanes) > most:
+            raise error
+        return len(lanes)
+
+    found = list(separated(np.arange(13), run))
+    assert np.concatenate([part for part, _ in found]).tolist() == list(range(13))
+    assert all(fits == len(part) <= most for part, fits in found)
+
+
+def test_a_lane_that_does_not_fit_alone_is_an_error():
+    def run(_):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        list(separated(np.arange(3), run))
+
+
+@pytest.mark.parametrize("name", ["digits", "causal"])
+@pytest.mark.parametrize("faults", [1, 3])
+def test_sweeps_are_halved_and_stay_so(name, faults, monkeypatch):
+    model, data = NETWORKS[name]()
+    engine = Engine(model, data, executor="graph")
+    monkeypatch.setattr(scheduler, "_CPU_TENSOR_BYTES", 40 * int(engine._executor.footprint.largest.max()))
+    trials = random_trials(engine.space, len(data), 400, faults=faults)
+    expected, plain, failed = collect(engine, trials), Sweep.run, []
+
+    def run(self, *args):
+        if len(self.inputs) > 10:
+            failed.append(len(self.inputs))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        plain(self, *args)
+
+    monkeypatch.setattr(Sweep, "run", run)
+    assert_agree(collect(engine, trials), expected)
+    assert failed
+    assert len(failed) <= 12  # which is the first sweep in its parts, and none of those behind it
+
+
+def test_lanes_whose_boxes_do_not_fit_are_swept_whole(monkeypatch):
+    model, data = NETWORKS["depthwise"]()
+    engine = Engine(model, data, executor="graph")
+    trials = random_trials(engine.space.select(kinds=["input", "output"]), len(data), 80)
+    expected, calls = collect(engine, trials), []
+
+    def run(self):
+        calls.append(len(self.rows))
+        raise MemoryError
+
+    monkeypatch.setattr(LocalLanes, "run", run)
+    assert_agree(collect(engine, trials), expected)
+    assert calls
