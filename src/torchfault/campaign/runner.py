@@ -306,7 +306,14 @@ def _reason(session: Session, *, seconds: float | None = None) -> str | None:
     widths = partial(half_widths, session.record, tally)
     failures = float(tally.counts("model").failures[0])
     spent = session.seconds if seconds is None else seconds
-    return rule(Progress(trials=tally.trials, failures=failures, seconds=spent, widths=widths))
+    drops = None if session.meter is None else partial(_dropped, session)
+    return rule(Progress(trials=tally.trials, failures=failures, seconds=spent, widths=widths, drops=drops))
+
+
+def _dropped(session: Session, least: float) -> int:
+    """Return how many trials have lowered the metric by *least* or more."""
+    values = session.tally.columns().values
+    return 0 if values is None else int((values >= least).sum())
 
 
 def _append(session: Session, columns: Columns, first: int) -> None:

@@ -106,7 +106,12 @@ ENGINE_FLAGS = (
 )
 RECIPE_FLAGS: Mapping[str, tuple[Flag, ...]] = {
     "run": (),
-    "search": (Flag("--side", "search.side", "N"),),
+    "search": (
+        Flag("--side", "search.side", "N"),
+        Flag("--drop", "search.drop", "25%"),
+        Flag("--scores", "search.scores", "uniform|rising|...", many=True),
+        Flag("--found", "search.found", "N"),
+    ),
     "vulnerability": (
         Flag("--share", "vulnerability.share", "10%|all"),
         Flag("--weights", "vulnerability.weights", "N|log2|all"),

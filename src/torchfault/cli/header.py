@@ -139,6 +139,8 @@ def how_drawn(settings: Settings) -> str:
     >>> how_drawn(read_settings(None, [*flags, Override(("sampler",), "importance:GBIN", "--sampler")]))
     'importance:score=GBIN'
     """
+    if settings.looks_for_drops:
+        return f"search by {settings.search.scores[0]}"
     if settings.recipe != "run":
         return settings.recipe
     each = (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torchfault
 from torchfault.cli import header
+from torchfault.cli.dropping import show_searches
 from torchfault.cli.progress import Watch
 from torchfault.cli.screen import complain, count, next_steps, say, strays_aside, working
 from torchfault.cli.showing import check_wanted, find, short, show_results, store_flag
@@ -33,11 +34,20 @@ def run_campaign(settings: Settings, wanted: Wanted) -> None:
     from torchfault.store import Store
 
     check_wanted(wanted)
-    assert settings.name is not None
+    parts = settings.searches() if settings.looks_for_drops else {"": settings}
     with Store(settings.store) as store:
-        held = store.campaign(settings.name) if settings.name in store else None
-        results = _results(settings, store, held)
-    show_results(results, wanted, where=settings.store)
+        found = [(part, _results(one, store, _held(store, one))) for part, one in parts.items()]
+    if len(found) > 1:
+        show_searches(found, wanted)
+        next_steps([f"torchfault show {one.name}{store_flag(settings.store)}" for _, one in found])
+    else:
+        show_results(found[0][1], wanted, where=settings.store)
+
+
+def _held(store: "Store", settings: Settings) -> "Record | None":
+    """Return what the store holds of a campaign already."""
+    assert settings.name is not None
+    return store.campaign(settings.name) if settings.name in store else None
 
 
 def resume_campaign(
@@ -162,6 +172,8 @@ def _failure(settings: Settings, engine: "Engine") -> str:
     """Return what counts as a failure, and what of the outputs that is about."""
     from torchfault.criteria import Fitting, as_criterion, fitting, judged
 
+    if settings.looks_for_drops:
+        return f"accuracy lower by {100 * (settings.search.drop or 0):g} % of itself"
     if settings.metric is not None:
         return f"drop of {settings.metric}"
     golden, data = engine.golden(), engine.data

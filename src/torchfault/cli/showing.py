@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torchfault.cli.dropping import drop_view
 from torchfault.cli.factors import factor_view
 from torchfault.cli.machine import campaign_told, estimate_told, print_object, rows_of
 from torchfault.cli.resiliency import resiliency_view
@@ -124,10 +125,13 @@ def _most(tab: Tab, top: int | None) -> "pd.DataFrame":
 
 def _view(results: "Results", look: Look) -> View:
     """Return the view that fits what was drawn: of a search, of upsets, of words that were analysed, of faults."""
+    from torchfault.results.dropping import sought
     from torchfault.results.upset_sample import lacking
 
     if not lacking(results.record):
         return resiliency_view(results, look)
+    if sought(results) is not None:
+        return drop_view(results, look)
     if results.design.sample is not None:
         return search_view(results, look)
     if results.design.clusters is not None and results.design.unit == "word":

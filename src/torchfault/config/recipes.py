@@ -4,9 +4,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from torchfault.config.made import Made
+from torchfault.config.samplers import Importance, Uniform, check_score
 from torchfault.config.section import Names, Section
 from torchfault.errors import HardwareError, VulnerabilityError
 
@@ -41,19 +42,43 @@ def _words(value: object) -> object:
     return int(text)
 
 
+_FLOOR = 0.05  # of draws by a score: enough to tell what uniform draws would take, and few, since faults are sought
+
 Words = Annotated[int | Literal["log2"] | None, BeforeValidator(_words)]
 
 
+def _scores(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names of scores that there are, each once."""
+    if not names:
+        raise ValueError("expected uniform or a score to draw by, such as rising, got none")
+    for name in names:
+        if name != "uniform":
+            check_score(name)
+    return tuple(dict.fromkeys(names))
+
+
 class Search(Section):
-    """Find as many faults that fail as possible."""
+    """Find as many faults that fail as possible, or some that lower the accuracy by a given share."""
 
     side: int = Field(
         default=2048, ge=1, le=10**9, description="Faults of the random sample that comes first; whole blocks."
     )
     block: int = Field(default=512, ge=1, le=10**7, description="Faults that are chosen together.")
+    drop: Annotated[float, BeforeValidator(_share)] | None = Field(
+        default=None,
+        description="Look for faults that lower the accuracy by this share of itself instead, such as `25%`, and tell "
+        "how many draws that takes.",
+    )
+    scores: Annotated[Names, AfterValidator(_scores)] = Field(
+        default=("uniform", "rising"),
+        description="With `drop`: what draws faults, a campaign each: `uniform`, or a score as for `importance`.",
+    )
+    found: int = Field(default=1, ge=1, le=10**6, description="With `drop`: how many such faults end the campaign.")
 
     def build(self, made: Made) -> "Campaign":
-        """Return the campaign."""
+        """Return the campaign; with a drop, that of the first of the scores."""
+        if self.drop is not None:
+            return self._of_drops(made, self.drop)
         from torchfault.recipes import search
 
         return search(
@@ -65,6 +90,23 @@ class Search(Section):
             fault=made.fault,
             criterion=made.criterion,
             verdicts=made.verdicts,
+            level=made.level,
+            seed=made.seed,
+        )
+
+    def _of_drops(self, made: Made, drop: float) -> "Campaign":
+        from torchfault.recipes import drops
+
+        score = self.scores[0]
+        kind = Uniform() if score == "uniform" else Importance(score=score, floor=_FLOOR)
+        return drops(
+            made.engine,
+            made.space,
+            drop=drop,
+            found=self.found,
+            sampler=kind.build(made),
+            stop=made.stop,
+            fault=made.fault,
             level=made.level,
             seed=made.seed,
         )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torchfault.sampling import Importance as _Importance
     from torchfault.sampling import Sampler
 
-__all__ = ["SAMPLERS", "AnySampler", "Uniform"]
+__all__ = ["SAMPLERS", "AnySampler", "Importance", "Uniform", "check_score"]
 
 
 class Uniform(Kind):
@@ -114,14 +114,15 @@ class Adaptive(Kind):
         return Adaptive(WholeWords() if self.strata == "words" else BitFields())
 
 
-def _score(text: str) -> str:
+def check_score(text: str) -> str:
+    """Return the name of a score, or raise :class:`ValueError`."""
     if not re.fullmatch(r"effect|joint|rising|[GELR]B[IR]N", text):
         raise ValueError(f"expected effect, joint, rising or a code such as GBIN, got '{text[:60]}'")
     return text
 
 
 class _Scored(Kind):
-    score: Annotated[str, AfterValidator(_score)] = Field(
+    score: Annotated[str, AfterValidator(check_score)] = Field(
         default="effect",
         description="`effect` (first-order effect on the margin), `joint` (sensitivity times derivative by the bit), "
         "`rising` (sensitive elements that become very large), or a code of ISimDL such as `GBIN` (Gradient, "

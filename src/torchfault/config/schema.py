@@ -302,6 +302,20 @@ class Settings(Section):
         "directory, or the URL of another database.",
     )
 
+    @property
+    def looks_for_drops(self) -> bool:
+        """Whether this is a search for faults that lower the accuracy by a share."""
+        return self.recipe == "search" and self.search.drop is not None
+
+    def searches(self) -> "dict[str, Settings]":
+        """Return the settings of a search for each of its scores, by their names; their campaigns have these too."""
+        return {
+            score: self.model_copy(
+                update={"name": f"{self.name}-{score}", "search": self.search.model_copy(update={"scores": (score,)})}
+            )
+            for score in self.search.scores
+        }
+
     @model_validator(mode="after")
     def _has_goals(self) -> Self:
         if self.recipe == "run" and self.sampler.kind == "adaptive" and not self.stop.half_width:
@@ -310,7 +324,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _metric_alone(self) -> Self:
-        if self.recipe == "run" and self.metric is not None:
+        if (self.recipe == "run" and self.metric is not None) or self.looks_for_drops:
             conflict = beside_metric(
                 criterion=self.criterion is not None,
                 verdicts=bool(self.verdicts),

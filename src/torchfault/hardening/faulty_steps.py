@@ -140,8 +140,8 @@ def _without_gradients(model: nn.Module, trial: Trials) -> Iterator[None]:
     """Let struck weights get no gradient in this scope; those of other passes that they have already stay."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     with ExitStack() as hooks:
-        for site, struck in enumerate(trial.sites):
-            held = parameters.get(struck.name)
+        for site in np.unique(trial.site):
+            held = parameters.get(trial.sites[site].name)
             if held is not None and held.requires_grad:
                 elements = torch.from_numpy(trial.element[trial.site == site])
                 hooks.callback(held.register_hook(lambda gradient, at=elements: _zeroed(gradient, at)).remove)

@@ -5,6 +5,7 @@ from torchfault.results.comparison import Agreement, agreement, compare
 from torchfault.results.convergence import convergence
 from torchfault.results.diagnostics import Diagnostics
 from torchfault.results.differences import Difference, differ, differences
+from torchfault.results.dropping import Drops, dropped
 from torchfault.results.export import export_trials
 from torchfault.results.factor_score import FactorScore, factor_score
 from torchfault.results.fit import Fit, fit
@@ -26,6 +27,7 @@ __all__ = [
     "Change",
     "Diagnostics",
     "Difference",
+    "Drops",
     "FactorScore",
     "Fit",
     "Recall",
@@ -38,6 +40,7 @@ __all__ = [
     "convergence",
     "differ",
     "differences",
+    "dropped",
     "export_trials",
     "factor_score",
     "factors",

@@ -19,6 +19,7 @@ from torchfault.statistics.sequences import Sequence, Sequences, confidence_sequ
 from torchfault.statistics.stopping import (
     AllOf,
     AnyOf,
+    Dropped,
     HalfWidth,
     MaxTrials,
     Progress,
@@ -32,6 +33,7 @@ __all__ = [
     "INTERVALS",
     "AllOf",
     "AnyOf",
+    "Dropped",
     "Estimate",
     "HalfWidth",
     "IntervalFunction",

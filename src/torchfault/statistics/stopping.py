@@ -12,7 +12,18 @@ from torchfault.errors import StatisticsError
 from torchfault.statistics.estimators import proportion
 from torchfault.statistics.intervals import check_level, find_interval
 
-__all__ = ["AllOf", "AnyOf", "HalfWidth", "MaxTrials", "Progress", "Rule", "StoppingRule", "TimeBudget", "rules"]
+__all__ = [
+    "AllOf",
+    "AnyOf",
+    "Dropped",
+    "HalfWidth",
+    "MaxTrials",
+    "Progress",
+    "Rule",
+    "StoppingRule",
+    "TimeBudget",
+    "rules",
+]
 
 
 Widths = Callable[[str, float, str], NDArray[np.float64]]
@@ -24,7 +35,8 @@ nothing is known, or where a stop would bias the value."""
 class Progress:
     """How far a campaign has come: trials run, failures among them, seconds spent, and the half-widths of intervals.
 
-    Without *widths*, the trials count as independent and equally weighted.
+    Without *widths*, the trials count as independent and equally weighted. *drops*, of a campaign of a metric, returns
+    how many trials have lowered it by so much or more.
 
     >>> round(Progress(trials=1000, failures=3, seconds=2.5).half_width("model", level=0.95, method="wilson"), 4)
     0.0039
@@ -34,6 +46,7 @@ class Progress:
     failures: float
     seconds: float
     widths: Widths | None = None
+    drops: Callable[[float], int] | None = None
 
     def half_width(self, by: str, *, level: float, method: str) -> float:
         """Return the largest half-width of the intervals of the groups of *by*."""
@@ -184,6 +197,28 @@ class HalfWidth(StoppingRule):
         if reached > self.h:
             return None
         return f"half-width {reached:.2g} of at most {self.h:g} reached by {self.by} ({100 * self.level:g} %)"
+
+
+@dataclass(frozen=True)
+class Dropped(StoppingRule):
+    """Stop once *n* trials have lowered the metric by *drop* or more, an absolute number.
+
+    >>> Dropped(0.2)(Progress(trials=30, failures=9, seconds=2.5, drops=lambda least: 1))
+    '1 of 1 trials found that lower the metric by 0.2'
+    """
+
+    drop: float
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.drop > 0 or self.n < 1:
+            raise StatisticsError(f"Dropped takes a drop above 0 and 1 fault or more, got {self.drop:g} and {self.n}")
+
+    def __call__(self, progress: Progress, /) -> str | None:
+        if progress.drops is None:
+            raise StatisticsError("drops are those of a metric, got a campaign without one; give metric=accuracy")
+        found = progress.drops(self.drop)
+        return f"{found} of {self.n} trials found that lower the metric by {self.drop:.3g}" if found >= self.n else None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,76 @@
+"""`torchfault search --drop`: uniform draws against scores, told side by side, stored, and gone on with."""
+
+import json
+
+import pytest
+
+from tests.cli.test_cli import run
+from torchfault.cli import main
+from torchfault.results import dropped, load
+from torchfault.store import Store
+
+MODEL = ("--model", "torchfault.demo:model", "--data", "torchfault.demo:data", "--limit", "60", "--kinds", "weight")
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_searches_are_told_side_by_side_and_each_by_itself(capfd):
+    told = json.loads(run(capfd, "search", *MODEL, "--drop", "25%", "--json")[0])
+    assert told["kind"] == "searches"
+    assert told["drop"] == pytest.approx(0.25)
+    by_score = {row["score"]: row for row in told["searches"]}
+    assert by_score["uniform"]["draws"] > by_score["rising"]["draws"] >= 1
+    assert all(row["drop"] >= 0.25 and row["seconds"] > 0 and row["found"] >= 1 for row in by_score.values())
+    assert [one["name"] for one in told["campaigns"]] == ["model-search-uniform", "model-search-rising"]
+    again, out = run(capfd, "search", *MODEL, "--drop", "25%")
+    assert again.splitlines()[2].split()[:2] == ["uniform", str(by_score["uniform"]["draws"])]
+    assert "torchfault show model-search-rising" in out
+    out, _ = run(capfd, "show", "model-search-rising")
+    assert f"first     draw {by_score['rising']['draws']}, after " in out
+    assert "draws lower the accuracy of 100.00 % by 25.00 % of itself" in out
+    out, _ = run(capfd, "show", "model-search-rising", "--by", "found", "--format", "csv")
+    assert out.splitlines()[0] == "trial,site,element,bit,drop"
+
+
+def test_a_search_goes_on_where_it_stopped(capfd):
+    flags = ("search", *MODEL, "--drop", "50%", "--scores", "GBIN", "--found", "9")
+    run(capfd, *flags, "--trials", "68", "--store", "first.db")
+    run(capfd, "resume", "model-search-GBIN", "--trials", "2000", "--store", "first.db")
+    run(capfd, *flags, "--trials", "2000", "--store", "whole.db")
+    found = []
+    for file in ("first.db", "whole.db"):
+        with Store(file, access="read") as store:
+            found.append(dropped(load(store, "model-search-GBIN")))
+    one, two = found
+    assert len(one.faults) >= 9
+    assert one.faults.tolist() == two.faults.tolist()
+    assert one.draws == two.draws
+    assert (one.values >= 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--drop", "0"], "--drop: expected a share such as 10% or 0.1"),
+        (["--drop", "150%"], "--drop: expected a share"),
+        (["--drop", "10%", "--scores", "best"], "--scores: expected effect, joint, rising or a code such as GBIN"),
+        (["--drop", "10%", "--criterion", "top1"], "a metric measures every trial on the whole data set"),
+        (["--drop", "10%", "--found", "0"], "--found"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(capfd, flags, message):
+    assert main(["search", *MODEL, *flags]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_a_search_for_a_drop_needs_labels(capfd):
+    shape = ["--model", "torchfault.demo:model", "--shape", "1,8,8"]
+    assert main(["search", *shape, "--drop", "10%"]) == 2
+    err = capfd.readouterr().err
+    assert "needs labels" in err
