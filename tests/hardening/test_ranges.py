@@ -161,3 +161,25 @@ def test_bad_input_is_refused_in_one_line(net):
         with pytest.raises(error, match=message) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5, 6), (4, 3, 2, 5, 6), (4, 7, 3), (4, 3)], ids=str)
+@pytest.mark.parametrize("action", ["clamp", "zero", "mean"])
+def test_every_channel_has_its_own_bounds_in_tensors_of_any_axes(shape, action):
+    torch.manual_seed(4)
+    model, scale = nn.Sequential(nn.Identity()), torch.tensor([1.0, 10.0, 100.0])
+    axis = 1 if len(shape) > 3 else len(shape) - 1
+    data = torch.rand(shape) * scale.reshape([3 if at == axis else 1 for at in range(len(shape))])
+    safe = harden(model, Ranges("0:input", action=action, per="channel"), profile=profile(model, data))
+    assert torch.equal(safe(data), data)
+    for channel, far in enumerate((9.0, 99.0, 999.0)):
+        struck = data.clone()
+        struck.movedim(axis, -1)[(*[0] * (len(shape) - 1), channel)] = far
+        changed = safe(struck)
+        assert changed.movedim(axis, 0)[channel].max() <= data.movedim(axis, 0)[channel].max() * 1.01
+        assert int((changed != struck).sum()) == 1
+
+
+def test_an_empty_batch_passes(net):
+    safe = harden(net, Ranges(per="channel"), profile=profile(net, torch.randn(20, 3)))
+    assert safe(torch.empty(0, 3)).shape == (0, 2)

@@ -67,12 +67,12 @@ class Profile:
 
 
 def channel_axis(tensor: Tensor) -> int:
-    """Return the axis of the channels: the second for images and volumes (N, C, ...), the last for all else.
+    """Return the axis of the channels, from the end: the second for images and volumes (N, C, ...), else the last.
 
     >>> channel_axis(torch.zeros(2, 3, 8, 8)), channel_axis(torch.zeros(2, 7, 16))
-    (1, -1)
+    (-3, -1)
     """
-    return 1 if tensor.ndim >= 4 else -1
+    return 1 - tensor.ndim if tensor.ndim >= 4 else -1
 
 
 def profile(model: nn.Module, data: Data | Tree, *, batch: int = 64) -> Profile:
