@@ -6,7 +6,19 @@ import torch
 from torch import nn
 
 from torchfault.errors import ModelError, SpaceError
-from torchfault.hardening import InvariantBits, Parity, Secded, Triplicate, WeightRanges, harden
+from torchfault.hardening import (
+    InvariantBits,
+    Parity,
+    Ranges,
+    Secded,
+    Triplicate,
+    WeightRanges,
+    ZeroSpace,
+    guards,
+    harden,
+    profile,
+)
+from torchfault.hardening import method as method_of
 from torchfault.hardening.encodings import _parity
 
 WEIGHTS = torch.tensor([[0.5, -0.25, 0.03, 1.5, -1.0], [1e-3, 0.75, -0.6, 0.1, 0.0]])
@@ -165,3 +177,47 @@ def test_bad_input_is_refused_in_one_line():
         with pytest.raises((ModelError, SpaceError), match=message) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+class Firing(nn.Module):
+    """A leaky neuron whose decay and threshold are buffers of its state, and its potential is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("beta", torch.tensor(0.9))
+        self.register_buffer("threshold", torch.tensor(1.0))
+        self.register_buffer("mem", torch.zeros(1), persistent=False)
+
+    def forward(self, x):
+        potential = self.mem * 0 + self.beta * x
+        return (potential > self.threshold) * potential
+
+
+@pytest.mark.parametrize("method", [InvariantBits(buffers=True), WeightRanges(buffers=True)], ids=repr)
+@pytest.mark.parametrize("name", ["0.running_mean", "0.running_var", "1.beta", "1.threshold"])
+def test_buffers_of_the_state_are_guarded_and_what_neurons_keep_is_not(method, name):
+    model = nn.Sequential(nn.BatchNorm1d(3), Firing()).eval().requires_grad_(False)
+    model[0].running_mean.copy_(torch.tensor([0.5, -0.3, 0.1]))
+    look = torch.rand(5, 3) * 3
+    safe = harden(model, method)
+    assert torch.equal(safe(look), model(look))
+    assert not [guard for _, _, guard in guards(safe) if guard.place in ("mem", "num_batches_tracked")]
+    dict(safe.named_buffers())[name].view(-1).view(torch.int32)[0] ^= 1 << 30
+    assert torch.allclose(safe(look), model(look), atol=0.7)  # a clamped mean is another one of the three
+    if isinstance(method, InvariantBits):
+        assert torch.equal(safe(look), model(look))
+
+
+def test_the_bounds_of_ranges_can_be_guarded_too():
+    model, look = nn.Sequential(nn.Linear(3, 2)).requires_grad_(False), torch.rand(9, 3)
+    safe = harden(model, Ranges(), InvariantBits(buffers=True), profile=profile(model, look))
+    safe[0].input_high.view(torch.int32).bitwise_xor_(1 << 30)
+    assert torch.equal(safe(look), model(look))
+
+
+def test_guards_of_buffers_have_an_option():
+    assert method_of("invariant-bits:buffers") == InvariantBits(buffers=True)
+    assert method_of("weight-ranges:zero:buffers") == WeightRanges(action="zero", buffers=True)
+    assert method_of("zero-space") == ZeroSpace()
+    with pytest.raises(ModelError, match="parity has no option 'buffers'"):
+        method_of("parity:buffers")

@@ -51,7 +51,7 @@ def harden_model(
 
     Golden ranges come from the first share *known* of the inputs, all that is measured from the others.
     """
-    from torchfault.hardening import harden, method, overhead, profile
+    from torchfault.hardening import harden, method, overhead, profile, unpacked
     from torchfault.recipes import survival
 
     check_format(form, as_json=as_json)
@@ -60,7 +60,7 @@ def harden_model(
     chosen = [method(text) for text in methods]
     try:
         with header.Opening() as opening, guarded(opening):
-            model = build_model(settings)
+            model = unpacked(build_model(settings))  # so that both have the same words
             header.tell_model(opening, settings, model)
             data = build_data(settings.data, seed=settings.seed)
             first, rest = _parted(data, known)

@@ -1,13 +1,15 @@
 """Hardening: from a model and what it is like without faults to one that survives more of them.
 
 A method is a frozen value; :func:`harden` applies several, in turn, to a copy of the model, which stays an ordinary
-``nn.Module``: :class:`Ranges` for activations, :class:`InvariantBits` and :class:`WeightRanges` for weights, and
-:class:`Parity`, :class:`Secded` and :class:`Triplicate` for encodings of them, :class:`WeightChecksums` and
-:class:`Checksums` for sums over stored words and over what layers compute. :func:`detecting` tells what guards see,
-and :func:`protect` chooses what to protect for a budget. :func:`train_with_faults` trains under faults.
+``nn.Module``: :class:`Ranges` for activations, :class:`InvariantBits` and :class:`WeightRanges` for weights,
+:class:`Parity`, :class:`Secded`, :class:`Triplicate` and, of int8 codes, :class:`ZeroSpace` for encodings of them,
+:class:`WeightChecksums` and :class:`Checksums` for sums over stored words and over what layers compute.
+:func:`detecting` tells what guards see, and :func:`protect` chooses what to protect for a budget.
+:func:`train_with_faults` trains under faults.
 """
 
 from torchfault.hardening.checksums import Checksums, WeightChecksums
+from torchfault.hardening.codes import unpacked
 from torchfault.hardening.detection import Detecting, Detection, detecting, detection
 from torchfault.hardening.draws import FaultDraws, Refreshed
 from torchfault.hardening.encodings import Parity, Secded, Triplicate
@@ -20,6 +22,7 @@ from torchfault.hardening.ranges import Ranges
 from torchfault.hardening.saved import load_hardened, save_hardened
 from torchfault.hardening.training import Training, train_with_faults
 from torchfault.hardening.weights import InvariantBits, WeightRanges
+from torchfault.hardening.zero_space import ZeroSpace
 
 __all__ = [
     "METHODS",
@@ -42,6 +45,7 @@ __all__ = [
     "Triplicate",
     "WeightChecksums",
     "WeightRanges",
+    "ZeroSpace",
     "detecting",
     "detection",
     "front",
@@ -55,4 +59,5 @@ __all__ = [
     "residual",
     "save_hardened",
     "train_with_faults",
+    "unpacked",
 ]

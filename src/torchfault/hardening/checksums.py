@@ -43,7 +43,7 @@ class WeightChecksums:
 
     def __call__(self, model: nn.Module, _profile: Profile | None) -> nn.Module:
         """Return *model* with sums beside its weights."""
-        found = chosen(model, self.sites, types=(torch.float32, torch.float16, torch.bfloat16))
+        found = chosen(model, self.sites, types=(torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8))
         matrices = {name: tensor for name, tensor in found.items() if tensor.ndim > 1}
         if not matrices:
             raise ModelError("checksums need weights of two or more axes, got none; choose others")
@@ -108,7 +108,8 @@ class Checksums:
             check_free(fit[names[i]], names[i], guard)
             # A child makes the operation a site of its own, struck before its sum is checked.
             fit[names[i]].add_module("checksum", _Check())
-            fit[names[i]].register_forward_hook(guard)
+            # Before the hook that ends the cover of decoded weights, which the sums are of.
+            fit[names[i]].register_forward_hook(guard, prepend=True)
         return model
 
 

@@ -1,14 +1,13 @@
 """Harden a model: methods, one after the other, on a copy of it."""
 
-import copy
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from torchfault.errors import ModelError
+from torchfault.hardening.codes import unpacked
 from torchfault.hardening.profile import Profile
-from torchfault.model.wrappers import unwrapped
 
 __all__ = ["Guard", "Method", "check_free", "guards", "harden", "overhead"]
 
@@ -45,8 +44,9 @@ def harden(model: nn.Module, *methods: Method, profile: Profile | None = None) -
 
     The copy is an ordinary module with the parameters of the model under their names and buffers more: it exports,
     saves its state and runs under :class:`torchfault.Engine` as any other, and what protects it can be struck too (with
-    ``buffers=True``). *profile*, of :func:`torchfault.hardening.profile`, tells methods the golden ranges. Raises
-    :class:`ModelError` without a method, and for one that does not fit or that protects the model already.
+    ``buffers=True``). Codes of 8 bits of a represented model become parameters first (:func:`unpacked`). *profile*, of
+    :func:`torchfault.hardening.profile`, tells methods the golden ranges. Raises :class:`ModelError` without a method,
+    and for one that does not fit or that protects the model already.
 
     >>> import torch
     >>> from torchfault.hardening import InvariantBits
@@ -59,7 +59,7 @@ def harden(model: nn.Module, *methods: Method, profile: Profile | None = None) -
     """
     if not methods:
         raise ModelError("hardening needs a method, got none; give one, such as Ranges() or InvariantBits()")
-    twin = copy.deepcopy(unwrapped(model))
+    twin = unpacked(model)
     for method in methods:
         twin = method(twin, profile)
     return twin

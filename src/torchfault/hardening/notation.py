@@ -9,6 +9,7 @@ from torchfault.hardening.encodings import Parity, Secded, Triplicate
 from torchfault.hardening.harden import Method
 from torchfault.hardening.ranges import Ranges
 from torchfault.hardening.weights import InvariantBits, WeightRanges
+from torchfault.hardening.zero_space import ZeroSpace
 
 __all__ = ["METHODS", "method"]
 
@@ -21,6 +22,7 @@ METHODS: Mapping[str, Callable[..., Method]] = {
     "triplicate": Triplicate,
     "weight-checksums": WeightChecksums,
     "checksums": Checksums,
+    "zero-space": ZeroSpace,
 }
 _WORDS = {"clamp": "action", "zero": "action", "mean": "action", "layer": "per", "channel": "per"}
 _NUMBERS = {"ranges": ("share", float), "triplicate": ("bits", int)}
@@ -30,8 +32,9 @@ def method(text: str) -> Method:
     """Return the method that *text* names: ``name[:option]...``.
 
     An option of ``ranges`` and ``weight-ranges`` is a word (``clamp``, ``zero``, ``mean``; ``layer``, ``channel``), of
-    ``ranges`` also the share of golden values inside the bounds, of ``triplicate`` the number of bits. Raises
-    :class:`ModelError` for a name or an option that there is not.
+    ``ranges`` also the share of golden values inside the bounds, of ``triplicate`` the number of bits, of
+    ``invariant-bits`` and ``weight-ranges`` the word ``buffers``. Raises :class:`ModelError` for a name or an option
+    that there is not.
 
     >>> method("ranges:zero:0.999"), method("triplicate:3")
     (Ranges(sites=(), action='zero', per='layer', share=0.999, margin=0.0), Triplicate(sites='*', bits=3))
@@ -45,6 +48,9 @@ def method(text: str) -> Method:
     for option in options:
         if option in _WORDS and name in ("ranges", "weight-ranges"):
             given[_WORDS[option]] = option
+            continue
+        if option == "buffers" and name in ("invariant-bits", "weight-ranges"):
+            given["buffers"] = True
             continue
         key, kind = _NUMBERS.get(name, ("", str))
         try:

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from torchfault.errors import ModelError
+from torchfault.hardening.codes import Uncover, cover, dequantisers
 from torchfault.hardening.harden import check_free
+from torchfault.model.memory import STORED
 from torchfault.names import matching, site_name
 
 __all__ = ["Decoder", "StoredGuard", "chosen", "watch_parameter", "words_of"]
-
-
-_LIST = "_stored_weights"
 
 
 class Decoder(Protocol):
@@ -42,10 +41,7 @@ class StoredGuard:
     buffers: tuple[str, ...] = ()
 
     def __call__(self, module: nn.Module, _args: tuple[Any, ...]) -> None:
-        module.__dict__[self.place] = self.decoder.decode(getattr(module, self.place), self._held(module))
-        if isinstance(module, nn.RNNBase):  # it reads a list that it made of its parameters
-            module.__dict__.setdefault(_LIST, module._flat_weights)
-            module.__dict__["_flat_weights"] = [getattr(module, name) for name in module._flat_weights_names]
+        cover(module, self.place, self.decoder.decode(getattr(module, self.place), self._held(module)))
 
     def alarms(self, module: nn.Module, _args: tuple[Any, ...], _output: Any) -> Tensor:
         """Return whether any stored word is wrong."""
@@ -53,18 +49,6 @@ class StoredGuard:
 
     def _held(self, module: nn.Module) -> dict[str, Tensor]:
         return {name: getattr(module, f"{self.place}_{name}") for name in self.buffers}
-
-
-@dataclass(frozen=True)
-class _Uncover:
-    """The hook that lets the parameter be seen again, also after an exception."""
-
-    place: str
-
-    def __call__(self, module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
-        module.__dict__.pop(self.place, None)
-        if _LIST in module.__dict__:
-            module.__dict__["_flat_weights"] = module.__dict__.pop(_LIST)
 
 
 def watch_parameter(
@@ -75,9 +59,9 @@ def watch_parameter(
     encoded: Tensor | None = None,
     held: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Have *decoder* stand before the parameter called *name*, which takes the words of *encoded* if given.
+    """Have *decoder* stand before the parameter or buffer called *name*, which takes the words of *encoded* if given.
 
-    *held* become buffers beside the parameter. Raises :class:`ModelError` where such a guard stands there already.
+    *held* become buffers beside it. Raises :class:`ModelError` where such a guard stands there already.
     """
     path, last = site_name(name).owner, site_name(name).last
     module = model.get_submodule(path)
@@ -88,18 +72,31 @@ def watch_parameter(
     if encoded is not None:
         with torch.no_grad():
             module.get_parameter(last).copy_(encoded)
-    module.register_forward_pre_hook(guard)
-    module.register_forward_hook(_Uncover(last), always_call=True)
+    # The bounds of other guards may be buffers that are guarded.
+    module.register_forward_pre_hook(guard, prepend=last in module._buffers)
+    for key in dequantisers(module):  # which read what guards leave
+        module._forward_pre_hooks[key] = module._forward_pre_hooks.pop(key)
+    module.register_forward_hook(Uncover(last), always_call=True)
 
 
-def chosen(model: nn.Module, sites: str | tuple[str, ...], *, types: tuple[torch.dtype, ...]) -> dict[str, Tensor]:
+def chosen(
+    model: nn.Module, sites: str | tuple[str, ...], *, types: tuple[torch.dtype, ...], buffers: bool = False
+) -> dict[str, Tensor]:
     """Return the parameters of *model* that *sites* choose: globs of their names, each of which must fit one.
 
-    Raises :class:`ModelError` where none of them has one of *types*.
+    With *buffers* they choose among the buffers that are part of the model's state too. Raises :class:`ModelError`
+    where none has one of *types*, and for a parameter that is kept in a storage whose words are not in the module.
     """
-    known = dict(model.named_parameters())
+    known = dict(model.named_parameters()) | (_persistent(model) if buffers else {})
     names = list(known)
     found = {names[i]: known[names[i]].detach() for i in sorted(matching(names, sites, what="parameter"))}
+    for name in found:
+        path, last = site_name(name).owner, site_name(name).last
+        if stored := model.get_submodule(path).__dict__.get(STORED, {}).get(last):
+            raise ModelError(
+                f"'{name}' is kept as {stored.storage.name}, and methods for stored words know plain numbers and codes "
+                "of 8 bits; choose other parameters, or another storage"
+            )
     fit = {name: tensor for name, tensor in found.items() if tensor.dtype in types and tensor.numel()}
     if not fit:
         listed, got = ", ".join(str(one) for one in types), {str(tensor.dtype) for tensor in found.values()}
@@ -107,10 +104,16 @@ def chosen(model: nn.Module, sites: str | tuple[str, ...], *, types: tuple[torch
     return fit
 
 
+def _persistent(model: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers that are part of the model's state; what neurons keep between time steps is not."""
+    state = model.state_dict().keys()
+    return {name: tensor for name, tensor in model.named_buffers() if name in state}
+
+
 def words_of(tensor: Tensor) -> Tensor:
-    """Return the words of floating-point numbers as integers of the same size, in the same memory.
+    """Return the words of numbers as integers of the same size, in the same memory.
 
     >>> hex(words_of(torch.tensor(1.0)))
     '0x3f800000'
     """
-    return tensor.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
+    return tensor.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])

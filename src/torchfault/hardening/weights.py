@@ -14,7 +14,7 @@ from torchfault.hardening.stored import chosen, watch_parameter, words_of
 
 __all__ = ["InvariantBits", "WeightRanges"]
 
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class InvariantBits:
     """Put bits right that are the same in every weight of a tensor: a flip of one is undone, and nothing else changes.
 
     All weights below 2 have a zero in the top bit of the exponent, the bit whose flip does most harm. Two words for
-    each tensor tell which bits are ever set and which are always. *sites* are globs of parameters.
+    each tensor tell which bits are ever set and which are always. *sites* are globs of parameters, and with *buffers*
+    of the buffers in the model's state as well, such as thresholds of neurons and statistics of batch norm.
 
     >>> from torchfault.hardening import harden
     >>> safe = harden(nn.Linear(2, 2), InvariantBits("weight"))
@@ -31,10 +32,11 @@ class InvariantBits:
     """
 
     sites: str | tuple[str, ...] = "*"
+    buffers: bool = False
 
     def __call__(self, model: nn.Module, _profile: Profile | None) -> nn.Module:
         """Return *model* with guards before its parameters."""
-        for name, tensor in chosen(model, self.sites, types=_FLOATS).items():
+        for name, tensor in chosen(model, self.sites, types=_TYPES, buffers=self.buffers).items():
             words = words_of(tensor.contiguous()).reshape(-1)
             held = {"ever": _fold(words, torch.bitwise_or), "always": _fold(words, torch.bitwise_and)}
             watch_parameter(model, name, _Bits(), held=held)
@@ -66,7 +68,8 @@ class WeightRanges:
     """Bring weights back that leave the range of their tensor: to the bound (``clamp``), or to 0 (``zero``).
 
     *per* is ``layer``, one range for a tensor, or ``channel``, one for each of its first axis. A NaN becomes a bound,
-    or 0. *sites* are globs of parameters. The bounds are buffers. Clean outputs do not change.
+    or 0. *sites* are globs of parameters, and with *buffers* of buffers as well. The bounds are buffers. Clean outputs
+    do not change.
 
     >>> from torchfault.hardening import harden
     >>> model = nn.Linear(2, 1)
@@ -80,6 +83,7 @@ class WeightRanges:
     sites: str | tuple[str, ...] = "*"
     action: Literal["clamp", "zero"] = "clamp"
     per: Literal["layer", "channel"] = "channel"
+    buffers: bool = False
 
     def __post_init__(self) -> None:
         if self.action not in ("clamp", "zero") or self.per not in ("layer", "channel"):
@@ -90,7 +94,7 @@ class WeightRanges:
 
     def __call__(self, model: nn.Module, _profile: Profile | None) -> nn.Module:
         """Return *model* with guards before its parameters."""
-        for name, tensor in chosen(model, self.sites, types=_FLOATS).items():
+        for name, tensor in chosen(model, self.sites, types=_TYPES, buffers=self.buffers).items():
             axes = tuple(range(1, tensor.ndim)) if self.per == "channel" and tensor.ndim > 1 else None
             low, high = (
                 (tensor.amin(), tensor.amax())

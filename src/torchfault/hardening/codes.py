@@ -1,0 +1,102 @@
+"""Quantised weights whose codes and scales are parameters, so that methods can protect the words that are stored."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchfault.errors import ModelError
+from torchfault.model.memory import STORED
+from torchfault.model.wrappers import unwrapped
+from torchfault.storages import Affine, Stored
+
+__all__ = ["Dequantised", "Uncover", "cover", "dequantisers", "unpacked"]
+
+_LIST = "_stored_weights"
+
+
+def unpacked(model: nn.Module) -> nn.Module:
+    """Return a copy of *model* in which codes of 8 bits and their scales are parameters, as when it is deployed.
+
+    What ``represent(model, "int8")`` keeps beside ``conv1.weight`` becomes the parameters ``conv1.weight``, integers,
+    ``conv1.weight_scale`` and, if there is one, ``conv1.weight_zero_point``; the module computes with the same values
+    as before, which a hook makes of them whenever it runs. :func:`harden` does so first; to strike the same words in
+    the model that it hardens, unpack that too. Other storages, and models without any, stay as they are.
+
+    >>> from torchfault import represent
+    >>> model = represent(nn.Sequential(nn.Linear(3, 2)), "int8")
+    >>> [(name, str(held.dtype)) for name, held in unpacked(model).named_parameters()][::2]
+    [('0.weight', 'torch.int8'), ('0.weight_scale', 'torch.float32')]
+    >>> torch.equal(unpacked(model)(torch.ones(1, 3)), model(torch.ones(1, 3)))
+    True
+    """
+    twin = copy.deepcopy(unwrapped(model))
+    for path, module in twin.named_modules():
+        kept: dict[str, Stored] = module.__dict__.get(STORED, {})
+        for name in [name for name, stored in kept.items() if _fits(stored)]:
+            _unpack(module, path, name, kept.pop(name))
+        if not kept:
+            module.__dict__.pop(STORED, None)
+    return twin
+
+
+def _fits(stored: Stored) -> bool:
+    return isinstance(stored.storage, Affine) and stored.storage.width == 8
+
+
+def _unpack(module: nn.Module, path: str, name: str, stored: Stored) -> None:
+    if not torch.equal(stored.value(), module.get_parameter(name)):
+        where = f"{path}.{name}".lstrip(".")
+        raise ModelError(f"'{where}' is not what its stored words stand for; represent the model anew after changes")
+    for part, words in stored.words.items():
+        place = f"{name}_{part}" if part else name
+        module.register_parameter(place, nn.Parameter(words.clone(), requires_grad=False))
+    assert isinstance(stored.storage, Affine)
+    module.register_forward_pre_hook(Dequantised(name, stored.storage, tuple(stored.words), stored.dtype))
+    module.register_forward_hook(Uncover(name), always_call=True)
+
+
+@dataclass(frozen=True)
+class Dequantised:
+    """The hook that makes values of codes before their module runs: behind all guards of the codes and scales."""
+
+    name: str
+    storage: Affine
+    parts: tuple[str, ...]
+    dtype: torch.dtype
+
+    def __call__(self, module: nn.Module, _args: tuple[Any, ...]) -> None:
+        cover(module, self.name, self.values(module))
+
+    def values(self, module: nn.Module) -> Tensor:
+        """Return the values that the words of *module* stand for now."""
+        words = {part: getattr(module, f"{self.name}_{part}" if part else self.name) for part in self.parts}
+        return self.storage.decode(words, words[""].shape).to(self.dtype)
+
+
+def dequantisers(module: nn.Module) -> dict[int, Dequantised]:
+    """Return the hooks of *module* that make values of codes, by their keys among all hooks before it runs."""
+    every: list[tuple[int, object]] = list(module._forward_pre_hooks.items())
+    return {key: hook for key, hook in every if isinstance(hook, Dequantised)}
+
+
+def cover(module: nn.Module, name: str, value: Tensor) -> None:
+    """Have *module* read *value* where it asks for its parameter or buffer *name*, until :class:`Uncover` runs."""
+    module.__dict__[name] = value
+    if isinstance(module, nn.RNNBase):  # it reads a list that it made of its parameters
+        module.__dict__.setdefault(_LIST, module._flat_weights)
+        module.__dict__["_flat_weights"] = [getattr(module, one) for one in module._flat_weights_names]
+
+
+@dataclass(frozen=True)
+class Uncover:
+    """The hook that lets a parameter be seen again, also after an exception."""
+
+    place: str
+
+    def __call__(self, module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+        module.__dict__.pop(self.place, None)
+        if _LIST in module.__dict__:
+            module.__dict__["_flat_weights"] = module.__dict__.pop(_LIST)
