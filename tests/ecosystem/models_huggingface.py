@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 import torchfault as tf
 from tests.ecosystem.common import agrees, images, tokens
+from tests.support.agreement import collect, random_trials
+from torchfault.adapters.generation import at_step, greedy, next_tokens
 from torchfault.criteria import BoxChange, PerplexityRise, perplexity
 from torchfault.data import Data
 from torchfault.errors import ModelError
@@ -89,6 +91,40 @@ def test_key_value_cache_is_struck_where_it_is_stored() -> None:
 def test_a_fault_in_the_cache_reaches_later_tokens() -> None:
     engine = agrees(Greedy(llama(), 3), Data({"ids": tokens(4, 6)}))
     assert any("self_attn@2.cat:input" in name for name in engine.space.names)
+
+
+def gpt2() -> nn.Module:
+    """Return a GPT-2 of two layers."""
+    ends = {"bos_token_id": 0, "eos_token_id": 0}
+    sizes = {"vocab_size": 50, "n_positions": 16, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **ends)).eval()
+
+
+@pytest.mark.parametrize("build", [gpt2, llama])
+def test_greedy_generation_from_padded_texts_is_that_of_the_library(build) -> None:
+    model, ids = build(), tokens(4, 6) % 49 + 1
+    mask = (torch.arange(6) >= torch.tensor([0, 2, 4, 1])[:, None]).long()
+    given = {"input_ids": ids * mask, "attention_mask": mask}
+    generated = greedy(model, tokens=3)
+    theirs = model.generate(**given, do_sample=False, max_new_tokens=3, min_new_tokens=3, pad_token_id=0)
+    assert torch.equal(generated(**given)["sequences"], theirs[:, 6:])
+    engine = agrees(generated, Data(given))
+    assert len({len(at_step(engine.space, step).sites) for step in (1, 2)}) == 1
+    later = random_trials(at_step(engine.space, 2), 4, 40)
+    assert torch.equal(collect(engine, later)[0][:, :2], engine.golden()["sequences"][later.inputs][:, :2])
+
+
+def test_perplexity_of_padded_texts_is_that_of_each_alone() -> None:
+    model, ids = gpt2(), tokens(3, 6)
+    mask = (torch.arange(6) >= torch.tensor([0, 2, 3])[:, None]).long()
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    given = {"input_ids": ids, "attention_mask": mask, "position_ids": places}
+    with torch.no_grad():
+        wholes = model(**given, use_cache=False).logits
+        losses = [model(row[m > 0][None], labels=row[m > 0][None]).loss for row, m in zip(ids, mask, strict=True)]
+    counts = mask.sum(1) - 1
+    expected = float(((torch.stack(losses) * counts).sum() / counts.sum()).exp())
+    assert perplexity(wholes, next_tokens(ids, mask), shift=True) == pytest.approx(expected, rel=1e-5)
 
 
 def test_text_classifier() -> None:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchfault.data import Tree, leaves
+from torchfault.data import Tree
 from torchfault.engine.executor import Lanes
 from torchfault.engine.graph.golden_pass import Golden
 from torchfault.engine.graph.sweep import Sweep
@@ -266,8 +266,7 @@ class SweepMonitor:
         for number, place in enumerate(watched):
             self.at.setdefault(place.node, []).append((number, place.which))
         shape = (len(watched), golden.lanes, _SUMMARY)
-        device = next((leaf.device for leaf in leaves(list(golden.values.values()))), torch.device("cpu"))
-        self.rows = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.rows = torch.zeros(shape, dtype=torch.float64, device=golden.device)
         for position, found in self.at.items():
             node = golden.program.nodes[position]
             for number, which in found:

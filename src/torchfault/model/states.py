@@ -1,5 +1,6 @@
 """Find the modules that keep something from one time step to the next, and where: by watching a model run."""
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -248,12 +249,15 @@ def _name(module: nn.Module, keys: Any, argument: str) -> str:
 def _drop_unread(module: nn.Module, seen: _Seen, args: Any, kwargs: Any) -> None:
     """Forget the places that a call changes without looking at them first: they carry nothing from step to step."""
     values = {slot: value for slot in seen.changed if isinstance(value := slot.read(module), Tensor)}
+    if not values:
+        return
     homes = contents(module)
 
     def outcome(spoilt: Slot | None) -> list[Any]:
         for slot, value in values.items():  # copies, since the module may edit them in place
             slot.write(module, torch.full_like(value, torch.nan) if slot == spoilt else value.clone())
-        given = leaves(module.forward(*args, **kwargs))
+        mine, named = pytree.tree_map(_copied, (args, kwargs))  # caches, to which a call adds what it computes
+        given = leaves(module.forward(*mine, **named))
         found = [*given, *(slot.read(module) for slot in values)]
         put_back(homes)
         return found
@@ -261,6 +265,10 @@ def _drop_unread(module: nn.Module, seen: _Seen, args: Any, kwargs: Any) -> None
     plain = outcome(None)
     for slot in values:
         seen.changed[slot] = not all(_same(a, b) for a, b in zip(plain, outcome(slot), strict=True))
+
+
+def _copied(argument: Any) -> Any:
+    return argument if isinstance(argument, Tensor) else copy.deepcopy(argument)
 
 
 def _same(a: Any, b: Any) -> bool:

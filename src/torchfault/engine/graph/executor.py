@@ -15,6 +15,7 @@ from torchfault.engine.graph.events import events_of, strikes_of
 from torchfault.engine.graph.golden_pass import Footprint, Golden, footprint, give_back_memory, golden_pass
 from torchfault.engine.graph.modules import Modules
 from torchfault.engine.graph.scheduler import ChunkRun
+from torchfault.engine.graph.segments import segments
 from torchfault.engine.graph.striker import Striker
 from torchfault.engine.graph.sweep import Schedule, schedule
 from torchfault.engine.hooks.executor import HooksExecutor
@@ -80,7 +81,9 @@ class GraphExecutor:
         self.plan: Schedule = schedule(self.program)
         with torch.inference_mode(), plain_kernels():
             one = golden_pass(self.program, data.inputs, 0, 1, channels_last=self.channels_last)
-            self.footprint: Footprint = footprint(self.program, one, self.plan.last_reader)
+            self.segments = segments(self.program, one.values, self.plan.last_reader, most=memory // 3)
+            self.footprint: Footprint = footprint(self.program, one, self.plan.last_reader, self.segments)
+            del one
         self.strikes = strikes_of(self.program, self.places)
         parts, places = self.found.fold.parts, self.places
         self.watched = {name: [places[p] for p in parts.get(name, (name,)) if p in places] for name in self.space.names}
@@ -99,7 +102,7 @@ class GraphExecutor:
 
     @property
     def chunk(self) -> int:
-        """The number of inputs whose golden values are kept at a time, in a third of the memory."""
+        """The number of inputs of whose golden values something is kept at a time, in a third of the memory."""
         return int(max(1, min(len(self.data), self.memory // 3 // max(self.footprint.golden, 1))))
 
     def _golden(self, first: int) -> Golden:
@@ -107,7 +110,12 @@ class GraphExecutor:
             if self._kept is not None:
                 self.forget()
             self._kept = golden_pass(
-                self.program, self.data.inputs, first, self.chunk, channels_last=self.channels_last
+                self.program,
+                self.data.inputs,
+                first,
+                self.chunk,
+                channels_last=self.channels_last,
+                plan=self.segments,
             )
         return self._kept
 

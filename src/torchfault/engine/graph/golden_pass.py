@@ -1,6 +1,7 @@
 """The golden pass: every value of the program for a chunk of inputs, and how much memory lanes will need."""
 
 import ctypes
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchfault.data import Tree, leaves, rows
+from torchfault.engine.graph.segments import Segmented, Segments
 from torchfault.model.lane_axis import take_value
 from torchfault.model.program import Program, Value, evaluate
 
@@ -21,9 +23,15 @@ class Golden:
     """The values of all nodes for inputs *first* to *first + lanes*."""
 
     program: Program
-    values: dict[int, Value]
+    values: Mapping[int, Value]
     first: int
     lanes: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the values are."""
+        given = (self.values[position] for position in self.program.inputs if position is not None)
+        return next((value.device for value in given), torch.device("cpu"))
 
     def outputs(self, index: Tensor) -> Tree:
         """Return the model's output for the inputs *index* of the chunk, lanes first."""
@@ -31,17 +39,22 @@ class Golden:
         return self.program.output(lambda node: take_value(self.values[node], nodes[node].layout, index))
 
 
-def golden_pass(program: Program, inputs: Tree, first: int, lanes: int, *, channels_last: bool) -> Golden:
-    """Run *program* without faults on a chunk of *inputs* and keep every value."""
+def golden_pass(
+    program: Program, inputs: Tree, first: int, lanes: int, *, channels_last: bool, plan: Segments | None = None
+) -> Golden:
+    """Run *program* without faults on a chunk of *inputs*, and keep every value, or what *plan* says of them."""
     chunk = leaves(rows(inputs, slice(first, first + lanes)))
     if channels_last:
         chunk = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in chunk]
-    return Golden(program, evaluate(program, chunk, len(chunk[0])), first, len(chunk[0]))
+    count = len(chunk[0])
+    if plan is None or len(plan.starts) == 1:
+        return Golden(program, evaluate(program, chunk, count), first, count)
+    return Golden(program, Segmented(program, plan, chunk, count), first, count)
 
 
 @dataclass(frozen=True, eq=False)
 class Footprint:
-    """Bytes for one input: *golden* to keep every value, and for a lane that boards at a node the most that is alive
+    """Bytes for one input: *golden* for what is held of it, and for a lane that boards at a node the most that is alive
     at once (*alive*) and the largest single tensor (*largest*) from there on, both of shape (nodes,)."""
 
     golden: int
@@ -53,25 +66,19 @@ def _bytes(value: Value) -> int:
     return sum(leaf.numel() * leaf.element_size() for leaf in leaves(value))
 
 
-def footprint(program: Program, one: Golden, last_reader: list[int]) -> Footprint:
+def footprint(program: Program, one: Golden, last_reader: list[int], plan: Segments) -> Footprint:
     """Return the memory that one input or lane needs, from a golden pass over a single input."""
     count = len(program.nodes)
     size = np.zeros(count, dtype=np.int64)
-    storages: set[int] = set()
-    golden = 0
     for node in program.nodes:
         if node.constant:
             continue
         size[node.position] = 0 if node.view else _bytes(one.values[node.position])
-        for leaf in leaves(one.values[node.position]):
-            if leaf.untyped_storage().data_ptr() not in storages:
-                storages.add(leaf.untyped_storage().data_ptr())
-                golden += leaf.untyped_storage().nbytes()
     alive = np.zeros(count, dtype=np.int64)
     for node in program.nodes:
         until = max(last_reader[node.position], node.position)
         alive[node.position : until + 1] += size[node.position]
-    return Footprint(golden, _from_here_on(alive), _from_here_on(size))
+    return Footprint(plan.nbytes, _from_here_on(alive), _from_here_on(size))
 
 
 def _from_here_on(values: NDArray[np.int64]) -> NDArray[np.int64]:
