@@ -1,7 +1,7 @@
 """What samplers are worth: coverage of their intervals, what answers cost, and what else stands in SECTIONS, as JSON.
 
-Sections live in files of their own, ``samplers_*.py``; each is a function from ``quick`` (fewer repetitions)
-to its part of the figures.
+Sections live in files of their own, ``samplers_*.py``; each is a function from a size to its part of the figures: a
+minute (``--quick``), some minutes, or what the documents print (``--full``).
 """
 
 import argparse
@@ -17,10 +17,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 from benchmarks.samplers_coverage import coverage
 from benchmarks.samplers_economy import economy
 from benchmarks.samplers_precision import precision
+from benchmarks.sections import Size
 
-Section = Callable[[bool], Mapping[str, Any]]
-
-SECTIONS: dict[str, Section] = {
+SECTIONS: dict[str, Callable[[Size], Mapping[str, Any]]] = {
     "coverage": coverage,
     "economy": economy,
     "precision": precision,
@@ -42,13 +41,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all unless told")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
+    sizes = parser.add_mutually_exclusive_group()
+    for size, told in (("quick", "a minute each: to see that it works"), ("full", "what the documents print")):
+        sizes.add_argument(f"--{size}", dest="size", action="store_const", const=size, default="usual", help=told)
     options = parser.parse_args()
     if unknown := set(options.sections) - SECTIONS.keys():
         parser.error(f"a section is {', '.join(SECTIONS)}, got {', '.join(sorted(unknown))}")
     found: dict[str, Any] = {}
     for name in options.sections or SECTIONS:
-        found.update(SECTIONS[name](options.quick))
+        found.update(SECTIONS[name](options.size))
     if options.json:
         print(json.dumps(found, indent=2))
     else:

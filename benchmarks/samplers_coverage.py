@@ -1,6 +1,7 @@
 """The coverage section: how often 95 % intervals hold the truth of a network enumerated in full, and at which price."""
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -10,20 +11,24 @@ from typing import Any
 
 import torch
 
+from benchmarks.sections import Size
 from tests.support.enumerated import enumerated
 from tests.support.validity import CASES, judge
 
 __all__ = ["coverage"]
 
 
-def coverage(quick: bool) -> dict[str, Any]:
-    """Return by case the share of 1,000 campaigns (20 if *quick*) whose interval holds the truth, and what it cost.
+REPETITIONS: Mapping[Size, int] = {"quick": 20, "usual": 200, "full": 1000}
 
-    Cases run side by side, as many as there are processors: half an hour of two.
+
+def coverage(size: Size) -> dict[str, Any]:
+    """Return by case the share of campaigns, 200 or as *size* says, whose interval holds the truth, and what it cost.
+
+    Cases run side by side, as many as there are processors: three minutes of two, a quarter of an hour in full.
     """
     names = list(CASES)
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        found = dict(zip(names, pool.map(partial(_judged, repetitions=20 if quick else 1000), names), strict=True))
+        found = dict(zip(names, pool.map(partial(_judged, repetitions=REPETITIONS[size]), names), strict=True))
     columns = {"coverage": "coverage", "sites": "coverage_of_sites", "worst": "coverage_of_the_worst_site"}
     columns |= {name: name for name in ("bias", "price", "trials", "lanes", "astray")}
     return {

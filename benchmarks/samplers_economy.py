@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.engine import resnet20
+from benchmarks.sections import Size
 from torchfault.campaign import Campaign, run
 from torchfault.engine import Engine
 from torchfault.model.golden_words import golden_words
@@ -45,9 +46,18 @@ class Economy:
     widest: dict[str, dict[str, float]]
 
 
-def economy(quick: bool) -> Mapping[str, Any]:
-    """Return lanes and seconds by width and method, and the adaptive method's intervals; a section of samplers.py."""
-    found = vars(spent(widths=tuple(WIDTHS)[:1], margin=0.3) if quick else spent())
+def economy(size: Size) -> Mapping[str, Any]:
+    """Return lanes and seconds by width and method, and the adaptive method's intervals; a section of samplers.py.
+
+    Closure alone, which needs far more lanes for a quarter of a point than the others, is run in *full* only.
+    """
+    others = tuple(method for method in RUN if method != "monotone")
+    asked: Mapping[Size, dict[str, Any]] = {
+        "quick": {"widths": tuple(WIDTHS)[:1], "margin": 0.3},
+        "usual": {"methods": others},
+        "full": {},
+    }
+    found = vars(spent(**asked[size]))
     return {name: found[name] for name in ("lanes", "seconds", "layers", "widest")}
 
 

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from benchmarks.sections import Size
 from torchfault import zoo
 from torchfault.data import Data
 from torchfault.engine import Engine
@@ -255,10 +256,10 @@ def figures(names: list[str], *, quick: bool, cache: Path | None, seeds: int = S
     return result
 
 
-def precision(quick: bool) -> dict[str, Figures]:
+def precision(size: Size) -> dict[str, Figures]:
     """Return the section ``precision`` of ``benchmarks/samplers.py``; TORCHFAULT_CACHE names a folder for outcomes."""
-    folder = os.environ.get("TORCHFAULT_CACHE")
-    names = ["digits_cnn"] if quick else ["digits_cnn", "resnet20"]
+    folder, quick = os.environ.get("TORCHFAULT_CACHE"), size == "quick"
+    names = ["digits_cnn", "resnet20"] if size == "full" else ["digits_cnn"]
     return {"precision": figures(names, quick=quick, cache=Path(folder) if folder and not quick else None)}
 
 

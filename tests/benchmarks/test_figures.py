@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.figures import FIGURES, KEPT, block, kept, written
+from benchmarks.figures import FIGURES, KEPT, block, keep, kept, written
 
 ROOT = Path(__file__).resolve().parents[2]
-MEASURED = [name for name in FIGURES if kept(name) is not None]
-DOCUMENTS = sorted((ROOT / "docs").rglob("*.md"))
+MEASURED = [name for name, figure in FIGURES.items() if kept(figure.section) is not None]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_a_table_is_what_was_measured(name):
-    held = kept(name)
+    held = kept(FIGURES[name].section)
     text = (ROOT / FIGURES[name].document).read_text(encoding="utf-8")
     assert block(name, held) in text, "run python -m benchmarks.figures write"
     assert written(name, text, held) == text
@@ -44,4 +44,9 @@ def test_every_place_has_its_figure_and_every_file_its_place():
         name for path in DOCUMENTS for name in re.findall(r"^<!-- figure (\w+) -->$", path.read_text(), re.MULTILINE)
     }
     assert places == set(MEASURED)
-    assert {path.stem for path in KEPT.glob("*.json")} == set(MEASURED)
+    assert {path.stem for path in KEPT.glob("*.json")} == {FIGURES[name].section for name in MEASURED}
+
+
+def test_what_no_commit_holds_is_not_kept():
+    with pytest.raises(SystemExit, match="commit, then measure"):
+        keep("engine", {"commit": "0" * 40 + "+"})
