@@ -35,6 +35,8 @@ from torchfault.trials import Trials
 __all__ = ["GraphExecutor"]
 
 _AT_ONCE = 4096
+_FIRST = np.zeros(1, dtype=np.int64)
+_SMALL = 16  # a part of the memory that outputs without faults may take for good
 
 
 class GraphExecutor:
@@ -80,7 +82,7 @@ class GraphExecutor:
         self.program = _in_channels_last(program) if self.channels_last else program
         self.plan: Schedule = schedule(self.program)
         with torch.inference_mode(), plain_kernels():
-            one = golden_pass(self.program, data.inputs, 0, 1, channels_last=self.channels_last)
+            one = golden_pass(self.program, data.inputs, _FIRST, channels_last=self.channels_last)
             self.segments = segments(self.program, one.values, self.plan.last_reader, most=memory // 3)
             self.footprint: Footprint = footprint(self.program, one, self.plan.last_reader, self.segments)
             del one
@@ -88,6 +90,7 @@ class GraphExecutor:
         parts, places = self.found.fold.parts, self.places
         self.watched = {name: [places[p] for p in parts.get(name, (name,)) if p in places] for name in self.space.names}
         self._kept: Golden | None = None
+        self._outputs: Tree | None = None
         if self.footprint.golden + int(self.footprint.alive.max()) > memory:
             need = (self.footprint.golden + int(self.footprint.alive.max())) / 2**20
             raise EngineError(
@@ -105,30 +108,36 @@ class GraphExecutor:
         """The number of inputs of whose golden values something is kept at a time, in a third of the memory."""
         return int(max(1, min(len(self.data), self.memory // 3 // max(self.footprint.golden, 1))))
 
-    def _golden(self, first: int) -> Golden:
-        if self._kept is None or self._kept.first != first:
+    def _golden(self, inputs: NDArray[np.int64]) -> Golden:
+        if self._kept is None or not np.array_equal(self._kept.inputs, inputs):
             if self._kept is not None:
                 self.forget()
             self._kept = golden_pass(
-                self.program,
-                self.data.inputs,
-                first,
-                self.chunk,
-                channels_last=self.channels_last,
-                plan=self.segments,
+                self.program, self.data.inputs, inputs, channels_last=self.channels_last, plan=self.segments
             )
         return self._kept
+
+    def _chunks(self, inputs: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Return the parts in which golden values are kept for *inputs*: all of the data if they fit, else these."""
+        every = np.arange(len(self.data))
+        needed = every if self.chunk >= len(every) else np.unique(inputs)
+        return np.array_split(needed, range(self.chunk, len(needed), self.chunk)) if len(inputs) else []
 
     @torch.inference_mode()
     @plain_kernels()
     def golden(self) -> Tree:
-        """Return the outputs without faults, one row per input."""
+        """Return the outputs without faults, one row per input; they are kept where they are small."""
+        if self._outputs is not None:
+            return self._outputs
         parts = []
-        for first in range(0, len(self.data), self.chunk):
-            golden = self._golden(first)
+        for inputs in self._chunks(np.arange(len(self.data))):
+            golden = self._golden(inputs)
             index = torch.arange(golden.lanes, device=self.device)
             parts.append(golden.outputs(index))
-        return concatenate(parts)
+        found = concatenate(parts)
+        if sum(leaf.numel() * leaf.element_size() for leaf in leaves(found)) <= self.memory // _SMALL:
+            self._outputs = found
+        return found
 
     def forget(self) -> None:
         """Drop what is kept of the golden pass, and give its memory back."""
@@ -182,17 +191,17 @@ class GraphExecutor:
         return HooksExecutor(self.model, self.data, memory=self.memory, found=self.found)
 
     def _swept(self, trials: Trials, monitor: MonitorRun | None) -> Iterator[Lanes]:
-        for chunk in np.unique(trials.inputs // self.chunk):
-            mine = np.flatnonzero(trials.inputs // self.chunk == chunk)
-            for lanes in self._run_chunk(trials.take(mine), int(chunk) * self.chunk, mine, monitor):
+        for inputs in self._chunks(trials.inputs):
+            mine = np.flatnonzero(np.isin(trials.inputs, inputs))
+            for lanes in self._run_chunk(trials.take(mine), inputs, mine, monitor):
                 yield replace(lanes, trial=mine[lanes.trial])
 
     def _run_chunk(
-        self, trials: Trials, first: int, numbers: NDArray[np.int64], monitor: MonitorRun | None
+        self, trials: Trials, inputs: NDArray[np.int64], numbers: NDArray[np.int64], monitor: MonitorRun | None
     ) -> Iterator[Lanes]:
         events = events_of(trials, self.strikes)
         with torch.inference_mode(), plain_kernels():
-            golden = self._golden(first)
+            golden = self._golden(inputs)
             striker = Striker(self.program, self.places, trials, self.device, self.stored, self.modules)
             room = self.memory - self.footprint.golden * golden.lanes
             looking = None if monitor is None else SweepMonitor(monitor.take(numbers), self.watched, golden)

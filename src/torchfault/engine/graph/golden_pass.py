@@ -20,12 +20,20 @@ __all__ = ["Footprint", "Golden", "footprint", "give_back_memory", "golden_pass"
 
 @dataclass(frozen=True, eq=False)
 class Golden:
-    """The values of all nodes for inputs *first* to *first + lanes*."""
+    """The values of all nodes for *inputs*, ascending numbers of shape (lanes,)."""
 
     program: Program
     values: Mapping[int, Value]
-    first: int
-    lanes: int
+    inputs: NDArray[np.int64]
+
+    @property
+    def lanes(self) -> int:
+        """The number of inputs."""
+        return len(self.inputs)
+
+    def rows(self, inputs: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows of values that stand for *inputs*, all of which it holds."""
+        return np.searchsorted(self.inputs, inputs)
 
     @property
     def device(self) -> torch.device:
@@ -40,16 +48,20 @@ class Golden:
 
 
 def golden_pass(
-    program: Program, inputs: Tree, first: int, lanes: int, *, channels_last: bool, plan: Segments | None = None
+    program: Program, data: Tree, inputs: NDArray[np.int64], *, channels_last: bool, plan: Segments | None = None
 ) -> Golden:
-    """Run *program* without faults on a chunk of *inputs*, and keep every value, or what *plan* says of them."""
-    chunk = leaves(rows(inputs, slice(first, first + lanes)))
+    """Run *program* without faults on some *inputs* of *data*, ascending numbers.
+
+    Every value is kept, or what *plan* says.
+    """
+    first, last = int(inputs[0]), int(inputs[-1]) + 1
+    chosen = slice(first, last) if last - first == len(inputs) else torch.from_numpy(inputs)
+    chunk = leaves(rows(data, chosen))
     if channels_last:
         chunk = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in chunk]
-    count = len(chunk[0])
     if plan is None or len(plan.starts) == 1:
-        return Golden(program, evaluate(program, chunk, count), first, count)
-    return Golden(program, Segmented(program, plan, chunk, count), first, count)
+        return Golden(program, evaluate(program, chunk, len(inputs)), inputs)
+    return Golden(program, Segmented(program, plan, chunk, len(inputs)), inputs)
 
 
 @dataclass(frozen=True, eq=False)

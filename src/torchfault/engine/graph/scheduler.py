@@ -66,7 +66,7 @@ class ChunkRun:
         self.trials, self.events, self.golden, self.striker = trials, events, golden, striker
         self.plan, self.footprint, self.memory, self.monitor = plan, footprint, memory, monitor
         self.device = striker.device
-        self.rows = self._tensor(trials.inputs - golden.first)
+        self.rows = self._tensor(golden.rows(trials.inputs))
         self.begin = events.offsets[:-1].copy()  # the first event of each trial that is not known to change nothing
         self.waiting: dict[int, list[_Waiting]] = {}
         self.most = len(trials)

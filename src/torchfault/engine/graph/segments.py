@@ -87,8 +87,12 @@ def _memories(program: Program, values: Mapping[int, Value]) -> list[dict[int, i
     """Return the memory that the value of each node lies in: bytes by address; none for constants."""
     found: list[dict[int, int]] = []
     for node in program.nodes:
-        storages = [] if node.constant else [leaf.untyped_storage() for leaf in leaves(values[node.position])]
-        found.append({storage.data_ptr(): storage.nbytes() for storage in storages})
+        mine: dict[int, int] = {}
+        for leaf in [] if node.constant else leaves(values[node.position]):
+            storage, own = leaf.untyped_storage(), leaf.numel() * leaf.element_size()
+            # An input is a row of the data, whose memory is there anyway, however many rows it has.
+            mine[storage.data_ptr()] = storage.nbytes() if node.reads else min(storage.nbytes(), own)
+        found.append(mine)
     return found
 
 

@@ -1,0 +1,156 @@
+"""The tables of the documents, as lines of Markdown, from what benchmarks print."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["accelerators", "coverage", "economy", "engine", "estimators", "percent", "precision", "resolvers"]
+
+Found = Mapping[str, Any]
+_NETWORKS = {"digits": "digits", "digits_cnn": "the digits CNN", "resnet20": "ResNet-20", "resnet32": "ResNet-32"}
+_TARGETS = {"w": "weights", "o": "outputs"}
+_RESOLVED = ("pooled", "closure")
+_CODES = {
+    "joint": "drawn together (`corrected`)",
+    "bit30-R": "always bit 30, random neuron",
+    "bit30-I": "always bit 30, important neuron",
+    "bit30-I+": "always bit 30, important and positive, as `rising`",
+}
+
+
+def percent(one: Mapping[str, float]) -> str:
+    """Return an estimate with its bounds, or alone where these are the same.
+
+    >>> percent({"value": 0.5, "low": 0.5, "high": 0.5}), percent({"value": 0.5, "low": 0.25, "high": 0.75})
+    ('50.0 %', '50.00 % [25.00, 75.00]')
+    """
+    if one["low"] == one["high"]:
+        return f"{100 * one['value']:.1f} %"
+    return f"{100 * one['value']:.2f} % [{100 * one['low']:.2f}, {100 * one['high']:.2f}]"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table of Markdown.
+
+    >>> table(["a", "b"], [["1", "2"]])
+    ['| a | b |', '|---|---|', '| 1 | 2 |']
+    """
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    return lines + [f"| {' | '.join(row)} |" for row in rows]
+
+
+def engine(found: Found) -> list[str]:
+    """Return what lanes and concurrent faults cost, and that they agree with the slow reference."""
+    cost, rate, many, agreed = (found[key] for key in ("lane_cost", "lanes_per_second", "overhead", "agreement"))
+    ties = f", {agreed['ties']} of them ties" if agreed["disagreements"] else ""
+    rows = [
+        *(
+            [f"one fault in {what}", f"{cost[kind]:.2f} of a golden image at batch 128; {rate[kind]:,} faults a second"]
+            for kind, what in (("weights", "a weight"), ("inputs", "the input of a convolution"))
+        ),
+        *(
+            [f"100,000 faults in {kind} at once, each with its own bit", _ratios(many, kind)]
+            for kind in ("weights", "activations")
+        ),
+        [
+            "agreement with editing the word and running the model",
+            f"{agreed['trials']:,} trials on four networks, by both executors: {agreed['disagreements']} "
+            f"disagreements{ties}",
+        ],
+        ["peak memory under a budget of 256 MiB", f"{found['peak_mib']:.0f} MiB"],
+    ]
+    return table(["", ""], rows)
+
+
+def _ratios(overhead: Found, kind: str) -> str:
+    named = {"cnn": "a small CNN", "resnet18": "ResNet-18"}
+    return "; ".join(f"{kinds[kind]['100000']:.2f} of a golden pass, {named[name]}" for name, kinds in overhead.items())
+
+
+def coverage(found: Found) -> list[str]:
+    """Return how often intervals hold the truth, of the campaigns that give every trial a lane of its own."""
+    heads = ["campaign", "trials", "bias", "coverage", "of sites", "worst site", "price"]
+    names = [name for name in found["coverage"] if not _shares_lanes(name)]
+    return table(heads, [[name, *_counted(found, name, ("trials",)), *_held(found, name)] for name in names])
+
+
+def resolvers(found: Found) -> list[str]:
+    """Return the same of the campaigns whose trials share lanes, and which intervals missed by the assumption."""
+    heads = ["campaign", "trials", "lanes", "bias", "coverage", "of sites", "worst site", "price", "missed by it"]
+    names = [name for name in found["coverage"] if _shares_lanes(name)]
+    rows = [
+        [name, *_counted(found, name, ("trials", "lanes")), *_held(found, name), f"{found['astray'][name]:.0f}"]
+        for name in names
+    ]
+    return table(heads, rows)
+
+
+def _shares_lanes(name: str) -> bool:
+    return any(word in name for word in _RESOLVED)
+
+
+def _counted(found: Found, name: str, columns: Sequence[str]) -> list[str]:
+    return [f"{found[column][name]:,.0f}" for column in columns]
+
+
+def _held(found: Found, name: str) -> list[str]:
+    bias = found["bias"].get(name)
+    shares = [found[key].get(name) for key in ("coverage", "sites", "worst")]
+    told = ["-" if share is None else f"{100 * share:.1f} %" for share in shares]
+    return ["none exists" if bias is None else f"{bias:+.2f}", *told, f"{found['price'][name]:.2f}"]
+
+
+def economy(found: Found) -> list[str]:
+    """Return the lanes of every method for every width, and by how much these are fewer than layer-wise ones."""
+    heads = ["", "every layer within 1 point", "within 0.25 points", "the model within 0.05 points"]
+    lanes, widths = found["lanes"], ("layer_1.0", "layer_0.25", "model_0.05")
+    rows = []
+    for method in lanes[widths[0]]:
+        cells = [_fewer(lanes[width].get(method), lanes[width]["layer-wise"]) for width in widths]
+        rows.append([method, *cells])
+    return table(heads, rows)
+
+
+def _fewer(count: int | None, most: int) -> str:
+    if count is None:
+        return "-"
+    return f"{count:,}" if count >= most else f"{count:,} ({most / count:.1f})"
+
+
+def precision(found: Found) -> list[str]:
+    """Return the share of critical faults among the first 100 by code, on every network and target."""
+    heads = ["network, target", "code", "at 5 %", "at 25 %", "ratio to `uniform`"]
+    rows = []
+    for name, codes in found["precision"].items():
+        for target, what in _TARGETS.items():
+            mine = {code[:-1]: by for code, by in codes.items() if code.endswith(target)}
+            base = [one["value"] for one in mine["uniform"].values()]
+            for code in sorted(mine, key=lambda code: next(iter(mine[code].values()))["value"]):
+                cells = [percent(one) for one in mine[code].values()]
+                ratios = [one["value"] / least for one, least in zip(mine[code].values(), base, strict=True) if least]
+                told = f"{min(ratios):.1f} to {max(ratios):.1f}" if ratios else "-"
+                rows.append([f"{_NETWORKS[name]}, {what}", _CODES.get(code, f"`{code}`"), *cells, told])
+    return table(heads, rows)
+
+
+def accelerators(found: Found) -> list[str]:
+    """Return what every accelerator makes of two networks."""
+    rows = []
+    for name, chips in found["ra"].items():
+        for chip, ra in chips.items():
+            cells = [percent(found["sa"][name][chip]), percent(ra), percent(found["ra_sw"][name][chip])]
+            rows.append([_NETWORKS[name], f"`{chip}`", *cells])
+    return table(["network", "accelerator", "SA", "RA", "RA_SW"], rows)
+
+
+def estimators(found: Found) -> list[str]:
+    """Return how many samples each estimator of RA needs, and how often its intervals hold the truth."""
+    names = list(next(iter(next(iter(found["samples"].values())).values())))
+    rows = []
+    for network, modes in found["samples"].items():
+        for mode, medians in modes.items():
+            shown = ["more" if n is None else f"{n:,}" for n in medians.values()]
+            rows.append([f"{_NETWORKS[network]}, {mode}: samples", *shown])
+    for network, modes in found["coverage"].items():
+        for mode, covered in modes.items():
+            rows.append([f"{_NETWORKS[network]}, {mode}: coverage", *(f"{100 * c:.1f} %" for c in covered.values())])
+    return table(["", *(f"`{name}`" for name in names)], rows)

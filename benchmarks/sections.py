@@ -1,0 +1,119 @@
+"""The benchmarks as sections of one record: what prints each as JSON, in three sizes, and on what it was measured."""
+
+import datetime
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+__all__ = ["ROOT", "SECTIONS", "SIZES", "Section", "Size", "commit", "machine", "measured"]
+
+ROOT = Path(__file__).resolve().parent.parent
+Size = Literal["quick", "usual", "full"]
+SIZES: tuple[Size, ...] = ("quick", "usual", "full")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A benchmark that prints one JSON object: its *command*, and what is added to it for each size.
+
+    *quick* shows within a minute that it works, *usual* takes at most ten minutes on two cores, *full* is what the
+    documents print.
+    """
+
+    command: tuple[str, ...]
+    quick: tuple[str, ...] = ()
+    usual: tuple[str, ...] = ()
+    full: tuple[str, ...] = ()
+
+    def words(self, size: Size) -> tuple[str, ...]:
+        """Return the command for a *size*, after ``python``."""
+        return (*self.command, *getattr(self, size))
+
+
+def _samplers(name: str) -> Section:
+    return Section(("benchmarks/samplers.py", name, "--json"), ("--quick",), (), ("--full",))
+
+
+_ENGINE = ("benchmarks/engine.py", "--json")
+_FEW = ("--lanes", "1024", "--repeats", "1", "--trials", "200")
+_RESILIENCY = ("benchmarks/resiliency.py", "--json", "--threads", "1")
+SECTIONS: Mapping[str, Section] = {
+    "engine": Section(_ENGINE, _FEW, ("--lanes", "4096", "--repeats", "5", "--trials", "2000")),
+    "coverage": _samplers("coverage"),
+    "economy": _samplers("economy"),
+    "precision": _samplers("precision"),
+    "resiliency": Section((*_RESILIENCY, "--only", "accuracies"), ("--faults", "512"), (), ()),
+    "estimators": Section(
+        (*_RESILIENCY, "--only", "convergence"),
+        ("--rounds", "5", "--truth", "2000", "--seeds", "2", "--repeats", "5"),
+        ("--rounds", "50", "--truth", "10000", "--seeds", "5", "--repeats", "50"),
+    ),
+    "vulnerability": Section(
+        ("benchmarks/vulnerability.py", "--json"),
+        ("--words", "2", "--parts", "closure"),
+        ("--words", "4", "--parts", "closure", "accuracy"),
+        ("--parts", "closure", "accuracy", "speed"),
+    ),
+    "representations": Section(
+        ("benchmarks/representations.py", "--json", "--threads", "1"),
+        ("--lanes", "256", "--trials", "20", "--repeats", "0"),
+        ("--lanes", "1024", "--trials", "100", "--repeats", "0"),
+    ),
+    "scaling": Section(("benchmarks/scaling.py", "--json"), ("--quick",)),
+}
+
+
+def machine() -> dict[str, Any]:
+    """Return on what is measured."""
+    model = platform.processor() or platform.machine()
+    if (known := Path("/proc/cpuinfo")).is_file():
+        found = re.search(r"^model name\s*:\s*(.+)$", known.read_text(), re.MULTILINE)
+        model = found[1] if found else model
+    told = {"processor": model, "cores": os.cpu_count(), "system": platform.system()}
+    return {**told, "python": platform.python_version()}
+
+
+def commit(root: Path = ROOT) -> str:
+    """Return the commit of the checkout at *root*, with a ``+`` where what is measured has been changed since."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", "src", "benchmarks") else "")
+
+
+def measured(name: str, size: Size = "usual", *, root: Path = ROOT) -> dict[str, Any]:
+    """Return the record of a section, measured now by the checkout at *root*: command, when, on what, what it found.
+
+    Raises :class:`RuntimeError`, with the last line of what it said, where it fails.
+    """
+    import torch
+
+    words, began = SECTIONS[name].words(size), time.monotonic()
+    paths = {"PYTHONPATH": os.pathsep.join((str(root / "src"), str(root)))}
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=root,
+        env=os.environ | paths,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}: {said[-1]}")
+    return {
+        "command": " ".join(("python", *words)),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": commit(root),
+        "machine": {**machine(), "torch": torch.__version__},
+        "seconds": round(time.monotonic() - began, 1),
+        "found": json.loads(done.stdout),
+    }
