@@ -28,11 +28,11 @@ def test_values_of_segments_are_those_of_the_whole(name):
     executor = Engine(model, data, executor="graph")._executor
     program, options = executor.program, {"channels_last": executor.channels_last}
     with torch.inference_mode():
-        one = golden_pass(program, data.inputs, 0, 1, **options)
+        one = golden_pass(program, data.inputs, np.arange(1), **options)
         plan = segments(program, one.values, executor.plan.last_reader, most=0)
         assert len(plan.starts) > 1
-        whole = golden_pass(program, data.inputs, 0, 3, **options)
-        parts = golden_pass(program, data.inputs, 0, 3, **options, plan=plan)
+        whole = golden_pass(program, data.inputs, np.arange(3), **options)
+        parts = golden_pass(program, data.inputs, np.arange(3), **options, plan=plan)
         assert isinstance(parts.values, Segmented)
         order = np.random.default_rng(0).permutation(len(program.nodes))
         for position in (*range(len(program.nodes)), *order.tolist()):
@@ -45,7 +45,7 @@ def test_segments_are_as_few_as_fit_and_as_small_as_can_be():
     model, data = deep()
     executor = Engine(model, data, executor="graph")._executor
     with torch.inference_mode():
-        one = golden_pass(executor.program, data.inputs, 0, 1, channels_last=executor.channels_last)
+        one = golden_pass(executor.program, data.inputs, np.arange(1), channels_last=executor.channels_last)
     needs = [segments(executor.program, one.values, executor.plan.last_reader, most=n) for n in (1 << 30, 800_000, 0)]
     assert [len(plan.starts) == 1 for plan in needs] == [True, False, False]
     assert needs[1].nbytes <= 800_000 < needs[0].nbytes
