@@ -74,3 +74,35 @@ def test_a_search_for_a_drop_needs_labels(capfd):
     assert main(["search", *shape, "--drop", "10%"]) == 2
     err = capfd.readouterr().err
     assert "needs labels" in err
+
+
+def test_architectures_are_searched_and_gone_on_with(capfd):
+    pytest.importorskip("optuna")
+    data = ("--data", "torchfault.demo:data", "--limit", "80", "--epochs", "1", "--name", "nets", "--robustness", "mvf")
+    out, err = run(capfd, "search", "--architecture", "2", *data)
+    assert "2 architectures; none beats these" in out
+    assert "torchfault show nets-00" in err
+    told = json.loads(run(capfd, "search", "--architecture", "3", *data, "--json")[0])
+    assert (told["kind"], told["evaluated"], told["name"]) == ("architectures", 3, "nets")
+    assert all(row["low"] <= row["robust"] <= row["high"] for row in told["front"])
+    assert "8,192 trials" in run(capfd, "show", "nets-000")[0]
+    assert main(["search", "--architecture", "3", *data, "--epochs", "2"]) == 2
+    assert "the study 'nets' was begun with another epochs" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--architecture", "0"], "--architecture: expected a number of at least 1, got 0"),
+        (["--architecture", "2", "--robustness", "best"], "--robustness: expected ra, ra_sw, mvf"),
+        (["--architecture", "2", "--model", "json:loads"], "what builds architectures failed"),
+        (["--architecture", "2", "--model", "builtins:getattr"], "what builds architectures failed"),
+        (["--architecture", "2", "--model", "math:tau"], "'math:tau' builds no networks"),
+        (["--architecture", "2", "--limit", "1"], "trained and judged on inputs of their own, got 1"),
+    ],
+)
+def test_what_builds_no_architecture_is_refused_in_one_line(capfd, flags, message):
+    assert main(["search", "--data", "torchfault.demo:data", *flags]) == 2
+    err = capfd.readouterr().err
+    assert err.splitlines()[-1].startswith("error: ")
+    assert message in err

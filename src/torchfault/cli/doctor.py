@@ -31,6 +31,7 @@ _OPTIONAL = {  # what each is for
     "transformers": "models by name, hf:...",
     "lightning": "fault-aware training by its trainer",
     "accelerate": "fault-aware training by the trainer of transformers",
+    "optuna": "searches for architectures",
     "torchao": "quantised models",
     "captum": "scores of ISimDL",
     "snntorch": "spiking models",

@@ -111,6 +111,9 @@ RECIPE_FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag("--drop", "search.drop", "25%"),
         Flag("--scores", "search.scores", "uniform|rising|...", many=True),
         Flag("--found", "search.found", "N"),
+        Flag("--architecture", "search.architecture", "N"),
+        Flag("--robustness", "search.robustness", "ra|ra_sw|mvf|none"),
+        Flag("--epochs", "search.epochs", "N"),
     ),
     "vulnerability": (
         Flag("--share", "vulnerability.share", "10%|all"),
@@ -172,6 +175,8 @@ def configured(command: str) -> Callable[[Callable[..., None]], Callable[..., No
         chosen = []
         if command in RECIPE_FLAGS and command != "run":  # `run` does what the file says
             chosen.append(Override(("recipe",), command, f"torchfault {command}"))
+        if given.get("architecture") and given["config"] is None:  # --model, where it is given, goes before it
+            chosen.append(Override(("model",), "torchfault.nas:convolutional", "--architecture"))
         return read_settings(given["config"], [*chosen, *_overrides(panels, given)])
 
     return lambda function: _flagged(function, [config, *_parameters(panels)], settings)

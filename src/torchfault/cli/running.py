@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torchfault
 from torchfault.cli import header
+from torchfault.cli.architectures import run_architectures
 from torchfault.cli.dropping import show_searches
 from torchfault.cli.progress import Watch
 from torchfault.cli.screen import complain, count, next_steps, say, strays_aside, working
@@ -34,6 +35,9 @@ def run_campaign(settings: Settings, wanted: Wanted) -> None:
     from torchfault.store import Store
 
     check_wanted(wanted)
+    if settings.recipe == "search" and settings.search.architecture is not None:
+        run_architectures(settings, wanted)
+        return
     parts = settings.searches() if settings.looks_for_drops else {"": settings}
     with Store(settings.store) as store:
         found = [(part, _results(one, store, _held(store, one))) for part, one in parts.items()]

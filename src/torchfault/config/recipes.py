@@ -75,6 +75,20 @@ class Search(Section):
     )
     found: int = Field(default=1, ge=1, le=10**6, description="With `drop`: how many such faults end the campaign.")
 
+    architecture: int | None = Field(
+        default=None,
+        ge=1,
+        le=10**5,
+        description="Search for architectures instead, so many in all: accurate, robust and cheap ones, of those that "
+        "the model's factory builds from a trial of Optuna and the data.",
+    )
+    robustness: Literal["ra", "ra_sw", "mvf", "none"] = Field(
+        default="ra",
+        description="With `architecture`: what counts beside accuracy and MACs: `ra` (on `ra.accelerator`), `ra_sw` "
+        "(the accuracy under a uniform bit flip), `mvf` (the share of these that change no answer), or `none`.",
+    )
+    epochs: int = Field(default=10, ge=1, le=10**5, description="With `architecture`: for how long each is trained.")
+
     def build(self, made: Made) -> "Campaign":
         """Return the campaign; with a drop, that of the first of the scores."""
         if self.drop is not None:

@@ -64,7 +64,7 @@ class Store:
         self._engine = connect(self._place, readonly=access == "read", timeout=timeout)
         if file is None or (file.exists() and file.stat().st_size > 0):
             try:
-                self._prepare()
+                self.prepare()
             except BaseException:
                 self.close()
                 raise
@@ -119,7 +119,7 @@ class Store:
         """Add a campaign without trials and return it as stored; raises :class:`StoreError` where the name is taken."""
         if not record.name or len(record.name) > 200:
             raise StoreError(f"a campaign's name has 1 to 200 characters, got {len(record.name)}; choose another")
-        self._prepare()
+        self.prepare()
         fresh = replace(record, created=datetime.now(UTC).isoformat(timespec="seconds"), status="running", reason="")
         row = to_row(fresh)
 
@@ -329,8 +329,8 @@ class Store:
             what = "was replaced by another file" if file.exists() else "was deleted"
             raise StoreError(f"the store {self} {what} while it was in use; restore it, or run the campaign again")
 
-    def _prepare(self) -> None:
-        """Make the tables where there are none; refuse anything else than a store of this version."""
+    def prepare(self) -> None:
+        """Make the tables where there are none, as the first campaign does; refuse all but a store of this version."""
         if self._ready:
             return
         version = self._read(self._version)
