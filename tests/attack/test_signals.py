@@ -167,3 +167,20 @@ def test_many_signals_at_random_moments(recipe, commands, wholes, rng, tried):
 def test_three_interrupts_in_a_row(commands, wholes, rng, tried):
     for recipe in ("run", "search", "vulnerability"):
         attacked(recipe, [signal.SIGINT] * 8, commands=commands, wholes=wholes, rng=rng, tried=tried, times=3)
+
+
+@pytest.mark.slow
+def test_ten_seconds_of_vulnerability_are_kept(commands, tmp_path, tried):
+    """However long it has still to go: a batch is stored every few seconds."""
+    save_digits(tmp_path, 20)
+    command = [*("vulnerability", *MODEL, "--executor", "hooks"), "--share", "all", "--weights", "12", "--name"]
+    status, err = commands.run([*command, "whole"], tmp_path)
+    assert status == 0, err
+    with tried("SIGKILL after 10 s of vulnerability") as found:
+        status, err = commands.run([*command, "parts"], tmp_path, end=signal.SIGKILL, after=10)
+        kept = trials_in(tmp_path, "parts")
+        found.said(0 if status == -signal.SIGKILL else status, err, nonsense=kept == 0)
+        status, err = commands.run([*command, "parts"], tmp_path)
+        found.said(status, err, nonsense=status != 0, what=f"resumed with {kept} trials")
+        found.lost(trials_in(tmp_path, "parts") < kept)
+        found.changed(told(tmp_path, "vulnerability", "parts") != told(tmp_path, "vulnerability", "whole"))
