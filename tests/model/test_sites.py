@@ -231,3 +231,22 @@ def test_a_few_equal_inputs_are_enough():
     model, data = NETWORKS["transformer"]()
     assert find(model, data.take(slice(0, 1))).space.names == find(model, data).space.names
     assert isinstance(data, Data)
+
+
+class Written(nn.Module):
+    """Writes into a tensor that a module has given, as the version counter of tensors does not tell."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.first, self.second, self.write = nn.Linear(3, 4), nn.Linear(4, 2), write
+
+    def forward(self, x):
+        held = self.first(x)
+        self.write(held)
+        return self.second(held)
+
+
+@pytest.mark.parametrize("write", [lambda held: held.data.mul_(3), lambda held: held.numpy().fill(7), torch.relu_])
+def test_what_is_written_to_between_two_modules_is_seen_anew(write):
+    model = Written(write).eval()
+    assert {"first:output", "second:input"} <= set(find(model, Data(torch.randn(5, 3))).space.names)

@@ -6,6 +6,8 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import TextIO
 
 from torchfault.cli import interruption
 
@@ -14,6 +16,7 @@ __all__ = ["main"]
 BAD_INPUT = 2
 INTERRUPTED = 130  # as shells do: 128 and the number of the signal
 INTERNAL = 1
+UNREAD = 141  # as shells do: 128 and the number of SIGPIPE
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _FORMER = {  # flags of before, and what says the same now
     "--faults": "--sampler uniform:N (faults struck together) or --trials N (upsets)",
@@ -43,25 +46,28 @@ _FORMER = {  # flags of before, and what says the same now
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (that of the process unless given) and return the exit status.
 
-    0: done; 2: bad input, told in one line; 130: interrupted by Ctrl-C; 1: an error of torchfault itself.
+    0: done; 2: bad input, told in one line; 130: interrupted by Ctrl-C; 141: nobody reads the output any more; 1: an
+    error of torchfault itself.
     """
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     from torchfault.cli.screen import traced, warned
     from torchfault.errors import TorchfaultError, lacks_memory
 
+    _forgive_closed_streams()
     _forgive_narrow_encodings()
     with interruption.once(last=argv is None), warnings.catch_warnings():
         warnings.showwarning = warned
         try:
-            return _dispatch(arguments)
+            status = _dispatch(arguments)
+            sys.stdout.flush()  # at exit nothing could be told any more
+            return status
         except TorchfaultError as error:
             return _complain(str(error), BAD_INPUT)
         except BrokenPipeError:
-            # `torchfault show | head` is no failure; a second flush at exit must not complain either.
-            _drop_output()
-            return 0
+            return _unread()
         except SystemExit as told:  # a campaign that was interrupted has said what is kept
-            return int(told.code or 0)
+            # Rich and typer both end the process by a status of their own where a pipe breaks.
+            return _unread() if isinstance(told.__context__, BrokenPipeError) else int(told.code or 0)
         except KeyboardInterrupt:
             return _complain("interrupted; what a store held before is kept", INTERRUPTED, label="stopped")
         except Exception as error:
@@ -72,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     BAD_INPUT,
                 )
             if isinstance(error, OSError) and error.errno in _NO_ROOM:
-                _drop_output()
+                _drop(sys.stdout)
                 said = f"the output cannot be written ({error.strerror}); make room, or write it elsewhere"
                 return _complain(said, BAD_INPUT)
             traced()
@@ -113,12 +119,31 @@ def _usage(error: Exception) -> str:
 def _complain(message: str, status: int, *, label: str = "error") -> int:
     from torchfault.cli.screen import complain
 
-    complain(label, message)
+    try:
+        complain(label, message)
+    except (OSError, SystemExit):  # nobody reads standard error, or it cannot be written: the status is left to tell
+        _drop(sys.stderr)
     return status
 
 
-def _drop_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _unread() -> int:
+    """End as other programs do in `torchfault show | head -n 1`: in silence, the flush of both streams at exit too."""
+    _drop(sys.stdout)
+    _drop(sys.stderr)
+    return UNREAD
+
+
+def _drop(stream: TextIO) -> None:
+    """Let nothing that is still to be written to *stream* get anywhere."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _forgive_closed_streams() -> None:
+    """Open what the process was started without (`>&-`), before another file gets its number and its text."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
 
 
 def _forgive_narrow_encodings() -> None:

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from torchfault.model.conduct import Conduct
 from torchfault.model.foreign import activation_word, coded_word, foreign
@@ -19,7 +21,7 @@ from torchfault.model.watch import Moment, memory_address
 from torchfault.names import site_name
 from torchfault.space import Site
 from torchfault.storages import ActivationStorage
-from torchfault.words import word
+from torchfault.words import bits_of, word
 
 __all__ = ["Record"]
 
@@ -55,13 +57,22 @@ class Record:
     mixes: str = ""
     axes: list[int] = field(default_factory=list)
     _few: dict[str, Tensor] = field(default_factory=dict)
+    _copies: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     _new: dict[str, _Seen] = field(default_factory=dict)
     _met: dict[str, None] = field(default_factory=dict)
 
     def few(self, moment: Moment) -> None:
         """Keep what fewer of the inputs give: as little as can be, for it is all the activations of a pass."""
         for i, tensor in enumerate(moment.tensors):
-            self._few[moment.name(i)] = codes(tensor.detach()).clone()
+            self._few[moment.name(i)] = self._copied(tensor)
+
+    def _copied(self, tensor: Tensor) -> Tensor:
+        """Return a copy of *tensor*: the one there is, made when it was shown before, unless it was written to."""
+        now: Tensor = codes(tensor.detach())
+        held: Tensor | None = self._copies.get(tensor)
+        if held is None or now.layout is not torch.strided or not torch.equal(bits_of(held), bits_of(now)):
+            held = self._copies[tensor] = now.clone()
+        return held
 
     def many(self, moment: Moment) -> None:
         """Note what all inputs together give, and compare it with what fewer of them gave."""
