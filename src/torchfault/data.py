@@ -121,13 +121,19 @@ def _in_dictionaries(tree: Tree) -> Tree:
 def call(model: nn.Module | Callable[..., Tree], inputs: Tree, *, copied: bool = True) -> Tree:
     """Return ``model(inputs)``, with a tuple given as positional and a dictionary as keyword arguments.
 
-    The model gets copies of the tensors unless told: it may write into what it is given.
+    The model gets copies of the tensors unless told: it may write into what it is given. What is no
+    :class:`Exception`, as ``sys.exit`` raises it, becomes a :class:`RuntimeError`: it is an error of the model's.
 
     >>> ones = torch.ones(1)
     >>> call(torch.Tensor.add_, (ones, ones)), ones
     (tensor([2.]), tensor([1.]))
     """
     inputs = map_tensors(torch.clone, inputs) if copied else inputs
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+    try:
+        if isinstance(inputs, Mapping):
+            return model(**inputs)
+        return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+    except BaseException as ended:
+        if isinstance(ended, Exception | KeyboardInterrupt):
+            raise
+        raise RuntimeError(f"the model raised {ended!r}, which would end the process") from ended

@@ -197,3 +197,21 @@ def test_exports_follow_no_link_and_overwrite_nothing(inside, capfd, tried):
     assert main(["export", "a", "--output", "link.csv", "--force"]) == 0
     assert (inside / "mine.csv").read_text() == "precious"
     assert not (inside / "link.csv").is_symlink()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+@pytest.mark.parametrize("name", ["evidence.json", "evidence.schema.json", "evidence.xlsx", "SHA256SUMS"])
+def test_a_pack_follows_no_link_in_its_folder(name, inside, capfd, tried):
+    assert main(["run", *MODEL, *DATA, "--trials", "50", "--name", "a"]) == 0
+    (inside / "mine").write_text("precious")
+    (inside / "pack").mkdir()
+    os.symlink("../mine", inside / "pack" / name)
+    capfd.readouterr()
+    with tried("an export or a plot over a file, or through a link") as found:
+        status = main(["evidence", "a", "--output", "pack"])
+        found.said(status, capfd.readouterr().err, nonsense=status != 2)
+        status = main(["evidence", "a", "--output", "pack", "--force"])
+        found.said(status, capfd.readouterr().err, nonsense=status != 0 or (inside / "pack" / name).is_symlink())
+        found.changed((inside / "mine").read_text() != "precious")
+    assert main(["evidence", "--check", "pack"]) == 0
+    assert len(list((inside / "pack").iterdir())) == 4

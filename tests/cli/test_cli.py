@@ -157,7 +157,7 @@ def test_every_flag_sets_a_key_and_every_common_key_has_a_flag():
     keys = {key.partition(".")[0] if key.partition(".")[0] in wholes else key for key in leaf_keys()}
     assert flags <= keys
     rare = {"model.kwargs", "model.pretrained", "checkpoint.prefix", "data.factory", "data.kwargs", "data.size"}
-    rare |= {"data.grey", "training", "buffers", "recipe", "measure", "verdicts", "search.block"}
+    rare |= {"data.grey", "training", "buffers", "recipe", "measure", "monitor", "verdicts", "search.block"}
     assert keys - flags == rare | {"vulnerability.fresh", "vulnerability.audit"}
 
 

@@ -31,7 +31,7 @@ from torchfault.errors import CampaignError, EngineError
 from torchfault.resolve import Verdicts
 from torchfault.trials import Trials
 
-__all__ = ["Judge", "Meter", "Seen", "golden_facts"]
+__all__ = ["Judge", "Meter", "Seen", "check_golden", "golden_facts"]
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -162,25 +162,35 @@ class Meter:
         return metric, due
 
 
-def golden_facts(campaign: Campaign, judge: Judge, meter: Meter | None) -> dict[str, Any]:
-    """Return what there is to know of the model without faults: its metric, or on which inputs it fails already.
+def check_golden(golden: Tree) -> int:
+    """Return on how many inputs the *golden* outputs are not finite, and warn where that are some.
 
-    Warns where no fault can be judged on some inputs, since their outputs are not finite. Raises :class:`CampaignError`
-    where that holds for all, and :class:`CriterionError` where a criterion or metric does not fit the outputs.
+    Raises :class:`CampaignError` where it are all of them.
     """
-    golden, data = campaign.engine.golden(), campaign.engine.data
-    unusable = int(unusable_inputs(golden).sum())
-    if unusable == campaign.inputs:
+    lacking = unusable_inputs(golden)
+    unusable = int(lacking.sum())
+    if unusable == len(lacking):
         raise CampaignError(
             "the outputs without faults are not finite on any input, so that no fault can be told from them; "
             "check the model, its weights and the data"
         )
     if unusable:
         warnings.warn(
-            f"the outputs without faults are not finite on {unusable} of {campaign.inputs} inputs, on which faults "
+            f"the outputs without faults are not finite on {unusable} of {len(lacking)} inputs, on which faults "
             "cannot be told from them; leave these inputs out",
-            stacklevel=5,
+            stacklevel=6,
         )
+    return unusable
+
+
+def golden_facts(campaign: Campaign, judge: Judge, meter: Meter | None) -> dict[str, Any]:
+    """Return what there is to know of the model without faults: its metric, or on which inputs it fails already.
+
+    Raises :class:`CampaignError` by :func:`check_golden`, and :class:`CriterionError` where a criterion or metric does
+    not fit the outputs.
+    """
+    golden, data = campaign.engine.golden(), campaign.engine.data
+    unusable = check_golden(golden)
     if meter is not None:
         return {"unusable": unusable, "metric": meter.golden, "drop_bounds": meter.bounds}
     for criterion in (campaign.criterion, *campaign.verdicts.values()):

@@ -22,9 +22,10 @@ def write_evidence(
     names: Sequence[str], where: str, output: Path, asked: "Asked", *, force: bool, as_json: bool
 ) -> None:
     """Write the pack of campaigns *names* (the only one, where none is named) into the folder *output*."""
-    from torchfault.report.evidence import pack, write_folder
+    from torchfault.report.evidence import check_place, pack, write_folder
     from torchfault.store import Store
 
+    check_place(output, force=force)
     with Store(where, access="read") as store:
         held = pack(store, list(dict.fromkeys(names)) or [find(store, None).name], asked)
     files = write_folder(held, output, force=force)

@@ -21,7 +21,7 @@ from torchfault.cli.screen import (
     working,
 )
 from torchfault.config import Settings
-from torchfault.config.build import build_data, build_engine, build_model, build_space
+from torchfault.config.build import build_data, build_engine, build_model, build_space, check_runs
 from torchfault.errors import ConfigError, DataError
 from torchfault.files import check_target, written
 
@@ -65,6 +65,7 @@ def harden_model(
             data = build_data(settings.data, seed=settings.seed)
             first, rest = _parted(data, known)
             header.tell_data(opening, data)
+            check_runs(model, data)
             with working("looking at the model without faults"):
                 golden = profile(model, first)
             safe = harden(model, *chosen, profile=golden)

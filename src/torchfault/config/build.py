@@ -34,6 +34,7 @@ __all__ = [
     "build_model",
     "build_space",
     "build_workers",
+    "check_runs",
 ]
 
 DEFAULT_TRIALS = 10_000
@@ -106,7 +107,7 @@ def build_engine(settings: Settings, model: "nn.Module", data: "Data", *, lanes:
 
         model = represent(model, settings.storage, activations=settings.activations, data=data)
     if not settings.training:  # there, a trial run would move running means
-        _try(model, data)
+        check_runs(model, data)
     return Engine(
         model,
         data,
@@ -230,8 +231,8 @@ def _check_device(name: str) -> None:
         ) from None
 
 
-def _try(network: Any, data: "Data") -> None:
-    """Run the model on one input, so that data which do not fit it are told in one line."""
+def check_runs(network: Any, data: "Data") -> None:
+    """Run the model on one input, so that data which do not fit it are told in one line: by :class:`ModelError`."""
     import torch
 
     from torchfault.data import call, leaves, rows

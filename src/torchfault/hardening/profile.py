@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchfault.data import Data, Tree, call, rows
 from torchfault.errors import DataError, did_you_mean
 from torchfault.model.discover import check_inference
+from torchfault.model.disturb import undisturbed
 
 __all__ = ["LEVELS", "Profile", "Range", "channel_axis", "profile"]
 
@@ -95,7 +96,7 @@ def profile(model: nn.Module, data: Data | Tree, *, batch: int = 64) -> Profile:
             hooks.append(module.register_forward_pre_hook(lambda _, args, name=name: watch.read(name, args)))
             hooks.append(module.register_forward_hook(lambda _, __, out, name=name: watch.gave(name, out)))
     try:
-        with torch.no_grad():
+        with undisturbed(model):
             for start in range(0, len(data), batch):
                 watch.begin()
                 call(model, rows(data.inputs, slice(start, start + batch)))

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from torchfault.campaign.judging import check_golden
 from torchfault.criteria import Criterion, NonFinite, Top1Change
 from torchfault.criteria.compose import verdict
 from torchfault.data import rows
@@ -42,7 +43,8 @@ def paired(
     same shapes, as the weights are; each trial draws an element, an input, and how high a bit it strikes, which in a
     word of w bits is bit w u for a number u from 0 to 1. A row for each has the share that fails (*criterion*, the top
     class unless told) with its interval, and what it has more than the first, *difference*, with an interval of paired
-    differences that is far narrower than that of two samples. Raises :class:`SamplingError` where sites differ.
+    differences that is far narrower than that of two samples. Raises :class:`SamplingError` where sites differ, and
+    :class:`CampaignError` where the outputs of one are not finite without faults.
 
     >>> import torch
     >>> from torchfault import Data, represent
@@ -56,6 +58,8 @@ def paired(
 
     spaces = {name: engine.space.select(sites) for name, engine in engines.items()}
     _check(spaces, engines)
+    for engine in engines.values():
+        check_golden(engine.golden())
     rng, first = np.random.default_rng(seed), next(iter(spaces.values()))
     ends = np.cumsum([site.elements for site in first.sites])
     element, inputs = rng.integers(0, ends[-1], trials), rng.integers(0, len(next(iter(engines.values())).data), trials)

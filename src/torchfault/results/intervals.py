@@ -240,7 +240,13 @@ def _reach(asked: Question, faults: int) -> float:
 
 
 def _beyond(estimate: Estimate, reach: float, *, metric: bool) -> Estimate:
-    """Return an estimate that says nothing about the faults out of *reach*, any share of which may fail."""
+    """Return an estimate that says nothing about the faults out of *reach*, any share of which may fail.
+
+    A share is at most 1, though the heavy weights of a few draws bring its unbiased estimate beyond.
+    """
+    if not metric and max(estimate.value, estimate.high) > 1:
+        value, low, high = (min(one, 1.0) for one in (estimate.value, estimate.low, estimate.high))
+        estimate = replace(estimate, value=value, low=low, high=high)
     if reach == 1:
         return estimate
     method = f"{estimate.method}, {100 * reach:.3g} % in reach"

@@ -126,12 +126,13 @@ class UpsetSample:
             least=least,
             most=most,
         )
-        return Estimate(value, low, high, len(y), "stratified-score", self.level)
+        return self._possible(Estimate(value, low, high, len(y), "stratified-score", self.level), p, signed=signed)
 
     def _possible(self, found: Estimate, p: Floats, *, signed: bool) -> Estimate:
-        """Return *found* with bounds that the mean can reach; heavy weights may bring the estimate itself beyond."""
+        """Return *found* cut to what the mean can be: heavy weights bring it beyond, where draws are few."""
         least, most = self._limits(p, signed=signed)
-        return replace(found, low=min(max(found.low, least), found.value), high=max(min(found.high, most), found.value))
+        value, low, high = (min(max(one, least), most) for one in (found.value, found.low, found.high))
+        return replace(found, value=value, low=min(low, value), high=max(high, value))
 
     def _limits(self, p: Floats, *, signed: bool) -> tuple[float, float]:
         """Return the least and the most that *p* can sum up to, weighing shares of inputs, or with *signed* by how

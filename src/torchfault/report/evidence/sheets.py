@@ -59,12 +59,10 @@ def fmeda_rows(held: Mapping[str, Any]) -> Iterator[list[Any]]:
                 ]
 
 
-def write_sheets(held: Mapping[str, Any], path: Path) -> bool:
-    """Write the spreadsheet to *path*; return ``False``, and write nothing, without openpyxl."""
-    try:
-        from openpyxl import Workbook
-    except ModuleNotFoundError:
-        return False
+def write_sheets(held: Mapping[str, Any], path: Path) -> None:
+    """Write the spreadsheet to *path*; openpyxl has to be there."""
+    from openpyxl import Workbook
+
     book = Workbook(write_only=False)
     for sheet in book.worksheets:
         book.remove(sheet)
@@ -80,7 +78,6 @@ def write_sheets(held: Mapping[str, Any], path: Path) -> bool:
     _sheet(book, "Trace", ["campaign", "what", "value"], list(_trace(held)), widths=(24, 24, 90))
     _sheet(book, "Columns", ["column", "meaning"], [list(pair) for pair in COLUMNS], widths=(26, 110))
     book.save(path)
-    return True
 
 
 def _totals(held: Mapping[str, Any]) -> Iterator[list[Any]]:
