@@ -127,3 +127,36 @@ def test_a_model_without_such_layers_is_refused():
         harden(nn.Sequential(nn.ReLU()), Checksums())
     with pytest.raises(ModelError, match="two or more axes"):
         harden(nn.Sequential(nn.LayerNorm(3)), WeightChecksums())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("layer", [*LAYERS, nn.Linear(11, 6), nn.Linear(11, 6, bias=False)], ids=repr)
+def test_sums_over_a_batch_tell_wrong_results_from_rounding(layer, dtype):
+    torch.manual_seed(0)
+    model = Around(layer).requires_grad_(False).to(dtype)
+    shape = (64, layer.in_channels, 9, 11) if isinstance(layer, nn.Conv2d) else (64, 11)
+    safe = harden(model, Checksums())
+    guard = next(guards(safe))[2]
+    for scale in (1.0, 1e-3, 0.0):
+        given = scale * torch.randn(shape, dtype=dtype)
+        clean = model(given)
+        assert guard.agrees(safe.layer, given, clean)
+        for value in (1e30, -90.0, float("nan"), float("inf")):
+            wrong = _set(clean, 40, value)
+            assert not guard.agrees(safe.layer, given, wrong)
+            mended = guard(safe.layer, (given,), wrong)
+            assert torch.equal(mended, clean)
+    layer.float()
+
+
+def test_sums_of_a_batch_need_no_bound_of_their_own_for_tokens():
+    torch.manual_seed(0)
+    model = Around(nn.Linear(8, 5)).requires_grad_(False)
+    given = torch.randn(20, 7, 8)
+    safe, clean = harden(model, Checksums()), model(given)
+    guard = next(guards(safe))[2]
+    assert guard.agrees(safe.layer, given, clean)
+    wrong = clean.clone()
+    wrong[3, 2, 1] = 99
+    assert guard.alarms(safe.layer, (given,), wrong).nonzero().tolist() == [[3]]
+    assert torch.allclose(guard(safe.layer, (given,), wrong), clean)

@@ -18,6 +18,7 @@ from torchfault.names import matching
 __all__ = ["Checksums", "WeightChecksums"]
 
 _LAMBDA = 6.0
+_MANY = 16  # inputs of a batch, from which on sums over the batch cost less than sums over positions
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,13 @@ class _Restored:
 class Checksums:
     """Check what convolutions and linear layers compute against sums of their inputs, and compute again what is wrong.
 
-    The sum of an output channel over all positions is the product of the filter and of sums of the input, which takes
-    two passes over activations instead of a convolution. A channel of an input whose sum is off by more than rounding
-    explains is computed again, on the weights as they are stored: it is the computation that is checked; stored weights
-    are for :class:`WeightChecksums`. *sites* are globs of modules; without them all convolutions over images, without
-    groups and with zeros around, and all linear layers.
+    A layer is linear: of the sum of all inputs of a batch it makes the sum of their outputs. Batches of 16 and more are
+    checked so, by a pass of the layer on one input, and computed again where the sums are off by more than rounding
+    explains. In smaller ones, and for what detectors tell, each input is checked alone: the sum of an output channel
+    over all positions is the product of the filter and of sums of the input, and a channel that is off is computed
+    again. That is done on the weights as they are stored: it is the computation that is checked; stored weights are for
+    :class:`WeightChecksums`. Sums of numbers of 16 bits are kept in float32. *sites* are globs of modules; without them
+    all convolutions over images, without groups and with zeros around, and all linear layers.
 
     The threshold for n additions of terms t is 6 sqrt(n) u sum |t|, which rounding exceeds with a probability below
     2 n exp(-18) (Higham and Mary, SIAM J. Sci. Comput. 2019, theorem 2.4), u being half the distance from 1 to the next
@@ -117,17 +120,36 @@ class _Check(nn.Module):
     """Tells which sums are off beyond rounding, shape (n, channels)."""
 
     def forward(self, given: Tensor, output: Tensor, weight: Tensor, bias: Tensor | None, expected: Tensor) -> Tensor:
+        wide = _wide(output)
         positions = output[0, 0].numel() if output.ndim == 4 else 1
-        found = output.sum((2, 3)) if output.ndim == 4 else output.sum(-1, keepdim=True)
-        size = given.abs().sum((2, 3)) if given.ndim == 4 else given.abs()
+        found = output.sum((2, 3), dtype=wide) if output.ndim == 4 else output.sum(-1, keepdim=True, dtype=wide)
+        size = given.abs().sum((2, 3), dtype=wide) if given.ndim == 4 else given.abs().to(wide)
         magnitude = weight.abs().sum((2, 3)) if weight.ndim == 4 else weight.abs().sum(0, keepdim=True)
-        terms = F.linear(size, magnitude)
+        terms = F.linear(size, magnitude.to(wide))
         if bias is not None:
             terms = terms + positions * (bias.abs() if weight.ndim == 4 else bias.abs().sum())
         additions = positions + weight[0].numel() + (0 if weight.ndim == 4 else len(weight))
-        rounding = _LAMBDA * math.sqrt(additions) * torch.finfo(output.dtype).eps / 2 * terms
+        rounding = _rounding(terms, additions, output.dtype)
         # No difference of the two, which would be rounding alone, another for each size of batch.
         return ~((found <= expected + rounding) & (found >= expected - rounding))
+
+
+def _rounding(terms: Tensor, additions: int, dtype: torch.dtype) -> Tensor:
+    """Return what rounding to *dtype* may do to a sum of *terms*, their magnitudes added up."""
+    return _LAMBDA * math.sqrt(additions) * torch.finfo(dtype).eps / 2 * terms
+
+
+def _added(batch: Tensor) -> Tensor:
+    """Return the sum over the inputs of a batch, in float32 at least."""
+    wide = _wide(batch)
+    if batch.dtype != wide:
+        return batch.sum(0, dtype=wide)
+    whole = batch.new_ones(1, len(batch)) @ batch.reshape(len(batch), -1)  # half the time of a sum over the first axis
+    return whole.view(batch.shape[1:])
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -137,21 +159,44 @@ class ChecksumGuard:
     place: str = "output"
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        wrong = self._wrong(module, args[0], output)
-        # A captured graph has no branches: it computes twice, and takes what is right.
-        if not torch.compiler.is_compiling() and not bool(wrong.any()):
-            return output
-        again = _computed(module, args[0])
-        return torch.where(wrong[..., None, None] if output.ndim == 4 else wrong, again, output)
+        captured = bool(torch.compiler.is_compiling())
+        if captured or len(output) < _MANY:
+            wrong = self._wrong(module, args[0], output)
+            # A captured graph has no branches: it computes twice, and takes what is right.
+            if not captured and not bool(wrong.any()):
+                return output
+            again = _computed(module, args[0])
+            return torch.where(wrong[..., None, None] if output.ndim == 4 else wrong, again, output)
+        with torch._C.DisableTorchFunction():  # nothing here is an operation of the model, whatever the batch
+            return output if self.agrees(module, args[0], output) else _computed(module, args[0])
+
+    def agrees(self, module: nn.Module, given: Tensor, output: Tensor) -> bool:
+        """Return whether the outputs of a batch add up to what the layer makes of the sum of its inputs."""
+        weight: Any = module.weight
+        bias: Any = module.bias
+        found, whole = _added(output), _added(given)
+        start = None if bias is None else len(given) * bias.to(found.dtype)
+        off = (found - _applied(module, whole, weight.to(found.dtype), start)).abs()
+        off = off.flatten(1).amax(1) if output.ndim == 4 else off.view(-1, off.shape[-1]).amax(0)
+        taps, additions = weight.abs().flatten(1).sum(1, dtype=found.dtype), len(given) + weight[0].numel()
+        # The sum of magnitudes is no less than that of the inputs, and no more where none is negative.
+        for magnitudes in (whole.abs, lambda: _added(given.abs())):
+            terms = taps * magnitudes().amax() + (0 if start is None else start.abs())
+            if bool((off <= _rounding(terms, additions, output.dtype)).all()):
+                return True
+        return False
 
     def alarms(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Return the inputs for which a sum is off."""
         return self._wrong(module, args[0], output).flatten(1).any(1)
 
     def _wrong(self, module: nn.Module, given: Tensor, output: Tensor) -> Tensor:
-        weight, bias = module.weight, module.bias
+        weight, bias, wide = module.weight, module.bias, _wide(output)
         assert isinstance(weight, Tensor)
-        expected = _conv_sums(module, given) if isinstance(module, nn.Conv2d) else F.linear(given, weight.sum(0)[None])
+        if isinstance(module, nn.Conv2d):
+            expected = _conv_sums(module, given)
+        else:
+            expected = F.linear(given.to(wide), weight.sum(0, dtype=wide)[None])
         if bias is not None:
             assert isinstance(bias, Tensor)
             positions = output[0, 0].numel() if output.ndim == 4 else 1
@@ -177,29 +222,39 @@ def _computed(module: nn.Module, given: Tensor) -> Tensor:
     return F.linear(given, module.weight, module.bias)
 
 
+def _applied(module: nn.Module, given: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return what *module* makes of a single input by *weight* and *bias*."""
+    if isinstance(module, nn.Conv2d):
+        assert not isinstance(module.padding, str)
+        return F.conv2d(given[None], weight, bias, module.stride, module.padding, module.dilation)[0]
+    return F.linear(given, weight, bias)
+
+
 def _conv_sums(layer: nn.Conv2d, given: Tensor) -> Tensor:
     """Return the sum over all positions of each output channel without its bias, from sums of the input."""
     assert not isinstance(layer.padding, str)
     down, across = zip(layer.kernel_size, layer.padding, layer.stride, layer.dilation, strict=True)
     rows = _windows(given, 2, *down)
     sums = torch.stack([torch.stack(_windows(row, 2, *across), dim=2) for row in rows], dim=2)
-    return F.linear(sums.flatten(1), layer.weight.flatten(1))
+    return F.linear(sums.flatten(1), layer.weight.flatten(1).to(sums.dtype))
 
 
 def _windows(value: Tensor, axis: int, size: int, pad: int, step: int, far: int) -> list[Tensor]:
     """Return, for each of the *size* taps of a filter, the sum over *axis* of what it reads at all positions."""
     length = value.shape[axis]
     last = (length + 2 * pad - far * (size - 1) - 1) // step * step  # where the filter begins for the last time
-    whole = value.sum(axis) if step == 1 else None
+    whole = value.sum(axis, dtype=_wide(value)) if step == 1 else None
     found = []
     for tap in range(size):
         first, end = tap * far - pad, tap * far - pad + last  # may lie in the padding, which adds nothing
         low, high = (first if first >= 0 else first % step), min(end, length - 1)
         if whole is None:
             found.append(
-                value.narrow(axis, low, high + 1 - low)[(slice(None),) * axis + (slice(None, None, step),)].sum(axis)
+                value.narrow(axis, low, high + 1 - low)[(slice(None),) * axis + (slice(None, None, step),)].sum(
+                    axis, dtype=_wide(value)
+                )
             )
             continue
-        above = value.narrow(axis, high + 1, length - high - 1).sum(axis)
-        found.append(whole - value.narrow(axis, 0, low).sum(axis) - above)
+        above = value.narrow(axis, high + 1, length - high - 1).sum(axis, dtype=whole.dtype)
+        found.append(whole - value.narrow(axis, 0, low).sum(axis, dtype=whole.dtype) - above)
     return found

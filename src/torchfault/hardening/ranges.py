@@ -134,9 +134,13 @@ class RangeGuard:
         return bool(((least >= low) & (most <= high)).all())
 
     def _restrict(self, module: nn.Module, value: Tensor) -> Tensor:
-        # A captured graph has no branches: it alters whatever comes.
-        if not torch.compiler.is_compiling() and (not value.numel() or self._quiet(module, value)):
-            return value
+        if torch.compiler.is_compiling():  # a captured graph has no branches
+            return self._altered(module, value)
+        # Which operations run depends on what comes: those of the model keep their names only where these have none.
+        with torch._C.DisableTorchFunction():
+            return value if not value.numel() or self._quiet(module, value) else self._altered(module, value)
+
+    def _altered(self, module: nn.Module, value: Tensor) -> Tensor:
         if self.action != "clamp":
             other = self._buffer(module, "mean") if self.action == "mean" else value.new_zeros(())
             return torch.where(self._inside(module, value), value, other)
