@@ -1,7 +1,9 @@
 """What a trial costs, whether it is right, and what it needs: the figures of the engine, paired in one run.
 
 ResNet-20 with its real weights on the first 100 CIFAR-10 test images in TORCHFAULT_DATA (default ../shared/data).
-Costs are ratios to golden: seconds per lane over seconds per image of a plain eager pass at batch 128.
+Costs are ratios to golden: seconds per lane over seconds per image of a plain eager pass at batch 128. With
+``--device cuda`` lanes run on a GPU, and agree with the reference on the processor; the overhead of many concurrent
+faults is measured on the processor in any case.
 """
 
 import argparse
@@ -76,8 +78,12 @@ def targets(space: FaultSpace) -> dict[str, FaultSpace]:
 
 
 def timed(action: Callable[[], Any]) -> float:
+    """Return the seconds that *action* takes, with all that it leaves a GPU to do."""
+    wait = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
+    wait()
     start = time.perf_counter()
     action()
+    wait()
     return time.perf_counter() - start
 
 
@@ -96,18 +102,18 @@ class LaneCost:
     gemm_share: float
 
 
-def gemm_peak(size: int = 2048) -> float:
+def gemm_peak(size: int = 2048, *, device: str = "cpu") -> float:
     """Return the floating-point operations per second of a large matrix product on this machine."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
+    a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
     a @ b
     return 2 * size**3 / min(timed(lambda: a @ b) for _ in range(5))
 
 
-def lane_costs(*, lanes: int, repeats: int) -> dict[str, LaneCost]:
+def lane_costs(*, lanes: int, repeats: int, device: str = "cpu") -> dict[str, LaneCost]:
     """Time golden passes and sweeps in turns."""
     model, data = resnet20()
-    engine = Engine(model, data)
-    batch = data.inputs.repeat(2, 1, 1, 1)[:128]
+    engine = Engine(model, data, device=device)
+    batch = engine.data.inputs.repeat(2, 1, 1, 1)[:128]
     costs = {}
 
     def golden() -> float:
@@ -121,7 +127,7 @@ def lane_costs(*, lanes: int, repeats: int) -> dict[str, LaneCost]:
             drain(engine, trials)
         rows = []
         for _ in range(repeats):
-            before, peak = golden(), gemm_peak()
+            before, peak = golden(), gemm_peak(device=device)
             seconds = timed(lambda trials=trials: drain(engine, trials))
             plain = (before + golden()) / 2
             rows.append((seconds / lanes / plain, lanes / seconds, counter.get_total_flops() / seconds / peak))
@@ -141,8 +147,8 @@ def tied(faulty: Tensor) -> Tensor:
     return (top[:, 0] - top[:, 1]) <= TIE * faulty.double().abs().amax(-1).clamp(min=1e-30)
 
 
-def agreement(*, trials: int) -> dict[str, int]:
-    """Compare both executors with the slow reference, and count the disagreements that a tie explains.
+def agreement(*, trials: int, device: str = "cpu") -> dict[str, int]:
+    """Compare both executors with the slow reference on the processor, and count disagreements, and ties among them.
 
     An eighth of the trials each strikes 2, 16 and 100 stored words at once, the rest one word or activation.
     """
@@ -150,8 +156,8 @@ def agreement(*, trials: int) -> dict[str, int]:
     total = {"trials": 0, "disagreements": 0, "ties": 0}
     for seed, build in enumerate(networks.values()):
         model, data = build()
-        engines = {kind: Engine(model, data, executor=kind) for kind in ("graph", "hooks")}
-        space, golden = engines["graph"].space, leaves(engines["graph"].golden())[0]
+        engines = {kind: Engine(build()[0], data, executor=kind, device=device) for kind in ("graph", "hooks")}
+        space, golden = engines["graph"].space, leaves(engines["graph"].golden())[0].cpu()
         stored = space.select([name for name in space.names if ":" not in name])
         many = trials // len(networks) // 8
         parts = [random_trials(space, len(data), trials // len(networks) - len(CONCURRENT) * many, seed=seed)]
@@ -162,7 +168,8 @@ def agreement(*, trials: int) -> dict[str, int]:
             for engine in engines.values():
                 mine = torch.empty_like(expected)
                 for lanes in engine.run(drawn):
-                    mine[torch.from_numpy(lanes.trial)] = outcomes(leaves(lanes.golden)[0], leaves(lanes.faulty)[0])
+                    found = outcomes(leaves(lanes.golden)[0], leaves(lanes.faulty)[0])
+                    mine[torch.from_numpy(lanes.trial)] = found.cpu()
                 differs = mine != expected
                 total["disagreements"] += int(differs.sum())
                 total["ties"] += int((differs & tied(slow)).sum())
@@ -171,8 +178,16 @@ def agreement(*, trials: int) -> dict[str, int]:
 
 
 @contextmanager
-def watched() -> Iterator[Callable[[], float]]:
-    """Yield a function that tells by how many MiB the resident memory has peaked above where it was on entry."""
+def watched(device: str = "cpu") -> Iterator[Callable[[], float]]:
+    """Yield a function that tells by how many MiB the memory in use has peaked above where it was on entry.
+
+    That is the memory of this process, or what torch holds of a GPU's.
+    """
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
+        yield lambda: (torch.cuda.max_memory_allocated(device) - held) / 2**20
+        return
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     yield lambda: (_status("VmHWM") - before) / 1024
@@ -185,22 +200,22 @@ def _status(key: str) -> int:
     raise SystemExit(f"this system does not tell {key}")
 
 
-def peak_of_one(kind: str) -> float:
-    """Return the peak of resident memory, in MiB, of 4,000 lanes under a budget of 256 MiB."""
+def peak_of_one(kind: str, device: str = "cpu") -> float:
+    """Return the peak of memory, in MiB, of 4,000 lanes under a budget of 256 MiB."""
     model, data = resnet20()
     with torch.inference_mode():
         model(data.inputs[:2])
-    small = Engine(model, data.take(slice(0, 2)), memory=f"{BUDGET_MIB}MiB")
+    small = Engine(model, data.take(slice(0, 2)), memory=f"{BUDGET_MIB}MiB", device=device)
     drain(small, random_trials(targets(small.space)[kind], 2, 200, seed=0))  # load code and kernels first
-    with watched() as peak:
-        engine = Engine(model, data, memory=f"{BUDGET_MIB}MiB")
+    with watched(device) as peak:
+        engine = Engine(model, data, memory=f"{BUDGET_MIB}MiB", device=device)
         drain(engine, random_trials(targets(engine.space)[kind], len(data), 4000, seed=1))
         return peak()
 
 
-def peak() -> float:
+def peak(device: str = "cpu") -> float:
     """Return the larger peak of weights and inputs, each in a process of its own."""
-    command = [sys.executable, __file__, "--peak-of"]
+    command = [sys.executable, __file__, "--device", device, "--peak-of"]
     runs = [subprocess.run([*command, kind], check=True, capture_output=True) for kind in ("weights", "inputs")]
     return max(float(run.stdout) for run in runs)
 
@@ -211,21 +226,22 @@ def main() -> None:
     parser.add_argument("--lanes", type=int, default=8192, help="lanes per timed run (8192)")
     parser.add_argument("--repeats", type=int, default=7, help="runs to take the median of (7)")
     parser.add_argument("--trials", type=int, default=10_000, help="trials to compare with the reference (10000)")
+    parser.add_argument("--device", default="cpu", help="where lanes run: cpu, cuda, cuda:1 (cpu)")
     parser.add_argument("--peak-of", choices=["weights", "inputs"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(2)
     if options.peak_of:
-        print(peak_of_one(options.peak_of))
+        print(peak_of_one(options.peak_of, options.device))
         return
-    costs = lane_costs(lanes=options.lanes, repeats=options.repeats)
+    costs = lane_costs(lanes=options.lanes, repeats=options.repeats, device=options.device)
     found = {
         "lane_cost": {kind: round(cost.ratio, 4) for kind, cost in costs.items()},
         "lanes_per_second": {kind: round(cost.rate) for kind, cost in costs.items()},
         "masked": {kind: round(cost.masked, 4) for kind, cost in costs.items()},
         "overhead": overhead(),
-        "agreement": agreement(trials=options.trials),
+        "agreement": agreement(trials=options.trials, device=options.device),
         "gemm_share": round(statistics.mean(cost.gemm_share for cost in costs.values()), 4),
-        "peak_mib": round(peak(), 1),
+        "peak_mib": round(peak(options.device), 1),
     }
     print(json.dumps(found) if options.json else table(found))
 

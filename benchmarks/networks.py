@@ -7,6 +7,7 @@ torchvision and transformers are looked for in the environment, then in its fold
 """
 
 import argparse
+import copy
 import importlib
 import json
 import os
@@ -120,35 +121,36 @@ def cost(engine: Engine, space: FaultSpace, *, lanes: int, repeats: int, seed: i
     return statistics.median(ratios)
 
 
-def disagreements(engine: Engine, *, trials: int) -> tuple[int, int]:
-    """Return in how many trials the engine and the slow reference differ, and how many of these are ties."""
+def disagreements(engine: Engine, model: nn.Module, data: Data, *, trials: int) -> tuple[int, int]:
+    """Return in how many trials the engine and the slow reference, on the processor, differ; how many of them tie."""
     spaces = enumerate(targets(engine.space).values())
-    drawn = [random_trials(space, len(engine.data), trials // 2, seed=9 + seed) for seed, space in spaces]
-    golden, found = leaves(engine.golden())[0], np.zeros(2, dtype=int)
+    drawn = [random_trials(space, len(data), trials // 2, seed=9 + seed) for seed, space in spaces]
+    golden, found = leaves(engine.golden())[0].cpu(), np.zeros(2, dtype=int)
     for part in drawn:
-        slow = leaves(reference(engine.model, engine.data, part))[0]
+        slow = leaves(reference(model, data, part))[0]
         expected = outcomes(golden[torch.from_numpy(part.inputs)], slow)
         mine = torch.empty_like(expected)
         for lanes in engine.run(part):
-            mine[torch.from_numpy(lanes.trial)] = outcomes(leaves(lanes.golden)[0], leaves(lanes.faulty)[0])
+            mine[torch.from_numpy(lanes.trial)] = outcomes(leaves(lanes.golden)[0], leaves(lanes.faulty)[0]).cpu()
         differs = mine != expected
         found += int(differs.sum()), int((differs & tied(slow)).sum())
     return int(found[0]), int(found[1])
 
 
-def measured(name: str, *, lanes: int, repeats: int, trials: int) -> dict[str, Any]:
+def measured(name: str, *, lanes: int, repeats: int, trials: int, device: str) -> dict[str, Any]:
     """Return the figures of one network, in this process."""
     torch.manual_seed(0)
     torch.set_num_threads(2)
     model, data = NETWORKS[name]()
-    model.eval()
-    golden_seconds(model, data, repeats=1)  # loads code and kernels
-    with watched() as peak:
+    slow = copy.deepcopy(model).eval() if device != "cpu" else model.eval()
+    model.eval().to(device)
+    golden_seconds(model, data.to(device), repeats=1)  # loads code and kernels
+    with watched(device) as peak:
         started = time.perf_counter()
-        engine = Engine(model, data, executor="graph", memory=BUDGET)
+        engine = Engine(model, data, executor="graph", memory=BUDGET, device=device)
         engine.golden()
         found: dict[str, Any] = {"start_s": round(time.perf_counter() - started, 1)}
-        found["golden_s"] = round(golden_seconds(model, data), 4)
+        found["golden_s"] = round(golden_seconds(model, engine.data), 4)
         tell(f"{name}: started in {found['start_s']} s, a golden image takes {found['golden_s']} s")
         ratio = {}
         for seed, (kind, space) in enumerate(targets(engine.space).items()):
@@ -156,7 +158,7 @@ def measured(name: str, *, lanes: int, repeats: int, trials: int) -> dict[str, A
             tell(f"{name}: a lane of {kind} costs {ratio[kind]} golden images")
         found |= {"ratio": ratio, "lane_s": {k: round(r * found["golden_s"], 4) for k, r in ratio.items()}}
         found["peak_mib"] = round(peak())
-    found["disagreements"], found["ties"] = disagreements(engine, trials=trials)
+    found["disagreements"], found["ties"] = disagreements(engine, slow, data, trials=trials)
     tell(f"{name}: {found['disagreements']} of {trials} trials disagree, {found['ties']} of them ties")
     return found
 
@@ -188,9 +190,10 @@ def main() -> None:
     parser.add_argument("--lanes", type=int, default=96, help="lanes per timed run (96)")
     parser.add_argument("--repeats", type=int, default=3, help="runs to take the median of (3)")
     parser.add_argument("--trials", type=int, default=200, help="trials to compare with the reference (200)")
+    parser.add_argument("--device", default="cpu", help="where lanes run: cpu, cuda, cuda:1 (cpu)")
     parser.add_argument("--measure", choices=[*NETWORKS], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    sizes = {name: getattr(options, name) for name in ("lanes", "repeats", "trials")}
+    sizes = {name: getattr(options, name) for name in ("lanes", "repeats", "trials", "device")}
     if options.measure:
         print(json.dumps(measured(options.measure, **sizes)))
         return

@@ -30,6 +30,14 @@ def pytest_collection_finish() -> None:
         torch.backends.mkldnn.set_flags(os.environ["TORCHFAULT_MKLDNN"] != "0")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    marked = [item for item in items if item.get_closest_marker("cuda")]
+    if marked and not sys.modules["torch"].cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip("no GPU here; benchmarks/gpu.sh runs it on a machine that has one"))
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """Return a generator that starts every test from the same seed."""

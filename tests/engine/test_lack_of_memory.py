@@ -7,6 +7,7 @@ import torch
 from tests.support.agreement import assert_agree, collect, random_trials
 from tests.support.networks import NETWORKS
 from torchfault.engine.crashes import separated
+from torchfault.engine.device_memory import free_bytes
 from torchfault.engine.engine import Engine
 from torchfault.engine.graph import scheduler
 from torchfault.engine.graph.boxes import LocalLanes
@@ -74,3 +75,34 @@ def test_lanes_whose_boxes_do_not_fit_are_swept_whole(monkeypatch):
     monkeypatch.setattr(LocalLanes, "run", run)
     assert_agree(collect(engine, trials), expected)
     assert calls
+
+
+@pytest.mark.parametrize(("free", "reserved", "used"), [(100, 0, 0), (100, 70, 30), (0, 8, 8)])
+def test_what_torch_holds_of_a_gpu_without_using_it_is_free(free, reserved, used, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: asked.append(device) or (free, 1 << 40))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: reserved)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: used)
+    assert free_bytes(torch.device("cuda:1")) == free + reserved - used
+    assert asked == [torch.device("cuda:1")]
+    assert free_bytes(torch.device("cpu")) > 1 << 60
+
+
+def test_sweeps_are_no_wider_than_what_is_free(monkeypatch):
+    model, data = NETWORKS["transformer"]()
+    engine = Engine(model, data, executor="graph")
+    trials = random_trials(engine.space, len(data), 300)
+    plain, widths = Sweep.run, []
+
+    def run(self, *args):
+        widths.append(len(self.inputs))
+        plain(self, *args)
+
+    monkeypatch.setattr(Sweep, "run", run)
+    expected = collect(engine, trials)
+    widest = max(widths)
+    need = int(engine._executor.footprint.alive.max())
+    monkeypatch.setattr(scheduler, "free_bytes", lambda _: 6 * 7 * need)
+    widths.clear()
+    assert_agree(collect(engine, trials), expected)
+    assert max(widths) < widest / 4

@@ -370,8 +370,10 @@ class HooksMonitor:
     def end(self, trial: Ints) -> None:
         """Hand the lanes of the two passes to the monitor; *trial* numbers them in their run."""
         names = [part for name in self.run.monitor.sites for part in self.parts.get(name, (name,))]
-        before, after, differs = zip(*(self._pair(name, len(trial)) for name in names), strict=True)
-        self.run.monitor.add(self.run.numbers[trial], torch.stack(before), torch.stack(after), torch.stack(differs))
+        columns = zip(*(self._pair(name, len(trial)) for name in names), strict=True)
+        # Layers may stand on several devices, and what no pass has reached on none.
+        before, after, differs = (torch.stack([part.cpu() for part in column]) for column in columns)
+        self.run.monitor.add(self.run.numbers[trial], before, after, differs)
         self.golden, self.seen = {}, {}
 
     def _pair(self, name: str, lanes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -384,7 +386,7 @@ class HooksMonitor:
         faulty = self.seen.get(name, golden)
         none = torch.from_numpy(_nothing(lanes))
         if faulty is None:
-            return none, none, torch.zeros(lanes, dtype=torch.bool)
+            return none, none, torch.zeros(lanes, dtype=torch.bool, device="cpu")
         if golden is None:
-            return none.to(faulty.device), _summary(faulty), torch.ones(lanes, dtype=torch.bool, device=faulty.device)
+            return none, _summary(faulty), torch.ones(lanes, dtype=torch.bool, device="cpu")
         return _summary(golden), _summary(faulty), ~identical_lanes(golden.contiguous(), faulty.contiguous())

@@ -202,7 +202,7 @@ def masks_to_words(masks: NDArray[np.uint64], fmt: WordFormat, *, device: torch.
     >>> masks_to_words(np.array([2**31], dtype=np.uint64), WORDS["float32"])
     tensor([-2147483648], dtype=torch.int32)
     """
-    target = torch.empty(0, dtype=fmt.integer).numpy().dtype
+    target = torch.empty(0, dtype=fmt.integer, device="cpu").numpy().dtype
     narrow = masks.astype(np.dtype(f"u{target.itemsize}")).view(target)
     return torch.from_numpy(narrow).to(device)
 

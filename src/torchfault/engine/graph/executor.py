@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from torchfault.data import Data, Tree, concatenate, leaves, rows
+from torchfault.engine.device_memory import give_back_memory
 from torchfault.engine.executor import Lanes, check_trials
 from torchfault.engine.graph.events import events_of, strikes_of
-from torchfault.engine.graph.golden_pass import Footprint, Golden, footprint, give_back_memory, golden_pass
+from torchfault.engine.graph.golden_pass import Footprint, Golden, footprint, golden_pass
 from torchfault.engine.graph.modules import Modules
 from torchfault.engine.graph.scheduler import ChunkRun
 from torchfault.engine.graph.segments import segments

@@ -1,8 +1,6 @@
 """The golden pass: every value of the program for a chunk of inputs, and how much memory lanes will need."""
 
-import ctypes
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +13,7 @@ from torchfault.engine.graph.segments import Segmented, Segments
 from torchfault.model.lane_axis import take_value
 from torchfault.model.program import Program, Value, evaluate
 
-__all__ = ["Footprint", "Golden", "footprint", "give_back_memory", "golden_pass"]
+__all__ = ["Footprint", "Golden", "footprint", "golden_pass"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +93,3 @@ def footprint(program: Program, one: Golden, last_reader: list[int], plan: Segme
 
 def _from_here_on(values: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.maximum.accumulate(values[::-1])[::-1]
-
-
-def give_back_memory() -> None:
-    """Return freed memory to the system where the C library can: it keeps pieces too small for the next tensors."""
-    with suppress(OSError, AttributeError):  # other C libraries than glibc
-        ctypes.CDLL("libc.so.6").malloc_trim(0)

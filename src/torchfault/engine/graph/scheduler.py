@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchfault.engine.crashes import separated
+from torchfault.engine.device_memory import free_bytes
 from torchfault.engine.executor import Lanes
 from torchfault.engine.graph.boxes import Local, LocalLanes, has_windows, is_small, receptive_window
 from torchfault.engine.graph.events import Events
@@ -64,8 +65,9 @@ class ChunkRun:
         monitor: SweepMonitor | None = None,
     ) -> None:
         self.trials, self.events, self.golden, self.striker = trials, events, golden, striker
-        self.plan, self.footprint, self.memory, self.monitor = plan, footprint, memory, monitor
+        self.plan, self.footprint, self.monitor = plan, footprint, monitor
         self.device = striker.device
+        self.memory = min(memory, free_bytes(self.device))  # asked once: to ask makes the host wait
         self.rows = self._tensor(golden.rows(trials.inputs))
         self.begin = events.offsets[:-1].copy()  # the first event of each trial that is not known to change nothing
         self.waiting: dict[int, list[_Waiting]] = {}

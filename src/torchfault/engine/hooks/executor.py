@@ -104,8 +104,8 @@ class HooksExecutor:
         """Return the outputs without faults, one row per input, computed once."""
         if self._golden is None:
             starts = range(0, len(self.data), self._batch)
-            parts = [self._forward(torch.arange(i, min(i + self._batch, len(self.data)))) for i in starts]
-            self._golden = concatenate(parts)
+            index = torch.arange(len(self.data), device="cpu")
+            self._golden = concatenate([self._forward(index[i : i + self._batch]) for i in starts])
         return self._golden
 
     def run(self, trials: Trials, monitor: MonitorRun | None = None) -> Iterator[Lanes]:
@@ -117,7 +117,7 @@ class HooksExecutor:
 
     def _check_alone(self) -> None:
         try:
-            self._forward(torch.zeros(1, dtype=torch.int64))
+            self._forward(torch.zeros(1, dtype=torch.int64, device="cpu"))
         except Exception as error:
             raise ModelError(
                 f"{type(self.model).__name__} lets chance or the rest of the batch decide, so it must run on one input "

@@ -1,0 +1,37 @@
+"""Engines leave no tensor on another device than the model's: told without a GPU by a default device without values."""
+
+import pytest
+import torch
+
+from tests.support.agreement import assert_agree, collect, random_trials
+from tests.support.networks import NETWORKS
+from torchfault.data import map_tensors
+from torchfault.engine import Engine, Monitor
+
+
+@pytest.mark.parametrize("executor", ["graph", "hooks"])
+@pytest.mark.parametrize(("name", "faults"), [("depthwise", 1), ("depthwise", 3), ("transformer", 1), ("causal", 3)])
+def test_tensors_are_made_where_the_values_are(name, executor, faults):
+    model, data = NETWORKS[name]()
+    engine = Engine(model, data, executor=executor)
+    trials = random_trials(engine.space, len(data), 60, faults=faults)
+    expected = collect(engine, trials)
+    with torch.device("meta"):  # where every tensor lands that is made without saying where
+        found = collect(engine, trials)
+        watched = [lanes.masked for lanes in engine.run(trials, monitor=Monitor(engine.space))]
+    assert_agree(found, expected)
+    assert sum(map(len, watched)) == len(trials)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("executor", ["graph", "hooks"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_gpu_gives_what_the_processor_gives(name, executor):
+    model, data = NETWORKS[name]()
+    here = Engine(model, data, executor=executor)
+    trials = random_trials(here.space, len(data), 200)
+    expected = collect(here, trials)
+    there = Engine(NETWORKS[name]()[0], data, executor=executor, device="cuda")
+    assert there.executor == executor
+    found = collect(there, trials)
+    assert_agree(map_tensors(torch.Tensor.cpu, found), expected)
