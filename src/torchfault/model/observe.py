@@ -54,10 +54,10 @@ def _watched(model: nn.Module, data: Data, *, operations: bool, steps: bool) -> 
         _pair(record, inputs, operations=operations)
     paths: set[tuple[str, ...]] = set()
     for number in spread(data, most=_PATHS) if conduct.decides else ():
-        alone = rows(data.inputs, slice(number, number + 1))
-        if (path := _path(record, alone, operations=operations)) not in paths:
+        same = rows(data.inputs, slice(number, number + 1)) if conduct.alone else repeated(data, number)
+        if (path := _path(record, rows(same, record.fewer), operations=operations)) not in paths:
             paths.add(path)
-            _pair(record, alone if conduct.alone else repeated(data, number), operations=operations)
+            _pair(record, same, operations=operations)
     return record
 
 
