@@ -57,8 +57,8 @@ def cifar() -> tuple[Data, Data]:
 
 
 DATA: dict[str, tuple[Callable[[], tuple[Data, Data]], int, int]] = {
-    "digits": (digits, 24, 20),
-    "cifar": (cifar, 14, 8),
+    "digits": (digits, 16, 20),
+    "cifar": (cifar, 12, 8),
 }
 """By name: the images, how many architectures, and for how many epochs each is trained."""
 
@@ -67,7 +67,7 @@ def searched(parts: tuple[Data, Data], kind: str | None, *, trials: int, epochs:
     """Return the architectures that a search finds, by accuracy and MACs where *kind* is ``None``."""
     robustness = None if kind is None else Robustness(kind, trials=_LOOKS)  # type: ignore[arg-type]
     plan = Plan(*parts, robustness=robustness, epochs=epochs)
-    return candidates(search_architectures(plan, store=str(folder / f"{kind}.db"), trials=trials))
+    return candidates(search_architectures(plan, store=str(folder / f"{kind}.db"), trials=trials))[:trials]
 
 
 def with_ra(

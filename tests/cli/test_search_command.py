@@ -59,6 +59,9 @@ def test_a_search_goes_on_where_it_stopped(capfd):
         (["--drop", "10%", "--scores", "best"], "--scores: expected effect, joint, rising or a code such as GBIN"),
         (["--drop", "10%", "--criterion", "top1"], "a metric measures every trial on the whole data set"),
         (["--drop", "10%", "--found", "0"], "--found"),
+        (["--found", "3"], "found would have no say without drop"),
+        (["--scores", "GBIN", "--epochs", "3"], "scores would have no say without drop"),
+        (["--drop", "10%", "--architecture", "3"], "drop and architecture are two searches"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(capfd, flags, message):
@@ -98,6 +101,8 @@ def test_architectures_are_searched_and_gone_on_with(capfd):
         (["--architecture", "2", "--model", "json:loads"], "what builds architectures failed"),
         (["--architecture", "2", "--model", "builtins:getattr"], "what builds architectures failed"),
         (["--architecture", "2", "--model", "math:tau"], "'math:tau' builds no networks"),
+        (["--architecture", "2", "--kinds", "weight"], "so that sites would have no say"),
+        (["--architecture", "2", "--trials", "9", "--device", "cuda"], "so that stop and device would have no say"),
         (["--architecture", "2", "--limit", "1"], "trained and judged on inputs of their own, got 1"),
     ],
 )

@@ -1,5 +1,7 @@
 """Architecture search: its objectives are what campaigns and networks tell, and it goes on where it stopped."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -87,6 +89,20 @@ def test_an_interrupted_search_goes_on_as_if_it_had_never_stopped(whole, plan, t
     assert plain(candidates(study)) == plain(candidates(whole[0]))
     with Store(store, access="read") as opened:
         assert len(opened.campaigns()) == 6
+
+
+def test_others_may_look_into_the_store_meanwhile(plan, tmp_path):
+    store, seen = str(tmp_path / "store.db"), []
+    look = f"import sqlite3; print(sqlite3.connect({store!r}).execute('select count(*) from trials').fetchone()[0])"
+
+    def other(*_):
+        done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+        seen.append(int(done.stdout))
+
+    search_architectures(
+        replace(plan, robustness=Robustness("mvf", trials=(50,))), store=store, trials=3, progress=other
+    )
+    assert seen == [1, 2, 3]
 
 
 def test_the_front_holds_what_none_beats(whole):

@@ -62,12 +62,16 @@ def run_architectures(settings: Settings, wanted: Wanted) -> None:
 
 
 def _plan(settings: Settings) -> "Plan":
+    import torch
+
     from torchfault.adapters.load import import_object
     from torchfault.nas import Plan, Robustness
 
     build = import_object(settings.model.factory, ConfigError)
     if not callable(build):
         raise ConfigError(f"'{settings.model.factory}' builds no networks; name a function of a trial and the data")
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     data = build_data(settings.data, seed=settings.seed)
     learnt = round(_TRAINED * len(data))
     if not 0 < learnt < len(data):

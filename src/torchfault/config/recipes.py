@@ -2,9 +2,9 @@
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from torchfault.config.made import Made
 from torchfault.config.samplers import Importance, Uniform, check_score
@@ -88,6 +88,16 @@ class Search(Section):
         "(the accuracy under a uniform bit flip), `mvf` (the share of these that change no answer), or `none`.",
     )
     epochs: int = Field(default=10, ge=1, le=10**5, description="With `architecture`: for how long each is trained.")
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Self:
+        if self.drop is not None and self.architecture is not None:
+            raise ValueError("drop and architecture are two searches; give one of them")
+        for search, names in (("drop", ("scores", "found")), ("architecture", ("robustness", "epochs"))):
+            given = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+            if getattr(self, search) is None and given:
+                raise ValueError(f"{' and '.join(given)} would have no say without {search}; give that too")
+        return self
 
     def build(self, made: Made) -> "Campaign":
         """Return the campaign; with a drop, that of the first of the scores."""

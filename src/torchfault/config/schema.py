@@ -15,6 +15,21 @@ from torchfault.expressions import beside_metric, parse_criterion, parse_fault, 
 __all__ = ["RECIPES", "Checkpoint", "DataSource", "Model", "Selection", "Settings", "Stop"]
 
 RECIPES = ("run", "search", "vulnerability", "ra")
+_FIXED = (  # what a search for architectures decides by itself
+    *("checkpoint", "storage", "activations", "sites", "fault", "lasting", "sampler", "resolver", "criterion"),
+    *(
+        "verdicts",
+        "metric",
+        "inputs_per_fault",
+        "stop",
+        "executor",
+        "device",
+        "workers",
+        "training",
+        "buffers",
+        "monitor",
+    ),
+)
 
 
 def _checked(parse: Any) -> AfterValidator:
@@ -320,6 +335,20 @@ class Settings(Section):
     def _has_goals(self) -> Self:
         if self.recipe == "run" and self.sampler.kind == "adaptive" and not self.stop.half_width:
             raise ValueError("sampler adaptive draws towards half-widths, got none; give --half-width site=0.01")
+        return self
+
+    @model_validator(mode="after")
+    def _trains_its_own(self) -> Self:
+        if self.recipe == "search" and self.search.architecture is not None:
+            fields = type(self).model_fields
+            idle = [
+                name for name in _FIXED if getattr(self, name) != fields[name].get_default(call_default_factory=True)
+            ]
+            if idle:
+                raise ValueError(
+                    "a search for architectures trains and strikes networks of its own, so that "
+                    f"{' and '.join(idle)} would have no say; leave that out"
+                )
         return self
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ tells when a candidate needs no further trials, and serves any search.
 from torchfault.nas.convolutional import Architecture, convolutional, network
 from torchfault.nas.race import Contender, Race
 from torchfault.nas.robustness import Robustness
-from torchfault.nas.search import Candidate, Plan, candidates, front, open_study, search_architectures
+from torchfault.nas.search import Candidate, Plan, candidates, front, search_architectures
 
 __all__ = [
     "Architecture",
@@ -20,6 +20,5 @@ __all__ = [
     "convolutional",
     "front",
     "network",
-    "open_study",
     "search_architectures",
 ]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
-__all__ = ["Candidate", "Plan", "candidates", "front", "judged", "open_study", "search_architectures"]
+__all__ = ["Candidate", "Plan", "candidates", "front", "judged", "search_architectures"]
 
 Builder = Callable[[Any, Data], nn.Module]
 """Takes a trial of Optuna and the data, and returns a network with fresh weights."""
@@ -99,8 +99,8 @@ def search_architectures(
     >>> held[0].robust.trials
     50
     """
-    study = open_study(store, name, plan)
     with Store(store) as opened:
+        study = _study(opened, store, name, plan)
         while (number := len(candidates(study))) < trials:
             trial = _asked(study, plan, number)
             found = judged(plan, trial, number, candidates(study), store=opened, name=name)
@@ -111,10 +111,11 @@ def search_architectures(
     return study
 
 
-def open_study(store: str, name: str, plan: Plan) -> "optuna.Study":
+def _study(opened: Store, store: str, name: str, plan: Plan) -> "optuna.Study":
     """Return the study *name* in *store*, made anew where there is none; what was under way in it has failed.
 
-    Raises :class:`CampaignError` where it was begun by another plan.
+    The store is *opened* before: its tables come first, since a database of something else becomes none, and so does
+    its look at the file, whose end would release the locks that Optuna's connection holds on it.
     """
     try:
         import optuna
@@ -122,8 +123,7 @@ def open_study(store: str, name: str, plan: Plan) -> "optuna.Study":
         raise ConfigError(
             "the search for architectures needs the package optuna; use pip install torchfault[search]"
         ) from None
-    with Store(store) as opened:
-        opened.prepare()  # before Optuna's tables: a database of something else becomes no store
+    opened.prepare()
     directions: list[Literal["minimize", "maximize"]] = ["maximize", "maximize", "minimize"]
     if plan.robustness is None:
         directions.pop(0)
