@@ -36,6 +36,7 @@ FIGURES: Mapping[str, Figure] = {
     "economy": Figure("economy", "docs/economy.md", rows.economy),
     "precision": Figure("precision", "docs/importance.md", rows.precision),
     "resiliency": Figure("resiliency", "docs/hardware.md", rows.accelerators),
+    "networks": Figure("networks", "docs/engine.md", rows.networks),
     "estimators": Figure("estimators", "docs/hardware.md", rows.estimators),
 }
 

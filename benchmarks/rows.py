@@ -3,7 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["accelerators", "coverage", "economy", "engine", "estimators", "percent", "precision", "resolvers"]
+__all__ = [
+    "accelerators",
+    "coverage",
+    "economy",
+    "engine",
+    "estimators",
+    "networks",
+    "percent",
+    "precision",
+    "resolvers",
+]
 
 Found = Mapping[str, Any]
 _NETWORKS = {"digits": "digits", "digits_cnn": "the digits CNN", "resnet20": "ResNet-20", "resnet32": "ResNet-32"}
@@ -154,3 +164,16 @@ def estimators(found: Found) -> list[str]:
         for mode, covered in modes.items():
             rows.append([f"{_NETWORKS[network]}, {mode}: coverage", *(f"{100 * c:.1f} %" for c in covered.values())])
     return table(["", *(f"`{name}`" for name in names)], rows)
+
+
+def networks(found: Found) -> list[str]:
+    """Return what networks of real size take."""
+    named = {"resnet50": "ResNet-50", "mobilenet_v2": "MobileNetV2", "vit_b_16": "ViT-B/16", "gpt2": "GPT-2, 124 M"}
+    heads = ("network", "start", "golden image", "lane of weights", "lane of inputs", "peak", "disagreements of 200")
+    lines = []
+    for name, one in found["networks"].items():
+        ratios = [f"{one['ratio'][kind]:.2f}" for kind in ("weights", "inputs")]
+        wrong = f"{one['disagreements']}" + (f", {one['ties']} of them ties" if one["ties"] else "")
+        cells = (f"{one['start_s']} s", f"{one['golden_s']:.3f} s", *ratios, f"{one['peak_mib']:,} MiB", wrong)
+        lines.append((named[name], *cells))
+    return table(heads, lines)
