@@ -38,6 +38,7 @@ FIGURES: Mapping[str, Figure] = {
     "resiliency": Figure("resiliency", "docs/hardware.md", rows.accelerators),
     "networks": Figure("networks", "docs/engine.md", rows.networks),
     "estimators": Figure("estimators", "docs/hardware.md", rows.estimators),
+    "hardening": Figure("hardening", "docs/hardening.md", rows.hardening),
 }
 
 

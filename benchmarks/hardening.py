@@ -1,49 +1,55 @@
-"""What each method of hardening gains and costs, on the same faults: ResNet-20 on CIFAR-10, and the digits CNN.
+"""What each method of hardening gains and costs, on the same faults, for four networks; what to protect; checksums.
 
-Golden ranges are from other images than those measured. Failures: another top class than without faults, or a number
-that is not finite; single bit flips one to an image, bit error rates on all parameters together. Latency is CPU time of
-a forward pass on one thread, the median of ratios of passes that took turns; wall clocks of shared machines tell less.
+ResNet-20 on CIFAR-10 in float32 and with int8 weights, the digits CNN, and a spiking network on digits (with snnTorch;
+left out without it). Golden ranges are from other images than those measured. Failures: another top class than without
+faults, or a number that is not finite; single bit flips one to an image, bit error rates on all parameters together.
+Latency is CPU time of a forward pass on one thread, the median of ratios of passes that took turns; wall clocks of
+shared machines tell less.
 """
 
 import argparse
 import json
+import math
 import statistics
+import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from benchmarks import rows
+from benchmarks.checksums import abft
 from benchmarks.engine import MEAN, STD, data_folder, resnet20
 from benchmarks.error_rates import flips
-from torchfault import demo
+from benchmarks.spiking import digits as spiking_digits
+from torchfault import demo, represent
 from torchfault.campaign import Campaign, run
 from torchfault.data import Data
 from torchfault.engine import Engine, inject
+from torchfault.errors import ModelError
 from torchfault.hardening import (
-    Checksums,
     InvariantBits,
     Method,
     Parity,
-    Profile,
     Ranges,
     Secded,
     Triplicate,
     WeightChecksums,
     WeightRanges,
-    detecting,
-    detection,
+    ZeroSpace,
     front,
     harden,
     overhead,
     profile,
     protect,
     residual,
+    unpacked,
 )
 from torchfault.model.discover import find
 from torchfault.recipes.paired import paired
@@ -60,6 +66,7 @@ WEIGHTS: Mapping[str, tuple[Method, ...]] = {
     "parity": (Parity(),),
     "triplicate": (Triplicate(),),
     "SECDED": (Secded(),),
+    "zero-space": (ZeroSpace(),),
     "weight checksums": (WeightChecksums(),),
 }
 ACTIVATIONS: Mapping[str, tuple[Method, ...]] = {
@@ -72,16 +79,21 @@ BOTH: Mapping[str, tuple[Method, ...]] = {
     "invariant bits + ranges": (InvariantBits(), Ranges()),
     "SECDED + ranges": (Secded(), Ranges()),
 }
+_PLACES = Ranges(("layer?.?:input", "layer?:output"), action="zero")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A network, images for golden ranges, images to measure on, and the recipe that is to be cheap for it."""
+    """A network, images for golden ranges, images to measure on, and the recipe that is to be cheap for it.
+
+    *often* is how many times more trials it gets: those of small networks take next to no time, and fail less.
+    """
 
     model: nn.Module
     known: Data
     measured: Data
     recipe: tuple[Method, ...]
+    often: int = 1
 
 
 def resnet() -> Subject:
@@ -92,56 +104,78 @@ def resnet() -> Subject:
     pixels = shown.permute(0, 3, 1, 2).float() / 255
     pixels = (pixels - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
     layers = ("*conv*.weight", "linear.*")
-    places = ("layer?.?:input", "layer?:output")
-    return Subject(model, Data(pixels.contiguous()), measured, (InvariantBits(layers), Ranges(places)))
+    return Subject(model, Data(pixels.contiguous()), measured, (InvariantBits(layers), _PLACES))
+
+
+def int8_resnet() -> Subject:
+    """Return the same with weights of int8: codes with check bits in them, guards on scales and normalisation."""
+    plain = resnet()
+    model = unpacked(represent(plain.model, "int8"))
+    recipe = (ZeroSpace(), InvariantBits(("*_scale", "*bn*", "linear.bias")), _PLACES)
+    return Subject(model, plain.known, plain.measured, recipe)
 
 
 def digits() -> Subject:
     """Return the digits CNN, ranges from the first half of the test images."""
     data = demo.data()
-    return Subject(demo.model(), data.take(slice(0, 148)), data.take(slice(148, None)), (InvariantBits(), Ranges()))
+    recipe = (InvariantBits(), Ranges(action="zero"))
+    return Subject(demo.model(), data.take(slice(0, 148)), data.take(slice(148, None)), recipe, often=4)
 
 
-NETWORKS = {"ResNet-20": resnet, "digits CNN": digits}
+def spiking() -> Subject:
+    """Return 64-48-10 leaky neurons over ten steps; guards on currents, spikes and their count."""
+    model, data = spiking_digits()
+    recipe = (Secded(), Ranges(("*:input", "0:output"), action="zero"))
+    return Subject(nn.Sequential(model).eval(), data.take(slice(0, 50)), data.take(slice(50, None)), recipe, often=6)
+
+
+NETWORKS: Mapping[str, Callable[[], Subject]] = {
+    "ResNet-20": resnet,
+    "digits CNN": digits,
+    "spiking digits": spiking,
+    "int8 ResNet-20": int8_resnet,
+}
 
 
 def leaderboard(subject: Subject, *, trials: int, repeats: int) -> dict[str, Any]:
-    """Return what every method gains and costs."""
+    """Return what every method gains and costs; of those that do not fit, what they say."""
     golden = profile(subject.model, subject.known, batch=128)
     combined = {**BOTH, "recipe": subject.recipe}
-    models = {
-        name: harden(subject.model, *methods, profile=golden).requires_grad_(False)
-        for name, methods in {**WEIGHTS, **ACTIVATIONS, **combined}.items()
-    }
+    models, found = dict[str, nn.Module](), dict[str, Any]()
+    for name, methods in {**WEIGHTS, **ACTIVATIONS, **combined}.items():
+        try:
+            models[name] = harden(subject.model, *methods, profile=golden).requires_grad_(False)
+            found[name] = {}
+        except ModelError as error:
+            found[name] = {"refused": str(error)}
     few = subject.measured.take(slice(0, 100))
-    found: dict[str, Any] = {name: {"faults": {}} for name in models}
+    engines = {name: Engine(model, few) for name, model in {"plain": subject.model, **models}.items()}
     for kind, methods in (("weights", WEIGHTS), ("activations", ACTIVATIONS)):
-        chosen = {name: models[name] for name in (*methods, *combined)}
-        for name, row in single(subject.model, chosen, few, kind, trials=trials).items():
-            found[name]["faults"][kind] = row
-    chosen = {name: models[name] for name in (*WEIGHTS, *combined)}
+        chosen = [name for name in (*methods, *combined) if name in models]
+        for name, row in single(engines, chosen, kind, trials=trials * subject.often).items():
+            found[name][kind] = row
+    struck = {name: models[name] for name in (*WEIGHTS, *combined) if name in models}
     for rate in RATES:
-        for name, row in errors(subject.model, chosen, few, rate, repeats=repeats).items():
-            found[name]["faults"][f"weights at {rate:g}"] = row
+        for name, row in errors(subject.model, struck, few, rate, repeats=repeats).items():
+            found[name][f"weights at {rate:g}"] = row
     right = accuracy(subject.model, subject.measured)
-    slower = latency(subject.model, models, subject.measured)
+    many, one = (latency(subject.model, models, subject.measured, batch=batch) for batch in (128, 1))
     for name, model in models.items():
         found[name]["accuracy_change"] = accuracy(model, subject.measured) - right
-        found[name]["latency"] = slower[name]
+        found[name] |= {"latency": many[name], "latency_single": one[name]}
         found[name]["memory"] = overhead(subject.model, model)
     return found
 
 
 def single(
-    plain: nn.Module, models: Mapping[str, nn.Module], data: Data, kind: str, *, trials: int
+    engines: Mapping[str, Engine], chosen: Sequence[str], kind: str, *, trials: int
 ) -> dict[str, dict[str, float]]:
-    """Return how much less often one bit flip fails in each of *models*."""
-    engines = {"plain": Engine(plain, data)} | {name: Engine(model, data) for name, model in models.items()}
+    """Return how much less often one bit flip fails in each of the *chosen* than in the plain one."""
     names = [site.name for site in engines["plain"].space.sites if site.kind in KINDS[kind]]
-    frame = paired(engines, names, trials=trials)
+    frame = paired({name: engines[name] for name in ("plain", *chosen)}, names, trials=trials)
     failed = {name: round(value * trials) for name, value in zip(frame["format"], frame["value"], strict=True)}
     rows = {}
-    for name in models:
+    for name in chosen:
         fewer = ratio(failed["plain"], failed[name], trials)
         rows[name] = {"before": failed["plain"] / trials, "after": failed[name] / trials}
         rows[name] |= {"ratio": fewer.value, "low": fewer.low, "high": fewer.high}
@@ -189,25 +223,19 @@ def accuracy(model: nn.Module, data: Data) -> float:
     return float((_top(model, data)[0] == data.labels).float().mean())
 
 
-def latency(
-    plain: nn.Module, models: Mapping[str, nn.Module], data: Data, *, batches: Sequence[int] = (128, 1)
-) -> dict[str, dict[str, float]]:
-    """Return by how much longer a pass takes, for each size of batch: 0.05 is 5 %."""
+def latency(plain: nn.Module, models: Mapping[str, nn.Module], data: Data, *, batch: int) -> dict[str, float]:
+    """Return by how much longer a pass takes: 0.05 is 5 %."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    slower: dict[str, dict[str, float]] = {name: {} for name in models}
-    for batch in batches:
-        given = data.inputs[:batch]
-        ratios: dict[str, list[float]] = {name: [] for name in models}
-        with torch.inference_mode():
-            for _ in range(9 if batch > 1 else 100):
-                base = _seconds(plain, given)
-                for name, model in models.items():
-                    ratios[name].append(_seconds(model, given) / base)
-        for name, many in ratios.items():
-            slower[name][f"batch {batch}"] = statistics.median(many) - 1
+    given = data.inputs.repeat(-(-batch // len(data)), *[1] * (data.inputs.ndim - 1))[:batch]
+    ratios: dict[str, list[float]] = {name: [] for name in models}
+    with torch.inference_mode():
+        for _ in range(9 if _seconds(plain, given) > 0.05 else 60):
+            base = _seconds(plain, given)
+            for name, model in models.items():
+                ratios[name].append(_seconds(model, given) / base)
     torch.set_num_threads(threads)
-    return slower
+    return {name: statistics.median(many) - 1 for name, many in ratios.items()}
 
 
 def _seconds(model: nn.Module, given: torch.Tensor) -> float:
@@ -216,98 +244,90 @@ def _seconds(model: nn.Module, given: torch.Tensor) -> float:
     return time.process_time() - start
 
 
-def detectors(subject: Subject, golden: Profile, *, trials: int) -> dict[str, Any]:
-    """Return what checksums and ranges see of the flips in what layers compute, and how often they err."""
-    few, found = subject.measured.take(slice(0, 100)), {}
-    for name, method in (("checksums", Checksums()), ("ranges", Ranges())):
-        watched = detecting(harden(subject.model, method, profile=golden), mend=False).requires_grad_(False)
-        engine = Engine(watched, few)
-        space = engine.space.select(["*.conv2d:output", "*.linear:output"] if name == "checksums" else "*conv*:output")
-        seen = detection(engine, space=space, trials=trials)
-        with torch.inference_mode():
-            alarms = sum(int(watched(rows)["detected"].sum()) for rows in subject.measured.inputs.split(250))
-        found[name] = {
-            "coverage": [seen.coverage.value, seen.coverage.low, seen.coverage.high],
-            "precision": [seen.precision.value, seen.precision.low, seen.precision.high],
-            "false_alarms": [alarms, len(subject.measured)],
-        }
-    slower = latency(subject.model, {"checksums": harden(subject.model, Checksums())}, subject.measured)
-    found["checksums"]["latency"] = slower["checksums"]
-    return found
-
-
 def protection(subject: Subject, *, trials: int) -> dict[str, Any]:
-    """Return what protection of bits of sites ends: by 1 % of the bits, and how many it takes to end 95 %.
+    """Return what protection of bits of sites ends for the memory that it adds, and what the choice foretells.
 
-    The share is the lowest of the front at which the lower bound of what ends is 95 %. Half as many trials of another
-    seed measure anew what is left.
+    A bit that is the same in all words of a site costs two bits (invariant bits), any other two copies of it.
+    *share_95* is the memory, as a share of all bits, from which on the lower bound of what ends is 95 %; *predicted*
+    and *measured* are what is left for a budget of 1 %, by trials that had no part in the choice and by a campaign of
+    another seed. *most* is what protection of 1 % of the bits themselves ends at best, if every one of them fails.
     """
     engine = Engine(subject.model, subject.measured.take(slice(0, 200)))
-    first, second = (
-        run(Campaign(engine, engine.space.select(kinds="weight"), stop=MaxTrials(n), seed=seed))
-        for seed, n in ((1, trials), (2, trials // 2))
-    )
-    table = front(first)
+    space = engine.space.select(kinds=KINDS["weights"])
+    first, second = (run(Campaign(engine, space, stop=MaxTrials(n), seed=n)) for n in (trials, trials // 2))
+    cost, bits = added(subject.model), len(space)
+    table = front(first, cost=cost, points=200)
     enough = table[table["removed_low"] >= 0.95]
-    share = float(enough["bits"].iloc[0]) if len(enough) else float("nan")
-    found: dict[str, Any] = {"share_95": share}
-    for budget in (0.01, share):
-        if budget == budget:
-            chosen = protect(first, budget=budget)
-            again = residual(chosen, second)
-            found[f"{budget:.3g}"] = {
-                "removed": [chosen.removed.value, chosen.removed.low],
-                "predicted": [chosen.residual.value, chosen.residual.high],
-                "measured": [again.value, again.low, again.high],
-            }
-    return found
+    chosen = protect(first, budget=0.01 * bits, cost=cost)
+    again, failing = residual(chosen, second), first.estimate()
+    return {
+        "share_95": float(enough["cost"].iloc[0]) / bits if len(enough) else None,
+        "removed": [chosen.removed.value, chosen.removed.low],
+        "predicted": [chosen.residual.value, chosen.residual.high],
+        "measured": [again.value, again.low, again.high],
+        "unprotected": [failing.value, failing.low, failing.high],
+        "most": [0.01 / failing.value, 0.01 / failing.low],
+        "front": [
+            [cost / bits, value, low] for cost, value, low in table[["cost", "removed", "removed_low"]].to_numpy()
+        ],
+    }
+
+
+def added(model: nn.Module) -> Callable[[Mapping[str, Any]], float]:
+    """Return what the protection of a bit of a site of *model* adds, in bits: two words' worth, or two copies."""
+    varies = {}
+    for name, held in model.named_parameters():
+        words = held.detach().flatten().view(torch.int32)
+        varies[name] = [bool((words >> bit & 1).float().var(correction=0)) for bit in range(32)]
+    return lambda group: 2.0 * (group["bits"] if varies[group["site"]][group["bit"]] else 1)
 
 
 def main() -> None:
-    """Measure and print; write the figures to a file with ``--json``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--trials", type=int, default=4000, help="bit flips of each kind")
-    parser.add_argument("--repeats", type=int, default=10, help="repetitions at each bit error rate")
+    """Measure and print: lines, or one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--only", choices=["leaderboard", "protection", "abft"], action="append", help="only this part")
+    parser.add_argument("--trials", type=int, default=2000, help="bit flips of each kind")
+    parser.add_argument("--repeats", type=int, default=4, help="repetitions at each bit error rate")
+    parser.add_argument("--clean", type=int, default=100_000, help="inputs without faults for checksums")
     parser.add_argument("--network", choices=list(NETWORKS), action="append", help="only this one")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    figures: dict[str, Any] = {"leaderboard": {}, "detection": {}, "protection": {}}
-    for name in given.network or NETWORKS:
-        subject = NETWORKS[name]()
+    parts, figures = given.only or ["leaderboard", "protection", "abft"], dict[str, Any]()
+    if "leaderboard" in parts:
+        figures["leaderboard"] = {}
+        for name in given.network or NETWORKS:
+            if name == "spiking digits" and find_spec("snntorch") is None:
+                print("spiking digits: left out, snntorch is not installed", file=sys.stderr)
+                continue
+            subject = NETWORKS[name]()
+            subject.model.requires_grad_(False)
+            board = leaderboard(subject, trials=given.trials, repeats=given.repeats)
+            figures["leaderboard"][name] = board
+            _tell(given.json, name, *rows.hardening(_finite({"leaderboard": {name: board}})))
+    if "protection" in parts:
+        subject = resnet()
         subject.model.requires_grad_(False)
-        board = leaderboard(subject, trials=given.trials, repeats=given.repeats)
-        figures["leaderboard"][name] = board
-        golden = profile(subject.model, subject.known, batch=128)
-        figures["detection"][name] = detectors(subject, golden, trials=given.trials)
-        figures["protection"][name] = protection(subject, trials=6 * given.trials)
-        print(
-            f"{name}\n",
-            *_lines(board),
-            json.dumps(figures["detection"][name]),
-            json.dumps(figures["protection"][name]),
-            sep="\n",
-            flush=True,
-        )
+        figures["protection"] = protection(subject, trials=50 * given.trials)
+        _tell(given.json, "protection", json.dumps(figures["protection"]))
+    if "abft" in parts:
+        figures["abft"] = abft(clean=given.clean, trials=10 * given.trials)
+        _tell(given.json, "abft", json.dumps(figures["abft"]))
     if given.json:
-        given.json.write_text(json.dumps(figures, indent=2) + "\n")
+        print(json.dumps(_finite(figures), allow_nan=False))
 
 
-def _lines(board: Mapping[str, Any]) -> list[str]:
-    kinds = ("weights", "activations", *(f"weights at {rate:g}" for rate in RATES))
-    lines = [
-        f"| method | {' | '.join(kinds)} | accuracy | latency at 128, 1 | memory |",
-        "|---" * (len(kinds) + 4) + "|",
-    ]
-    for name, row in board.items():
-        cells = [
-            f"{one['ratio']:.3g} [{one['low']:.3g}, {one['high']:.3g}]" if (one := row["faults"].get(kind)) else "-"
-            for kind in kinds
-        ]
-        slow = ", ".join(f"{100 * value:+.1f} %" for value in row["latency"].values())
-        change = f"{100 * row['accuracy_change']:+.2f}"
-        lines.append(f"| {name} | {' | '.join(cells)} | {change} | {slow} | {100 * row['memory']:+.2f} % |")
-    return lines
+def _finite(found: Any) -> Any:
+    """Return *found* with None for numbers without bounds: how many times fewer fail where none does."""
+    if isinstance(found, Mapping):
+        return {key: _finite(value) for key, value in found.items()}
+    if isinstance(found, list):
+        return [_finite(value) for value in found]
+    return None if isinstance(found, float) and not math.isfinite(found) else found
+
+
+def _tell(quiet: bool, *lines: str) -> None:
+    print(*lines, sep="\n", file=sys.stderr if quiet else sys.stdout, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ __all__ = [
     "economy",
     "engine",
     "estimators",
+    "hardening",
     "networks",
     "percent",
     "precision",
@@ -177,3 +178,58 @@ def networks(found: Found) -> list[str]:
         cells = (f"{one['start_s']} s", f"{one['golden_s']:.3f} s", *ratios, f"{one['peak_mib']:,} MiB", wrong)
         lines.append((named[name], *cells))
     return table(heads, lines)
+
+
+def hardening(found: Found) -> list[str]:
+    """Return what every method gains and costs on every network, what to protect, and what checksums see."""
+    lines: list[str] = []
+    for name, board in found.get("leaderboard", {}).items():
+        kinds = list(dict.fromkeys(kind for row in board.values() for kind, one in row.items() if _compares(one)))
+        heads = [name, *(f"fewer in {kind}" for kind in kinds), "accuracy", "latency at 128, 1", "memory"]
+        fits = {method: row for method, row in board.items() if "refused" not in row}
+        lines += [*table(heads, [[method, *_hardened(row, kinds)] for method, row in fits.items()]), ""]
+        lines += [f"- {method} refuses: {row['refused']}." for method, row in board.items() if "refused" in row]
+        lines += [""] if len(fits) < len(board) else []
+    if told := found.get("protection"):
+        lines += [*_protection(told), ""]
+    if told := found.get("abft"):
+        value, low, _, failed = told["coverage"]
+        alarms, clean, most = told["false_alarms"]
+        lines.append(
+            f"Checksums of ResNet-20's convolutions saw {100 * value:.2f} % (at least {100 * low:.2f} %) of {failed} "
+            f"flips that change an answer, for {100 * told['latency']:.1f} % of the pass at batch 128, with {alarms} "
+            f"alarms on {clean:,} clean inputs (at most {most:.1e} of them)."
+        )
+    return lines[: -1 if lines and not lines[-1] else None]
+
+
+def _compares(one: Any) -> bool:
+    return isinstance(one, Mapping) and "ratio" in one
+
+
+def _hardened(row: Found, kinds: Sequence[str]) -> list[str]:
+    cells = ["-" if kind not in row else _fewer_fail(row[kind]) for kind in kinds]
+    slower = f"{100 * row['latency']:+.1f} %, {100 * row['latency_single']:+.0f} %"
+    return [*cells, f"{100 * row['accuracy_change']:+.2f}", slower, f"{100 * row['memory']:+.2f} %"]
+
+
+def _fewer_fail(one: Found) -> str:
+    value, low, high = (None if one[key] is None else f"{one[key]:.3g}" for key in ("ratio", "low", "high"))
+    return f"{value or ('all' if one['before'] else '-')} [{low}, {high or '-'}]"
+
+
+def _protection(told: Found) -> list[str]:
+    share = "more than was tried" if told["share_95"] is None else f"{100 * told['share_95']:.3f} %"
+    heads = [
+        "ResNet-20: memory added for 95 % fewer failures",
+        "removed by 1 %",
+        "left, foretold",
+        "left, measured anew",
+    ]
+    removed, predicted, measured = (told[key] for key in ("removed", "predicted", "measured"))
+    cells = [
+        f"{100 * removed[0]:.1f} % [at least {100 * removed[1]:.1f}]",
+        f"{100 * predicted[0]:.3f} % [at most {100 * predicted[1]:.3f}]",
+        f"{100 * measured[0]:.3f} % [{100 * measured[1]:.3f}, {100 * measured[2]:.3f}]",
+    ]
+    return table(heads, [[share, *cells]])

@@ -71,6 +71,12 @@ SECTIONS: Mapping[str, Section] = {
         ("-m", "benchmarks.networks", "--json"),
         ("--only", "mobilenet_v2", "--lanes", "16", "--repeats", "1", "--trials", "4"),
     ),
+    "hardening": Section(
+        ("benchmarks/hardening.py", "--json"),
+        ("--network", "digits CNN", "--trials", "200", "--repeats", "1", "--clean", "2000"),
+        (),
+        ("--trials", "6000", "--repeats", "6"),
+    ),
     "scaling": Section(("benchmarks/scaling.py", "--json"), ("--quick",)),
 }
 

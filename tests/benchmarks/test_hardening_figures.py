@@ -1,25 +1,53 @@
-"""The figures of hardening: every method, every kind of fault, on the digits."""
+"""The figures of hardening: every method, every kind of fault, on the digits; what to protect; checksums."""
 
 import json
 
 import pytest
 
-from benchmarks import hardening
+from benchmarks import hardening, rows
 
 
 @pytest.mark.slow
-def test_the_benchmark_tells_of_every_method(tmp_path, monkeypatch, capsys):
-    file = tmp_path / "figures.json"
-    options = ["hardening", "--network", "digits CNN", "--trials", "200", "--repeats", "2", "--json", str(file)]
-    monkeypatch.setattr("sys.argv", options)
+def test_the_benchmark_tells_of_every_method(monkeypatch, capsys):
+    options = ["hardening", "--network", "digits CNN", "--trials", "200", "--repeats", "2", "--only", "leaderboard"]
+    monkeypatch.setattr("sys.argv", [*options, "--json"])
     hardening.main()
-    figures = json.loads(file.read_text())
+    figures = json.loads(capsys.readouterr().out)
     board = figures["leaderboard"]["digits CNN"]
     assert set(board) == {*hardening.WEIGHTS, *hardening.ACTIVATIONS, *hardening.BOTH, "recipe"}
+    assert "torch.int8, got torch.float32" in board.pop("zero-space")["refused"]
     for name, row in board.items():
         assert row["accuracy_change"] >= -0.01, name
-        assert set(row["latency"]) == {"batch 128", "batch 1"}
-        for one in row["faults"].values():
-            assert one["low"] <= one["ratio"] <= one["high"] or one["after"] == 0, name
-    assert figures["detection"]["digits CNN"]["checksums"]["false_alarms"][0] == 0
-    assert "invariant bits" in capsys.readouterr().out
+        assert {"latency", "memory"} <= row.keys()
+        for one in row.values():
+            if isinstance(one, dict):
+                assert one["ratio"] is None or one["high"] is None or one["low"] <= one["ratio"] <= one["high"], name
+    assert board["recipe"]["weights"]["low"] > 2
+    lines = rows.hardening(figures)
+    assert sum(line.startswith("| SECDED + ranges |") for line in lines) == 1
+
+
+def test_the_cost_of_a_bit_is_two_bits_where_it_never_varies_and_two_copies_else():
+    subject = hardening.digits()
+    cost = hardening.added(subject.model)
+    weight = subject.model.conv1.weight
+    assert weight.abs().max() < 2
+    assert cost({"site": "conv1.weight", "bit": 30, "bits": weight.numel()}) == 2
+    assert cost({"site": "conv1.weight", "bit": 31, "bits": weight.numel()}) == 2 * weight.numel()
+    assert cost({"site": "fc2.bias", "bit": 0, "bits": 10}) == 20
+
+
+def test_what_was_found_becomes_lines():
+    one = {"before": 0.5, "after": 0.0, "ratio": None, "low": 3.0, "high": None}
+    row = {"weights": one, "accuracy_change": -0.001, "latency": 0.04, "latency_single": 0.3, "memory": 0.0004}
+    found = {
+        "leaderboard": {"digits": {"parity": row, "zero-space": {"refused": "no codes"}}},
+        "protection": {"share_95": 0.0004, "removed": [0.97, 0.95], "predicted": [0.001, 0.002]}
+        | {"measured": [0.001, 0.0008, 0.0012]},
+        "abft": {"coverage": [1.0, 0.99, 1.0, 400], "latency": 0.045, "false_alarms": [0, 100_000, 3e-5]},
+    }
+    lines = rows.hardening(found)
+    assert "| parity | all [3, -] | -0.10 | +4.0 %, +30 % | +0.04 % |" in lines
+    assert "- zero-space refuses: no codes." in lines
+    assert any("| 0.040 % | 97.0 % [at least 95.0] | 0.100 % [at most 0.200] |" in line for line in lines)
+    assert "0 alarms on 100,000 clean inputs (at most 3.0e-05 of them)" in lines[-1]

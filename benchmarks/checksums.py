@@ -1,0 +1,130 @@
+"""Checksums of ResNet-20's convolutions: what they see of the faults that change an answer, and whether they err."""
+
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.engine import MEAN, STD, data_folder, resnet20
+from torchfault.criteria import NonFinite, Top1Change
+from torchfault.criteria.compose import verdict
+from torchfault.data import Data
+from torchfault.engine import Engine
+from torchfault.faults import BitFlip
+from torchfault.hardening import Checksums, guards, harden
+from torchfault.hardening.checksums import ChecksumGuard
+from torchfault.statistics import proportion
+from torchfault.trials import strike
+
+_BATCH = 128
+_LAYERS = "*conv*"
+
+
+def abft(*, clean: int, trials: int) -> dict[str, Any]:
+    """Return the coverage of flips that change an answer, with its bounds, the latency and the false alarms.
+
+    Faults are bit flips in what convolutions give, one to an image among 128; *trials* are drawn, and those that change
+    an answer are shown to the check of their layer. False alarms are counted on *clean* inputs, 128 at a time.
+    """
+    model, data = resnet20(slice(1000))
+    model.requires_grad_(False)
+    safe = harden(model, Checksums(_LAYERS))
+    seen, failed = _coverage(model, safe, data.take(slice(0, _BATCH)), trials)
+    coverage = proportion(seen, failed, method="clopper-pearson", level=0.95)
+    alarms = _alarms(safe, clean)
+    at_most = proportion(alarms, clean, method="clopper-pearson", level=0.95).high
+    return {
+        "coverage": [coverage.value, coverage.low, coverage.high, failed],
+        "latency": _latency(model, safe, data.inputs[:_BATCH]),
+        "false_alarms": [alarms, clean, at_most],
+    }
+
+
+def _coverage(model: nn.Module, safe: nn.Module, data: Data, trials: int) -> tuple[int, int]:
+    """Return how many of the flips that change an answer the check of their layer sees, and how many do."""
+    engine = Engine(model, data)
+    space = engine.space.select("*conv*:output")
+    rng = np.random.default_rng(7)
+    where, inputs = space.locate(rng.integers(0, len(space), trials)), rng.integers(0, len(data), trials)
+    changed = np.zeros(trials, dtype=bool)
+    for lanes in engine.run(strike(space, where, model=BitFlip(), rng=rng, inputs=inputs)):
+        wrong = [verdict(one, lanes.golden, lanes.outputs, None) for one in (Top1Change(), NonFinite())]
+        changed[lanes.trial] = (wrong[0] | wrong[1]).numpy()
+    shown, seen = _shown(safe, data.inputs), 0
+    for trial in np.flatnonzero(changed).tolist():
+        layer, guard, given, output = shown[space.sites[where.site[trial]].module]
+        words = output[inputs[trial]].view(-1).view(torch.int32)
+        element, mask = int(where.element[trial]), int(np.uint32(1 << int(where.bit[trial])).view(np.int32))
+        words[element] ^= mask
+        seen += not guard.agrees(layer, given, output)
+        words[element] ^= mask
+    return seen, int(changed.sum())
+
+
+def _shown(safe: nn.Module, inputs: Tensor) -> dict[str, tuple[nn.Module, ChecksumGuard, Tensor, Tensor]]:
+    """Return what every guarded layer reads and gives."""
+    held: dict[str, tuple[nn.Module, ChecksumGuard, Tensor, Tensor]] = {}
+    hooks = []
+    for path, layer, guard in guards(safe):
+        assert isinstance(guard, ChecksumGuard)
+
+        def keep(module: nn.Module, args: Any, output: Tensor, path: str = path, guard: ChecksumGuard = guard) -> None:
+            held[path] = (module, guard, args[0].clone(), output.clone())
+
+        hooks.append(layer.register_forward_hook(keep))
+    with torch.no_grad():
+        safe(inputs)
+    for hook in hooks:
+        hook.remove()
+    return held
+
+
+def _alarms(safe: nn.Module, clean: int) -> int:
+    """Return on how many of *clean* inputs a check finds something: test and training images, shifted and mirrored."""
+    pixels = []
+    for name in ("cifar10_test_1000.npz", "cifar10_train_4000.npz"):
+        with np.load(data_folder() / name) as archive:
+            pixels.append(torch.from_numpy(archive["images"]).permute(0, 3, 1, 2).float() / 255)
+    images = (torch.cat(pixels) - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+    alarms, drawn = 0, torch.Generator().manual_seed(3)
+
+    def count(guard: ChecksumGuard, layer: nn.Module, args: Any, output: Tensor) -> None:
+        nonlocal alarms
+        alarms += not guard.agrees(layer, args[0], output)
+
+    hooks = []
+    for _, layer, guard in guards(safe):
+        assert isinstance(guard, ChecksumGuard)
+        hooks.append(
+            layer.register_forward_hook(
+                lambda layer, args, out, guard=guard: count(guard, layer, args, out), prepend=True
+            )
+        )
+    with torch.inference_mode():
+        for start in range(0, clean, _BATCH):
+            chosen = torch.randint(0, len(images), (min(_BATCH, clean - start),), generator=drawn)
+            down, across = torch.randint(-4, 5, (2,), generator=drawn).tolist()
+            batch = images[chosen].roll((down, across), (2, 3))
+            safe(batch.flip(3) if start // _BATCH % 2 else batch)
+    for hook in hooks:
+        hook.remove()
+    return alarms
+
+
+def _latency(model: nn.Module, safe: nn.Module, given: Tensor) -> float:
+    """Return by how much longer a pass takes, by CPU time on one thread: the median of ratios of passes in turn."""
+    threads, ratios = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        for _ in range(21):
+            times = []
+            for one in (model, safe):
+                start = time.process_time()
+                one(given)
+                times.append(time.process_time() - start)
+            ratios.append(times[1] / times[0])
+    torch.set_num_threads(threads)
+    return statistics.median(ratios) - 1
