@@ -14,6 +14,7 @@ from torchfault.hardening import (
     Triplicate,
     WeightRanges,
     ZeroSpace,
+    detecting,
     guards,
     harden,
     profile,
@@ -221,3 +222,13 @@ def test_guards_of_buffers_have_an_option():
     assert method_of("zero-space") == ZeroSpace()
     with pytest.raises(ModelError, match="parity has no option 'buffers'"):
         method_of("parity:buffers")
+
+
+def test_a_model_that_holds_what_it_computed_last_is_hardened_and_watched():
+    model = nn.Sequential(nn.Linear(3, 2))
+    model[0].register_buffer("mem", model[0](torch.ones(3)), persistent=False)
+    model.last = model[0](torch.ones(3))
+    watched = detecting(harden(model, InvariantBits()))
+    assert torch.equal(watched(torch.ones(1, 3))["output"], model(torch.ones(1, 3)))
+    assert watched.model[0].mem.grad_fn is None
+    assert torch.equal(watched.model[0].mem, model[0].mem)

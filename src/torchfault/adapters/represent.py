@@ -1,10 +1,9 @@
 """Give a model another representation, in a copy: weights and activations quantised, in blocks, in another format."""
 
-import copy
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import prune
 
 from torchfault.adapters.calibration import ranges_of
@@ -14,7 +13,7 @@ from torchfault.model.discover import parameter_sites
 from torchfault.model.memory import STORED
 from torchfault.model.rounding import set_rounding
 from torchfault.model.traits import computes_nothing, leaf_paths
-from torchfault.model.wrappers import unwrapped
+from torchfault.model.wrappers import copied, unwrapped
 from torchfault.names import site_name
 from torchfault.space import FaultSpace, Site
 from torchfault.storages import ActivationStorage, Storage, activation_storage, keep, needs_range, storage
@@ -60,7 +59,7 @@ def represent(
     """
     if how is None and activations is None:
         raise StorageError("a model is represented anew in its weights, its activations or both, got neither")
-    twin = _copied(unwrapped(model))
+    twin = copied(unwrapped(model))
     _prune_for_good(twin)
     if how is not None:
         _keep_weights(twin, _chosen(twin, how))
@@ -83,16 +82,6 @@ def _keep_weights(twin: nn.Module, chosen: Mapping[str, Storage]) -> None:
         modules[path].__dict__.setdefault(STORED, {})[last] = stored
         with torch.no_grad():
             parameter.data.copy_(stored.value())
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    """Return a deep copy, also where a module holds tensors that were computed, as pruning leaves them."""
-    memo: dict[int, object] = {}
-    for module in model.modules():
-        for held in module.__dict__.values():
-            if isinstance(held, Tensor) and held.grad_fn is not None:
-                memo[id(held)] = held.detach().clone()
-    return copy.deepcopy(model, memo)
 
 
 def _prune_for_good(model: nn.Module) -> None:

@@ -1,6 +1,5 @@
 """Quantised weights whose codes and scales are parameters, so that methods can protect the words that are stored."""
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from torchfault.errors import ModelError
 from torchfault.model.memory import STORED
-from torchfault.model.wrappers import unwrapped
+from torchfault.model.wrappers import copied, unwrapped
 from torchfault.storages import Affine, Stored
 
 __all__ = ["Dequantised", "Uncover", "cover", "dequantisers", "unpacked"]
@@ -32,7 +31,7 @@ def unpacked(model: nn.Module) -> nn.Module:
     >>> torch.equal(unpacked(model)(torch.ones(1, 3)), model(torch.ones(1, 3)))
     True
     """
-    twin = copy.deepcopy(unwrapped(model))
+    twin = copied(unwrapped(model))
     for path, module in twin.named_modules():
         kept: dict[str, Stored] = module.__dict__.get(STORED, {})
         for name in [name for name, stored in kept.items() if _fits(stored)]:

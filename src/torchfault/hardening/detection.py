@@ -1,6 +1,5 @@
 """Detection: what guards see while a model runs, as an output, and how much of what fails they see."""
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from torchfault.engine import Engine
 from torchfault.errors import ModelError
 from torchfault.faults import BitFlip
 from torchfault.hardening.harden import Guard, guards
+from torchfault.model.wrappers import copied
 from torchfault.space import FaultSpace
 from torchfault.statistics import Estimate, proportion
 from torchfault.trials import strike
@@ -76,7 +76,7 @@ def detecting(model: nn.Module, *, mend: bool = True) -> Detecting:
     >>> safe(torch.tensor([[0.5, 0.5], [0.5, 1e9]]))["detected"]
     tensor([False,  True])
     """
-    twin = copy.deepcopy(model)
+    twin = copied(model)
     standing = list(guards(twin))
     if not standing:
         raise ModelError("the model has no guards, so nothing can be detected; harden it first")

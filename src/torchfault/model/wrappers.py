@@ -1,13 +1,14 @@
-"""The module that can be struck: the one behind a compiled one, and none that runs as a TorchScript program."""
+"""The module that can be struck: the one behind a compiled one, none that runs as a TorchScript program; its copy."""
 
+import copy
 import re
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchfault.errors import ModelError
 
-__all__ = ["unwrapped"]
+__all__ = ["copied", "unwrapped"]
 
 _ROLE = re.compile(r":|@(?=\d)")  # what begins a role (conv1:input), or the number of a call (relu@1)
 
@@ -43,3 +44,19 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if found := _ROLE.search(path):
             raise ModelError(f"'{path}' has '{found[0]}' in its name, which parts the names of sites; rename it")
     return model
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Return a deep copy of *model*, also where it holds tensors that were computed, as pruning and neurons leave them.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> layer.register_buffer("kept", layer(torch.ones(2)))
+    >>> torch.equal(copied(layer).kept, layer.kept)
+    True
+    """
+    memo: dict[int, object] = {}
+    for module in model.modules():
+        for held in (*module.__dict__.values(), *module._buffers.values()):
+            if isinstance(held, Tensor) and held.grad_fn is not None:
+                memo[id(held)] = held.detach().clone()
+    return copy.deepcopy(model, memo)
