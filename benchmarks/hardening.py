@@ -123,9 +123,12 @@ def digits() -> Subject:
 
 
 def spiking() -> Subject:
-    """Return 64-48-10 leaky neurons over ten steps; guards on currents, spikes and their count."""
+    """Return 64-48-10 leaky neurons over ten steps; guards on currents and spikes, and on their count.
+
+    What is out of range in the count is clamped: to zero the largest would take the answer away.
+    """
     model, data = spiking_digits()
-    recipe = (Secded(), Ranges(("*:input", "0:output"), action="zero"))
+    recipe = (Secded(), Ranges("*:input", action="zero"), Ranges("0:output"))
     return Subject(nn.Sequential(model).eval(), data.take(slice(0, 50)), data.take(slice(50, None)), recipe, often=6)
 
 
