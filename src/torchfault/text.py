@@ -5,7 +5,13 @@ import re
 from collections.abc import Iterable
 from html import escape
 
-__all__ = ["count", "duration", "facts_html", "file_name", "markdown", "visible"]
+__all__ = ["HIDDEN", "count", "duration", "facts_html", "file_name", "markdown", "masked", "visible"]
+
+HIDDEN = "***"
+_PASSWORDS = (  # of users in URLs, whatever they hold, and in the query of URLs
+    re.compile(r"(?P<before>\b[a-zA-Z][\w+.-]*://[^\s:/@]*:)\S+(?=@)"),
+    re.compile(r"(?P<before>[?&;]\w*(?:pass|pwd|secret|token)\w*=)[^\s&;'\"]+", re.IGNORECASE),
+)
 
 _MARKS = re.compile(r"([\\|`*\[\]<>~])")  # what Markdown would take for its own in a cell
 _KEPT = frozenset("\xa0\u3000")  # wide spaces, which show as what they are
@@ -24,6 +30,17 @@ def visible(text: object) -> str:
     if plain.isprintable():
         return plain
     return "".join(c if c.isprintable() or c in _KEPT else c.encode("unicode_escape").decode() for c in plain)
+
+
+def masked(text: str) -> str:
+    """Return *text* with the passwords of URLs masked.
+
+    >>> masked("postgresql+psycopg://me:secret@host/name?sslpassword=secret&connect_timeout=3")
+    'postgresql+psycopg://me:***@host/name?sslpassword=***&connect_timeout=3'
+    """
+    for password in _PASSWORDS:
+        text = password.sub(rf"\g<before>{HIDDEN}", text)
+    return text
 
 
 def file_name(name: str) -> str:

@@ -1,5 +1,6 @@
 """Databases behind a network, a stand-in here: cut connections are made anew, outages sat out, longer ones told."""
 
+import re
 import sqlite3
 
 import numpy as np
@@ -9,6 +10,7 @@ from sqlalchemy.pool import QueuePool
 
 from tests.support.doubles import SPACE, Double
 from torchfault.campaign import Campaign, run
+from torchfault.cli import main
 from torchfault.errors import StoreError
 from torchfault.results import load
 from torchfault.statistics import MaxTrials
@@ -91,3 +93,48 @@ def test_what_another_process_added_meanwhile_is_no_work_of_ours(server):
         one = Columns(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
         with pytest.warns(UserWarning, match="again"), pytest.raises(StoreError, match="trial 1 comes next"):
             store.append("first", one, first=0, seconds=0.1)
+
+
+SECRETS = (
+    "postgresql+psycopg://me:geh%40eim@127.0.0.1:1/x?password=geheim&sslpassword=geheim",
+    "postgresql+psycopg://me:p@ss:geheim@127.0.0.1:1/x",
+    "postgresql+psycopg://:geheim@127.0.0.1:1/x?connect_timeout=1",
+    "mysql://me:geheim@nowhere.invalid/x",
+)
+READERS = (
+    "show",
+    "status",
+    "status --json",
+    "report",
+    "evidence --output e",
+    "protect --budget 1%",
+    "export",
+    "resume",
+)
+
+
+@pytest.mark.parametrize("url", SECRETS)
+def test_passwords_in_urls_of_any_make_are_told_by_no_command(url, tmp_path, monkeypatch, capfd, tried):
+    monkeypatch.chdir(tmp_path)
+    model = "--model torchfault.zoo:digits_cnn --shape 1,8,8 --executor hooks"
+    for command in (*READERS, f"run {model} --trials 10", f"init {model} --output i.yaml --force"):
+        with tried("a password in a URL") as found:
+            status = main([*command.split(), "--store", url])
+            out, err = capfd.readouterr()
+            written = "".join(path.read_text() for path in tmp_path.glob("*.yaml"))
+            leaks = re.search("geheim|geh%40|p@ss", out + err + written)
+            found.said(
+                status, err, nonsense=leaks is not None or (status == 0) != command.startswith("init"), what=command
+            )
+
+
+@pytest.mark.parametrize("name", ["\udcff", "a\ud800"])
+def test_campaigns_whose_names_no_database_can_hold_are_not_there(name, tmp_path, monkeypatch, capfd, tried):
+    monkeypatch.chdir(tmp_path)
+    run(campaign(), store="torchfault.db", name="c")
+    for command in READERS:
+        with tried("a name that no database can hold") as found:
+            first, *rest = command.split()
+            status = main([first, name, *rest])
+            out, err = capfd.readouterr()
+            found.said(status, err, nonsense=status != 2 or out != "" or "has no campaign" not in err, what=command)

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 from torchfault.cli.screen import count, facts, note, say
-from torchfault.config import Settings, masked
+from torchfault.config import Settings
 from torchfault.config.section import Kind
+from torchfault.text import masked
 
 if TYPE_CHECKING:
     from torch import nn

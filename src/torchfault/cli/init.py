@@ -17,6 +17,7 @@ from torchfault.config import Settings, read_settings
 from torchfault.config.build import DEFAULT_TRIALS, build_campaign, build_space
 from torchfault.errors import ConfigError
 from torchfault.files import check_target, written
+from torchfault.text import masked
 
 if TYPE_CHECKING:
     from torchfault.engine import Engine
@@ -122,6 +123,9 @@ def _lines(settings: Settings, found: Found, output: Path) -> Iterator[str]:
     yield from _section("executor", given.pop("executor", "auto"), f"here {found.executor}{why}", output)
     if given.get("name") == settings.model.factory.rpartition(":")[2]:
         del given["name"]  # as without the key, but that the file's name is the better one
+    if masked(settings.store) != settings.store:
+        del given["store"]
+        yield f"# store: {masked(settings.store)} # passwords are kept nowhere: give --store"
     for key, value in given.items():
         yield from _section(key, value, "", output)
 

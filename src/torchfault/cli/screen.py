@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from torchfault.errors import ConfigError, did_you_mean
-from torchfault.text import count, duration, markdown, visible
+from torchfault.text import count, duration, markdown, masked, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,7 +112,7 @@ def say(*pieces: Piece, out: bool = False) -> None:
 def complain(label: str, message: object, *, style: str = "bold red") -> None:
     """Print one line about what went wrong, behind what was printed before."""
     result_stream().flush()
-    said = " ".join(str(message).split())
+    said = masked(" ".join(str(message).split()))
     say((f"{label}:", style), " ", _ENDLESS.sub(lambda found: f"{found[0][:200]}...{found[0][-100:]}", said))
 
 
@@ -132,7 +132,7 @@ def warned(
 def traced() -> None:
     """Print the exception at hand with its traceback."""
     for line in traceback.format_exc().splitlines():
-        say(line)
+        say(masked(line))
 
 
 def facts(pairs: Iterable[tuple[str, str]], *, out: bool = False) -> None:

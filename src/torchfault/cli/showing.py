@@ -22,9 +22,8 @@ from torchfault.cli.screen import (
 )
 from torchfault.cli.searching import search_view
 from torchfault.cli.views import Look, Tab, View, Wanted, followed, plain_view
-from torchfault.config import masked
 from torchfault.errors import ConfigError, StoreError, did_you_mean
-from torchfault.text import file_name
+from torchfault.text import file_name, masked
 
 if TYPE_CHECKING:
     import pandas as pd

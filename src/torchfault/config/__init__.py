@@ -1,7 +1,7 @@
 """The configuration of campaigns: a YAML file and flags in, validated settings out, and the objects they describe."""
 
 from torchfault.config.merge import Override
-from torchfault.config.persistence import keep, masked, restore
+from torchfault.config.persistence import keep, restore
 from torchfault.config.reading import leaf_keys, read_settings
 from torchfault.config.schema import RECIPES, Settings
 
@@ -11,7 +11,6 @@ __all__ = [
     "Settings",
     "keep",
     "leaf_keys",
-    "masked",
     "read_settings",
     "restore",
 ]

@@ -10,11 +10,10 @@ from torchfault.config.reading import validated
 from torchfault.config.schema import Settings
 from torchfault.errors import ConfigError
 from torchfault.expressions import And, Atom, Expression, Not, Or, parse_criterion, parse_fault, parse_metric
+from torchfault.text import HIDDEN, masked
 
-__all__ = ["HIDDEN", "factories", "keep", "masked", "restore"]
+__all__ = ["factories", "keep", "restore"]
 
-HIDDEN = "***"
-_URL = re.compile(r"(?P<scheme>\b[a-zA-Z][\w+.-]*://[^\s:/@]*:)[^\s@]+(?=@)")
 _SECRET = re.compile(r"(^|_)(password|passwd|passphrase|secret|token|api_?key|credentials?)$", re.IGNORECASE)
 
 
@@ -33,15 +32,6 @@ def _masked(value: Any, *, secret: bool) -> Any:
     if secret and value is not None:
         return HIDDEN
     return masked(value) if isinstance(value, str) else value
-
-
-def masked(text: str) -> str:
-    """Return *text* with the passwords of URLs masked.
-
-    >>> masked("postgresql+psycopg://me:secret@host/name")
-    'postgresql+psycopg://me:***@host/name'
-    """
-    return _URL.sub(rf"\g<scheme>{HIDDEN}", text)
 
 
 def restore(stored: Mapping[str, Any], overrides: Sequence[Override] = ()) -> Settings:

@@ -24,16 +24,17 @@ def listed(patterns: str | Iterable[str]) -> list[str]:
 def matching(known: Sequence[str], patterns: str | Iterable[str], *, what: str) -> set[int]:
     """Return the positions of the names in *known* that fit any pattern; each pattern must fit at least one.
 
-    A pattern is a glob, or a regular expression behind ``re:``, in time that is bounded whatever it is. Raises
-    :class:`SpaceError`, naming *what* was looked for and with a suggestion, for a pattern that fits none.
+    A pattern is a glob, or a regular expression behind ``re:``, in time that is bounded whatever it is; a name fits
+    itself, with brackets and stars in it too. Raises :class:`SpaceError`, naming *what* was looked for and with a
+    suggestion, for a pattern that fits none.
 
-    >>> matching(["conv1", "conv2", "fc"], "conv*", what="site")
-    {0, 1}
+    >>> matching(["conv1", "conv2", "fc"], "conv*", what="site"), matching(["a[0]", "b"], "a[0]", what="site")
+    ({0, 1}, {0})
     """
     found: set[int] = set()
     for pattern in listed(patterns):
         fits = _fits(pattern)
-        hits = {i for i, name in enumerate(known) if fits(name)}
+        hits = {i for i, name in enumerate(known) if name == pattern or fits(name)}
         if not hits:
             raise SpaceError(f"no {what} matches '{pattern}'{_suggest(pattern, known)}")
         found |= hits

@@ -24,6 +24,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.pool import QueuePool
 
 from torchfault.errors import StoreError
+from torchfault.text import masked
 
 __all__ = ["Place", "connect", "place", "translated", "write_ahead"]
 
@@ -47,9 +48,11 @@ def place(where: str | Path) -> Place:
         return Place(URL.create("sqlite", database=os.fspath(where)), Path(where), os.fspath(where))
     try:
         url = make_url(where)
-    except ArgumentError:
-        raise StoreError(f"a store is a file or a URL such as postgresql+psycopg://host/name, got '{where}'") from None
-    shown = url.render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):  # such as a port that is no number
+        raise StoreError(
+            f"a store is a file or a URL such as postgresql+psycopg://host/name, got '{masked(where)}'"
+        ) from None
+    shown = masked(url.render_as_string(hide_password=True))
     if url.get_backend_name() != "sqlite":
         return Place(url, None, shown)
     if url.database in (None, "", ":memory:"):

@@ -1,6 +1,7 @@
 """The store: campaigns and their batches of trials, each batch one transaction, one writer per campaign."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -103,7 +104,8 @@ class Store:
             row = connection.execute(_records().where(schema.campaigns.c.name == name)).one_or_none()
             return None if row is None else from_row(row)
 
-        if self._ready and (found := self._read(one)) is not None:
+        writable = name.isprintable() or not re.search("[\0\ud800-\udfff]", name)  # else no database could hold it
+        if self._ready and writable and (found := self._read(one)) is not None:
             return found
         known = [record.name for record in self.campaigns()]
         held = f"it holds {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}" if known else "it holds none"

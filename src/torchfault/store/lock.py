@@ -30,7 +30,7 @@ def lock_beside(file: Path, name: str) -> Path:
     >>> lock_beside(Path("a.db"), "first").name
     'a.db.9271ee57.lock'
     """
-    return file.with_name(f"{file.name}.{zlib.crc32(name.encode()):08x}.lock")
+    return file.with_name(f"{file.name}.{zlib.crc32(name.encode(errors='surrogatepass')):08x}.lock")
 
 
 def lock_file(path: Path, name: str) -> Release:
