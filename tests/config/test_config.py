@@ -79,6 +79,7 @@ cluster: auto
 gpus_per_worker: 0.5
 training: true
 buffers: true
+monitor: true
 store: out/campaigns.db
 """
 SMALL = "model: torchfault.zoo:resnet20\ndata: images.npz\n"
