@@ -15,6 +15,7 @@ from torchfault.faults import BitFlip
 from torchfault.hardening import (
     Checksums,
     InvariantBits,
+    Parity,
     Secded,
     WeightChecksums,
     WeightRanges,
@@ -148,3 +149,24 @@ def test_what_does_not_fit_is_refused_in_one_line():
         with pytest.raises(ModelError, match=message) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def test_a_detector_that_does_not_mend_computes_what_it_should():
+    safe = harden(represent(network(), "int8"), ZeroSpace(), InvariantBits(), WeightRanges())
+    for mend in (True, False):
+        found = detecting(safe, mend=mend)(DATA.inputs)
+        assert torch.equal(found["output"], safe(DATA.inputs))
+        assert not found["detected"].any()
+    safe[0].weight.view(-1)[3] ^= 32
+    assert detecting(safe, mend=False)(DATA.inputs)["detected"].all()
+
+
+def test_an_encoding_does_not_change_words_that_a_guard_knows():
+    for methods in ((InvariantBits(), Secded()), (Parity(), Secded()), (WeightRanges(), Parity())):
+        with pytest.raises(ModelError, match="give the encoding before other methods"):
+            harden(network(), *methods)
+    with pytest.raises(ModelError, match="give the encoding before other methods"):
+        harden(represent(network(), "int8"), InvariantBits(), ZeroSpace())
+    model = network()
+    safe = harden(model, Secded(), InvariantBits(), WeightRanges())
+    assert torch.allclose(safe(DATA.inputs), model(DATA.inputs), atol=1e-3)

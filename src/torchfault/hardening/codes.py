@@ -11,7 +11,17 @@ from torchfault.model.memory import STORED
 from torchfault.model.wrappers import copied, unwrapped
 from torchfault.storages import Affine, Stored
 
-__all__ = ["Dequantised", "Uncover", "cover", "dequantisers", "unpacked"]
+__all__ = [
+    "FREE",
+    "Dequantised",
+    "Signs",
+    "Uncover",
+    "cover",
+    "dequantise_last",
+    "dequantiser",
+    "signed",
+    "unpacked",
+]
 
 _LIST = "_stored_weights"
 
@@ -75,10 +85,37 @@ class Dequantised:
         return self.storage.decode(words, words[""].shape).to(self.dtype)
 
 
-def dequantisers(module: nn.Module) -> dict[int, Dequantised]:
-    """Return the hooks of *module* that make values of codes, by their keys among all hooks before it runs."""
+@dataclass(frozen=True)
+class Signs:
+    """The hook that gives codes from -64 to 63 their bit 6 back, which repeats the sign, where check bits stand."""
+
+    name: str
+
+    def __call__(self, module: nn.Module, _args: tuple[Any, ...]) -> None:
+        cover(module, self.name, signed(getattr(module, self.name)))
+
+
+def signed(codes: Tensor) -> Tensor:
+    """Return codes in whose blocks of eight the first seven have their sign in bit 6 too."""
+    flat, whole = codes.reshape(-1), codes.numel() // 8 * 8
+    blocks, free = flat[:whole].view(-1, 8), FREE.to(codes.device)
+    return torch.cat((((blocks & ~free) | (blocks >> 1 & free)).flatten(), flat[whole:])).view(codes.shape)
+
+
+FREE = torch.tensor([1 << 6] * 7 + [0], dtype=torch.int8)  # the bit that repeats the sign of codes -64 to 63
+
+
+def dequantiser(module: nn.Module, name: str) -> Dequantised | None:
+    """Return the hook that makes values of the codes called *name*, if they are codes."""
+    every: list[object] = list(module._forward_pre_hooks.values())
+    return next((hook for hook in every if isinstance(hook, Dequantised) and hook.name == name), None)
+
+
+def dequantise_last(module: nn.Module) -> None:
+    """Put the hooks that make values of codes behind all others: they read what guards leave."""
     every: list[tuple[int, object]] = list(module._forward_pre_hooks.items())
-    return {key: hook for key, hook in every if isinstance(hook, Dequantised)}
+    for key in [key for key, hook in every if isinstance(hook, Dequantised)]:
+        module._forward_pre_hooks[key] = module._forward_pre_hooks.pop(key)
 
 
 def cover(module: nn.Module, name: str, value: Tensor) -> None:

@@ -32,12 +32,16 @@ class Detecting(nn.Module):
         super().__init__()
         self.model = model
         self.seen: list[Tensor] = []
-        for _, module, guard in guards(model):
-            look = _Look(self, guard)
-            if guard.place == "output":
-                module.register_forward_hook(look, prepend=True)
-            else:
-                module.register_forward_pre_hook(look, prepend=True)
+        for module in {module: None for _, module, _ in guards(model)}:
+            before: list[tuple[int, Any]] = list(module._forward_pre_hooks.items())
+            for key, hook in before:  # a guard reads what those before it leave, and is asked about that
+                if isinstance(hook, Guard):
+                    module.register_forward_pre_hook(_Look(self, hook))
+                module._forward_pre_hooks[key] = module._forward_pre_hooks.pop(key)
+            behind: list[object] = list(module._forward_hooks.values())
+            for after in reversed(behind):
+                if isinstance(after, Guard):
+                    module.register_forward_hook(_Look(self, after), prepend=True)
 
     def forward(self, *args: Any, **named: Any) -> dict[str, Tree]:
         """Return what the model gives, and where a guard saw something wrong."""

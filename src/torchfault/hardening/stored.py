@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchfault.errors import ModelError
-from torchfault.hardening.codes import Uncover, cover, dequantisers
+from torchfault.hardening.codes import Signs, Uncover, cover, dequantise_last, signed
 from torchfault.hardening.harden import check_free
 from torchfault.model.memory import STORED
 from torchfault.names import matching, site_name
@@ -41,13 +41,14 @@ class StoredGuard:
     buffers: tuple[str, ...] = ()
 
     def __call__(self, module: nn.Module, _args: tuple[Any, ...]) -> None:
-        cover(module, self.place, self.decoder.decode(getattr(module, self.place), self._held(module)))
+        cover(module, self.place, self.decoder.decode(getattr(module, self.place), self.held(module)))
 
     def alarms(self, module: nn.Module, _args: tuple[Any, ...], _output: Any) -> Tensor:
         """Return whether any stored word is wrong."""
-        return self.decoder.wrong(getattr(module, self.place), self._held(module))
+        return self.decoder.wrong(getattr(module, self.place), self.held(module))
 
-    def _held(self, module: nn.Module) -> dict[str, Tensor]:
+    def held(self, module: nn.Module) -> dict[str, Tensor]:
+        """Return the buffers of the guard by their short names."""
         return {name: getattr(module, f"{self.place}_{name}") for name in self.buffers}
 
 
@@ -61,12 +62,18 @@ def watch_parameter(
 ) -> None:
     """Have *decoder* stand before the parameter or buffer called *name*, which takes the words of *encoded* if given.
 
-    *held* become buffers beside it. Raises :class:`ModelError` where such a guard stands there already.
+    *held* become buffers beside it. Raises :class:`ModelError` where such a guard stands there already, or where words
+    would be encoded behind the back of another one.
     """
     path, last = site_name(name).owner, site_name(name).last
     module = model.get_submodule(path)
     guard = StoredGuard(last, decoder, tuple(held or {}))
     check_free(module, path, guard)
+    every: list[object] = list(module._forward_pre_hooks.values())
+    if encoded is not None and any(isinstance(other, StoredGuard) and other.place == last for other in every):
+        raise ModelError(
+            f"'{name}' has a guard that knows its words as they are; give the encoding before other methods"
+        )
     for part, tensor in (held or {}).items():
         module.register_buffer(f"{last}_{part}", tensor)
     if encoded is not None:
@@ -74,8 +81,7 @@ def watch_parameter(
             module.get_parameter(last).copy_(encoded)
     # The bounds of other guards may be buffers that are guarded.
     module.register_forward_pre_hook(guard, prepend=last in module._buffers)
-    for key in dequantisers(module):  # which read what guards leave
-        module._forward_pre_hooks[key] = module._forward_pre_hooks.pop(key)
+    dequantise_last(module)
     module.register_forward_hook(Uncover(last), always_call=True)
 
 
@@ -84,12 +90,13 @@ def chosen(
 ) -> dict[str, Tensor]:
     """Return the parameters of *model* that *sites* choose: globs of their names, each of which must fit one.
 
-    With *buffers* they choose among the buffers that are part of the model's state too. Raises :class:`ModelError`
-    where none has one of *types*, and for a parameter that is kept in a storage whose words are not in the module.
+    They have the words that guards so far leave. With *buffers* the globs choose among the buffers that are part of the
+    model's state too. Raises :class:`ModelError` where none has one of *types*, and for a parameter that is kept in a
+    storage whose words are not in the module.
     """
     known = dict(model.named_parameters()) | (_persistent(model) if buffers else {})
     names = list(known)
-    found = {names[i]: known[names[i]].detach() for i in sorted(matching(names, sites, what="parameter"))}
+    found = {names[i]: _decoded(model, names[i], known) for i in sorted(matching(names, sites, what="parameter"))}
     for name in found:
         path, last = site_name(name).owner, site_name(name).last
         if stored := model.get_submodule(path).__dict__.get(STORED, {}).get(last):
@@ -102,6 +109,18 @@ def chosen(
         listed, got = ", ".join(str(one) for one in types), {str(tensor.dtype) for tensor in found.values()}
         raise ModelError(f"the method needs parameters of {listed}, got {', '.join(sorted(got))} alone")
     return fit
+
+
+def _decoded(model: nn.Module, name: str, known: Mapping[str, Tensor]) -> Tensor:
+    """Return the words called *name* as the next guard of them will read them."""
+    module, last, value = model.get_submodule(site_name(name).owner), site_name(name).last, known[name].detach()
+    hooks: list[object] = list(module._forward_pre_hooks.values())
+    for hook in hooks:
+        if isinstance(hook, StoredGuard) and hook.place == last:
+            value = hook.decoder.decode(value, hook.held(module))
+        elif isinstance(hook, Signs) and hook.name == last:
+            value = signed(value)
+    return value
 
 
 def _persistent(model: nn.Module) -> dict[str, Tensor]:

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from torchfault.errors import ModelError
-from torchfault.hardening.codes import Dequantised, dequantisers
+from torchfault.hardening.codes import FREE, Dequantised, Signs, dequantise_last, dequantiser
+from torchfault.hardening.harden import check_free
 from torchfault.hardening.profile import Profile
-from torchfault.hardening.stored import chosen, watch_parameter
+from torchfault.hardening.stored import StoredGuard, chosen, watch_parameter
 from torchfault.names import site_name
 
 __all__ = ["ZeroSpace"]
@@ -47,14 +48,16 @@ class ZeroSpace:
         found = chosen(model, self.sites, types=(torch.int8,))
         for name, codes in found.items():
             module, last = model.get_submodule(site_name(name).owner), site_name(name).last
-            made = [hook for hook in dequantisers(module).values() if hook.name == last]
-            if not made or codes.numel() < _BLOCK:
+            made = dequantiser(module, last)
+            if made is None or codes.numel() < _BLOCK:
                 raise ModelError(
                     f"zero-space protection needs 8 codes or more that represent(model, 'int8') made, got '{name}'; "
                     "choose other parameters"
                 )
-            codes = _limited(module, made[0])
-            watch_parameter(model, name, _Hsiao(), encoded=_encoded(codes))
+            check_free(module, site_name(name).owner, StoredGuard(last, _Hsiao()))
+            watch_parameter(model, name, _Hsiao(), encoded=_encoded(_limited(module, made)))
+            module.register_forward_pre_hook(Signs(last))
+            dequantise_last(module)
         return model
 
 
@@ -80,7 +83,7 @@ def _limited(module: nn.Module, made: Dequantised) -> Tensor:
 def _encoded(codes: Tensor) -> Tensor:
     """Return *codes* with check bits in bit 6 of seven of eight."""
     blocks, rest = _blocks(codes)
-    clear = blocks & ~_FREE.to(codes.device)
+    clear = blocks & ~FREE.to(codes.device)
     syndrome = _syndrome(clear)[:, None]
     checks = (syndrome >> torch.arange(_CHECKS, device=codes.device) & 1) << 6
     coded = torch.cat((clear[:, :_CHECKS] | checks.to(torch.int8), clear[:, _CHECKS:]), 1)
@@ -89,16 +92,14 @@ def _encoded(codes: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Hsiao:
-    """Corrects blocks of eight bytes, and puts the sign back where check bits stand."""
+    """Corrects blocks of eight bytes, and leaves the check bits in them."""
 
     def decode(self, value: Tensor, _held: Mapping[str, Tensor]) -> Tensor:
         blocks, rest = _blocks(value)
         syndrome = _syndrome(blocks)
         if torch.compiler.is_compiling() or bool(syndrome.any()):  # a captured graph has no branches
             blocks = blocks ^ _FLIPS.to(value.device)[syndrome]
-        free = _FREE.to(value.device)
-        right = (blocks & ~free) | (blocks >> 1 & free)
-        return torch.cat((right.flatten(), rest)).view(value.shape)
+        return torch.cat((blocks.flatten(), rest)).view(value.shape)
 
     def wrong(self, value: Tensor, _held: Mapping[str, Tensor]) -> Tensor:
         return _syndrome(_blocks(value)[0]).any()
@@ -140,4 +141,3 @@ def _tables() -> tuple[Tensor, Tensor]:
 
 
 _SUMS, _FLIPS = _tables()
-_FREE = torch.tensor([1 << 6] * _CHECKS + [0], dtype=torch.int8)  # the bit that repeats the sign of codes -64 to 63
