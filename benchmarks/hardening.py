@@ -1,5 +1,7 @@
 """What each method of hardening gains and costs, on the same faults, for four networks; what to protect; checksums.
 
+Beside these: fault-aware training (``fat``, benchmarks/training.py) and search (benchmarks/architecture.py).
+
 ResNet-20 on CIFAR-10 in float32 and with int8 weights, the digits CNN, and a spiking network on digits (with snnTorch;
 left out without it). Golden ranges are from other images than those measured. Failures: another top class than without
 faults, or a number that is not finite; single bit flips one to an image, bit error rates on all parameters together.
@@ -23,7 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks import rows
+from benchmarks import architecture, rows, training
 from benchmarks.checksums import abft
 from benchmarks.engine import MEAN, STD, data_folder, resnet20
 from benchmarks.error_rates import flips
@@ -57,6 +59,7 @@ from torchfault.recipes.survival import ratio
 from torchfault.space import FaultSpace
 from torchfault.statistics import MaxTrials
 
+PARTS = ("leaderboard", "fat", "protection", "abft", "search")
 RATES = (1e-6, 1e-5, 1e-4, 1e-3)
 KINDS = {"weights": ("weight", "bias", "norm"), "activations": ("output",)}
 WEIGHTS: Mapping[str, tuple[Method, ...]] = {
@@ -289,14 +292,14 @@ def main() -> None:
     """Measure and print: lines, or one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--only", choices=["leaderboard", "protection", "abft"], action="append", help="only this part")
+    parser.add_argument("--only", choices=PARTS, action="append", help="only this part")
     parser.add_argument("--trials", type=int, default=2000, help="bit flips of each kind")
     parser.add_argument("--repeats", type=int, default=4, help="repetitions at each bit error rate")
     parser.add_argument("--clean", type=int, default=100_000, help="inputs without faults for checksums")
     parser.add_argument("--network", choices=list(NETWORKS), action="append", help="only this one")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    parts, figures = given.only or ["leaderboard", "protection", "abft"], dict[str, Any]()
+    parts, figures = given.only or PARTS, dict[str, Any]()
     if "leaderboard" in parts:
         figures["leaderboard"] = {}
         for name in given.network or NETWORKS:
@@ -316,6 +319,12 @@ def main() -> None:
     if "abft" in parts:
         figures["abft"] = abft(clean=given.clean, trials=10 * given.trials)
         _tell(given.json, "abft", json.dumps(figures["abft"]))
+    if "fat" in parts:
+        figures |= training.figures(seeds=20, trials=50 * given.trials, repeats=15)
+        _tell(given.json, "fat", json.dumps(figures["fat"]))
+    if "search" in parts:
+        figures |= architecture.figures(folder=None)
+        _tell(given.json, "search", json.dumps(figures["search"]))
     if given.json:
         print(json.dumps(_finite(figures), allow_nan=False))
 

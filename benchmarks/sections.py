@@ -45,6 +45,7 @@ def _samplers(name: str) -> Section:
 _ENGINE = ("benchmarks/engine.py", "--json")
 _FEW = ("--lanes", "1024", "--repeats", "1", "--trials", "200")
 _RESILIENCY = ("benchmarks/resiliency.py", "--json", "--threads", "1")
+_HARDENING = ("benchmarks/hardening.py", "--json")
 SECTIONS: Mapping[str, Section] = {
     "engine": Section(_ENGINE, _FEW, ("--lanes", "4096", "--repeats", "5", "--trials", "2000")),
     "coverage": _samplers("coverage"),
@@ -72,10 +73,14 @@ SECTIONS: Mapping[str, Section] = {
         ("--only", "mobilenet_v2", "--lanes", "16", "--repeats", "1", "--trials", "4"),
     ),
     "hardening": Section(
-        ("benchmarks/hardening.py", "--json"),
+        (*_HARDENING, "--only", "leaderboard", "--only", "protection", "--only", "abft"),
         ("--network", "digits CNN", "--trials", "200", "--repeats", "1", "--clean", "2000"),
         (),
         ("--trials", "6000", "--repeats", "6"),
+    ),
+    "training": Section(("benchmarks/training.py", "--json"), ("--seeds", "2", "--trials", "500", "--repeats", "1")),
+    "architectures": Section(
+        ("benchmarks/architecture.py", "--json"), ("--data", "digits", "--trials", "2"), ("--data", "digits")
     ),
     "scaling": Section(("benchmarks/scaling.py", "--json"), ("--quick",)),
 }

@@ -10,7 +10,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,9 +160,9 @@ def figures(*, seeds: int, trials: int, repeats: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and print; write the figures to a file with ``--json``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    """Print lines, or one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--seeds", type=int, default=20, help="searches for each drop")
     parser.add_argument("--trials", type=int, default=100_000, help="single bit flips in each network")
     parser.add_argument("--repeats", type=int, default=15, help="pairs of trainings for the overhead")
@@ -171,9 +170,11 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     found = figures(seeds=given.seeds, trials=given.trials, repeats=given.repeats)
-    print(json.dumps(found, indent=2))
     if given.json:
-        given.json.write_text(json.dumps(found, indent=2) + "\n")
+        print(json.dumps(found))
+        return
+    for key, value in found["fat"].items():
+        print(f"{key}: {value}")
 
 
 if __name__ == "__main__":

@@ -204,7 +204,7 @@ class Dropped(StoppingRule):
     """Stop once *n* trials have lowered the metric by *drop* or more, an absolute number.
 
     >>> Dropped(0.2)(Progress(trials=30, failures=9, seconds=2.5, drops=lambda least: 1))
-    '1 of 1 trials found that lower the metric by 0.2'
+    '1 found that lower the metric by 0.2 or more, of 1 asked for'
     """
 
     drop: float
@@ -218,7 +218,9 @@ class Dropped(StoppingRule):
         if progress.drops is None:
             raise StatisticsError("drops are those of a metric, got a campaign without one; give metric=accuracy")
         found = progress.drops(self.drop)
-        return f"{found} of {self.n} trials found that lower the metric by {self.drop:.3g}" if found >= self.n else None
+        if found < self.n:
+            return None
+        return f"{found} found that lower the metric by {self.drop:.3g} or more, of {self.n} asked for"
 
 
 @dataclass(frozen=True)
