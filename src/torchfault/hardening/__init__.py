@@ -4,7 +4,8 @@ A method is a frozen value; :func:`harden` applies several, in turn, to a copy o
 ``nn.Module``: :class:`Ranges` for activations, :class:`InvariantBits` and :class:`WeightRanges` for weights,
 :class:`Parity`, :class:`Secded`, :class:`Triplicate` and, of int8 codes, :class:`ZeroSpace` for encodings of them,
 :class:`WeightChecksums` and :class:`Checksums` for sums over stored words and over what layers compute.
-:func:`detecting` tells what guards see, and :func:`protect` chooses what to protect for a budget.
+:func:`detecting` tells what guards see, :func:`recomputing` computes that again, and :func:`protect` chooses what to
+protect for a budget.
 :func:`train_with_faults` trains under faults.
 """
 
@@ -19,6 +20,7 @@ from torchfault.hardening.notation import METHODS, method
 from torchfault.hardening.profile import Profile, Range, profile
 from torchfault.hardening.protection import Protection, front, protect, residual
 from torchfault.hardening.ranges import Ranges
+from torchfault.hardening.recomputation import Recomputing, recomputing
 from torchfault.hardening.saved import load_hardened, save_hardened
 from torchfault.hardening.training import Training, train_with_faults
 from torchfault.hardening.weights import InvariantBits, WeightRanges
@@ -39,6 +41,7 @@ __all__ = [
     "Protection",
     "Range",
     "Ranges",
+    "Recomputing",
     "Refreshed",
     "Secded",
     "Training",
@@ -56,6 +59,7 @@ __all__ = [
     "overhead",
     "profile",
     "protect",
+    "recomputing",
     "residual",
     "save_hardened",
     "train_with_faults",
