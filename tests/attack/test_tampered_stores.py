@@ -24,6 +24,12 @@ RECIPES = {
     "vulnerability": ["vulnerability", *MODEL, "--include", "fc2.*", "--weights", "2", "--neurons", "2"],
     "ra": ["ra", *MODEL, "--trials", "400"],
 }
+READERS = [
+    ["report", "--output", "x.html", "--force"],
+    ["evidence", "--output", "pack", "--force"],
+    ["status"],
+    ["protect", "--budget", "5%"],
+]
 NASTY = [
     -1, 0, 1, 7, 2**31, 2**63, -(2**63), 10**30, 0.5, -0.5, 1e-300, 1e308, -1e308, float("inf"), float("-inf"),
     float("nan"), None, True, "", "x", "1e9", "[bold]", "\x1b[2J", [], [[]], {}, {"a": 1}, [1, 2, 3], "failed", "word",
@@ -124,6 +130,11 @@ def nonsense(text):
     return None
 
 
+@pytest.fixture(autouse=True)
+def _inside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 def attack(seed, stores, tmp_path, capfd, tried):
     rng = random.Random(seed)
     recipe = rng.choice(list(stores))
@@ -135,6 +146,7 @@ def attack(seed, stores, tmp_path, capfd, tried):
     )
     commands = [["show", "--by", one, "--format", "json"] for one in (rng.choice(by), by[0])]
     commands += [["show"], ["export", "--output", str(tmp_path / "x.csv"), "--force"]]
+    commands.append(READERS[seed % len(READERS)])
     with tried("a store tampered with, checksums and all") as found:
         for command in commands:
             status = main([*command, "--store", str(path)])

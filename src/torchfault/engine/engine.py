@@ -208,7 +208,7 @@ class Engine:
             warnings.warn(
                 f"the golden words of {len(space.sites):,} sites on {len(self.data):,} inputs, and what is made of "
                 f"them, take about {need / 2**20:,.0f} MiB, more than the memory budget of {self.memory / 2**20:,.0f} "
-                "MiB; choose fewer inputs, or weights alone",
+                "MiB: any of them may be drawn next, so all are held; choose fewer inputs, or weights alone",
                 stacklevel=2,
             )
         return golden_words(self.model, self.data, space, batch=self.batch)

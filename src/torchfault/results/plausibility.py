@@ -19,6 +19,8 @@ from torchfault.store import Batch, Columns, Record, Store
 
 __all__ = ["check_batch", "check_record", "sound_batches"]
 
+_DESCRIBED = ("measure", "sampler", "fault", "criterion", "metric", "resolver")
+
 
 def sound_batches(store: Store, name: str) -> tuple[Record, Space, Iterator[Batch]]:
     """Return a stored campaign, its space, and its batches one by one: each is checked as it comes.
@@ -49,7 +51,8 @@ def check_record(record: Record, space: Space, design: Design) -> None:
         "level": not _real(level := facts.get("level", 0.95), 0.0, 1.0) or level in (0, 1),
         "inputs_per_fault": facts.get("inputs_per_fault", 1) not in range(1, len(inputs) + 1),
         "assumption": not isinstance(facts.get("assumption", ""), str),
-        "verdicts": not isinstance(facts.get("verdicts", {}), dict),
+        "verdicts": not isinstance(told := facts.get("verdicts", {}), dict) or not all(map(_described, told.values())),
+        **{name: not _described(facts.get(name)) for name in _DESCRIBED},
         "settings": not _settings(facts.get("settings")),
         "stop": not _nested(facts.get("stop")),
         "unusable": golden.get("unusable", 0) not in range(len(inputs) + 1),
@@ -136,6 +139,13 @@ def _real(value: object, low: float = -math.inf, high: float = math.inf) -> bool
 def _ascending(bounds: object) -> bool:
     pair = isinstance(bounds, list) and len(bounds) == 2 and all(map(_real, bounds))
     return pair and bounds[0] <= bounds[1]  # type: ignore[index]
+
+
+def _described(value: object) -> bool:
+    """Whether *value* is what a value of torchfault or of a user is described as: its class and its fields."""
+    if not isinstance(value, dict):
+        return value is None
+    return isinstance(value.get("class", ""), str) and isinstance(value.get("fields", {}), dict)
 
 
 def _names(values: object) -> bool:
