@@ -72,6 +72,8 @@ def test_show_and_export_need_no_torch(capfd):
     for name in ("digits_cnn", "digits_cnn-search"):
         assert "torch" not in loaded_by("show", name, "--by", "bit", "--plot", f"{name}.svg")
         assert "torch" not in loaded_by("export", name)
+    for command in (("status",), ("report", "digits_cnn"), ("evidence", "digits_cnn")):
+        assert "torch" not in loaded_by(*command)
 
 
 def test_run_tells_what_it_does_and_ends_with_tables(capfd):
