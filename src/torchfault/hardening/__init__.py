@@ -22,6 +22,7 @@ from torchfault.hardening.protection import Protection, front, protect, residual
 from torchfault.hardening.ranges import Ranges
 from torchfault.hardening.recomputation import Recomputing, recomputing
 from torchfault.hardening.saved import load_hardened, save_hardened
+from torchfault.hardening.trained_bounds import train_bounds
 from torchfault.hardening.training import Training, train_with_faults
 from torchfault.hardening.weights import InvariantBits, WeightRanges
 from torchfault.hardening.zero_space import ZeroSpace
@@ -62,6 +63,7 @@ __all__ = [
     "recomputing",
     "residual",
     "save_hardened",
+    "train_bounds",
     "train_with_faults",
     "unpacked",
 ]
