@@ -283,7 +283,7 @@ class ChunkRun:
             if group.boxes:
                 boxes.setdefault(at, []).append((lanes, group.boxes))
         strike, struck = self._strikes(trials, ~boxed)
-        settled = self._tensor(np.where(boxed, boards, self.events.last[trials]))
+        settled = np.where(boxed, boards, self.events.last[trials])
         inputs = self.rows[self._tensor(trials)]
         sweep = Sweep(self.plan, self.golden, inputs, boards.tolist(), settled, boxes)
         if self.monitor is None:

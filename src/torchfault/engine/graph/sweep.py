@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from torchfault.engine.graph.boxes import Local
@@ -100,7 +102,7 @@ class Sweep:
         golden: Golden,
         inputs: Tensor,
         boards: Sequence[int],
-        settled: Tensor,
+        settled: NDArray[np.int64],
         boxes: Mapping[int, Sequence[tuple[Tensor, Mapping[int, Local]]]],
     ) -> None:
         self.plan, self.golden, self.inputs = plan, golden, inputs
@@ -108,7 +110,7 @@ class Sweep:
         self.boards, self.settled, self.boxes = list(boards), settled, boxes
         self.aboard = 0
         self.values: dict[int, tuple[Value, int]] = {}
-        self.checks = torch.zeros(len(inputs), dtype=torch.int8, device=inputs.device)
+        self.checks = np.zeros(len(inputs), dtype=np.int8)
         self.masked: list[Tensor] = []
 
     def run(
@@ -192,29 +194,31 @@ class Sweep:
             # Lanes behind the prefix are golden here; only those on board count.
             value, count = self.value(node.position, self.aboard), self.aboard
         due = (self.checks[:count] < _CHECKS_PER_LANE) & (self.settled[:count] <= node.position)
-        index = due.nonzero().squeeze(1)
+        index = np.flatnonzero(due)
         if not len(index):
             return
         self.checks[index] += 1
-        layout = node.layout
+        layout, lanes = node.layout, self._index(index)
         assert isinstance(layout, LaneAxis)
-        mine = lanes_first(value if len(index) == count else take(value, layout, index), layout)
-        theirs = lanes_first(take(self.golden.values[node.position], layout, self.inputs[index]), layout)
-        same = identical_lanes(mine, theirs)
+        mine = lanes_first(value if len(index) == count else take(value, layout, lanes), layout)
+        theirs = lanes_first(take(self.golden.values[node.position], layout, self.inputs[lanes]), layout)
+        same = identical_lanes(mine, theirs).cpu().numpy()  # the one thing for which the host waits
         if same.any():
-            keep = torch.ones(len(self.inputs), dtype=torch.bool, device=same.device)
+            keep = np.ones(len(self.inputs), dtype=bool)
             keep[index[same]] = False
             self._keep(keep)
 
-    def _keep(self, keep: Tensor) -> None:
-        self.masked.append(self.lane[~keep])
-        kept = keep.nonzero().squeeze(1)
+    def _index(self, positions: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(positions).to(self.inputs.device)
+
+    def _keep(self, keep: NDArray[np.bool_]) -> None:
+        self.masked.append(self.lane[self._index(np.flatnonzero(~keep))])
+        kept, left = self._index(np.flatnonzero(keep)), np.concatenate([[0], keep.cumsum()]).tolist()
         for position, (value, count) in list(self.values.items()):
-            index = kept[: int(keep[:count].sum())]
+            index = kept[: left[count]]
             layout = self.plan.program.nodes[position].layout
             self.values[position] = (take_value(value, layout, index), len(index))
-        self.aboard = int(keep[: self.aboard].sum())
-        flags = keep.tolist()
-        self.boards = [board for board, stays in zip(self.boards, flags, strict=True) if stays]
+        self.aboard = left[self.aboard]
+        self.boards = [board for board, stays in zip(self.boards, keep.tolist(), strict=True) if stays]
         self.inputs, self.lane = self.inputs[kept], self.lane[kept]
-        self.checks, self.settled = self.checks[kept], self.settled[kept]
+        self.checks, self.settled = self.checks[keep], self.settled[keep]
