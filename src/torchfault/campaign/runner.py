@@ -25,7 +25,9 @@ from torchfault.store import Columns, Record, Store
 
 __all__ = ["CampaignInterrupted", "check_resumable", "run"]
 
+_BATCH, _LARGEST_BATCH = 4096, 1 << 15
 _SMALLEST_BATCH = 256  # of the first one: results, and a rule's first look, should not have to wait for a full batch
+_SHARED = 8  # lanes of a batch for each input, so that little of a lane's time goes to passes without faults
 _TOGETHER = 1 << 12  # rows that a resolver sees together where the sampler's blocks do not decide
 _LANES = 4  # about as many as a whole word takes, so that a batch of words is not kept later than one of faults
 
@@ -48,18 +50,20 @@ def run(
     store: Store | str | Path | None = None,
     name: str = "campaign",
     progress: Callable[[Standing], None] | None = None,
-    batch: int = 4096,
+    batch: int | None = None,
     settings: Mapping[str, Any] | None = None,
     workers: Workers | None = None,
 ) -> Results:
     """Run *campaign* until its rule says stop, or resume it where *store* already holds some of it under *name*.
 
     With a *store*, open or named by path or URL, every batch of about *batch* lanes (fewer at first) is one
-    transaction: a crash loses at most the one in flight. Without one the results are in memory alone. *progress* is
-    called with a :class:`Standing` from time to time. *settings*, plain JSON, are kept under ``settings`` in the
-    configuration for whoever builds the campaign anew; they decide nothing, so a resumed one may have others. Trials
-    do not depend on *batch*, save that an engine may round differently, which can tip a tie between two classes. Lanes
-    run in this process, or in *workers* (:mod:`torchfault.cluster`), with the same results.
+    transaction: a crash loses at most the one in flight. Unless told these are 4,096, and more on more than 512 inputs,
+    of which each batch runs the golden pass anew where their values do not all fit into the memory. Without a store the
+    results are in memory alone. *progress* is called with a :class:`Standing` from time to time. *settings*, plain
+    JSON, are kept under ``settings`` in the configuration for whoever builds the campaign anew; they decide nothing, so
+    a resumed one may have others. Trials do not depend on *batch*, save that an engine may round differently, which can
+    tip a tie between two classes. Lanes run in this process, or in *workers* (:mod:`torchfault.cluster`), with the same
+    results.
 
     Raises :class:`CampaignError` where the stored campaign is another one, naming what changed (only the stopping rule
     may, which extends it), :class:`torchfault.errors.StoreError` where another process is running it, and
@@ -73,6 +77,7 @@ def run(
     >>> len(first), len(longer), longer.columns.faults[:100].tolist() == first.columns.faults.tolist()
     (100, 150, True)
     """
+    batch = _usual_batch(campaign) if batch is None else batch
     _check_arguments(batch, progress, workers)
     if isinstance(store, str | Path):
         with Store(store) as opened:
@@ -89,9 +94,13 @@ def run(
         return _guarded(session)
 
 
+def _usual_batch(campaign: Campaign) -> int:
+    return min(max(_BATCH, _SHARED * campaign.inputs), _LARGEST_BATCH)
+
+
 def _check_arguments(batch: int, progress: object, workers: object) -> None:
     if batch < 1:
-        raise CampaignError(f"a batch has at least one lane, got {batch}; leave it at 4096")
+        raise CampaignError(f"a batch has at least one lane, got {batch}; leave it out")
     if progress is not None and not callable(progress):
         raise CampaignError(f"progress is a function that takes a Standing, got {progress!r}; pass print to try it")
     if workers is not None and (isinstance(workers, type) or not isinstance(workers, Workers)):
@@ -251,7 +260,7 @@ def _border(session: Session, first: int) -> int:
     limits += [] if total is None else [total]
     if session.together:
         return min([_span(session, first)[1], *limits])
-    step = min(size, _SMALLEST_BATCH)
+    step = min(size, max(_SMALLEST_BATCH, size // _SHARED if size > _BATCH else 0))
     while step < min(size, first + 1):
         step *= 2
     border = step if first < step < size else (first // size + 1) * size

@@ -106,13 +106,20 @@ class GraphExecutor:
 
     @property
     def chunk(self) -> int:
-        """The number of inputs of whose golden values something is kept at a time, in a third of the memory."""
-        return int(max(1, min(len(self.data), self.memory // 3 // max(self.footprint.golden, 1))))
+        """The number of inputs of whose golden values something is kept at a time, in a third of the memory.
+
+        A quarter where they take turns, since memory that is used again lies in pieces.
+        """
+        each, every = max(self.footprint.golden, 1), len(self.data)
+        return every if self.memory // 3 // each >= every else int(max(1, self.memory // 4 // each))
 
     def _golden(self, inputs: NDArray[np.int64]) -> Golden:
         if self._kept is None or not np.array_equal(self._kept.inputs, inputs):
-            if self._kept is not None:
-                self.forget()
+            # Memory of the same size is used again; giving it back and asking for it costs as much as the pass.
+            larger = self._kept is not None and len(inputs) > self._kept.lanes
+            self._kept = None
+            if larger:
+                give_back_memory()
             self._kept = golden_pass(
                 self.program, self.data.inputs, inputs, channels_last=self.channels_last, plan=self.segments
             )
