@@ -2,9 +2,9 @@
 
 import pytest
 
-from benchmarks import architecture, training
-
 pytest.importorskip("optuna")
+
+from benchmarks import architecture, training
 
 
 @pytest.mark.slow
