@@ -60,8 +60,8 @@ class Commands:
         )
         assert self.process.stdout.readline() == "ready\n"
 
-    def run(self, command, folder, *, end=None, after=0.0, times=1, watch=None):
-        """Run *command* to its end, or send it *end* so many seconds *after* its start; return status and errors.
+    def run(self, command, folder, *, end=None, after=0.0, times=1, watch=None, begun=lambda: True):
+        """Run *command* to its end, or send it *end* so many seconds *after* it has *begun*; return status and errors.
 
         *watch* is called with the number of the process before that begins.
         """
@@ -73,6 +73,8 @@ class Commands:
             watch(child)
             os.kill(child, signal.SIGCONT)
         if end is not None:
+            while not begun():
+                time.sleep(0.05)
             time.sleep(after)
             for _ in range(times):
                 os.kill(child, end)  # not waited for before the next line, so the number is still its own
@@ -172,12 +174,17 @@ def test_three_interrupts_in_a_row(commands, wholes, rng, tried):
 @pytest.mark.slow
 def test_ten_seconds_of_vulnerability_are_kept(commands, tmp_path, tried):
     """However long it has still to go: a batch is stored every few seconds."""
+
+    def begun():
+        with Store(tmp_path / "torchfault.db", access="read") as store:
+            return "parts" in store
+
     save_digits(tmp_path, 20)
     command = [*("vulnerability", *MODEL, "--executor", "hooks"), "--share", "all", "--weights", "12", "--name"]
     status, err = commands.run([*command, "whole"], tmp_path)
     assert status == 0, err
     with tried("SIGKILL after 10 s of vulnerability") as found:
-        status, err = commands.run([*command, "parts"], tmp_path, end=signal.SIGKILL, after=10)
+        status, err = commands.run([*command, "parts"], tmp_path, end=signal.SIGKILL, after=10, begun=begun)
         kept = trials_in(tmp_path, "parts")
         found.said(0 if status == -signal.SIGKILL else status, err, nonsense=kept == 0)
         status, err = commands.run([*command, "parts"], tmp_path)
