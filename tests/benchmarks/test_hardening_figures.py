@@ -22,7 +22,7 @@ def test_the_benchmark_tells_of_every_method(monkeypatch, capsys):
         for one in row.values():
             if isinstance(one, dict):
                 assert one["ratio"] is None or one["high"] is None or one["low"] <= one["ratio"] <= one["high"], name
-    assert board["recipe"]["weights"]["low"] > 2
+    assert board["recipe"]["weights"]["after"] < board["recipe"]["weights"]["before"] / 4
     lines = rows.hardening(figures)
     assert sum(line.startswith("| SECDED + ranges |") for line in lines) == 1
 
