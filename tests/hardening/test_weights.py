@@ -17,6 +17,7 @@ from torchfault.hardening import (
     detecting,
     guards,
     harden,
+    overhead,
     profile,
 )
 from torchfault.hardening import method as method_of
@@ -232,3 +233,11 @@ def test_a_model_that_holds_what_it_computed_last_is_hardened_and_watched():
     assert torch.equal(watched(torch.ones(1, 3))["output"], model(torch.ones(1, 3)))
     assert watched.model[0].mem.grad_fn is None
     assert torch.equal(watched.model[0].mem, model[0].mem)
+
+
+def test_what_neurons_hold_of_the_last_batch_is_no_memory_of_hardening():
+    model = nn.Sequential(nn.Linear(3, 2), Firing())
+    safe = harden(model, InvariantBits("0.weight"))
+    safe[1].mem = torch.zeros(500)
+    stored = 4 * (6 + 2 + 2)  # weight, bias, beta and threshold
+    assert overhead(model, safe) == pytest.approx(2 * 4 / stored)
