@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.sections import ROOT, SECTIONS, Size, measured
+from benchmarks.sections import ROOT, SECTIONS, Size, add_sizes, measured
 
 SCHEMA = 1
 MOVED = 0.05  # of a figure, below which it counts as the same
@@ -131,9 +131,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SECTIONS)}; all unless told")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    sizes = parser.add_mutually_exclusive_group()
-    for size, told in (("quick", "a minute each: to see that they work"), ("full", "what the documents print: hours")):
-        sizes.add_argument(f"--{size}", dest="size", action="store_const", const=size, default="usual", help=told)
+    add_sizes(parser)
     parser.add_argument("--against", metavar="COMMIT", help="tell how the figures have moved since then")
     parser.add_argument("--pairs", type=int, default=3, help="runs of each side with --against (3)")
     options = parser.parse_args()

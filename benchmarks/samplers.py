@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 from benchmarks.samplers_coverage import coverage
 from benchmarks.samplers_economy import economy
 from benchmarks.samplers_precision import precision
-from benchmarks.sections import Size
+from benchmarks.sections import Size, add_sizes
 
 SECTIONS: dict[str, Callable[[Size], Mapping[str, Any]]] = {
     "coverage": coverage,
@@ -41,9 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all unless told")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    sizes = parser.add_mutually_exclusive_group()
-    for size, told in (("quick", "a minute each: to see that it works"), ("full", "what the documents print")):
-        sizes.add_argument(f"--{size}", dest="size", action="store_const", const=size, default="usual", help=told)
+    add_sizes(parser)
     options = parser.parse_args()
     if unknown := set(options.sections) - SECTIONS.keys():
         parser.error(f"a section is {', '.join(SECTIONS)}, got {', '.join(sorted(unknown))}")

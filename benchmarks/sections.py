@@ -1,5 +1,6 @@
 """The benchmarks as sections of one record: what prints each as JSON, in three sizes, and on what it was measured."""
 
+import argparse
 import datetime
 import json
 import os
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["ROOT", "SECTIONS", "SIZES", "Section", "Size", "commit", "machine", "measured"]
+__all__ = ["ROOT", "SECTIONS", "SIZES", "Section", "Size", "add_sizes", "commit", "machine", "measured"]
 
 ROOT = Path(__file__).resolve().parent.parent
 Size = Literal["quick", "usual", "full"]
@@ -84,6 +85,13 @@ SECTIONS: Mapping[str, Section] = {
     ),
     "scaling": Section(("benchmarks/scaling.py", "--json"), ("--quick",)),
 }
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """Let *parser* take ``--quick`` or ``--full`` as the ``size``, which is ``usual`` without them."""
+    sizes = parser.add_mutually_exclusive_group()
+    for size, told in (("quick", "a minute each: to see that it works"), ("full", "what the documents print")):
+        sizes.add_argument(f"--{size}", dest="size", action="store_const", const=size, default="usual", help=told)
 
 
 def machine() -> dict[str, Any]:
