@@ -4,6 +4,7 @@ import functools
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from torchfault.sampling import BitErrorRate, Design, Draws, Exhaustive, Populat
 from torchfault.space import FaultSpace, Site
 from torchfault.statistics import HalfWidth, MaxTrials, TimeBudget, proportion, weighted_mean, wilson
 from torchfault.store import Columns, Record, Store
+from torchfault.testing import example_campaign
 from torchfault.trials import strike
 
 FAULTS = len(SPACE)
@@ -258,6 +260,41 @@ def test_an_unfinished_enumeration_says_what_is_certain(n):
     site = SPACE.locate(np.arange(FAULTS)).site
     for code, row in results.table("site").iterrows():
         assert row["low"] - 1e-12 <= (outcome[site == code] > 0).mean() <= row["high"] + 1e-12
+
+
+class _Far(NamedTuple):
+    least: float = 0.5
+
+    def __call__(self, golden, faulty, labels):
+        del labels
+        return (golden - faulty).abs().amax(-1) > self.least
+
+
+class _Near(NamedTuple):
+    least: float = 0.5
+
+    def __call__(self, golden, faulty, labels):
+        del labels
+        return (golden - faulty).abs().amax(-1) < self.least
+
+
+class _Steps(list):
+    def __call__(self, golden, faulty, labels):
+        del labels
+        return (golden - faulty).abs().amax(-1) > self[0]
+
+
+@pytest.mark.parametrize(("mine", "other"), [(_Far(), _Near()), (_Far(), _Far(0.25)), (_Steps([1.0]), _Steps([2.0]))])
+def test_a_criterion_that_holds_what_it_is_made_of_is_kept_with_its_class(tmp_path, mine, other):
+    told = describe(mine)
+    assert told["class"].endswith(type(mine).__name__)
+    assert told != describe(other)
+    campaign = replace(example_campaign(trials=50), criterion=mine)
+    with Store(tmp_path / "s.sqlite") as store:
+        found = run(campaign, store=store, name="a")
+        assert load(store, "a").failures == found.failures
+        with pytest.raises(CampaignError, match="criterion"):
+            run(replace(campaign, criterion=other), store=store, name="a")
 
 
 def test_max_trials_is_exact():

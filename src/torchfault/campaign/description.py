@@ -48,6 +48,12 @@ def _plain(value: object, above: tuple[int, ...]) -> Plain:
 
 
 def _compound(value: object, above: tuple[int, ...]) -> Plain:
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        named = zip(value._fields, value, strict=True)
+        return _class(type(value)) | {"fields": {name: _plain(item, above) for name, item in named}}
+    if callable(value) and isinstance(value, Mapping | Sequence) and not is_dataclass(value):
+        items = dict(value) if isinstance(value, Mapping) else list(value)
+        return _class(type(value)) | {"fields": {**_attributes(value, above), "items": _plain(items, above)}}
     if isinstance(value, Mapping):
         return {str(key): _plain(item, above) for key, item in value.items()}
     if isinstance(value, set | frozenset):
@@ -67,7 +73,11 @@ def _compound(value: object, above: tuple[int, ...]) -> Plain:
         return {"array": digest, "type": str(array.dtype), "shape": list(array.shape)}
     if isinstance(value, bytes | bytearray):
         return {"bytes": hashlib.sha256(value).hexdigest()}
-    return _class(type(value)) | {"fields": _plain(getattr(value, "__dict__", {}), above)}
+    return _class(type(value)) | {"fields": _attributes(value, above)}
+
+
+def _attributes(value: object, above: tuple[int, ...]) -> Plain:
+    return _plain(getattr(value, "__dict__", {}), above)
 
 
 def _callable(value: Any, above: tuple[int, ...]) -> Plain:
