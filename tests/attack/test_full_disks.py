@@ -163,7 +163,7 @@ def make():
     model.register_forward_pre_hook(count)
     return model
 def count(module, args):
-    if len(args[0]) > 3 and pathlib.Path("hungry").exists() and pathlib.Path("torchfault.db").exists():
+    if pathlib.Path("hungry").exists() and pathlib.Path("torchfault.db").exists():
         left = int(pathlib.Path("hungry").read_text()) - 1
         pathlib.Path("hungry").write_text(str(left))
         if left < 0:
@@ -173,7 +173,7 @@ def count(module, args):
 
 @pytest.mark.parametrize("whose", SPENT)
 def test_memory_that_runs_out(tmp_path, monkeypatch, capfd, whose, tried):
-    """At once, or amid the campaign: what was stored is kept, and the rest comes once there is memory."""
+    """Even for one lane, at once or amid the campaign: what was stored is kept, the rest comes once there is memory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     save_digits(tmp_path, 20)

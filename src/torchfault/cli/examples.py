@@ -40,7 +40,6 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("torchfault search examples/digits.yaml --trials 5000", "as many failing faults as possible"),
         ("torchfault search examples/digits.yaml --kinds weight --drop 25%", "draws until one costs 25 % accuracy"),
         ("torchfault search --architecture 30 --data torchfault.demo:data", "architectures, robust ones too"),
-        ("torchfault export digits-search --flag failed --output critical.csv", "keep them"),
     ),
     "vulnerability": (
         ("torchfault vulnerability examples/digits.yaml --kinds weight", "the channels to protect"),
