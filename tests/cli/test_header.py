@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from torchfault.cli import main
+from torchfault.cli import header, main
 
 MODULE = """\
 import torch
@@ -75,3 +75,25 @@ def test_a_metric_needs_no_criterion_that_fits(capfd):
     assert "failure   drop of accuracy:threshold=0" in capfd.readouterr().err
     assert main([*command, "accuracy", "--name", "b"]) == 2
     assert "for one logit use ThresholdChange(0) or Misclassified(threshold=0)" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), SystemExit(1)], ids=["pipe", "rich's end"])
+def test_a_header_that_nobody_reads_leaves_no_thread_with_a_traceback(monkeypatch, capfd, error):
+    """It is told late by a thread of its own; the command's next line meets the same broken pipe."""
+
+    def broken(*_, **__):
+        raise error
+
+    died = []
+    monkeypatch.setattr("threading.excepthook", died.append)
+    monkeypatch.setattr(header, "_PATIENCE", 0.0)
+    monkeypatch.setattr(header, "say", broken)
+    opening = header.Opening()
+    opening.title("a", "")
+    assert opening._timer is not None
+    opening._timer.join(10)
+    assert not opening._timer.is_alive()
+    with pytest.raises(type(error)):
+        opening.title("b", "")
+    assert not died
+    assert capfd.readouterr().err == ""

@@ -75,7 +75,8 @@ def at_step(space: FaultSpace, step: int) -> FaultSpace:
     A fault there strikes at that step alone; what it changes in the cache, all later steps read. Weights belong to no
     step: they are read at each. Raises :class:`SpaceError` for a step that there is not.
 
-    >>> once, again = Site("fc:input", (5, 4), kind="input", module="fc"), Site("fc@1:input", (1, 4), module="fc")
+    >>> once = Site("fc:input", (5, 4), kind="input", module="fc")
+    >>> again = Site("fc@1:input", (1, 4), kind="input", module="fc")
     >>> [at_step(FaultSpace((once, again)), step).names for step in (0, 1)]
     [('fc:input',), ('fc@1:input',)]
     """

@@ -1,5 +1,6 @@
 """What is about to happen, told before it does: model, data, faults, failures, trials, each as soon as it is known."""
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
@@ -60,9 +61,14 @@ class Opening:
         if self._at_once:
             self.flush()
         elif self._timer is None:
-            self._timer = threading.Timer(_PATIENCE, self.flush)
+            self._timer = threading.Timer(_PATIENCE, self._flush_late)
             self._timer.daemon = True
             self._timer.start()
+
+    def _flush_late(self) -> None:
+        """Tell it from the timer's thread; that nobody reads it the command finds out at its next line."""
+        with contextlib.suppress(OSError, SystemExit):
+            self.flush()
 
     def flush(self) -> None:
         """Tell all that is held, and from now on everything at once."""
