@@ -53,6 +53,7 @@ def test_segments_are_as_few_as_fit_and_as_small_as_can_be():
     assert 0 < len(needs[1].starts) <= len(needs[2].starts)
 
 
+@pytest.mark.slow
 def test_lanes_and_monitors_come_out_alike_within_a_small_budget():
     model, data = deep()
     found = []

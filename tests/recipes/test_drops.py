@@ -25,7 +25,7 @@ def engine():
     model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
     data = Data(inputs, inputs[:, :3].argmax(1))
     train_with_faults(model, data, torch.optim.Adam(model.parameters(), lr=0.05), None, epochs=30)
-    return Engine(model, data, executor="hooks")
+    return Engine(model, data, executor="graph")
 
 
 @pytest.fixture(scope="module")
