@@ -20,6 +20,7 @@ Found = Mapping[str, Any]
 _NETWORKS = {"digits": "digits", "digits_cnn": "the digits CNN", "resnet20": "ResNet-20", "resnet32": "ResNet-32"}
 _TARGETS = {"w": "weights", "o": "outputs"}
 _RESOLVED = ("pooled", "closure")
+_SHARES = ("coverage", "coverage_of_sites", "coverage_of_the_worst_site")
 _CODES = {
     "joint": "drawn together (`corrected`)",
     "bit30-R": "always bit 30, random neuron",
@@ -105,7 +106,7 @@ def _counted(found: Found, name: str, columns: Sequence[str]) -> list[str]:
 
 def _held(found: Found, name: str) -> list[str]:
     bias = found["bias"].get(name)
-    shares = [found[key].get(name) for key in ("coverage", "sites", "worst")]
+    shares = [found[key].get(name) for key in _SHARES]
     told = ["-" if share is None else f"{100 * share:.1f} %" for share in shares]
     return ["none exists" if bias is None else f"{bias:+.2f}", *told, f"{found['price'][name]:.2f}"]
 

@@ -4,12 +4,14 @@ import copy
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from torchfault import Data, Engine, report
 from torchfault.campaign import Campaign, run
+from torchfault.cli import main
 from torchfault.cluster import Processes
 from torchfault.criteria import accuracy
 from torchfault.errors import CampaignError
@@ -143,3 +145,22 @@ def titles(results: Results) -> list[str]:
     from torchfault.report.page import sections
 
     return [part.title for part in sections(results)]
+
+
+def test_the_command_line_shows_it_and_says_how(tmp_path, monkeypatch, capfd) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+    demo = ["--model", "torchfault.demo:model", "--data", "torchfault.demo:data", "--limit", "20"]
+    assert main(["run", *demo, "--kinds", "weight", "--trials", "200", "--name", "m", "--set", "monitor=true"]) == 0
+    assert "torchfault show m --by travel" in capfd.readouterr().err
+    assert main(["show", "m", "--by", "travel"]) == 0
+    shown = capfd.readouterr().out
+    assert "How far errors travel" in shown
+    assert main(["export", "m", "--output", "m.csv"]) == 0
+    rows = pd.read_csv("m.csv", keep_default_na=False)
+    with Store("torchfault.db") as store:
+        kept = load(store, "m")
+    reach, names = kept.columns.reach, [*kept.record.golden["monitored"], "output", ""]
+    assert reach is not None
+    assert rows["last_changed"].tolist() == [names[position] for position in reach]
+    last = next(line for line in shown.splitlines() if line.startswith("output "))
+    assert f" {(reach == len(names) - 2).sum():,} " in last

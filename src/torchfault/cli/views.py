@@ -94,7 +94,8 @@ def plain_view(results: "Results", look: Look) -> View:
 
         tabs["travel"] = Tab(lambda: travel(results, level=look.level), partial(travel_table, level=look.level))
     screen = [by for by in ("layer", "bit") if by in groupings]
-    following = ("show {name} --by channel --top 10", "report {name}", "evidence {name}", "export {name}")
+    watched = ("show {name} --by travel",) if "travel" in tabs else ()
+    following = ("show {name} --by channel --top 10", *watched, "report {name}", "evidence {name}", "export {name}")
     return View(partial(summary, results, look), tabs, screen, "layer", figure, following)
 
 
