@@ -10,7 +10,6 @@ all, which no other can gain more than. With ``--folder`` an interrupted run goe
 """
 
 import argparse
-import json
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ import torch
 from optuna.trial import FixedTrial
 
 from benchmarks.engine import MEAN, STD, data_folder
+from benchmarks.sections import tell
 from torchfault.data import Data
 from torchfault.hardware.accelerator import OUTPUT_STATIONARY
 from torchfault.nas import Candidate, Plan, Robustness, candidates, search_architectures
@@ -164,12 +164,7 @@ def main() -> None:
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    found = figures(given.data or tuple(DATA), folder=given.folder, trials=given.trials)
-    if given.json:
-        print(json.dumps(found))
-        return
-    for name, part in found["search"].items():
-        print(f"{name}: {part}")
+    tell(figures(given.data or tuple(DATA), folder=given.folder, trials=given.trials), "search", as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["ROOT", "SECTIONS", "SIZES", "Section", "Size", "add_sizes", "commit", "machine", "measured"]
+__all__ = ["ROOT", "SECTIONS", "SIZES", "Section", "Size", "add_sizes", "commit", "machine", "measured", "tell"]
 
 ROOT = Path(__file__).resolve().parent.parent
 Size = Literal["quick", "usual", "full"]
@@ -92,6 +92,15 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
     sizes = parser.add_mutually_exclusive_group()
     for size, told in (("quick", "a minute each: to see that it works"), ("full", "what the documents print")):
         sizes.add_argument(f"--{size}", dest="size", action="store_const", const=size, default="usual", help=told)
+
+
+def tell(found: Mapping[str, Any], part: str, *, as_json: bool) -> None:
+    """Print what was *found* as one JSON object, or a *part* of it, one line a figure."""
+    if as_json:
+        print(json.dumps(found))
+        return
+    for name, value in found[part].items():
+        print(f"{name}: {value}")
 
 
 def machine() -> dict[str, Any]:

@@ -5,7 +5,6 @@ others than the 597 that everything is measured on. Draws are the median of seed
 """
 
 import argparse
-import json
 import statistics
 import time
 import warnings
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.sections import tell
 from torchfault.campaign import run
 from torchfault.data import Data
 from torchfault.engine import Engine
@@ -169,12 +169,7 @@ def main() -> None:
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    found = figures(seeds=given.seeds, trials=given.trials, repeats=given.repeats)
-    if given.json:
-        print(json.dumps(found))
-        return
-    for key, value in found["fat"].items():
-        print(f"{key}: {value}")
+    tell(figures(seeds=given.seeds, trials=given.trials, repeats=given.repeats), "fat", as_json=given.json)
 
 
 if __name__ == "__main__":

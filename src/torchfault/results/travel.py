@@ -37,11 +37,13 @@ def travel(results: Results, *, level: float | None = None) -> "pd.DataFrame":
         )
     names, rows = [*sites, "output"], []
     last = np.bincount(reach[reach >= 0], minlength=len(names))
-    for position, name in enumerate(names):
-        alive = results.with_flags({"alive": reach >= position}).estimate("alive", level=level)
+    alive = results.with_flags({"alive": reach >= len(sites)}).estimate("alive", level=level)
+    for position, name in reversed([*enumerate(names)]):
         died = int(last[position]) if position < len(sites) else 0
+        if died:  # else the same trials are alive here as at the next site
+            alive = results.with_flags({"alive": reach >= position}).estimate("alive", level=level)
         rows.append((name, int(last[position:].sum()), alive.value, alive.low, alive.high, died))
-    return pd.DataFrame(rows, columns=["site", "trials", "value", "low", "high", "died"])
+    return pd.DataFrame(rows[::-1], columns=["site", "trials", "value", "low", "high", "died"])
 
 
 def endings(table: "pd.DataFrame") -> "pd.DataFrame":
