@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torchfault.quick import run as run
     from torchfault.resolve import Monotone as Monotone
     from torchfault.resolve import Pooled as Pooled
+    from torchfault.resolve import certified as certified
     from torchfault.results import Results as Results
     from torchfault.results import load as load
     from torchfault.sampling import Adaptive as Adaptive
@@ -57,7 +58,7 @@ _PUBLIC = {
     "faults": ("BitFlip", "StuckAt"),
     "measures": ("Measure",),
     "quick": ("run",),
-    "resolve": ("Monotone", "Pooled"),
+    "resolve": ("Monotone", "Pooled", "certified"),
     "results": ("Results", "load"),
     "sampling": ("Adaptive", "Deviations", "Exhaustive", "Importance", "Search", "Statistical", "Uniform"),
     "space": ("Fault", "FaultSpace", "Site"),

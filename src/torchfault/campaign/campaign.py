@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from torchfault.campaign.description import describe, show
 from torchfault.cells import Space
-from torchfault.criteria import Criterion, Metric, Top1Change
+from torchfault.criteria import Criterion, Metric, Top1Change, by_top_class
 from torchfault.data import Data, Tree
 from torchfault.errors import CampaignError
 from torchfault.expressions import beside_metric
 from torchfault.faults import BitFlip, FaultModel
 from torchfault.measures import UNIFORM, Measure
-from torchfault.resolve import Direct, Resolver
+from torchfault.resolve import Direct, Resolver, certifies
 from torchfault.sampling import Design, Population, Sampler, Uniform
 from torchfault.space import FaultSpace
 from torchfault.statistics import HalfWidth, Rule, rules
@@ -37,10 +37,12 @@ __all__ = [
     "level_of",
     "population_of",
     "repeats_of",
+    "sees_every_lane",
 ]
 
 _LONGEST = 200  # letters of a part in a notebook
-_FLAGS = ("failed", "due", "crash", "proven", "vouched", "audited", "refuted", "pooled", "controlled", "hidden")
+_SEEN = ("failed", "due", "crash", "proven", "checked", "disproved")
+_FLAGS = (*_SEEN, "vouched", "audited", "refuted", "pooled", "controlled", "hidden")
 
 
 class Machine(Protocol):
@@ -284,32 +286,48 @@ def check(campaign: Campaign, design: Design) -> None:
     elif campaign.resolver.assumption and campaign.verdicts:
         names = ", ".join(campaign.verdicts)
         raise CampaignError(f"{_resolver(campaign)} leaves lanes out, so that {names} stay unknown; take Direct()")
+    elif certifies(campaign.resolver):
+        _check_certified(campaign)
 
 
 def _check_upsets(campaign: Campaign, fault: UpsetModel) -> None:
     fault.check(campaign.space, campaign.measure.mass(campaign.space), campaign.engine)
     if campaign.metric is not None:
         raise CampaignError("an upset changes other words on each input, not one for all, got a metric; take verdicts")
-    if campaign.resolver.assumption:
+    if not sees_every_lane(campaign):
         raise CampaignError(f"{_resolver(campaign)} strikes words, not upsets of an accelerator; take Direct()")
+
+
+def _check_certified(campaign: Campaign) -> None:
+    judged = {"the criterion": campaign.criterion, **campaign.verdicts}
+    if others := [name for name, criterion in judged.items() if not by_top_class(criterion)]:
+        raise CampaignError(
+            f"Certified proves that the top class stays, which says nothing of {others[0]}; judge by Top1Change or "
+            "Misclassified, or take Direct()"
+        )
 
 
 def _check_monitor(campaign: Campaign, design: Design) -> None:
     if campaign.metric is not None:
         raise CampaignError("a monitor follows single lanes, not a metric over all inputs; leave one of them out")
-    if campaign.resolver.assumption:
+    if not sees_every_lane(campaign):
         raise CampaignError(f"{_resolver(campaign)} leaves lanes out that a monitor would follow; take Direct()")
     if design.unit == "word":
         raise CampaignError("a monitor follows single faults, got draws of whole words; draw single faults")
 
 
 def _check_metric(campaign: Campaign, design: Design) -> None:
-    if campaign.resolver.assumption:
+    if not sees_every_lane(campaign):
         raise CampaignError(f"{_resolver(campaign)} finds failures, not a metric; leave one of them out")
     if design.unit == "word":
         raise CampaignError("a metric tells words apart, not the flips in them; draw single faults")
     if design.adapts:
         raise CampaignError("a sampler that learns goes by failures, not by a metric; leave the metric out")
+
+
+def sees_every_lane(campaign: Campaign) -> bool:
+    """Whether no outcome is told without its lane but those of trials that change nothing at all."""
+    return not campaign.resolver.assumption and not certifies(campaign.resolver)
 
 
 def _resolver(campaign: Campaign) -> str:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from functools import cached_property
 
 from torchfault.campaign.ahead import Ahead
-from torchfault.campaign.campaign import Campaign, check, level_of, population_of
+from torchfault.campaign.campaign import Campaign, check, level_of, population_of, sees_every_lane
 from torchfault.campaign.drawing import Drawn, Source
 from torchfault.campaign.outcomes import Prospects
 from torchfault.campaign.progress import Standing, expected_trials, running_estimate
@@ -47,7 +47,7 @@ class Session:
             repeats=self.source.repeats,
             widening=widening if campaign.resolver.assumption else None,
         )
-        self.bench = Bench(campaign, details=not campaign.resolver.assumption and self.design.unit == "fault")
+        self.bench = Bench(campaign, details=sees_every_lane(campaign) and self.design.unit == "fault")
         self.judge, self.meter = self.bench.judge, self.bench.meter
         each = max(len(site.bits) for site in campaign.engine.space.sites) if self.design.unit == "word" else 1
         self.batch = max(batch // each, 1) if self.meter is None else self.meter.batch(batch)
@@ -80,7 +80,7 @@ class Session:
     @property
     def together(self) -> bool:
         """Whether a resolver has to see trials together, always the same ones."""
-        return bool(self.campaign.resolver.assumption)
+        return not sees_every_lane(self.campaign)
 
     def seen(self, lanes: int) -> None:
         """Note that so many lanes have ended."""

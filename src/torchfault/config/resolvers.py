@@ -46,6 +46,19 @@ class Monotone(Kind):
         return Monotone(made.words, inner, audit=self.audit)
 
 
+class Certified(Kind):
+    """Changes that are proven too small to change the top class have no lane; nothing is assumed."""
+
+    kind: Literal["certified"] = "certified"
+    audit: float = Field(default=0.01, ge=0, le=1, description="The share of proven outcomes to run all the same.")
+
+    def build(self, made: Made, inner: "Resolver") -> "Resolver":
+        """Return the resolver around *inner*."""
+        from torchfault.resolve import certified
+
+        return certified(made.engine, made.space, inner, audit=self.audit)
+
+
 class Import(Kind):
     """A resolver of your own: a value, or a class without arguments, that has `assumption` and `resolve`."""
 
@@ -59,7 +72,7 @@ class Import(Kind):
 
 
 AnyResolver = Annotated[
-    Pooled | Monotone | Import,
+    Pooled | Monotone | Certified | Import,
     Field(discriminator="kind"),
     BeforeValidator(lambda value: expanded_kind(value, RESOLVERS, "resolver")),
 ]

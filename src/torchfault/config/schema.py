@@ -237,9 +237,9 @@ class Settings(Section):
     )
     resolver: Annotated[tuple[AnyResolver, ...], BeforeValidator(listed), Field(strict=False)] = Field(
         default=(),
-        description="How outcomes become known with fewer lanes than trials, under assumptions that are audited: kinds "
-        "written as those of samplers, the outermost first, as in `[pooled:64, monotone]`; each trial has a lane "
-        "of its own unless given.",
+        description="How outcomes become known with fewer lanes than trials, by proof or under assumptions that are "
+        "audited: kinds written as those of samplers, the outermost first, as in `[pooled:64, monotone]`; each trial "
+        "has a lane of its own unless given.",
     )
     criterion: Annotated[str, _checked(parse_criterion)] | None = Field(
         default=None,

@@ -18,6 +18,7 @@ from torchfault.criteria.metrics import (
 )
 from torchfault.criteria.spikes import FirstSpikeChange, SpikeCountChange
 from torchfault.criteria.tasks import BoxChange, MaskChange, PerplexityRise
+from torchfault.criteria.top_class import by_top_class
 from torchfault.criteria.values import ThresholdChange, TokenChange
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "as_criterion",
     "as_metric",
     "bounds",
+    "by_top_class",
     "changes",
     "check_fit",
     "fitting",

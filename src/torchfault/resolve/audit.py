@@ -1,4 +1,4 @@
-"""The audit of a block: a random part of what others vouch for is run alone, and failing faults struck amid pools."""
+"""The audit of a block: a part of what has no lane is run alone at random, and failing faults struck amid pools."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +11,20 @@ Ints = NDArray[np.int64]
 
 
 def audit(block: Block, *, rng: np.random.Generator) -> None:
-    """Run a random part of what others vouch for; what comes out counts, and is marked where it refutes them."""
-    chosen = np.flatnonzero(block.flag("vouched") & (rng.random(len(block.index)) < block.audit))
-    if len(chosen):
-        said = block.failed[chosen].copy()
-        block.run_alone(chosen)
-        block.flag("vouched")[chosen] = True
-        block.flag("audited")[chosen] = True
-        block.flag("refuted")[chosen] = block.failed[chosen] != said
+    """Run a random part of what others vouch for, and of what is proven; what comes out counts, and is marked where it
+    is another outcome: ``refuted`` or ``disproved``."""
+    chosen = rng.random(len(block.index)) < block.audit
+    vouched, proven = (np.flatnonzero(block.flag(name) & chosen) for name in ("vouched", "proven"))
+    rows = np.concatenate((vouched, proven))
+    if not len(rows):
+        return
+    said = block.failed.copy()
+    block.run_alone(rows)
+    block.flag("vouched")[vouched] = True
+    for part, seen, otherwise in ((vouched, "audited", "refuted"), (proven, "checked", "disproved")):
+        if len(part):
+            block.flag(seen)[part] = True
+            block.flag(otherwise)[part] = block.failed[part] != said[part]
 
 
 def control(block: Block, *, rng: np.random.Generator) -> None:

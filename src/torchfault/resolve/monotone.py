@@ -10,6 +10,7 @@ from torchfault.errors import CampaignError
 from torchfault.resolve.block import Block, Resolver
 from torchfault.resolve.chains import chains
 from torchfault.resolve.direct import Direct
+from torchfault.resolve.struck import words_struck
 from torchfault.words.deltas import flip_deltas
 
 __all__ = ["Monotone"]
@@ -65,16 +66,7 @@ class Monotone:
         toggle = trials.toggle[rows]
         if ((trials.keep[rows] != full) | (toggle == 0) | (toggle & (toggle - np.uint64(1)) != 0)).any():
             raise CampaignError("monotone closure compares single bit flips, got other changes; use fault=BitFlip()")
-        for position in np.unique(trials.site[rows]):
-            site = trials.sites[position]
-            held = self.words.get(site.name)
-            if held is None or held.shape[1:] != (site.elements,):
-                got = "none" if held is None else f"shape {held.shape}"
-                raise CampaignError(f"monotone closure needs the words of '{site.name}', got {got}; use golden_words")
-            here = np.flatnonzero(trials.site[rows] == position)
-            at = rows[here]
-            row = trials.inputs[at] if len(held) > 1 else np.zeros(len(at), dtype=np.int64)
-            words = held[row, trials.element[at]].astype(np.uint64)
-            bit = np.log2(trials.toggle[at].astype(np.float64)).astype(np.int64)
+        for site, here, words in words_struck(trials, rows, self.words):
+            bit = np.log2(toggle[here].astype(np.float64)).astype(np.int64)
             change[here] = flip_deltas(words, site.word, bit=bit)
         return change
