@@ -39,6 +39,7 @@ FIGURES: Mapping[str, Figure] = {
     "networks": Figure("networks", "docs/engine.md", rows.networks),
     "estimators": Figure("estimators", "docs/hardware.md", rows.estimators),
     "hardening": Figure("hardening", "docs/hardening.md", rows.hardening),
+    "checksums": Figure("checksums", "docs/hardening.md", rows.checksums),
 }
 
 

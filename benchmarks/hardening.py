@@ -3,8 +3,10 @@
 Beside these: fault-aware training (``fat``, benchmarks/training.py) and search (benchmarks/architecture.py).
 
 ResNet-20 on CIFAR-10 in float32 and with int8 weights, the digits CNN, and a spiking network on digits (with snnTorch;
-left out without it). Golden ranges are from other images than those measured. Failures: another top class than without
-faults, or a number that is not finite; single bit flips one to an image, bit error rates on all parameters together.
+left out without it). Golden ranges are from other images than those measured, and so is the choice of a recipe for each
+network (benchmarks/subjects.py), by draws that have no part in what is told of it. Failures: another top class than
+without faults, or a number that is not finite; single bit flips one to an image, bit error rates on all parameters, or
+on all that operations give, together.
 Latency is CPU time of a forward pass on one thread, the median of ratios of passes that took turns; wall clocks of
 shared machines tell less.
 """
@@ -16,9 +18,10 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -27,18 +30,18 @@ from torch import nn
 
 from benchmarks import architecture, rows, training
 from benchmarks.checksums import abft
-from benchmarks.engine import MEAN, STD, data_folder, resnet20
-from benchmarks.error_rates import flips
-from benchmarks.spiking import digits as spiking_digits
-from torchfault import demo, represent
+from benchmarks.error_rates import accuracy, flips
+from benchmarks.subjects import NETWORKS, Recipes, Subject, missing, resnet
 from torchfault.campaign import Campaign, run
+from torchfault.criteria import NonFinite, Top1Change
+from torchfault.criteria.compose import verdict
 from torchfault.data import Data
 from torchfault.engine import Engine, inject
 from torchfault.errors import ModelError
 from torchfault.hardening import (
     InvariantBits,
-    Method,
     Parity,
+    Profile,
     Ranges,
     Secded,
     Triplicate,
@@ -51,18 +54,20 @@ from torchfault.hardening import (
     profile,
     protect,
     residual,
-    unpacked,
 )
 from torchfault.model.discover import find
 from torchfault.recipes.paired import paired
 from torchfault.recipes.survival import ratio
 from torchfault.space import FaultSpace
 from torchfault.statistics import MaxTrials
+from torchfault.trials import Trials
 
 PARTS = ("leaderboard", "fat", "protection", "abft", "search")
 RATES = (1e-6, 1e-5, 1e-4, 1e-3)
 KINDS = {"weights": ("weight", "bias", "norm"), "activations": ("output",)}
-WEIGHTS: Mapping[str, tuple[Method, ...]] = {
+CHOICE, MEASUREMENT = 1, 0  # seeds: no draw of the second has a part in what is chosen
+FEWER, CHANGED = 10, 0.002  # what a recipe is to reach, and how many of the clean answers it may change
+WEIGHTS: Recipes = {
     "invariant bits": (InvariantBits(),),
     "weight ranges": (WeightRanges(),),
     "weight ranges, zero": (WeightRanges(action="zero"),),
@@ -72,120 +77,142 @@ WEIGHTS: Mapping[str, tuple[Method, ...]] = {
     "zero-space": (ZeroSpace(),),
     "weight checksums": (WeightChecksums(),),
 }
-ACTIVATIONS: Mapping[str, tuple[Method, ...]] = {
+ACTIVATIONS: Recipes = {
     "ranges": (Ranges(),),
     "ranges, channel": (Ranges(per="channel"),),
     "ranges, zero": (Ranges(action="zero"),),
     "ranges, mean": (Ranges(action="mean"),),
 }
-BOTH: Mapping[str, tuple[Method, ...]] = {
+BOTH: Recipes = {
     "invariant bits + ranges": (InvariantBits(), Ranges()),
     "SECDED + ranges": (Secded(), Ranges()),
 }
-_PLACES = Ranges(("layer?.?:input", "layer?:output"), action="zero")
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A network, images for golden ranges, images to measure on, and the recipe that is to be cheap for it.
+def leaderboard(names: Sequence[str], *, trials: int, repeats: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield, network by network, what every method gains and costs; of those that do not fit, what they say.
 
-    *often* is how many times more trials it gets: those of small networks take next to no time, and fail less.
+    Failures are counted in two processes, times taken when both are done.
     """
-
-    model: nn.Module
-    known: Data
-    measured: Data
-    recipe: tuple[Method, ...]
-    often: int = 1
-
-
-def resnet() -> Subject:
-    """Return ResNet-20, ranges from 2,000 training images; guards before blocks, and on the weights of layers alone."""
-    model, measured = resnet20(slice(1000))
-    with np.load(data_folder() / "cifar10_train_4000.npz") as archive:
-        shown = torch.from_numpy(archive["images"][:2000])
-    pixels = shown.permute(0, 3, 1, 2).float() / 255
-    pixels = (pixels - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
-    layers = ("*conv*.weight", "linear.*")
-    return Subject(model, Data(pixels.contiguous()), measured, (InvariantBits(layers), _PLACES))
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        counted = [pool.submit(_counted, name, trials=trials, repeats=repeats) for name in names]
+        boards = {name: one.result() for name, one in zip(names, counted, strict=True)}
+    for name, (board, recipe, golden) in boards.items():
+        subject = NETWORKS[name]()
+        models, _ = hardened(subject, {**WEIGHTS, **ACTIVATIONS, **BOTH, "recipe": subject.recipes[recipe]}, golden)
+        for batch, column in ((128, "latency"), (1, "latency_single")):
+            for method, value in latency(subject.model, models, subject.measured, batch=batch).items():
+                board[method][column] = value
+        yield name, board
 
 
-def int8_resnet() -> Subject:
-    """Return the same with weights of int8: codes with check bits in them, guards on scales and normalisation."""
-    plain = resnet()
-    model = unpacked(represent(plain.model, "int8"))
-    recipe = (ZeroSpace(), InvariantBits(("*_scale", "*bn*", "linear.bias")), _PLACES)
-    return Subject(model, plain.known, plain.measured, recipe)
-
-
-def digits() -> Subject:
-    """Return the digits CNN, ranges from the first half of the test images."""
-    data = demo.data()
-    recipe = (InvariantBits(), Ranges(action="zero"))
-    return Subject(demo.model(), data.take(slice(0, 148)), data.take(slice(148, None)), recipe, often=4)
-
-
-def spiking() -> Subject:
-    """Return 64-48-10 leaky neurons over ten steps; guards on currents and spikes, and on their count.
-
-    What is out of range in the count is clamped: to zero the largest would take the answer away.
-    """
-    model, data = spiking_digits()
-    recipe = (Secded(), Ranges("*:input", action="zero"), Ranges("0:output"))
-    return Subject(nn.Sequential(model).eval(), data.take(slice(0, 50)), data.take(slice(50, None)), recipe, often=6)
-
-
-NETWORKS: Mapping[str, Callable[[], Subject]] = {
-    "ResNet-20": resnet,
-    "digits CNN": digits,
-    "spiking digits": spiking,
-    "int8 ResNet-20": int8_resnet,
-}
-
-
-def leaderboard(subject: Subject, *, trials: int, repeats: int) -> dict[str, Any]:
-    """Return what every method gains and costs; of those that do not fit, what they say."""
+def _counted(name: str, *, trials: int, repeats: int) -> tuple[dict[str, Any], str, Profile]:
+    """Return a network's board without times, its recipe, and its golden ranges."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    assert not missing(name)  # in this process too
+    subject = NETWORKS[name]()
     golden = profile(subject.model, subject.known, batch=128)
-    combined = {**BOTH, "recipe": subject.recipe}
-    models, found = dict[str, nn.Module](), dict[str, Any]()
-    for name, methods in {**WEIGHTS, **ACTIVATIONS, **combined}.items():
+    recipe, told = choose(subject, golden, trials=trials)
+    models, refused = hardened(subject, {**WEIGHTS, **ACTIVATIONS, **BOTH, "recipe": subject.recipes[recipe]}, golden)
+    board: dict[str, Any] = {method: {} for method in models} | refused
+    few, both = subject.measured.take(slice(0, 100)), (*BOTH, "recipe")
+    engines = {method: Engine(model, few) for method, model in {"plain": subject.model, **models}.items()}
+    for kind, methods in (("weights", WEIGHTS), ("activations", ACTIVATIONS)):
+        chosen = [method for method in (*methods, *BOTH) if method in models]
+        found = single(engines, chosen, kind, trials=trials * subject.often)
+        found |= single(engines, ["recipe"], kind, trials=5 * trials * subject.often)
+        for method, row in found.items():
+            board[method][kind] = row
+    struck = {method: models[method] for method in (*WEIGHTS, *both) if method in models}
+    active = {method: engines[method] for method in ("plain", *ACTIVATIONS, *both)}
+    for rate in RATES:
+        for method, row in errors(subject.model, struck, few, rate, repeats=repeats).items():
+            board[method][f"weights at {rate:g}"] = row
+        for method, row in errors_of_operations(active, rate, repeats=repeats).items():
+            board[method][f"activations at {rate:g}"] = row
+    right = accuracy(subject.model, subject.measured)
+    for method, model in models.items():
+        board[method]["accuracy_change"] = accuracy(model, subject.measured) - right
+        board[method]["memory"] = overhead(subject.model, model)
+    board["recipe"]["chosen"] = told
+    return board, recipe, golden
+
+
+def hardened(subject: Subject, recipes: Recipes, golden: Profile) -> tuple[dict[str, nn.Module], dict[str, Any]]:
+    """Return the models, and what the methods say that do not fit."""
+    models, refused = dict[str, nn.Module](), dict[str, Any]()
+    for name, methods in recipes.items():
         try:
             models[name] = harden(subject.model, *methods, profile=golden).requires_grad_(False)
-            found[name] = {}
         except ModelError as error:
-            found[name] = {"refused": str(error)}
-    few = subject.measured.take(slice(0, 100))
+            refused[name] = {"refused": str(error)}
+    return models, refused
+
+
+def choose(subject: Subject, golden: Profile, *, trials: int) -> tuple[str, dict[str, Any]]:
+    """Return the recipe to measure, and what told for it: known images, and draws of their own."""
+    models, _ = hardened(subject, subject.recipes, golden)
+    few, trials = subject.known.take(slice(0, 100)), trials * subject.often
     engines = {name: Engine(model, few) for name, model in {"plain": subject.model, **models}.items()}
-    for kind, methods in (("weights", WEIGHTS), ("activations", ACTIVATIONS)):
-        chosen = [name for name in (*methods, *combined) if name in models]
-        for name, row in single(engines, chosen, kind, trials=trials * subject.often).items():
-            found[name][kind] = row
-    struck = {name: models[name] for name in (*WEIGHTS, *combined) if name in models}
-    for rate in RATES:
-        for name, row in errors(subject.model, struck, few, rate, repeats=repeats).items():
-            found[name][f"weights at {rate:g}"] = row
-    right = accuracy(subject.model, subject.measured)
-    many, one = (latency(subject.model, models, subject.measured, batch=batch) for batch in (128, 1))
+    slower, before = latency(subject.model, models, subject.known, batch=128), _top(subject.model, subject.known)[0]
+    found = {}
     for name, model in models.items():
-        found[name]["accuracy_change"] = accuracy(model, subject.measured) - right
-        found[name] |= {"latency": many[name], "latency_single": one[name]}
-        found[name]["memory"] = overhead(subject.model, model)
-    return found
+        ratios = [
+            max(row["before"], 1 / trials) / max(row["after"], 0.5 / trials)
+            for kind in KINDS
+            for row in single(engines, [name], kind, trials=trials, seed=CHOICE).values()
+        ]
+        changed = float((_top(model, subject.known)[0] != before).float().mean())
+        found[name] = {"fewer": min(ratios), "changed": changed, "latency": slower[name]}
+    best = fastest(found)
+    return best, {"name": best, **found[best], "of": len(found)}
+
+
+def fastest(found: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the fastest recipe that keeps clean answers and gains enough; without one, that which gains most."""
+    keep = {name: one for name, one in found.items() if one["changed"] <= CHANGED} or found
+    fit = {name: one for name, one in keep.items() if one["fewer"] >= FEWER}
+    return min(fit, key=lambda name: fit[name]["latency"]) if fit else max(keep, key=lambda name: keep[name]["fewer"])
 
 
 def single(
-    engines: Mapping[str, Engine], chosen: Sequence[str], kind: str, *, trials: int
+    engines: Mapping[str, Engine], chosen: Sequence[str], kind: str, *, trials: int, seed: int = MEASUREMENT
 ) -> dict[str, dict[str, float]]:
     """Return how much less often one bit flip fails in each of the *chosen* than in the plain one."""
     names = [site.name for site in engines["plain"].space.sites if site.kind in KINDS[kind]]
-    frame = paired({name: engines[name] for name in ("plain", *chosen)}, names, trials=trials)
+    frame = paired({name: engines[name] for name in ("plain", *chosen)}, names, trials=trials, seed=seed)
     failed = {name: round(value * trials) for name, value in zip(frame["format"], frame["value"], strict=True)}
-    rows = {}
-    for name in chosen:
-        fewer = ratio(failed["plain"], failed[name], trials)
-        rows[name] = {"before": failed["plain"] / trials, "after": failed[name] / trials}
-        rows[name] |= {"ratio": fewer.value, "low": fewer.low, "high": fewer.high}
-    return rows
+    return {name: _fewer(failed["plain"], failed[name], trials) for name in chosen}
+
+
+def _fewer(before: int, after: int, trials: int) -> dict[str, float]:
+    found = ratio(before, after, trials)
+    return {"before": before / trials, "after": after / trials} | {
+        "ratio": found.value,
+        "low": found.low,
+        "high": found.high,
+    }
+
+
+def errors_of_operations(engines: Mapping[str, Engine], rate: float, *, repeats: int) -> dict[str, dict[str, float]]:
+    """Return how many fewer lanes fail where every bit of what operations give flips with probability *rate*.
+
+    Every image has flips of its own in every repetition, the same in all models.
+    """
+    names = [site.name for site in engines["plain"].space.sites if site.kind in KINDS["activations"]]
+    images, failed = len(engines["plain"].data), dict[str, int]()
+    for name, engine in engines.items():
+        space = engine.space.select(names)
+        draws = [
+            flips(space, rate, np.random.default_rng([20261130, round(1e9 * rate), lane]))
+            for lane in range(repeats * images)
+        ]
+        failed[name] = 0
+        for lanes in engine.run(replace(Trials.join(draws), inputs=np.arange(len(draws)) % images)):
+            wrong = [verdict(one, lanes.golden, lanes.outputs, None) for one in (Top1Change(), NonFinite())]
+            failed[name] += int(((wrong[0] | wrong[1]).numpy() | lanes.crashed).sum())
+    return {name: _fewer(failed["plain"], failed[name], repeats * images) for name in engines if name != "plain"}
 
 
 def errors(
@@ -224,22 +251,19 @@ def _top(model: nn.Module, data: Data) -> tuple[torch.Tensor, torch.Tensor]:
     return scores.argmax(1), ~scores.isfinite().all(1)
 
 
-def accuracy(model: nn.Module, data: Data) -> float:
-    """Return the share of right answers without faults."""
-    return float((_top(model, data)[0] == data.labels).float().mean())
-
-
 def latency(plain: nn.Module, models: Mapping[str, nn.Module], data: Data, *, batch: int) -> dict[str, float]:
-    """Return by how much longer a pass takes: 0.05 is 5 %."""
+    """Return by how much longer a pass takes: 0.05 is 5 %. Passes take turns, in another order each time."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     given = data.inputs.repeat(-(-batch // len(data)), *[1] * (data.inputs.ndim - 1))[:batch]
-    ratios: dict[str, list[float]] = {name: [] for name in models}
+    every, ratios = [(("plain", plain)), *models.items()], {name: list[float]() for name in models}
     with torch.inference_mode():
-        for _ in range(9 if _seconds(plain, given) > 0.05 else 60):
-            base = _seconds(plain, given)
-            for name, model in models.items():
-                ratios[name].append(_seconds(model, given) / base)
+        for turn in range(round(min(max(0.6 / _seconds(plain, given), 9), 150))):
+            took = {
+                name: _seconds(model, given) for name, model in every[turn % len(every) :] + every[: turn % len(every)]
+            }
+            for name in models:
+                ratios[name].append(took[name] / took["plain"])
     torch.set_num_threads(threads)
     return {name: statistics.median(many) - 1 for name, many in ratios.items()}
 
@@ -294,7 +318,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--only", choices=PARTS, action="append", help="only this part")
     parser.add_argument("--trials", type=int, default=2000, help="bit flips of each kind")
-    parser.add_argument("--repeats", type=int, default=4, help="repetitions at each bit error rate")
+    parser.add_argument("--repeats", type=int, default=3, help="repetitions at each bit error rate")
     parser.add_argument("--clean", type=int, default=100_000, help="inputs without faults for checksums")
     parser.add_argument("--network", choices=list(NETWORKS), action="append", help="only this one")
     given = parser.parse_args()
@@ -302,19 +326,14 @@ def main() -> None:
     parts, figures = given.only or PARTS, dict[str, Any]()
     if "leaderboard" in parts:
         figures["leaderboard"] = {}
-        for name in given.network or NETWORKS:
-            if name == "spiking digits" and find_spec("snntorch") is None:
-                print("spiking digits: left out, snntorch is not installed", file=sys.stderr)
-                continue
-            subject = NETWORKS[name]()
-            subject.model.requires_grad_(False)
-            board = leaderboard(subject, trials=given.trials, repeats=given.repeats)
+        names = [name for name in given.network or NETWORKS if not missing(name)]
+        if left := set(given.network or NETWORKS) - set(names):
+            print(f"{', '.join(left)}: left out, snntorch is not installed", file=sys.stderr)
+        for name, board in leaderboard(names, trials=given.trials, repeats=given.repeats):
             figures["leaderboard"][name] = board
-            _tell(given.json, name, *rows.hardening(_finite({"leaderboard": {name: board}})))
+            _tell(given.json, *rows.hardening(_finite({"leaderboard": {name: board}})), "")
     if "protection" in parts:
-        subject = resnet()
-        subject.model.requires_grad_(False)
-        figures["protection"] = protection(subject, trials=50 * given.trials)
+        figures["protection"] = protection(resnet(), trials=50 * given.trials)
         _tell(given.json, "protection", json.dumps(figures["protection"]))
     if "abft" in parts:
         figures["abft"] = abft(clean=given.clean, trials=10 * given.trials)

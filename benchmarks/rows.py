@@ -182,7 +182,7 @@ def networks(found: Found) -> list[str]:
 
 
 def hardening(found: Found) -> list[str]:
-    """Return what every method gains and costs on every network, what to protect, and what checksums see."""
+    """Return what every method gains and costs on every network, and what to protect."""
     lines: list[str] = []
     for name, board in found.get("leaderboard", {}).items():
         kinds = list(dict.fromkeys(kind for row in board.values() for kind, one in row.items() if _compares(one)))
@@ -191,17 +191,28 @@ def hardening(found: Found) -> list[str]:
         lines += [*table(heads, [[method, *_hardened(row, kinds)] for method, row in fits.items()]), ""]
         lines += [f"- {method} refuses: {row['refused']}." for method, row in board.items() if "refused" in row]
         lines += [""] if len(fits) < len(board) else []
+        if told := board.get("recipe", {}).get("chosen"):
+            lines += [
+                f"Recipe of {name}: {told['name']}; chosen among {told['of']} on known images, by draws other than the "
+                f"table's, in which at least {told['fewer']:.3g} times fewer failed, {100 * told['changed']:.2f} % of "
+                f"the clean answers changed, and a pass took {100 * told['latency']:.1f} % longer.",
+                "",
+            ]
     if told := found.get("protection"):
         lines += [*_protection(told), ""]
-    if told := found.get("abft"):
-        value, low, _, failed = told["coverage"]
-        alarms, clean, most = told["false_alarms"]
-        lines.append(
-            f"Checksums of ResNet-20's convolutions saw {100 * value:.2f} % (at least {100 * low:.2f} %) of {failed} "
-            f"flips that change an answer, for {100 * told['latency']:.1f} % of the pass at batch 128, with {alarms} "
-            f"alarms on {clean:,} clean inputs (at most {most:.1e} of them)."
-        )
     return lines[: -1 if lines and not lines[-1] else None]
+
+
+def checksums(found: Found) -> list[str]:
+    """Return what checksums see of what goes wrong in convolutions, and what they cost."""
+    told = found["abft"]
+    value, low, _, failed = told["coverage"]
+    alarms, clean, most = told["false_alarms"]
+    return [
+        f"Checksums of ResNet-20's convolutions saw {100 * value:.2f} % (at least {100 * low:.2f} %) of {failed} "
+        f"flips that change an answer, for {100 * told['latency']:.1f} % of the pass at batch 128, with {alarms} "
+        f"alarms on {clean:,} clean inputs (at most {most:.1e} of them)."
+    ]
 
 
 def _compares(one: Any) -> bool:

@@ -74,11 +74,10 @@ SECTIONS: Mapping[str, Section] = {
         ("--only", "mobilenet_v2", "--lanes", "16", "--repeats", "1", "--trials", "4"),
     ),
     "hardening": Section(
-        (*_HARDENING, "--only", "leaderboard", "--only", "protection", "--only", "abft"),
-        ("--network", "digits CNN", "--trials", "200", "--repeats", "1", "--clean", "2000"),
-        (),
-        ("--trials", "6000", "--repeats", "6"),
+        (*_HARDENING, "--only", "leaderboard", "--only", "protection"),
+        ("--network", "digits CNN", "--trials", "100", "--repeats", "1"),
     ),
+    "checksums": Section((*_HARDENING, "--only", "abft"), ("--trials", "200", "--clean", "2000")),
     "training": Section(("benchmarks/training.py", "--json"), ("--seeds", "2", "--trials", "500", "--repeats", "1")),
     "architectures": Section(
         ("benchmarks/architecture.py", "--json"), ("--data", "digits", "--trials", "2"), ("--data", "digits")

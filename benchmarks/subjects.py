@@ -1,0 +1,119 @@
+"""The four networks of the benchmark of hardening, the images that are known of each, and the recipes to choose from.
+
+A recipe is meant to lower failures in weights and in activations ten times, at 0.2 points of accuracy and 5 % of time.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.engine import MEAN, STD, data_folder, resnet20
+from benchmarks.spiking import digits as spiking_digits
+from torchfault import demo, represent
+from torchfault.data import Data
+from torchfault.hardening import InvariantBits, Method, Ranges, Secded, WeightRanges, ZeroSpace, unpacked
+
+Recipes = Mapping[str, tuple[Method, ...]]
+_BLOCKS = Ranges(("layer?.?:input", "layer?:output"), action="zero")
+_INPUTS = Ranges(("layer?.?:input", "linear:input"), action="zero")
+_LAYERS = ("*conv*.weight", "linear.*")
+_FLOATS = InvariantBits(("*_scale", "*bn*", "linear.bias"))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network, images for golden ranges and the choice of a recipe, images to measure on, and recipes.
+
+    *often* is how many times more trials it gets: those of small networks take next to no time, and fail less.
+    """
+
+    model: nn.Module
+    known: Data
+    measured: Data
+    recipes: Recipes
+    often: int = 1
+
+
+def resnet() -> Subject:
+    """Return ResNet-20 with 2,000 training images for its ranges."""
+    model, measured = resnet20(slice(1000))
+    with np.load(data_folder() / "cifar10_train_4000.npz") as archive:
+        shown = torch.from_numpy(archive["images"][:2000])
+    pixels = shown.permute(0, 3, 1, 2).float() / 255
+    pixels = (pixels - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+    recipes = {
+        "invariant bits of layers, ranges between blocks": (InvariantBits(_LAYERS), _BLOCKS),
+        "invariant bits, ranges between blocks": (InvariantBits(), _BLOCKS),
+        "invariant bits of layers, ranges of what blocks read": (InvariantBits(_LAYERS), _INPUTS),
+        "weight ranges of layers, ranges between blocks": (WeightRanges(_LAYERS, action="zero"), _BLOCKS),
+    }
+    return Subject(model.requires_grad_(False), Data(pixels.contiguous()), measured, recipes)
+
+
+def int8_resnet() -> Subject:
+    """Return the same with weights of int8: what is float beside the codes decides nearly all failures in words."""
+    plain = resnet()
+    recipes = {
+        "invariant bits of scales and norms, ranges between blocks": (_FLOATS, _BLOCKS),
+        "invariant bits, ranges between blocks": (InvariantBits(), _BLOCKS),
+        "zero-space codes, invariant bits of scales and norms, ranges between blocks": (ZeroSpace(), _FLOATS, _BLOCKS),
+    }
+    model = unpacked(represent(plain.model, "int8")).requires_grad_(False)
+    return Subject(model, plain.known, plain.measured, recipes)
+
+
+def digits() -> Subject:
+    """Return the digits CNN, ranges from the first half of the test images."""
+    data, zero = demo.data(), Ranges(action="zero")
+    recipes = {
+        "invariant bits, ranges": (InvariantBits(), zero),
+        "invariant bits of matrices, ranges": (InvariantBits("*.weight"), zero),
+        "invariant bits of matrices, ranges of layers": (
+            InvariantBits("*.weight"),
+            Ranges(("conv2:input", "fc?:input"), action="zero"),
+        ),
+        "SECDED, ranges": (Secded(), zero),
+    }
+    known, measured = data.take(slice(0, 148)), data.take(slice(148, None))
+    return Subject(demo.model().requires_grad_(False), known, measured, recipes, often=4)
+
+
+def spiking() -> Subject:
+    """Return 64-48-10 leaky neurons over ten steps, with guards on currents and spikes, and on their count.
+
+    What is out of range in the count is clamped: to zero the largest would take the answer away.
+    """
+    model, data = spiking_digits()
+    ranges = (Ranges("*:input", action="zero"), Ranges("0:output"))
+    recipes = {
+        "invariant bits, ranges": (InvariantBits(), *ranges),
+        "weight ranges, ranges": (WeightRanges(action="zero"), *ranges),
+        "SECDED, ranges": (Secded(), *ranges),
+    }
+    known, measured = data.take(slice(0, 50)), data.take(slice(50, None))
+    return Subject(nn.Sequential(model).eval().requires_grad_(False), known, measured, recipes, often=4)
+
+
+NETWORKS: Mapping[str, Callable[[], Subject]] = {
+    "ResNet-20": resnet,
+    "int8 ResNet-20": int8_resnet,
+    "digits CNN": digits,
+    "spiking digits": spiking,
+}
+
+
+def missing(name: str) -> bool:
+    """Return whether a network cannot be built for want of snnTorch, also beside the environment (``make test``)."""
+    if name != "spiking digits" or find_spec("snntorch"):
+        return False
+    beside = Path(sys.prefix) / "ecosystem"
+    if not (beside / "snntorch").is_dir():
+        return True
+    sys.path.append(str(beside))  # behind the environment's own packages, none of which is replaced
+    return False
