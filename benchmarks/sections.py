@@ -62,7 +62,7 @@ SECTIONS: Mapping[str, Section] = {
         ("benchmarks/vulnerability.py", "--json"),
         ("--words", "2", "--parts", "closure"),
         ("--words", "4", "--parts", "closure", "accuracy"),
-        ("--parts", "closure", "accuracy", "speed"),
+        ("--parts", "all"),
     ),
     "representations": Section(
         ("benchmarks/representations.py", "--json", "--threads", "1"),
