@@ -177,7 +177,7 @@ def _recipe(name: str, purpose: str) -> Callable[..., None]:
 for _name, _purpose in (
     ("run", "Strike a model fault by fault; estimate how vulnerable it is."),
     ("search", "Find as many faults that fail as possible, each struck once."),
-    ("vulnerability", "Tell how vulnerable each layer and channel is, by searching the changes that matter."),
+    ("vulnerability", "Tell how vulnerable each layer and channel is."),
     ("ra", "Tell how accurate a model is, given that an upset struck its accelerator."),
 ):
     _command(_name)(_recipe(_name, _purpose))

@@ -42,8 +42,8 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("torchfault search --architecture 30 --data torchfault.demo:data", "architectures, robust ones too"),
     ),
     "vulnerability": (
-        ("torchfault vulnerability examples/digits.yaml --kinds weight", "the channels to protect"),
-        (f"torchfault vulnerability {_OWN} --share all --by channel", "every channel"),
+        (f"torchfault vulnerability {_DEMO} --kinds weight", "every layer within half a point"),
+        (f"torchfault vulnerability {_OWN} --share all --by channel", "the channels to protect"),
     ),
     "ra": (
         (f"torchfault ra {_DEMO} --accelerator nvdla-like", "accuracy, given an upset"),

@@ -21,7 +21,7 @@ _WORST = 10  # channels on the screen, unless told
 
 
 def factor_view(results: "Results", look: Look) -> View:
-    """Return the view of an analysis by whole words: tables of factors instead of those of trials."""
+    """Return the view of a campaign for vulnerability factors: tables of these instead of those of trials."""
     from torchfault.results import factors
 
     plain = plain_view(results, look)
@@ -82,18 +82,21 @@ def _rows(frame: "pd.DataFrame") -> list[Any]:
 
 
 def _sites(results: "Results", look: Look, frame: "pd.DataFrame") -> Table:
-    columns = [Column("site"), Column("kind", rank=3), Column("channels", True, 2), Column("words", True, 4)]
-    rows = [
-        [r.site, r.kind, f"{r.channels_drawn} of {r.channels}", f"{r.words_drawn} of {r.words}", *_cells(r)]
-        for r in _rows(frame)
-    ]
-    notes = ["VF: the probability that one random single bit flip there fails; channels, words in each: those drawn"]
+    notes = ["VF: the probability that one random single bit flip there fails"]
+    if "channels" in frame:
+        drawn = [Column("channels", True, 2), Column("words", True, 4)]
+        cells = [[f"{r.channels_drawn} of {r.channels}", f"{r.words_drawn} of {r.words}"] for r in _rows(frame)]
+        notes[0] += "; channels, words in each: those drawn"
+    else:
+        drawn, cells = [Column("trials", True, 2)], [[count(r.trials)] for r in _rows(frame)]
+    rows = [[r.site, r.kind, *mine, *_cells(r)] for r, mine in zip(_rows(frame), cells, strict=True)]
     if (frame["low"] == frame["high"]).any():
         inputs = count(results.record.inputs)
         notes.append(
             f"an interval without a width: nothing was left out, and it speaks for these {inputs} inputs alone"
         )
-    return Table([*columns, *_bounds(look)], rows, "Vulnerability factors of sites (LVF)", notes)
+    columns = [Column("site"), Column("kind", rank=3), *drawn, *_bounds(look)]
+    return Table(columns, rows, "Vulnerability factors of sites (LVF)", notes)
 
 
 def _simple(look: Look, keys: tuple[str, ...], title: str, frame: "pd.DataFrame") -> Table:
@@ -102,10 +105,13 @@ def _simple(look: Look, keys: tuple[str, ...], title: str, frame: "pd.DataFrame"
 
 
 def _with_ranges(results: "Results", look: Look) -> "pd.DataFrame":
-    """Return the factors of channels, with the changes that did no harm in each."""
+    """Return the factors of channels, and of whole words the changes that did no harm in each."""
     from torchfault.results import factors, ranges
+    from torchfault.results.vulnerability import in_two_stages
 
     found = factors(results, "channel", flag=look.flag, level=look.level)
+    if not in_two_stages(results):
+        return found
     return found.merge(ranges(results, "channel", flag=look.flag), on=["site", "channel"], how="left")
 
 
@@ -113,13 +119,15 @@ def _channels(look: Look, frame: "pd.DataFrame") -> Table:
     from torchfault.report.rows import worst_first
 
     worst = worst_first(frame).head(look.top or _WORST)
-    columns = [Column("channel"), *_bounds(look), Column("harmless changes", rank=1), Column("detected %", True, 2)]
-    rows = [
-        [f"{r.site}[{r.channel}]", *_cells(r), f"({r.delta_low:.3g}, {r.delta_high:.3g})", share(r.detected)]
-        for r in _rows(worst)
-    ]
-    told = "harmless: changes of a value in between never failed; detected: harmful flips that leave the golden range"
-    return Table(columns, rows, "Most vulnerable channels", (told,))
+    if "detected" in frame:
+        told = "harmless: changes of a value in between never failed; detected: harmful flips beyond the golden range"
+        more = [Column("harmless changes", rank=1), Column("detected %", True, 2)]
+        cells = [[f"({r.delta_low:.3g}, {r.delta_high:.3g})", share(r.detected)] for r in _rows(worst)]
+    else:
+        told = "flips were drawn for sites; whole words of every channel tell these apart: --share all --name NAME"
+        more, cells = [Column("trials", True, 2)], [[count(r.trials)] for r in _rows(worst)]
+    rows = [[f"{r.site}[{r.channel}]", *_cells(r), *mine] for r, mine in zip(_rows(worst), cells, strict=True)]
+    return Table([Column("channel"), *_bounds(look), *more], rows, "Most vulnerable channels", (told,))
 
 
 def _model(look: Look, frame: "pd.DataFrame") -> Table:

@@ -126,6 +126,7 @@ def _view(results: "Results", look: Look) -> View:
     """Return the view that fits what was drawn: of a search, of upsets, of words that were analysed, of faults."""
     from torchfault.results.dropping import sought
     from torchfault.results.upset_sample import lacking
+    from torchfault.results.vulnerability import of_factors
 
     if not lacking(results.record):
         return resiliency_view(results, look)
@@ -133,7 +134,7 @@ def _view(results: "Results", look: Look) -> View:
         return drop_view(results, look)
     if results.design.sample is not None:
         return search_view(results, look)
-    if results.design.clusters is not None and results.design.unit == "word":
+    if of_factors(results):
         return factor_view(results, look)
     return plain_view(results, look)
 

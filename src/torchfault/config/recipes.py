@@ -42,6 +42,7 @@ def _words(value: object) -> object:
     return int(text)
 
 
+_HALF_WIDTH = 0.005  # of the factor of each site, unless told
 _FLOOR = 0.05  # of draws by a score: enough to tell what uniform draws would take, and few, since faults are sought
 
 Words = Annotated[int | Literal["log2"] | None, BeforeValidator(_words)]
@@ -139,29 +140,53 @@ class Search(Section):
 class Vulnerability(Section):
     """Find the vulnerability factors of channels, layers and the model."""
 
-    share: Annotated[float, BeforeValidator(_share)] = Field(
-        default=0.1, description="The channels of each site to analyse: `10%`, `0.1`, or `all`."
+    share: Annotated[float, BeforeValidator(_share)] | None = Field(
+        default=None,
+        description="Take whole words from this share of each site's channels, as DeepVigor+: `10%`, `0.1`, or `all`. "
+        "Without it faults are drawn in all channels, until each site is known within half a point or as `stop` says.",
     )
     weights: Words = Field(
         default=12,
-        description="Words of each channel of parameters to analyse on each input: a number, `log2` or `all`.",
+        description="With `share`: words of each channel of parameters to take on each input: a number, `log2` or "
+        "`all`.",
     )
     neurons: Words = Field(default="log2", description="Likewise, of each channel of activations.")
-
     fresh: bool = Field(
-        default=True, description="Draw other words for each input; without it, factors of single words are known."
+        default=True,
+        description="With `share`: take other words for each input; without it, factors of single words are known.",
     )
     audit: float = Field(
-        default=0.01, ge=0, le=1, description="The share of outcomes that follow from others to run all the same."
+        default=0.01,
+        ge=0,
+        le=1,
+        description="With `share`: the part of the outcomes that follow from others to run all the same.",
     )
+
+    @model_validator(mode="after")
+    def _belong_to_words(self) -> Self:
+        names = ("weights", "neurons", "fresh", "audit")
+        given = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        if self.share is None and given:
+            raise ValueError(f"{' and '.join(given)} would have no say without share; give that too")
+        return self
 
     def build(self, made: Made) -> "Campaign":
         """Return the campaign: on the layers among the chosen sites, or where these are none on the sites."""
-        from torchfault.recipes import layer_space, vulnerability
+        from torchfault.recipes import economy, layer_space, vulnerability
 
         space = made.space
         with suppress(VulnerabilityError):
             space = layer_space(made.space)
+        if self.share is None:
+            return economy(
+                made.engine,
+                space,
+                half_width=made.goals or {"site": _HALF_WIDTH},
+                stop=made.stop,
+                criterion=made.criterion,
+                level=made.level,
+                seed=made.seed,
+            )
         return vulnerability(
             made.engine,
             space,

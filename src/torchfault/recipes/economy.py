@@ -15,7 +15,7 @@ from torchfault.sampling import Adaptive, Deviations
 from torchfault.sampling.deviations import BEYOND
 from torchfault.sensitivity import margins
 from torchfault.space import FaultSpace
-from torchfault.statistics import HalfWidth, MaxTrials, StoppingRule
+from torchfault.statistics import HalfWidth, Rule, StoppingRule
 
 __all__ = ["by_deviations", "economy"]
 
@@ -30,7 +30,7 @@ def economy(
     half_width: float | Mapping[str, float] = 0.01,
     pool: int = 64,
     monotone: bool = False,
-    trials: int | None = None,
+    stop: Rule | None = None,
     fault: FaultModel | None = None,
     criterion: Criterion | None = None,
     level: float = 0.95,
@@ -42,7 +42,7 @@ def economy(
     are cut by how far they move their words (:class:`torchfault.sampling.Deviations`); those that are expected to be
     harmless are struck together, at most *pool* in one lane (0: none are), and with *monotone* a masked flip vouches
     for the smaller ones of its word. Both assumptions are audited, and intervals allow for what the audits leave open.
-    *trials* ends it before.
+    *stop* may end it before. :func:`torchfault.results.factors` tells the vulnerability factors.
 
     >>> from torchfault import demo
     >>> engine = Engine(demo.model(), demo.data().take(slice(0, 20)), executor="hooks")
@@ -62,7 +62,7 @@ def economy(
         criterion=criterion or Top1Change(),
         resolver=resolver,
         seed=seed,
-        stop=reached if trials is None else reached | MaxTrials(trials),
+        stop=reached if stop is None else reached | stop,
     )
 
 

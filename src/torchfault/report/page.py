@@ -13,15 +13,16 @@ from torchfault.files import check_target, written
 from torchfault.report.accelerator import accelerated
 from torchfault.report.answers import answers
 from torchfault.report.compared import compared
+from torchfault.report.factors import factored
 from torchfault.report.findings import converging, ending, found, has_classes, travelling
 from torchfault.report.method import method
 from torchfault.report.repeat import repeat
 from torchfault.report.searched import searched
 from torchfault.report.section import Section
-from torchfault.report.whole_words import factored
 from torchfault.report.words import listed
 from torchfault.results import Results, outcomes
 from torchfault.results.upset_sample import lacking
+from torchfault.results.vulnerability import of_factors
 from torchfault.text import count, visible
 
 __all__ = ["render", "sections", "write_report"]
@@ -82,11 +83,10 @@ def sections(results: Results) -> list[Section]:
     if not len(results):
         return [Section("Answers", ["This campaign has no trials yet."]), repeat(results)]
     upsets, search = not lacking(results.record), results.design.sample is not None
-    words = results.design.clusters is not None and results.design.unit == "word"
     parts = [accelerated(results)] if upsets else [searched(results)] if search else []
     classes = outcomes(results) if has_classes(results) else None
     parts.append(answers(results, classes))
-    parts += [factored(results)] if words else []
+    parts += [factored(results)] if of_factors(results) else []
     parts.append(found(results))
     parts += [] if classes is None else [ending(results, classes)]
     seen = [part for part in (travelling(results), converging(results)) if part is not None]

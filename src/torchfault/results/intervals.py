@@ -23,7 +23,7 @@ from torchfault.statistics import Estimate, bounded_mean, quantile_interval, wei
 from torchfault.statistics.intervals import find_interval
 from torchfault.store import Columns, Record
 
-__all__ = ["Question", "estimates", "weighed"]
+__all__ = ["Question", "as_if_seen", "estimates", "weighed"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -65,7 +65,7 @@ class Question:
 def estimates(asked: Question, axis: Axis | None = None) -> list[Estimate]:
     """Return the estimate of every group that *asked* names, in the order of its axis, or of another *axis*."""
     axis = asked.space.axis(asked.by) if axis is None else axis
-    found = _by_design(asked, axis)
+    found = as_if_seen(asked, axis)
     if asked.record.configuration.get("assumption"):
         found = _audited(asked, axis, found)
     elif asked.by == "model" and asked.flag == "failed":
@@ -76,8 +76,8 @@ def estimates(asked: Question, axis: Axis | None = None) -> list[Estimate]:
     ]
 
 
-def _by_design(asked: Question, axis: Axis) -> list[Estimate]:
-    """Return the estimates of all groups, as if every outcome had been seen."""
+def as_if_seen(asked: Question, axis: Axis) -> list[Estimate]:
+    """Return the estimates of all groups, as if every outcome had been seen: none rests on an assumption."""
     design, columns = asked.design, asked.columns
     if design.clusters is not None:
         if axis.of_cell is None and asked.by != design.clusters:

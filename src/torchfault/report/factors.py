@@ -1,4 +1,4 @@
-"""What an analysis by whole words adds to a report: factors of the model, and how much injection would take."""
+"""What a campaign for vulnerability factors adds to a report: those of the model, and what injection would take."""
 
 from torchfault.report.charts import Facts, Intervals
 from torchfault.report.numbers import PERCENT
@@ -6,6 +6,7 @@ from torchfault.report.rows import estimate_of, rows_of
 from torchfault.report.section import Section
 from torchfault.report.words import kinds_of
 from torchfault.results import Results, factors
+from torchfault.results.vulnerability import in_two_stages
 from torchfault.sampling import plan
 from torchfault.space import FaultSpace
 from torchfault.text import count, visible
@@ -21,9 +22,13 @@ def factored(results: Results) -> Section:
     whole = PERCENT.full(estimate_of(rows[-1]))
     said = [
         f"Of single bit flips, each bit counting alike, {whole} fail: the total vulnerability factor of the model. The "
-        "other factor, MVF, is the mean over tensors, in which small ones count as much as large ones. Which changes "
-        f"of value did no harm, channel by channel, tells: torchfault show {visible(results.name)} --by channel"
+        "other factor, MVF, is the mean over tensors, in which small ones count as much as large ones."
     ]
+    if in_two_stages(results):
+        said[0] += (
+            " Which changes of value did no harm, channel by channel, tells: "
+            f"torchfault show {visible(results.name)} --by channel"
+        )
     key = [f"{row.factor} of {named.get(row.kind, row.kind)}" for row in rows]
     model = Intervals.of(
         frame.assign(factor=key),
