@@ -82,6 +82,12 @@ SECTIONS: Mapping[str, Section] = {
     "architectures": Section(
         ("benchmarks/architecture.py", "--json"), ("--data", "digits", "--trials", "2"), ("--data", "digits")
     ),
+    "certify": Section(
+        ("benchmarks/certify.py", "--json"),
+        ("--images", "4", "--lanes", "1024", "--repeats", "1", "--checks", "20"),
+        ("--images", "20"),
+    ),
+    "truth": Section(("benchmarks/truth.py", "--json"), ("--repetitions", "5"), ("--repetitions", "50")),
     "scaling": Section(("benchmarks/scaling.py", "--json"), ("--quick",)),
 }
 

@@ -4,7 +4,7 @@ Whatever a sampler or an estimator says can be held against the truth here; and 
 costs look-ups alone. The network is trained on the spot, and enumerated once per process.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -46,11 +46,27 @@ class Tiny(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Enumerated:
-    """A network with *engine*, the *space* of its faults, and *outcomes*, bool (faults, inputs): which lanes fail."""
+    """A network with *engine*, the *space* of its faults, and *outcomes*, bool (faults, inputs): which lanes fail.
+
+    *several* gives the outputs of trials that are no single bit flip, shape (trials, classes).
+    """
 
     engine: Engine
     space: FaultSpace
     outcomes: Bools
+    several: Callable[["Enumerated", Trials], Tensor]
+
+    def numbers(self, trials: Trials) -> tuple[NDArray[np.int64], Bools]:
+        """Return the number of the only fault of each trial, and which trials are a single bit flip of the space."""
+        row = np.minimum(trials.offsets[:-1], len(trials.toggle) - 1)
+        site, element, toggle, keep = (part[row] for part in (trials.site, trials.element, trials.toggle, trials.keep))
+        full = np.array([(1 << one.width) - 1 for one in trials.sites], dtype=np.uint64)[site]
+        single = (np.diff(trials.offsets) == 1) & (keep == full) & (toggle > 0) & (toggle & (toggle - 1) == 0)
+        bit = np.round(np.log2(np.maximum(toggle, 1).astype(np.float64))).astype(np.int64)
+        names = np.array([self.space.position(one.name) for one in trials.sites])
+        number = np.full(len(trials), -1, dtype=np.int64)
+        number[single] = self.space.number(names[site[single]], element[single], bit[single])
+        return number, single
 
     @property
     def data(self) -> Data:
@@ -77,8 +93,8 @@ class Enumerated:
 class Table:
     """A double of the engine for campaigns on :attr:`Enumerated.space`.
 
-    Single bit flips are looked up; lanes of whatever else a trial may strike, such as pools, run as one batch each of
-    which has its own parameters. *lanes* counts both.
+    Single bit flips are looked up; whatever else a trial may strike, such as pools, is left to :attr:`several`. *lanes*
+    counts both.
     """
 
     executor = "table"
@@ -97,7 +113,7 @@ class Table:
     def run(self, trials: Trials) -> Iterator[Lanes]:
         """Yield all single bit flips, of scores (1, 0) or, failing, (0, 1); then all others with their outputs."""
         self.lanes += len(trials)
-        faults, single = self._numbered(trials)
+        faults, single = self.known.numbers(trials)
         where = np.flatnonzero(single)
         if where.size:
             inputs = trials.inputs[where]
@@ -108,40 +124,29 @@ class Table:
         others = np.flatnonzero(~single)
         if others.size:
             inputs = trials.inputs[others]
-            faulty = self._outputs(trials.take(others))
+            faulty = self.known.several(self.known, trials.take(others))
             yield Lanes(others, inputs, self.golden()[inputs], faulty, np.zeros(len(others), dtype=np.bool_))
 
-    def _outputs(self, trials: Trials) -> Tensor:
-        """Return the outputs of struck lanes, shape (n, 10): :class:`Tiny` with a batch of parameters."""
-        n, parameters = len(trials), dict(self.known.engine.model.named_parameters())
-        names, owner = np.array([site.name for site in trials.sites])[trials.site], trials.owner
 
-        def struck(name: str, values: Tensor) -> Tensor:
-            here = np.flatnonzero(names == name)
-            words = values.detach().reshape(len(values), -1).expand(n, -1).clone().numpy().view(np.uint32)
-            at = owner[here], trials.element[here]
-            words[at] = (words[at] & trials.keep[here].astype(np.uint32)) ^ trials.toggle[here].astype(np.uint32)
-            return torch.from_numpy(words.view(np.float32)).reshape(n, *values.shape[1:])
+def _tiny(known: Enumerated, trials: Trials) -> Tensor:
+    """Return the outputs of struck lanes, shape (n, 10): :class:`Tiny` with a batch of parameters."""
+    n, parameters = len(trials), dict(known.engine.model.named_parameters())
+    names, owner = np.array([site.name for site in trials.sites])[trials.site], trials.owner
 
-        x = self.data.inputs[torch.from_numpy(trials.inputs)]
-        for name in ("conv1", "conv2"):
-            weight = struck(f"{name}.weight", parameters[f"{name}.weight"][None]).flatten(0, 1)
-            x = struck(f"{name}:input", x).flatten(0, 1)[None]
-            x = F.relu(F.conv2d(x, weight, None, 2, 1, groups=n)).unflatten(1, (n, -1))[0]
-        x, weight = struck("fc:input", x.flatten(1)), struck("fc.weight", parameters["fc.weight"][None])
-        return torch.einsum("ni,noi->no", x, weight) + struck("fc.bias", parameters["fc.bias"][None])
+    def struck(name: str, values: Tensor) -> Tensor:
+        here = np.flatnonzero(names == name)
+        words = values.detach().reshape(len(values), -1).expand(n, -1).clone().numpy().view(np.uint32)
+        at = owner[here], trials.element[here]
+        words[at] = (words[at] & trials.keep[here].astype(np.uint32)) ^ trials.toggle[here].astype(np.uint32)
+        return torch.from_numpy(words.view(np.float32)).reshape(n, *values.shape[1:])
 
-    def _numbered(self, trials: Trials) -> tuple[NDArray[np.int64], Bools]:
-        """Return the number of the only fault of each trial, and which trials are a single bit flip of the space."""
-        row = np.minimum(trials.offsets[:-1], len(trials.toggle) - 1)
-        site, element, toggle, keep = (part[row] for part in (trials.site, trials.element, trials.toggle, trials.keep))
-        full = np.array([(1 << one.width) - 1 for one in trials.sites], dtype=np.uint64)[site]
-        single = (np.diff(trials.offsets) == 1) & (keep == full) & (toggle > 0) & (toggle & (toggle - 1) == 0)
-        bit = np.round(np.log2(np.maximum(toggle, 1).astype(np.float64))).astype(np.int64)
-        names = np.array([self.space.position(one.name) for one in trials.sites])
-        number = np.full(len(trials), -1, dtype=np.int64)
-        number[single] = self.space.number(names[site[single]], element[single], bit[single])
-        return number, single
+    x = known.data.inputs[torch.from_numpy(trials.inputs)]
+    for name in ("conv1", "conv2"):
+        weight = struck(f"{name}.weight", parameters[f"{name}.weight"][None]).flatten(0, 1)
+        x = struck(f"{name}:input", x).flatten(0, 1)[None]
+        x = F.relu(F.conv2d(x, weight, None, 2, 1, groups=n)).unflatten(1, (n, -1))[0]
+    x, weight = struck("fc:input", x.flatten(1)), struck("fc.weight", parameters["fc.weight"][None])
+    return torch.einsum("ni,noi->no", x, weight) + struck("fc.bias", parameters["fc.bias"][None])
 
 
 def _trained() -> tuple[nn.Module, Data]:
@@ -170,4 +175,4 @@ def enumerated() -> Enumerated:
     engine = Engine(model, data)
     space = engine.space.select(kinds=["weight", "bias", "input"], types=["Conv2d", "Linear"])
     columns = run(Campaign(engine, space, sampler=Exhaustive(block=_BATCH // INPUTS)), batch=_BATCH).columns
-    return Enumerated(engine, space, columns.failed.reshape(len(space), INPUTS))
+    return Enumerated(engine, space, columns.failed.reshape(len(space), INPUTS), _tiny)

@@ -250,9 +250,9 @@ class _Kept:
     astray: int = 0
 
 
-def judge(known: Enumerated, name: str, repetitions: int) -> Validity:
-    """Run the campaign of the case *name* with seeds from 0 up, and hold its estimates against the truth."""
-    case, kept = CASES[name](known), _Kept()
+def judge(known: Enumerated, name: str, repetitions: int, *, case: Case | None = None) -> Validity:
+    """Run the campaign of the case *name*, or a *case*, with seeds from 0 up; hold its estimates against the truth."""
+    case, kept = case or CASES[name](known), _Kept()
     truth = float(known.truth()[0])
     for seed in range(repetitions):
         results = _ended(known, case, seed)
