@@ -9,6 +9,7 @@ protect for a budget.
 :func:`train_with_faults` trains under faults.
 """
 
+from torchfault.hardening.attention import checked_attention
 from torchfault.hardening.checksums import Checksums, WeightChecksums
 from torchfault.hardening.codes import unpacked
 from torchfault.hardening.detection import Detecting, Detection, detecting, detection
@@ -50,6 +51,7 @@ __all__ = [
     "WeightChecksums",
     "WeightRanges",
     "ZeroSpace",
+    "checked_attention",
     "detecting",
     "detection",
     "front",

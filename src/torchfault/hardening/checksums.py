@@ -1,6 +1,5 @@
 """Checksums: of the words of weights, and of what convolutions and linear layers compute (ABFT)."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchfault.errors import ModelError
+from torchfault.hardening.attention import check_attention
 from torchfault.hardening.harden import check_free
 from torchfault.hardening.profile import Profile
+from torchfault.hardening.rounding import rounding, wide
 from torchfault.hardening.stored import chosen, watch_parameter, words_of
 from torchfault.names import matching
 
 __all__ = ["Checksums", "WeightChecksums"]
 
-_LAMBDA = 6.0
 _MANY = 16  # inputs of a batch, from which on sums over the batch cost less than sums over positions
 
 
@@ -86,11 +86,13 @@ class Checksums:
     over all positions is the product of the filter and of sums of the input, and a channel that is off is computed
     again. That is done on the weights as they are stored: it is the computation that is checked; stored weights are for
     :class:`WeightChecksums`. Sums of numbers of 16 bits are kept in float32. *sites* are globs of modules; without them
-    all convolutions over images, without groups and with zeros around, and all linear layers.
+    all convolutions over images, without groups and with zeros around, all linear layers and ``nn.MultiheadAttention``.
 
-    The threshold for n additions of terms t is 6 sqrt(n) u sum |t|, which rounding exceeds with a probability below
-    2 n exp(-18) (Higham and Mary, SIAM J. Sci. Comput. 2019, theorem 2.4), u being half the distance from 1 to the next
-    number. Source of the sums: Zhao et al., FT-CNN, IEEE TPDS 2021.
+    Attention then computes its products one by one, projections, queries with keys and shares with values, and computes
+    rows of them again whose sums are off; :func:`checked_attention` is for models that call a function instead.
+
+    The threshold is a bound of what rounding does (Higham and Mary 2019), for numbers of 16, 32 and 64 bits. Source of
+    the sums: Zhao et al., FT-CNN, IEEE TPDS 2021; Huang and Abraham, IEEE TC 1984.
 
     >>> from torchfault.hardening import harden
     >>> model, images = nn.Sequential(nn.Conv2d(2, 3, 3)), torch.rand(2, 2, 8, 8)
@@ -102,17 +104,26 @@ class Checksums:
 
     def __call__(self, model: nn.Module, _profile: Profile | None) -> nn.Module:
         """Return *model* with guards behind its layers."""
-        fit = {path: module for path, module in model.named_modules() if path and _fits(module)}
+        inside = {module.out_proj for module in model.modules() if isinstance(module, nn.MultiheadAttention)}
+        fit = {
+            path: module for path, module in model.named_modules() if path and _fits(module) and module not in inside
+        }
         if not fit:
-            raise ModelError("checksums are for Conv2d without groups and for Linear layers, got a model without any")
+            raise ModelError(
+                "checksums are for Conv2d without groups, Linear and MultiheadAttention, got a model without any"
+            )
         names = list(fit)
         for i in sorted(matching(names, self.sites or "*", what="layer that can be checked")):
+            path, module = names[i], fit[names[i]]
+            if isinstance(module, nn.MultiheadAttention):
+                check_attention(module, path)
+                path, module = f"{path}.out_proj", module.out_proj
             guard = ChecksumGuard()
-            check_free(fit[names[i]], names[i], guard)
+            check_free(module, path, guard)
             # A child makes the operation a site of its own, struck before its sum is checked.
-            fit[names[i]].add_module("checksum", _Check())
+            module.add_module("checksum", _Check())
             # Before the hook that ends the cover of decoded weights, which the sums are of.
-            fit[names[i]].register_forward_hook(guard, prepend=True)
+            module.register_forward_hook(guard, prepend=True)
         return model
 
 
@@ -120,36 +131,27 @@ class _Check(nn.Module):
     """Tells which sums are off beyond rounding, shape (n, channels)."""
 
     def forward(self, given: Tensor, output: Tensor, weight: Tensor, bias: Tensor | None, expected: Tensor) -> Tensor:
-        wide = _wide(output)
+        kind = wide(output)
         positions = output[0, 0].numel() if output.ndim == 4 else 1
-        found = output.sum((2, 3), dtype=wide) if output.ndim == 4 else output.sum(-1, keepdim=True, dtype=wide)
-        size = given.abs().sum((2, 3), dtype=wide) if given.ndim == 4 else given.abs().to(wide)
+        found = output.sum((2, 3), dtype=kind) if output.ndim == 4 else output.sum(-1, keepdim=True, dtype=kind)
+        size = given.abs().sum((2, 3), dtype=kind) if given.ndim == 4 else given.abs().to(kind)
         magnitude = weight.abs().sum((2, 3)) if weight.ndim == 4 else weight.abs().sum(0, keepdim=True)
-        terms = F.linear(size, magnitude.to(wide))
+        terms = F.linear(size, magnitude.to(kind))
         if bias is not None:
             terms = terms + positions * (bias.abs() if weight.ndim == 4 else bias.abs().sum())
         additions = positions + weight[0].numel() + (0 if weight.ndim == 4 else len(weight))
-        rounding = _rounding(terms, additions, output.dtype)
+        most = rounding(terms, additions, output.dtype)
         # No difference of the two, which would be rounding alone, another for each size of batch.
-        return ~((found <= expected + rounding) & (found >= expected - rounding))
-
-
-def _rounding(terms: Tensor, additions: int, dtype: torch.dtype) -> Tensor:
-    """Return what rounding to *dtype* may do to a sum of *terms*, their magnitudes added up."""
-    return _LAMBDA * math.sqrt(additions) * torch.finfo(dtype).eps / 2 * terms
+        return ~((found <= expected + most) & (found >= expected - most))
 
 
 def _added(batch: Tensor) -> Tensor:
     """Return the sum over the inputs of a batch, in float32 at least."""
-    wide = _wide(batch)
-    if batch.dtype != wide:
-        return batch.sum(0, dtype=wide)
+    kind = wide(batch)
+    if batch.dtype != kind:
+        return batch.sum(0, dtype=kind)
     whole = batch.new_ones(1, len(batch)) @ batch.reshape(len(batch), -1)  # half the time of a sum over the first axis
     return whole.view(batch.shape[1:])
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class ChecksumGuard:
         # The sum of magnitudes is no less than that of the inputs, and no more where none is negative.
         for magnitudes in (whole.abs, lambda: _added(given.abs())):
             terms = taps * magnitudes().amax() + (0 if start is None else start.abs())
-            if bool((off <= _rounding(terms, additions, output.dtype)).all()):
+            if bool((off <= rounding(terms, additions, output.dtype)).all()):
                 return True
         return False
 
@@ -191,12 +193,12 @@ class ChecksumGuard:
         return self._wrong(module, args[0], output).flatten(1).any(1)
 
     def _wrong(self, module: nn.Module, given: Tensor, output: Tensor) -> Tensor:
-        weight, bias, wide = module.weight, module.bias, _wide(output)
+        weight, bias, kind = module.weight, module.bias, wide(output)
         assert isinstance(weight, Tensor)
         if isinstance(module, nn.Conv2d):
             expected = _conv_sums(module, given)
         else:
-            expected = F.linear(given.to(wide), weight.sum(0, dtype=wide)[None])
+            expected = F.linear(given.to(kind), weight.sum(0, dtype=kind)[None])
         if bias is not None:
             assert isinstance(bias, Tensor)
             positions = output[0, 0].numel() if output.ndim == 4 else 1
@@ -208,7 +210,7 @@ class ChecksumGuard:
 
 
 def _fits(module: nn.Module) -> bool:
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear | nn.MultiheadAttention):
         return True
     plain = isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"
     return plain and not isinstance(module.padding, str)
@@ -243,7 +245,7 @@ def _windows(value: Tensor, axis: int, size: int, pad: int, step: int, far: int)
     """Return, for each of the *size* taps of a filter, the sum over *axis* of what it reads at all positions."""
     length = value.shape[axis]
     last = (length + 2 * pad - far * (size - 1) - 1) // step * step  # where the filter begins for the last time
-    whole = value.sum(axis, dtype=_wide(value)) if step == 1 else None
+    whole = value.sum(axis, dtype=wide(value)) if step == 1 else None
     found = []
     for tap in range(size):
         first, end = tap * far - pad, tap * far - pad + last  # may lie in the padding, which adds nothing
@@ -251,7 +253,7 @@ def _windows(value: Tensor, axis: int, size: int, pad: int, step: int, far: int)
         if whole is None:
             found.append(
                 value.narrow(axis, low, high + 1 - low)[(slice(None),) * axis + (slice(None, None, step),)].sum(
-                    axis, dtype=_wide(value)
+                    axis, dtype=wide(value)
                 )
             )
             continue
