@@ -38,6 +38,12 @@ FIGURES: Mapping[str, Figure] = {
     "resiliency": Figure("resiliency", "docs/hardware.md", rows.accelerators),
     "networks": Figure("networks", "docs/engine.md", rows.networks),
     "estimators": Figure("estimators", "docs/hardware.md", rows.estimators),
+    "closure": Figure("vulnerability", "docs/vulnerability.md", rows.closure),
+    "factors": Figure("vulnerability", "docs/vulnerability.md", rows.factors),
+    "factor_costs": Figure("vulnerability", "docs/vulnerability.md", rows.factor_costs),
+    "shares": Figure("vulnerability", "docs/vulnerability.md", rows.shares),
+    "refinements": Figure("vulnerability", "docs/vulnerability.md", rows.refinements),
+    "stability": Figure("vulnerability", "docs/vulnerability.md", rows.stability),
     "hardening": Figure("hardening", "docs/hardening.md", rows.hardening),
     "checksums": Figure("checksums", "docs/hardening.md", rows.checksums),
 }
