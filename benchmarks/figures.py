@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import rows
+from benchmarks import factor_rows, rows
 from benchmarks.sections import ROOT, measured
 
 KEPT = ROOT / "docs" / "figures"
@@ -35,15 +35,17 @@ FIGURES: Mapping[str, Figure] = {
     "resolvers": Figure("coverage", "docs/sampling.md", rows.resolvers),
     "economy": Figure("economy", "docs/economy.md", rows.economy),
     "precision": Figure("precision", "docs/importance.md", rows.precision),
+    "record": Figure("record", "docs/economy.md", rows.record),
     "resiliency": Figure("resiliency", "docs/hardware.md", rows.accelerators),
     "networks": Figure("networks", "docs/engine.md", rows.networks),
     "estimators": Figure("estimators", "docs/hardware.md", rows.estimators),
-    "closure": Figure("vulnerability", "docs/vulnerability.md", rows.closure),
-    "factors": Figure("vulnerability", "docs/vulnerability.md", rows.factors),
-    "factor_costs": Figure("vulnerability", "docs/vulnerability.md", rows.factor_costs),
-    "shares": Figure("vulnerability", "docs/vulnerability.md", rows.shares),
-    "refinements": Figure("vulnerability", "docs/vulnerability.md", rows.refinements),
-    "stability": Figure("vulnerability", "docs/vulnerability.md", rows.stability),
+    "closure": Figure("vulnerability", "docs/vulnerability.md", factor_rows.closure),
+    "factors": Figure("vulnerability", "docs/vulnerability.md", factor_rows.factors),
+    "factor_costs": Figure("vulnerability", "docs/vulnerability.md", factor_rows.factor_costs),
+    "shares": Figure("vulnerability", "docs/vulnerability.md", factor_rows.shares),
+    "refinements": Figure("vulnerability", "docs/vulnerability.md", factor_rows.refinements),
+    "stability": Figure("vulnerability", "docs/vulnerability.md", factor_rows.stability),
+    "representations": Figure("representations", "docs/representations.md", rows.representations),
     "hardening": Figure("hardening", "docs/hardening.md", rows.hardening),
     "checksums": Figure("checksums", "docs/hardening.md", rows.checksums),
 }

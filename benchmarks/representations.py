@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +26,7 @@ from torch.nn.utils import prune
 
 from benchmarks import error_rates, overhead, spiking
 from benchmarks.engine import MEAN, STD, data_folder, outcomes, random_trials, resnet20, tied
+from benchmarks.rows import representations
 from tests.support.reference import reference as step_by_step
 from torchfault.adapters.represent import represent
 from torchfault.data import Data, call, leaves, rows
@@ -255,14 +256,6 @@ REPRESENTATIONS: dict[str, Representation] = {
     ),
 }
 """The representations of the table; a new one is a row here."""
-COLUMNS = ("representation", "target", "faults", "lanes_per_second", "trials", "disagreements")
-"""What the JSON output tells of each row."""
-
-
-SHOWN = (
-    *("representation", "struck", "executor", "faults", "lanes per second", "of float32's speed"),
-    "agreement with the reference",
-)
 
 
 @dataclass(frozen=True)
@@ -441,22 +434,17 @@ def main(words: Sequence[str] | None = None) -> None:
     options = arguments().parse_args(words)
     warnings.filterwarnings("ignore", module="torch")  # what torch.ao says about its future
     torch.set_num_threads(options.threads)
-    chosen, table = installed(options.only), []
-    if not options.json:
-        print(f"| {' | '.join(SHOWN)} |\n|{'---|' * len(SHOWN)}")
+    chosen, found = installed(options.only), dict[str, Any](rows=[])
     for name, what in chosen.items():
-        for row in measured(name, what, lanes=options.lanes, trials=options.trials):
-            table.append(row)
-            if not options.json:
-                print(_line(row), flush=True)
+        found["rows"] += map(asdict, measured(name, what, lanes=options.lanes, trials=options.trials))
         _say(name)
-    costs = {name: overhead_of(name, repeats=15) for name in OVERHEAD if name in chosen}
+    found["overhead"] = {name: overhead_of(name, repeats=15) for name in OVERHEAD if name in chosen}
     _say("100,000 concurrent faults")
     if options.json:
-        rows_ = [{key: getattr(row, key) for key in COLUMNS} for row in table]
-        print(json.dumps({"rows": rows_, "overhead": costs}))
+        print(json.dumps(found))
     else:
-        print(f"\n100,000 concurrent faults: {costs}\n", flush=True)
+        told = f"100,000 concurrent faults: {found['overhead']}"
+        print(*representations(found), "", told, "", sep="\n", flush=True)
     if options.repeats and (options.plot or not options.json):
         drawn = list(curves(chosen, repeats=options.repeats))
         if options.plot:
@@ -468,16 +456,6 @@ def main(words: Sequence[str] | None = None) -> None:
 def _say(part: str) -> None:
     took, used = time.perf_counter() - STARTED, time.process_time()
     print(f"{took:6.0f} s, {used:6.0f} s of processor time  {part}", file=sys.stderr, flush=True)
-
-
-def _line(row: Row) -> str:
-    share = 100 * (row.trials - row.disagreements) / row.trials
-    notes = [f", {count} {what}" for count, what in ((row.detected, "detected"), (row.ties, "tie")) if count]
-    ratio = "-" if row.ratio is None else f"{row.ratio:.2f}"
-    return (
-        f"| {row.representation} | {row.target} | {row.executor} | {row.faults:,d} | {row.lanes_per_second:,d} "
-        f"| {ratio} | {share:.3g} % of {row.trials}{''.join(notes)} |"
-    )
 
 
 if __name__ == "__main__":

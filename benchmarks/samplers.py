@@ -17,12 +17,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 from benchmarks.samplers_coverage import coverage
 from benchmarks.samplers_economy import economy
 from benchmarks.samplers_precision import precision
+from benchmarks.samplers_record import record
 from benchmarks.sections import Size, add_sizes
 
 SECTIONS: dict[str, Callable[[Size], Mapping[str, Any]]] = {
     "coverage": coverage,
     "economy": economy,
     "precision": precision,
+    "record": record,
 }
 
 

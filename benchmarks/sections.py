@@ -52,6 +52,7 @@ SECTIONS: Mapping[str, Section] = {
     "coverage": _samplers("coverage"),
     "economy": _samplers("economy"),
     "precision": _samplers("precision"),
+    "record": _samplers("record"),
     "resiliency": Section((*_RESILIENCY, "--only", "accuracies"), ("--faults", "512"), (), ()),
     "estimators": Section(
         (*_RESILIENCY, "--only", "convergence"),

@@ -35,3 +35,19 @@ def test_the_quick_economy_section_has_the_stated_shape(resnet20):  # the data a
     assert lanes["adaptive"] <= 500 * len(found["layers"])
     assert all(one["low"] <= one["value"] <= one["high"] for one in found["layers"].values())
     assert found["widest"]["layer_1.0"]["adaptive"] <= 0.01
+
+
+@pytest.mark.slow
+def test_the_quick_record_needs_fewer_lanes_than_plans_need_faults(resnet20):  # the data are there
+    from benchmarks.samplers_record import record
+
+    del resnet20
+    found = record("quick")["record"]
+    assert found["population"] == 8_586_752
+    assert found["conservative"] == 863_788, "N / (1 + e^2 (N - 1) / (1.96^2 / 4))"
+    assert found["iterative"] < found["conservative"] / 10
+    for one in found["ours"].values():
+        assert one["lanes"] <= one["trials"]
+        rate = one["rate"]
+        assert rate["high"] - rate["low"] <= 2 * found["margin"]
+        assert one["lanes"] < found["iterative"]
