@@ -10,7 +10,6 @@ from torchfault.engine.crashes import separated
 from torchfault.engine.device_memory import free_bytes
 from torchfault.engine.engine import Engine
 from torchfault.engine.graph import scheduler
-from torchfault.engine.graph.boxes import LocalLanes
 from torchfault.engine.graph.sweep import Sweep
 
 LACKS = {
@@ -46,7 +45,7 @@ def test_a_lane_that_does_not_fit_alone_is_an_error():
 def test_sweeps_are_halved_and_stay_so(name, faults, monkeypatch):
     model, data = NETWORKS[name]()
     engine = Engine(model, data, executor="graph")
-    monkeypatch.setattr(scheduler, "_CPU_TENSOR_BYTES", 40 * int(engine._executor.footprint.largest.max()))
+    monkeypatch.setattr(scheduler, "_MOST_CPU_TENSOR_BYTES", 40 * int(engine._executor.footprint.largest.max()))
     trials = random_trials(engine.space, len(data), 400, faults=faults)
     expected, plain, failed = collect(engine, trials), Sweep.run, []
 
@@ -62,17 +61,18 @@ def test_sweeps_are_halved_and_stay_so(name, faults, monkeypatch):
     assert len(failed) <= 12  # which is the first sweep in its parts, and none of those behind it
 
 
-def test_lanes_whose_boxes_do_not_fit_are_swept_whole(monkeypatch):
+@pytest.mark.parametrize("kinds", [["input", "output"], ["weight", "bias"]])
+def test_lanes_whose_boxes_or_channels_do_not_fit_are_swept_whole(kinds, monkeypatch):
     model, data = NETWORKS["depthwise"]()
     engine = Engine(model, data, executor="graph")
-    trials = random_trials(engine.space.select(kinds=["input", "output"]), len(data), 80)
+    trials = random_trials(engine.space.select(kinds=kinds), len(data), 80)
     expected, calls = collect(engine, trials), []
 
-    def run(self):
-        calls.append(len(self.rows))
+    def walk(lanes, node, part):
+        calls.append((len(lanes.rows), node, part))
         raise MemoryError
 
-    monkeypatch.setattr(LocalLanes, "run", run)
+    monkeypatch.setattr(scheduler, "walk", walk)
     assert_agree(collect(engine, trials), expected)
     assert calls
 

@@ -5,6 +5,7 @@ rule, the lane boards the sweep with the box pasted into the golden value.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,20 +14,15 @@ from torch import Tensor
 
 from torchfault.engine.graph.geometry import Reach, convolution, max_pooling
 from torchfault.engine.graph.golden_pass import Golden
-from torchfault.model.lane_axis import LaneAxis, identical_lanes
-from torchfault.model.places import lane_arguments
+from torchfault.engine.graph.parts import elementwise_operands
+from torchfault.model.lane_axis import LaneAxis
 from torchfault.model.program import Node, Program, Ref, Size, run_node
-from torchfault.model.rounding import ROUND_BLOCKS, ROUND_WORDS
+from torchfault.model.rounding import ROUND_BLOCKS
 from torchfault.storages import InBlocks
 
 __all__ = ["Local", "LocalLanes", "has_windows", "is_small", "receptive_window"]
 
 _LARGEST_SHARE = 0.45
-_RECTIFIERS = {"relu", "relu6", "leaky_relu", "gelu", "silu", "elu", "mish", "softplus", "clamp", "clamp_min", "abs"}
-_SIGMOIDS = {"sigmoid", "tanh", "hardsigmoid", "hardtanh", "hardswish"}
-_FLATTENING = _RECTIFIERS | {ROUND_WORDS, ROUND_BLOCKS}
-_UNARY = frozenset({*_RECTIFIERS, ROUND_WORDS, *_SIGMOIDS, "neg", "clone", "dropout", "batch_norm"})
-_BINARY = frozenset({"add", "sub", "mul"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,15 +37,19 @@ class Local:
         """The size of the box along the spatial axes."""
         return tuple(self.data.shape[1:-1])
 
-    def pick(self, index: Tensor) -> "Local":
+    @property
+    def nbytes(self) -> int:
+        """The memory that the boxes take."""
+        return self.data.nbytes
+
+    def pick(self, index: Tensor | slice) -> "Local":
         """Return the boxes of some of the lanes."""
         return Local(self.offset[index], self.data[index])
 
-    def paste(self, value: Tensor, lanes: Tensor) -> None:
-        """Write the boxes into the rows *lanes* of *value*, shape (rows, channels, \\*image), in place."""
-        places = _grid(self.offset, self.size)
-        rows = lanes.view(-1, *[1] * len(self.size))
-        value.movedim(1, -1)[(rows, *places)] = self.data
+    def paste(self, value: Tensor) -> None:
+        """Write the boxes into *value*, shape (lanes, channels, \\*image), in place."""
+        rows = torch.arange(len(value), device=value.device).view(-1, *[1] * len(self.size))
+        value.movedim(1, -1)[(rows, *_grid(self.offset, self.size))] = self.data
 
 
 def has_windows(node: Node, value: Any) -> bool:
@@ -113,7 +113,7 @@ class LocalLanes:
 
     golden: Golden
     rows: Tensor
-    last_reader: list[int]
+    last_reader: Sequence[int]
     values: dict[int, Local] = field(default_factory=dict)
     index: Tensor = field(init=False)
     at: int = -1
@@ -121,67 +121,33 @@ class LocalLanes:
     def __post_init__(self) -> None:
         self.index = torch.arange(len(self.rows), device=self.rows.device)
 
-    def begin(self, node: int, local: Local) -> None:
-        """Start at *node*, whose value differs from golden in *local*."""
-        self.at, self.values = node, {node: local}
-
     def first_step(self, node: Node, source: int, struck: Local) -> Local | None:
         """Return the box of *node* where only the copy of *source* that it reads is changed, in the box *struck*."""
         self.values = {source: struck}
-        found = self._step(node)
+        found = self.step(node)
         self.values = {}
         return found
 
-    def run(self) -> None:
-        """Go on until no local rule applies, the boxes are large, or every lane is masked."""
-        program = self.golden.program
-        self._leave(program.nodes[self.at])
-        if not len(self.index):
-            return
-        for node in program.nodes[self.at + 1 :]:
-            reads = [s for s in node.reads if s in self.values]
-            if reads:
-                found = self._step(node)
-                if found is None:
-                    return
-                self.values[node.position] = found
-            self.at = node.position
-            self.values = {p: v for p, v in self.values.items() if self.last_reader[p] > self.at}
-            if reads and node.op in _FLATTENING:
-                self._leave(node)  # only what flattens a difference can make it vanish
-            if not self.values or not len(self.index):
-                return
+    def compared(self, position: int) -> tuple[Tensor, Tensor]:
+        """Return the boxes of the value of a node, and golden's."""
+        local = self.values[position]
+        return local.data, self._golden_box(position, local.offset, local.size, 0.0)
 
-    def _leave(self, node: Node) -> None:
-        """Drop the lanes whose only live box is bit-identical to golden."""
-        if set(self.values) != {node.position} or not len(self.index):
-            return
-        local = self.values[node.position]
-        same = identical_lanes(local.data, self._golden_box(node.position, local.offset, local.size, 0.0))
-        if same.any():
-            keep = (~same).nonzero().squeeze(1)
-            self.index, self.rows = self.index[keep], self.rows[keep]
-            self.values = {p: v.pick(keep) for p, v in self.values.items()}
-
-    def _step(self, node: Node) -> Local | None:
+    def step(self, node: Node) -> Local | None:
+        """Return the box of the value of *node*, ``None`` where no rule applies or it is too large."""
         if node.constant or not has_windows(node, self.golden.values[node.position]):
             return None
         image = tuple(self.golden.values[node.position].shape[2:])
-        found = self._elementwise(node) if node.op in _UNARY | _BINARY else None
-        found = found or self._in_blocks(node, image) or self._sliced(node, image) or self._reaching(node, image)
+        found = self._elementwise(node) or self._in_blocks(node, image)
+        found = found or self._sliced(node, image) or self._reaching(node, image)
         if found is None:
             return None
         return found if is_small(found.size, image) else None
 
     def _elementwise(self, node: Node) -> Local | None:
         """Run an operation that works element by element (or channel by channel) on the union of the boxes."""
-        operands = lane_arguments(node, self.golden.program)
-        shape = self.golden.values[node.position].shape
-        positional = any(self.golden.program.nodes[s].positional for s in operands)
-        if positional or any(self.golden.values[s].shape != shape for s in operands):
-            return None
-        # Batch norm's constants belong to channels; others may belong to pixels, of which a box holds only some.
-        if node.op != "batch_norm" and self._reads_constants(node):
+        operands = elementwise_operands(node, self.golden, but="batch_norm")  # whose constants belong to channels
+        if operands is None:
             return None
         boxes = [self.values[s] for s in operands if s in self.values]
         offset, size = boxes[0].offset, boxes[0].size
@@ -210,9 +176,6 @@ class LocalLanes:
         size, offset = tuple((count * steps[0]).tolist()), first * steps
         data = self.box(source, offset, size).movedim(-1, 1).contiguous()
         return Local(offset, node.rounded.storage.round(data).movedim(1, -1))
-
-    def _reads_constants(self, node: Node) -> bool:
-        return any(self.golden.program.nodes[source].constant for source in node.reads)
 
     def _sliced(self, node: Node, image: tuple[int, ...]) -> Local | None:
         """A strided slice of the image (a shortcut that takes every second pixel), or padding of channels."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchfault.engine.graph.patches import CHANNELS_LAST, Patch, Struck, batch_norm_patch, patch_for
 from torchfault.model.program import Node, Ref
 
-__all__ = ["strike_together"]
+__all__ = ["LARGEST_LOSS", "lost_digits", "strike_together"]
 
 # Measured on a CPU: a changed word costs a visit to every pixel of its channel and some more visits for itself; running
 # the operation anew costs a visit for so many of its products, and some for the call. The cheaper one is taken.
@@ -19,8 +19,8 @@ _VISITS_PER_CALL = 2_000
 _PRODUCTS_PER_VISIT = 80
 # So many visits at once stay in the caches of a CPU; a single lane may make four times as many.
 _MOST_VISITS = {"cpu": 1 << 18}
-# A channel that shrinks by more has lost digits which running anew would have kept.
-_LARGEST_LOSS = 64.0
+LARGEST_LOSS = 64.0
+"""A channel that shrinks by more has lost digits which running anew would have kept."""
 
 Read = Callable[[int], Any]
 
@@ -133,9 +133,7 @@ def _write(output: Tensor, rows: Tensor, patch: Patch, crowded: Tensor) -> Tenso
     before = patch.read(output, rows)
     after = patch.onto(before)
     if patch.add:
-        was, now = (part.flatten(1).abs().amax(1) if part.ndim > 1 else part.abs() for part in (before, after))
-        lost = now * _LARGEST_LOSS < was
-        lost |= ~now.isfinite() & (crowded | ~was.isfinite())
+        lost = lost_digits(before, after, crowded)
         if bool(lost.any()):
             lanes: Tensor = rows[lost].unique()
             kept = (~torch.isin(rows, lanes)).nonzero().squeeze(1)
@@ -144,3 +142,13 @@ def _write(output: Tensor, rows: Tensor, patch: Patch, crowded: Tensor) -> Tenso
             return lanes
     patch.write(output, rows, after)
     return rows[:0]
+
+
+def lost_digits(before: Tensor, after: Tensor, crowded: Tensor | None = None) -> Tensor:
+    """Return in which lanes a channel has lost digits from *before* to *after* something was added to it.
+
+    Those in which it came from, or by several words (*crowded*) to, infinity or NaN are among them.
+    """
+    was, now = (part.flatten(1).abs().amax(1) if part.ndim > 1 else part.abs() for part in (before, after))
+    endless = ~was.isfinite() if crowded is None else crowded | ~was.isfinite()
+    return (now * LARGEST_LOSS < was) | (~now.isfinite() & endless)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +13,12 @@ from torchfault.engine.crashes import separated
 from torchfault.engine.device_memory import free_bytes
 from torchfault.engine.executor import Lanes
 from torchfault.engine.graph.boxes import Local, LocalLanes, has_windows, is_small, receptive_window
+from torchfault.engine.graph.channels import Channel, ChannelLanes, in_channels
 from torchfault.engine.graph.events import Events
 from torchfault.engine.graph.golden_pass import Footprint, Golden
 from torchfault.engine.graph.groups import Group
+from torchfault.engine.graph.parts import Part, PartialLanes, walk
+from torchfault.engine.graph.patches import Patch
 from torchfault.engine.graph.striker import Striker
 from torchfault.engine.graph.sweep import Schedule, Sweep
 from torchfault.engine.monitor import SweepMonitor
@@ -26,8 +30,9 @@ from torchfault.trials import Trials
 
 __all__ = ["ChunkRun"]
 
-# On a CPU a tensor beyond this leaves the caches, and glibc maps it anew from the system at every allocation.
-_CPU_TENSOR_BYTES = 16 << 20
+# On a CPU a tensor beyond so much for a thread leaves its caches (16 MiB: lanes of weights of ResNet-20 at 0.157 of a
+# golden image, 4 MiB: 0.141); beyond the most, glibc maps it anew from the system at every allocation.
+_CPU_TENSOR_BYTES, _MOST_CPU_TENSOR_BYTES = 4 << 20, 16 << 20
 _GPU_TENSOR_BYTES = 512 << 20
 _AT_ONCE = 512
 
@@ -37,14 +42,14 @@ Strike = Callable[[Sweep, Node, Value, int], Value]
 
 @dataclass(frozen=True, eq=False)
 class _Waiting:
-    """Trials that board at one node, with the boxes they have computed already, if any."""
+    """Trials that board at one node, with the parts of values that they have computed already, if any."""
 
     trials: Ints
-    boxes: Mapping[int, Local] = field(default_factory=dict)
+    parts: Mapping[int, Part] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
-        return sum(box.data.nbytes for box in self.boxes.values())
+        return sum(part.nbytes for part in self.parts.values())
 
 
 class ChunkRun:
@@ -73,7 +78,7 @@ class ChunkRun:
         self.waiting: dict[int, list[_Waiting]] = {}
         self.most = len(trials)
 
-    def _tensor(self, array: NDArray[np.int64]) -> Tensor:
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self.device)
 
     def lanes(self) -> Iterator[Lanes]:
@@ -136,16 +141,31 @@ class ChunkRun:
         """Prepare trials struck once, in one site; *group* has the rows of golden as lanes."""
         local = self._first_box(node, group)
         if local is not None:
-            return self._run_boxes(node, local, group.lanes, trials)
-        silent = np.zeros(len(trials), dtype=bool)
+            return self._walked(LocalLanes(self.golden, group.lanes, self.plan.last_reader), node, local, trials)
+        patch = None
         if group.place.role != "output" and isinstance(node.layout, LaneAxis):
             patch = self.striker.patch(node, group, self.golden.values.__getitem__)
-            if patch is not None:
-                output = lanes_first(self.golden.values[node.position], node.layout)
-                same = identical_lanes(patch.result(output, group.lanes), patch.read(output, group.lanes))
-                silent = same.cpu().numpy()
-        self._wait(node.position, trials[~silent])
-        return trials[silent]
+        if patch is None:
+            self._wait(node.position, trials)
+            return trials[:0]
+        return self._prepare_patched(node, patch, group.lanes, trials)
+
+    def _prepare_patched(self, node: Node, patch: Patch, rows: Tensor, trials: Ints) -> Ints:
+        """Prepare trials whose strike has a closed form; those that nothing else strikes go on in the one channel."""
+        value = self.golden.values[node.position]
+        assert isinstance(node.layout, LaneAxis)
+        before = patch.read(lanes_first(value, node.layout), rows)
+        after = patch.onto(before)
+        same, goes = identical_lanes(after, before), in_channels(node, value, patch, before, after)
+        goes &= ~same & self._tensor(self.events.offsets[trials + 1] - self.begin[trials] == 1)
+        alike, local = same.cpu().numpy(), goes.cpu().numpy()
+        silent: Ints = trials[alike]
+        self._wait(node.position, trials[~alike & ~local])
+        if not local.any():
+            return silent
+        lanes = ChannelLanes(self.golden, rows[goes], self.plan.last_reader)
+        masked = self._walked(lanes, node, Channel(patch.index[0][goes], after[goes].unsqueeze(1)), trials[local])
+        return np.concatenate([silent, masked])
 
     def _first_box(self, node: Node, group: Group) -> Local | None:
         """Return the box in which the value of *node* changes, where that is known to be a small part of it."""
@@ -199,24 +219,25 @@ class ChunkRun:
         data[(lane, *inside, channel)] = patch.result(value, group.lanes)
         return Local(offset, data)
 
-    def _run_boxes(self, node: Node, local: Local, rows: Tensor, trials: Ints) -> Ints:
-        lanes = LocalLanes(self.golden, rows, self.plan.last_reader)
-        lanes.begin(node.position, local)
-        lanes.run()
+    def _walked(self, lanes: PartialLanes, node: Node, part: Part, trials: Ints) -> Ints:
+        """Go on in parts from *node* as far as that goes; return the trials that nothing is left of."""
+        walk(lanes, node.position, part)
         kept = lanes.index.cpu().numpy()
         if len(kept):
             if not lanes.values:  # nothing that anyone reads has changed
                 return trials
             self._wait(lanes.at, trials[kept], lanes.values)
-        return np.delete(trials, kept)
+        gone: Ints = np.delete(trials, kept)
+        return gone
 
-    def _wait(self, node: int, trials: Ints, boxes: Mapping[int, Local] | None = None) -> None:
+    def _wait(self, node: int, trials: Ints, parts: Mapping[int, Part] | None = None) -> None:
         if len(trials):
-            self.waiting.setdefault(node, []).append(_Waiting(trials, boxes or {}))
+            self.waiting.setdefault(node, []).append(_Waiting(trials, parts or {}))
 
     def _capacity(self, node: int) -> int:
         """Return how many lanes that board at *node* or later fit into the memory and, on a CPU, into the caches."""
-        largest = _CPU_TENSOR_BYTES if self.device.type == "cpu" else _GPU_TENSOR_BYTES
+        cached = min(_CPU_TENSOR_BYTES * torch.get_num_threads(), _MOST_CPU_TENSOR_BYTES)
+        largest = cached if self.device.type == "cpu" else _GPU_TENSOR_BYTES
         # A sixth: gathering, joining and comparing values hold copies beside what is alive.
         by_memory = self.memory // 6 // max(int(self.footprint.alive[node]), 1)
         by_tensor = largest // max(int(self.footprint.largest[node]), 1)
@@ -274,18 +295,11 @@ class ChunkRun:
     def _swept(self, batch: Sequence[tuple[int, _Waiting]]) -> list[Lanes]:
         trials = np.concatenate([group.trials for _, group in batch])
         boards = np.repeat([at for at, _ in batch], [len(group.trials) for _, group in batch])
-        boxed = np.repeat([bool(group.boxes) for _, group in batch], [len(group.trials) for _, group in batch])
-        boxes: dict[int, list[tuple[Tensor, Mapping[int, Local]]]] = {}
-        begin = 0
-        for at, group in batch:
-            lanes = torch.arange(begin, begin + len(group.trials), device=self.device)
-            begin += len(group.trials)
-            if group.boxes:
-                boxes.setdefault(at, []).append((lanes, group.boxes))
-        strike, struck = self._strikes(trials, ~boxed)
-        settled = np.where(boxed, boards, self.events.last[trials])
+        parted = np.repeat([bool(group.parts) for _, group in batch], [len(group.trials) for _, group in batch])
+        strike, struck = self._strikes(trials, ~parted)
+        settled = np.where(parted, boards, self.events.last[trials])
         inputs = self.rows[self._tensor(trials)]
-        sweep = Sweep(self.plan, self.golden, inputs, boards.tolist(), settled, boxes)
+        sweep = Sweep(self.plan, self.golden, inputs, boards.tolist(), settled, _boarding_parts(batch))
         if self.monitor is None:
             sweep.run(strike, frozenset(struck))
         else:
@@ -346,5 +360,17 @@ def _part(group: _Waiting, begin: int, end: int) -> _Waiting:
     if begin == 0 and end >= len(group.trials):
         return group
     end = min(end, len(group.trials))
-    boxes = {node: Local(box.offset[begin:end], box.data[begin:end]) for node, box in group.boxes.items()}
-    return _Waiting(group.trials[begin:end], boxes)
+    parts = {node: part.pick(slice(begin, end)) for node, part in group.parts.items()}
+    return _Waiting(group.trials[begin:end], parts)
+
+
+def _boarding_parts(batch: Sequence[tuple[int, _Waiting]]) -> dict[int, list[tuple[slice, Mapping[int, Part]]]]:
+    """Return, for every node, the parts of those who board there, and which of them they belong to."""
+    found: dict[int, list[tuple[slice, Mapping[int, Part]]]] = {}
+    boarded: dict[int, int] = {}
+    for at, group in batch:
+        begin = boarded.get(at, 0)
+        boarded[at] = begin + len(group.trials)
+        if group.parts:
+            found.setdefault(at, []).append((slice(begin, boarded[at]), group.parts))
+    return found

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchfault.engine.graph.boxes import Local
 from torchfault.engine.graph.golden_pass import Golden
+from torchfault.engine.graph.parts import Part
 from torchfault.model.lane_axis import LaneAxis, identical_lanes, join, lanes_first, take, take_value
 from torchfault.model.program import Node, Program, Ref, Value, run_node
 
@@ -24,6 +24,9 @@ __all__ = ["Schedule", "Sweep", "schedule"]
 _IN_PLACE = {"relu": torch.relu_}
 _OWN_MEMORY = ("conv", "linear", "batch_norm", "add", "layer_norm", "mul", "round_")
 _CHECKS_PER_LANE = 2
+# A lane that differs from golden mostly shows it at every fourth place of both axes: lanes of weights of ResNet-20 cost
+# 0.141 of a golden image instead of 0.152, paired on one thread.
+_SAMPLE = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +95,8 @@ class Sweep:
 
     *inputs* gives the row of the golden chunk that each lane stands on, *boards* the node at which it boards (sorted),
     *settled* the last node at which something happens to it. *strike* is called with this sweep, a node, its value and
-    the lanes on board after every node in *struck*, and applies their events in place. *boxes* maps nodes to groups of
-    lanes that board there with parts already computed: the lanes, and the boxes to paste into the live values.
+    the lanes on board after every node in *struck*, and applies their events in place. *parts* maps nodes to groups of
+    lanes that board there with parts already computed: which of those who board, and what to paste into live values.
     """
 
     def __init__(
@@ -103,11 +106,11 @@ class Sweep:
         inputs: Tensor,
         boards: Sequence[int],
         settled: NDArray[np.int64],
-        boxes: Mapping[int, Sequence[tuple[Tensor, Mapping[int, Local]]]],
+        parts: Mapping[int, Sequence[tuple[slice, Mapping[int, Part]]]],
     ) -> None:
         self.plan, self.golden, self.inputs = plan, golden, inputs
         self.lane = torch.arange(len(inputs), device=inputs.device)
-        self.boards, self.settled, self.boxes = list(boards), settled, boxes
+        self.boards, self.settled, self.parts = list(boards), settled, parts
         self.aboard = 0
         self.values: dict[int, tuple[Value, int]] = {}
         self.checks = np.zeros(len(inputs), dtype=np.int8)
@@ -171,12 +174,12 @@ class Sweep:
         reached = self.reached(node) if node.target and not node.constant else 0
         if reached:
             self.values[node.position] = (self._compute(node, reached, spare=strike is None), reached)
+        before = self.aboard
         while self.aboard < len(self.boards) and self.boards[self.aboard] == node.position:
             self.aboard += 1
-        for lanes, boxes in self.boxes.get(node.position, ()):
-            rows = torch.searchsorted(self.lane, lanes)
-            for position, box in boxes.items():
-                box.paste(self.value(position, self.aboard), rows)
+        for which, parts in self.parts.get(node.position, ()):
+            for position, part in parts.items():
+                part.paste(self.value(position, self.aboard)[before + which.start : before + which.stop])
         if strike is not None and self.aboard:
             value = strike(self, node, self.value(node.position, self.aboard), self.aboard)
             self.values[node.position] = (value, self.aboard)
@@ -198,15 +201,24 @@ class Sweep:
         if not len(index):
             return
         self.checks[index] += 1
-        layout, lanes = node.layout, self._index(index)
+        layout = node.layout
         assert isinstance(layout, LaneAxis)
-        mine = lanes_first(value if len(index) == count else take(value, layout, lanes), layout)
-        theirs = lanes_first(take(self.golden.values[node.position], layout, self.inputs[lanes]), layout)
-        same = identical_lanes(mine, theirs).cpu().numpy()  # the one thing for which the host waits
+        mine, golden = lanes_first(value, layout), lanes_first(self.golden.values[node.position], layout)
+        same = self._same(mine, golden, index, step=_SAMPLE)
+        if same.any():
+            same[same] = self._same(mine, golden, index[same])
         if same.any():
             keep = np.ones(len(self.inputs), dtype=bool)
             keep[index[same]] = False
             self._keep(keep)
+
+    def _same(self, mine: Tensor, golden: Tensor, index: NDArray[np.int64], *, step: int = 1) -> NDArray[np.bool_]:
+        """Return which lanes *index* are as golden, as far as every *step*-th place of an image tells."""
+        some = (slice(None), slice(None), *[slice(None, None, step)] * (mine.ndim - 2)) if mine.ndim > 2 else ...
+        lanes, first = self._index(index), LaneAxis(0)
+        found = identical_lanes(take(mine[some], first, lanes), take(golden[some], first, self.inputs[lanes]))
+        same: NDArray[np.bool_] = found.cpu().numpy()  # the one thing for which the host waits
+        return same
 
     def _index(self, positions: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(positions).to(self.inputs.device)
