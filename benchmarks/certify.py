@@ -45,7 +45,7 @@ def sizes(proofs: Certified, space: FaultSpace, image: int) -> Mapping[str, np.n
         proof, element = proofs.proofs[site.name], np.arange(site.elements)
         most = proof.radius[image, proof.column] / np.maximum(proof.met[image, proof.operand[element]], 1e-300)
         change = np.abs(flip_deltas(proofs.words[site.name][0].astype(np.uint64), site.word))
-        found[site.name] = np.nan_to_num(change / np.maximum(most, 1e-300)[:, None], nan=np.inf)
+        found[site.name] = np.nan_to_num(change / np.maximum(most, 1e-300)[:, None], nan=np.inf, posinf=np.inf)
     return found
 
 

@@ -4,8 +4,9 @@ The widths are half-widths of 95 % intervals: of every layer (site) within 1 poi
 within 0.05. ``layer-wise`` is uniform sampling of each site stopped at the width; ``network-wise`` and the other
 statistical methods are samples that are stopped there likewise. Their lanes follow from vulnerabilities that were
 measured, by formulas (Wilson's, and Neyman's for strata), and their seconds from the measured rate of lanes, since
-they would take hours. ``adaptive`` (strata of deviation and margin), ``adaptive by bit`` (strata of bits), ``pooled``,
-``monotone`` and ``pooled+monotone`` are run.
+they would take hours. ``adaptive`` (strata of deviation and margin), ``adaptive by bit`` (strata of bits),
+``certified`` (adaptive, what is proven has no lane but for the audit), ``pooled``, ``monotone`` and
+``pooled+monotone`` are run.
 """
 
 import argparse
@@ -23,13 +24,13 @@ from benchmarks.sections import Size
 from torchfault.campaign import Campaign, run
 from torchfault.engine import Engine
 from torchfault.model.golden_words import golden_words
-from torchfault.resolve import Direct, Monotone, Pooled, Resolver
+from torchfault.resolve import Direct, Monotone, Pooled, Resolver, certified
 from torchfault.sampling import Adaptive, Deviations, Statistical, WholeWords, bits_from
 from torchfault.sensitivity import margins
 from torchfault.statistics import HalfWidth, MaxTrials, wilson_trials
 
 WIDTHS = {"layer_1.0": 0.01, "layer_0.25": 0.0025, "model_0.05": 0.0005}
-RUN = ("adaptive", "adaptive by bit", "pooled", "monotone", "pooled+monotone")
+RUN = ("adaptive", "adaptive by bit", "certified", "pooled", "monotone", "pooled+monotone")
 COMPUTED = ("layer-wise", "network-wise", "data-unaware", "data-aware")
 _POOL, _RESERVE = 128, 0.06
 _BLOCKS = {"layer_1.0": 1024, "layer_0.25": 2048, "model_0.05": 768}
@@ -72,6 +73,7 @@ def spent(
     engine = Engine(model, data)
     space = engine.space.select(kinds="weight", types="Conv2d") | engine.space.select(kinds="input", types="Conv2d")
     words, lead = golden_words(model, data, space), margins(engine.golden())
+    proofs = certified(engine, space)
     rate, cells = _measured(Campaign(engine, space, sampler=Statistical("data-unaware", margin=margin), seed=seed))
     found = Economy({}, {}, {}, {}, {})
     for width in widths:
@@ -83,6 +85,7 @@ def spent(
             if method == "monotone" and width.startswith("model"):
                 continue  # whole words are drawn for intervals by site
             sampler, resolver = _method(method, width, words, lead)
+            resolver = proofs if method == "certified" else resolver
             stop = HalfWidth(WIDTHS[width], by=_of(width))
             campaign = Campaign(engine, space, sampler=sampler, resolver=resolver, stop=stop, seed=seed)
             began = time.perf_counter()
@@ -110,7 +113,7 @@ def _method(name: str, width: str, words: Mapping[str, Any], lead: np.ndarray) -
     strata = Deviations(words, margins=lead)
     if name == "adaptive by bit":
         return Adaptive(), Direct()
-    if name == "adaptive":
+    if name in ("adaptive", "certified"):
         return Adaptive(strata, block=_BLOCKS[width]), Direct()
     if name == "monotone":
         return Adaptive(WholeWords(), block=38 * 16), Monotone(words, audit=0.002)

@@ -27,7 +27,6 @@ from torchfault.errors import CampaignError
 from torchfault.faults import Burst, StuckAt
 from torchfault.resolve import Certified, Direct, Monotone, Pooled, certified, certifies
 from torchfault.sampling import Exhaustive
-from torchfault.space import FaultSpace
 from torchfault.statistics import MaxTrials
 from torchfault.trials import Trials
 from torchfault.words.deltas import values_of, words_of
@@ -112,14 +111,18 @@ def engine_of(name, executor="graph"):
 
 @cache
 def resolver_of(name):
-    """Return the resolver that certifies the weights and biases of one of BUILDS, all but those of batch norms."""
-    engine = engine_of(name)
-    return certified(engine, FaultSpace(tuple(s for s in stored(engine).sites if "Norm" not in s.module_type)))
+    """Return the resolver that certifies the layers of one of BUILDS."""
+    return certified(engine_of(name), layers(engine_of(name)))
 
 
 def stored(engine):
     """Return the weights and biases of an engine's model."""
     return engine.space.select([name for name in engine.space.names if ":" not in name])
+
+
+def layers(engine):
+    """Return the weights, biases and inputs of convolutions and linear layers."""
+    return engine.space.select(kinds=["weight", "bias", "input"], types=["Conv*", "Linear"])
 
 
 def edits(space, site, element, words, inputs):
@@ -148,9 +151,8 @@ EVERY = pytest.param(10**9, marks=pytest.mark.slow)
 def test_no_change_inside_the_radius_changes_the_class(name, executor, most_words, rng):
     """The largest change that is proven, up and down, of words on every input: far more hostile than flips."""
     engine, proofs = engine_of(name, executor), resolver_of(name).proofs
-    space, data = engine.space.select(list(proofs)), engine.data
-    assert len(proofs) >= 6
-    parameters = dict(engine.model.named_parameters())
+    space, data, words = layers(engine), engine.data, resolver_of(name).words
+    assert set(proofs) == set(space.names)
     for site in space.sites:
         proof = proofs[site.name]
         some = rng.permutation(site.elements)[:most_words]
@@ -158,13 +160,14 @@ def test_no_change_inside_the_radius_changes_the_class(name, executor, most_word
         met = proof.met[np.minimum(inputs, len(proof.met) - 1), proof.operand[element]]
         with np.errstate(divide="ignore"):
             most = np.minimum(proof.radius[inputs, proof.column[element]] * 0.999 / met, 1e6)
-        held = parameters[site.name].detach().reshape(-1)[element].double().numpy()
+        held = words[site.name][np.minimum(inputs, len(words[site.name]) - 1), element].astype(np.uint64)
+        held = values_of(held, "float32")
         for sign in (1, -1):
-            words = words_of(held + sign * most, "float32")
-            change = values_of(words, "float32") - held
+            moved = words_of(held + sign * most, "float32")
+            change = values_of(moved, "float32") - held
             proven = proof.proves(change, element, inputs)
             assert proven.mean() > 0.9  # rounding to float32 may step out of the radius
-            assert not changed(engine, edits(space, site, element, words, inputs))[proven].any(), site.name
+            assert not changed(engine, edits(space, site, element, moved, inputs))[proven].any(), site.name
 
 
 def test_a_bound_that_forgets_half_of_a_network_would_be_noticed():
@@ -185,9 +188,9 @@ def test_a_bound_that_forgets_half_of_a_network_would_be_noticed():
 
 @pytest.mark.parametrize("name", ["mixed", "digits"])
 def test_certified_flips_of_a_whole_network_are_masked(name):
-    """All flips of every fifth word on all inputs: those that are proven have the outcomes of their lanes."""
+    """Flips of weights, biases and inputs: those that are proven have the outcomes of their lanes."""
     engine = engine_of(name)
-    space = stored(engine).select("*.weight", types=["Conv2d", "Linear"], bits=range(8, 32, 2))
+    space = layers(engine).select(bits=range(8, 32, 2))
     campaign = Campaign(engine, space, stop=MaxTrials(2500), seed=3)
     plain = run(campaign)
     proven = run(replace(campaign, resolver=replace(resolver_of(name), audit=0.1)))
@@ -204,7 +207,7 @@ def test_certified_flips_of_a_whole_network_are_masked(name):
 
 def test_without_a_graph_the_proofs_are_the_same():
     engine = engine_of("sequence", "hooks")
-    found = certified(engine, stored(engine)).proofs
+    found = certified(engine, layers(engine)).proofs
     for name, proof in resolver_of("sequence").proofs.items():
         np.testing.assert_allclose(found[name].radius, proof.radius, rtol=1e-3)
 
@@ -341,7 +344,7 @@ class Double(nn.Module):
 
 @pytest.mark.parametrize(
     ("build", "left", "why"),
-    [(Softmax, {"last.weight", "last.bias"}, "softmax"), (Double, {"last.weight", "last.bias"}, "reads as it is")],
+    [(Softmax, {"last.weight", "last.bias"}, "softmax"), (Double, {"last.weight", "last.bias"}, "read as it is")],
     ids=["softmax", "twice"],
 )
 def test_what_has_no_bound_is_told_and_has_lanes(build, left, why):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ from torchfault.model.lane_axis import LaneAxis
 from torchfault.model.operator_norms import convolution_norms, linear_norms
 from torchfault.model.program import Node, Program, Ref
 
-__all__ = ["CONVOLUTIONS", "Gains", "Reach", "Unbounded", "convolution_arguments"]
+__all__ = ["CONVOLUTIONS", "PRODUCTS", "Gains", "Reach", "Unbounded", "convolution_arguments"]
 
 Floats = NDArray[np.float64]
 CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
+PRODUCTS = CONVOLUTIONS | {"linear"}
 _FLAT = frozenset({"relu", "relu6", "hardtanh", "tanh", "sigmoid"})  # rise by no more than what goes in, value by value
 _SAME = frozenset({"clone", "detach", "alias", "contiguous", "dropout", "feature_dropout", "lift_fresh_copy"})
 _RESHAPES = frozenset({"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view"})
@@ -67,6 +69,17 @@ class Gains:
     values: Mapping[int, Any]
     _steps: dict[tuple[int, int], _Step] = field(default_factory=dict)
 
+    @cached_property
+    def _normalized(self) -> Mapping[int, int]:
+        """The batch norms that alone read what a product gives, by the product: of both the norm is smaller."""
+        readers, nodes = self.program.readers(), self.program.nodes
+        products = [node.position for node in nodes if node.op in PRODUCTS and len(readers[node.position]) == 1]
+        return {one: readers[one][0] for one in products if nodes[readers[one][0]].op == "batch_norm"}
+
+    def behind(self, product: Node) -> Node:
+        """Return the batch norm that alone reads what *product* gives, or the product itself."""
+        return self.program.nodes[self._normalized.get(product.position, product.position)]
+
     def constant(self, argument: Any) -> Tensor | None:
         """Return the value of an *argument* that no input reaches; raises :class:`Unbounded` where one does."""
         if argument is None:
@@ -87,7 +100,9 @@ class Gains:
         """
         found = {start: Reach(np.ones((*self.shape(start), 1)[1] + 1), confined=True)}
         for node in self.program.nodes[start + 1 : end + 1]:
-            if any(source in found for source in node.reads):
+            if node.position in self._normalized and node.position != end:
+                continue  # its batch norm takes both steps
+            if any(source in found for source in self._sources(node, found)):
                 found[node.position] = self._behind(node, found)
         if end not in found:
             raise Unbounded("an output that it does not reach")
@@ -101,12 +116,21 @@ class Gains:
         if node.kwargs and node.op not in _SAME:
             raise Unbounded(f"{node.op} with {', '.join(node.kwargs)}")
         source = node.args[0].node if node.args and isinstance(node.args[0], Ref) else -1
-        if [one for one in node.reads if one in found] != [source]:
+        product = self.program.nodes[source] if source in self._normalized and source not in found else None
+        if product is not None:
+            source = product.args[0].node
+        if [one for one in self._sources(node, found) if one in found] != [source]:
             raise Unbounded(node.op)
-        before = self.program.nodes[source]
-        if node.op == "batch_norm" and before.op in CONVOLUTIONS | {"linear"} and before.args[0].node in found:
-            return self._step(before, scale=node).after(found[before.args[0].node])  # of both the norm is smaller
-        return self._step(node).after(found[source])
+        step = self._step(node) if product is None else self._step(product, scale=node)
+        return step.after(found[source])
+
+    def _sources(self, node: Node, found: Mapping[int, Reach]) -> tuple[int, ...]:
+        """Return what *node* reads, and what the product that it normalizes reads in place of that product."""
+        return tuple(
+            one
+            for read in node.reads
+            for one in (self.program.nodes[read].reads if read in self._normalized and read not in found else (read,))
+        )
 
     def _joined(self, node: Node, found: Mapping[int, Reach]) -> Reach:
         """Return the sum of what meets in an addition or concatenation."""
@@ -126,7 +150,7 @@ class Gains:
         return self._steps[key]
 
     def _bounded(self, node: Node, scale: Node | None) -> _Step:
-        if node.op in CONVOLUTIONS or node.op == "linear":
+        if node.op in PRODUCTS:
             return self._product(node, scale)
         if node.op in _FLAT | _SAME:
             return _Step(1.0, 1.0, True)
@@ -146,16 +170,21 @@ class Gains:
         return _Step(gain, gain, keeps)
 
     def _product(self, node: Node, scale: Node | None) -> _Step:
-        weight = self.constant(node.args[1])
-        assert weight is not None
-        if scale is not None:
-            weight = weight.double() * self._scale(scale).reshape(-1, *[1] * (weight.dim() - 1))
+        weight = self.product(node, scale=scale)
         inner = self.shape(node.args[0].node)
         if node.op == "linear":
             whole, channels = linear_norms(weight)
             return _Step(whole, channels if len(inner) == 2 else whole, False)
         *_, dilation, groups = convolution_arguments(node)
         return _Step(*convolution_norms(weight, inner[2:], groups=groups, dilation=dilation), False)
+
+    def product(self, node: Node, *, scale: Node | None = None) -> Tensor:
+        """Return the weight of a convolution or linear layer in float64, times the factors of a batch norm behind."""
+        weight = self.constant(node.args[1])
+        if weight is None:
+            raise Unbounded(f"{node.op} without a weight")
+        factor = 1.0 if scale is None else self._scale(scale).reshape(-1, *[1] * (weight.dim() - 1))
+        return weight.detach().double().cpu() * factor
 
     def _scale(self, node: Node) -> Tensor:
         """Return what batch norm multiplies each channel by, (channels,)."""

@@ -1,5 +1,6 @@
 """Upper bounds of how far convolutions and linear layers stretch a change, in the l2 norm."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,9 +41,10 @@ def convolution_norms(
         turns = 2 * torch.pi * part @ where.T
         responses = taps.to(torch.complex128) @ torch.complex(turns.cos(), -turns.sin()).T
         each = responses.movedim(-1, 1)  # groups, frequencies, outputs, inputs
-        whole = max(whole, float(torch.linalg.matrix_norm(each, 2).max()))
-        channels = torch.maximum(channels, torch.linalg.vector_norm(each, dim=2).amax(1))
-    return whole * _ROUNDED_UP, channels.reshape(-1).numpy() * _ROUNDED_UP
+        squares = each.mH @ each  # whose largest eigenvalue is the square of the largest singular value
+        whole = max(whole, float(torch.linalg.eigvalsh(squares).amax()))
+        channels = torch.maximum(channels, squares.diagonal(dim1=-2, dim2=-1).real.amax(1))
+    return math.sqrt(max(whole, 0.0)) * _ROUNDED_UP, channels.reshape(-1).sqrt().numpy() * _ROUNDED_UP
 
 
 def linear_norms(weight: Tensor) -> tuple[float, Floats]:

@@ -16,11 +16,13 @@ from torchfault.resolve.block import Block, Resolver
 from torchfault.resolve.direct import Direct
 from torchfault.resolve.radii import Certificate, certificates
 from torchfault.resolve.struck import words_struck
-from torchfault.space import FaultSpace
+from torchfault.space import FaultSpace, Site
 from torchfault.words.deltas import values_of
+from torchfault.words.largest_flips import largest_flips
 
 __all__ = ["Certified", "certified", "certifies"]
 
+Bits = NDArray[np.uint64]
 Ints = NDArray[np.int64]
 Words = Mapping[str, NDArray[np.unsignedinteger]]
 
@@ -62,14 +64,26 @@ class Certified:
         edits = first[single]
         for site, here, words in words_struck(trials, edits, self.words):
             at = edits[here]
-            moved = (words & trials.keep[at]) ^ trials.toggle[at]
-            with np.errstate(invalid="ignore"):
-                change = values_of(moved, site.word) - values_of(words, site.word)
-            inputs = trials.inputs[rows[single[here]]]
-            proven[single[here]] = self.proofs[site.name].proves(change, trials.element[at], inputs)
+            proof, inputs = self.proofs[site.name], trials.inputs[rows[single[here]]]
+            change = _change(site, words, trials.keep[at], trials.toggle[at], proof.apart)
+            proven[single[here]] = proof.proves(change, trials.element[at], inputs)
         block.take_as_golden(rows[proven])
         block.audit[rows[proven]] = self.audit
         self.inner.resolve(block, rows[~proven])
+
+
+def _change(site: Site, words: Bits, keep: Bits, toggle: Bits, apart: float) -> NDArray[np.float64]:
+    """Return by how much edits change the values of *words*, that may be *apart* from those in a lane, (n,).
+
+    Of words that may be others only flips of single bits have a bound; other edits are infinite.
+    """
+    if not apart:
+        with np.errstate(invalid="ignore"):
+            return values_of((words & keep) ^ toggle, site.word) - values_of(words, site.word)
+    full = np.uint64((1 << site.width) - 1)
+    flips = (keep == full) & (toggle > 0) & (toggle & (toggle - np.uint64(1)) == 0)
+    bit = np.log2(np.maximum(toggle, np.uint64(1)).astype(np.float64)).astype(np.int64)
+    return np.where(flips, largest_flips(values_of(words, site.word), site.word, bit, apart=apart), np.inf)
 
 
 def certified(engine: Engine, space: FaultSpace, inner: Resolver | None = None, *, audit: float = 0.01) -> Certified:

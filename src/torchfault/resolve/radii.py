@@ -1,5 +1,7 @@
 """How large a change of a word may be before the top class could be another one: certificates of sites."""
 
+import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from torchfault.data import Data, leaves, rows
 from torchfault.errors import first_line
-from torchfault.model.gains import CONVOLUTIONS, Gains, Unbounded, convolution_arguments
+from torchfault.model.gains import CONVOLUTIONS, PRODUCTS, Gains, Unbounded, convolution_arguments
 from torchfault.model.lane_axis import LaneAxis
 from torchfault.model.places import Captured
 from torchfault.model.program import Node, Program, Ref, evaluate
@@ -23,6 +26,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 _BATCH = 8
 _ROUNDINGS = 64  # times what golden outputs are off by, and eps of the largest one, are kept of each margin
+_APART = 8  # times what an activation is off by against float64, two passes of float32 are apart at most
 _KEPT = 0.99  # of a radius; the rest is for the rounding of what the change itself adds on its way
 _LARGEST = 1e30  # no radius is larger, so that nothing overflows on the way
 _WORDS = frozenset({"float32", "float64"})
@@ -35,12 +39,14 @@ class Certificate:
 
     *met*, (inputs, operands), is the l2 norm of all that the element is multiplied by, and *radius*, (inputs, channels
     + 1), the norm of the smallest change that might matter where it strikes: within each channel, and of any kind.
+    *apart* is by how much the value of an element may differ between two passes: 0 for stored words.
     """
 
     radius: Floats
     column: Ints
     met: Floats
     operand: Ints
+    apart: float = 0.0
 
     def proves(self, change: Floats, element: Ints, inputs: Ints) -> NDArray[np.bool_]:
         """Return which changes of elements on *inputs* are proven to leave the top class as it is, shape (n,)."""
@@ -56,13 +62,14 @@ def certificates(
     """Return the certificates of the sites of *space* by name, and why each of the others has none.
 
     *golden* are the outputs without faults as the engine computes them, scores of shape (inputs, classes). Sites are
-    weights and biases of convolutions and linear layers, in float32 or float64, that nothing else reads, and behind
-    which every operation has a bound (:class:`~torchfault.model.gains.Gains`).
+    weights and biases of convolutions and linear layers that nothing else reads, and what these layers take in, in
+    float32 or float64, behind which every operation has a bound (:class:`~torchfault.model.gains.Gains`).
 
     The proof is one of real numbers, with outward slack for those of the machine: margins are those of a pass in
-    float64, less 64 times what *golden* is off by where it is off most, and 64 roundings of the largest output; a
-    radius is kept 1 % smaller. The slack is measured and generous, not derived: worst-case bounds of float32's rounding
-    through twenty layers exceed every margin.
+    float64, less 64 times what *golden* is off by where it is off most, and 64 roundings of the largest output;
+    activations are taken to be larger by 8 times the most that float32 is off by in their tensor; a radius is kept 1 %
+    smaller. The slack is measured and generous, not derived: worst-case bounds of float32's rounding through twenty
+    layers exceed every margin.
     Source: Tsuzuku et al., Lipschitz-margin training, arXiv:1802.04034, proposition 1, with a norm for each pair of
     classes.
     """
@@ -81,32 +88,37 @@ def certificates(
     except RuntimeError as error:
         return {}, without | dict.fromkeys(struck, f"the model does not run in float64: {first_line(error)}")
     gains, found = Gains(captured.program, seen.one), dict[str, Certificate]()
-    radius: dict[int, Floats | str] = {}
+    radius: dict[int, Floats | Unbounded] = {}
     for name, (node, which) in struck.items():
-        if node.position not in radius:
-            try:
-                radius[node.position] = _radius(gains, node, seen.outputs, golden.detach().double().cpu())
-            except Unbounded as unbounded:
-                radius[node.position] = f"no bound is known for {unbounded}"
-        mine = radius[node.position]
-        if isinstance(mine, str):
-            without[name] = mine
+        behind = gains.behind(node) if which == 0 else node
+        if behind.position not in radius:
+            radius[behind.position] = _radius(gains, behind, seen.outputs, golden.detach().double().cpu())
+        mine = radius[behind.position]
+        if isinstance(mine, Unbounded):
+            without[name] = f"no bound is known for {mine}"
+        elif which == 0:
+            found[name] = _of_input(space.site(name), node, behind, gains, mine, seen.apart[node.position])
         else:
-            found[name] = _certificate(space.site(name), node, which, gains, seen.met[node.position], mine)
+            found[name] = _of_parameter(space.site(name), node, which, gains, mine, seen.met[node.position])
     return found, without
 
 
 def _struck(site: Site, captured: Captured) -> tuple[Node, int] | str:
-    """Return the operation whose weight (1) or bias (2) a site is, or why it is none."""
+    """Return the operation whose input (0), weight (1) or bias (2) a site is, or why it is none."""
     place, program = captured.places.get(site.name), captured.program
-    if place is None or place.role != "parameter" or place.part or site.steps or site.word not in _WORDS:
-        return "it is no stored number in float32 or float64"
-    readers = [node for node in program.nodes if place.node in node.reads]
+    if place is None or place.part or place.blocks or site.steps or site.word not in _WORDS:
+        return "it is no single number in float32 or float64"
+    if place.role == "parameter":
+        readers = [node for node in program.nodes if place.node in node.reads]
+        argument = place.node
+    else:
+        readers = [program.nodes[place.node]] if place.role == "input" and place.which == 0 else []
+        argument = readers[0].reads[0] if readers and readers[0].reads else -1
     node = readers[0] if len(readers) == 1 else None
-    if node is None or node.op not in CONVOLUTIONS | {"linear"} or node.kwargs or node.layout != LaneAxis():
-        return "it is no weight or bias that one convolution or linear layer reads as it is"
-    which = [number for number, argument in enumerate(node.args) if argument == Ref(place.node)]
-    if which not in ([1], [2]):
+    if node is None or node.op not in PRODUCTS or node.kwargs or node.layout != LaneAxis():
+        return "it is no input, weight or bias of one convolution or linear layer that is read as it is"
+    which = [number for number, given in enumerate(node.args) if given == Ref(argument)]
+    if which not in ([0], [1], [2]) or (which == [0]) != (place.role == "input"):
         return "its layer reads it twice"
     try:
         if node.op in CONVOLUTIONS:
@@ -118,18 +130,19 @@ def _struck(site: Site, captured: Captured) -> tuple[Node, int] | str:
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """What a pass in float64 has shown: the values of all nodes on *one* input, all *outputs*, (inputs, classes), and
-    what the weights of each struck node have *met*, (inputs, operands)."""
+    """What a pass in float64 has shown: the values of all nodes on *one* input, all *outputs*, (inputs, classes), what
+    the weights of each struck node have *met*, (inputs, operands), and how far *apart* passes may be in its input."""
 
     one: Mapping[int, Any]
     outputs: Tensor
     met: Mapping[int, Floats]
+    apart: Mapping[int, float]
 
 
 def _seen(program: Program, data: Data, struck: set[int]) -> _Seen:
     constants = {position: _wide(value) for position, value in program.constants.items()}
     wide = replace(program, constants=constants)
-    outputs, met = [], {position: list[Floats]() for position in struck}
+    outputs, met, off = [], {position: list[Floats]() for position in struck}, dict.fromkeys(struck, 0.0)
     one: dict[int, Any] = {}
     with torch.inference_mode():
         for first in range(0, len(data), _BATCH):
@@ -138,9 +151,21 @@ def _seen(program: Program, data: Data, struck: set[int]) -> _Seen:
             values = evaluate(wide, [_wide(leaf) for leaf in leaves(part)], lanes)
             one = one or evaluate(wide, [_wide(leaf[:1]) for leaf in leaves(part)], 1)
             outputs.append(leaves(program.output(values.__getitem__))[0])
+            narrow = evaluate(program, leaves(part), lanes)
             for position in struck:
-                met[position].append(_met(program.nodes[position], values))
-    return _Seen(one, torch.cat(outputs).cpu(), {position: np.concatenate(parts) for position, parts in met.items()})
+                node = program.nodes[position]
+                source = node.args[0].node
+                off[position] = max(off[position], float((values[source] - narrow[source]).abs().max()))
+                met[position].append(_met(node, values))
+    apart = {position: _APART * most for position, most in off.items()}
+    reached = {p: np.concatenate(parts) + apart[p] * _positions(program.nodes[p], one) for p, parts in met.items()}
+    return _Seen(one, torch.cat(outputs).cpu(), reached, apart)
+
+
+def _positions(node: Node, one: Mapping[int, Any]) -> float:
+    """Return the norm of ones at all places at which a layer is applied."""
+    shape = one[node.position].shape
+    return math.sqrt(math.prod(shape[1:-1] if node.op == "linear" else shape[2:]))
 
 
 def _wide(value: Any) -> Any:
@@ -149,19 +174,28 @@ def _wide(value: Any) -> Any:
 
 def _met(node: Node, values: Mapping[int, Any]) -> Floats:
     """Return the l2 norm of all that each word of a filter, or column of a weight, is multiplied by, (lanes, n)."""
-    squares, weight = values[node.args[0].node].square(), values[node.args[1].node]
+    squares, outer = values[node.args[0].node].square(), values[node.position].shape[2:]
     if node.op == "linear":
         return np.asarray(squares.reshape(len(squares), -1, squares.shape[-1]).sum(1).sqrt().cpu().numpy())
-    channels, taps = squares.shape[1], weight[0, 0].numel()
-    each = torch.eye(taps).to(squares).reshape(taps, 1, *weight.shape[2:]).repeat(channels, *[1] * (weight.dim() - 1))
-    assert node.target is not None
     stride, padding, dilation, _ = convolution_arguments(node)
-    spread = node.target(squares, each, None, stride, padding, dilation, channels)
-    return np.asarray(spread.flatten(2).sum(2).sqrt().cpu().numpy())
+    padded = F.pad(squares, [side for one in reversed(padding) for side in (one, one)])
+    each = []
+    for tap in itertools.product(*(range(k) for k in values[node.args[1].node].shape[2:])):
+        axes = zip(tap, stride, dilation, outer, strict=True)
+        windows = [slice(t * d, t * d + s * (n - 1) + 1, s) for t, s, d, n in axes]
+        each.append(padded[(slice(None), slice(None), *windows)].flatten(2).sum(2))
+    return np.asarray(torch.stack(each, dim=2).flatten(1).sqrt().cpu().numpy())
 
 
-def _radius(gains: Gains, node: Node, outputs: Tensor, golden: Tensor) -> Floats:
+def _radius(gains: Gains, node: Node, outputs: Tensor, golden: Tensor) -> Floats | Unbounded:
     """Return the norm of the smallest change of a node's value that might matter, (inputs, channels + 1)."""
+    try:
+        return _smallest(gains, node, outputs, golden)
+    except Unbounded as unbounded:
+        return unbounded
+
+
+def _smallest(gains: Gains, node: Node, outputs: Tensor, golden: Tensor) -> Floats:
     margin, top = _margins(outputs, golden)
     last = gains.program.outputs[0].node
     end, readout = last, torch.eye(outputs.shape[1], dtype=torch.float64)
@@ -195,17 +229,28 @@ def _nearest(margin: Floats, slope: Tensor) -> Floats:
         return np.asarray(np.nan_to_num(margin / slope.numpy(), nan=0.0, posinf=np.inf).min(axis=1))
 
 
-def _certificate(site: Site, node: Node, which: int, gains: Gains, met: Floats, radius: Floats) -> Certificate:
-    inner, outer = gains.shape(node.args[0].node), gains.shape(node.position)
-    by_channel = node.op != "linear" or len(outer) == 2
+def _of_parameter(site: Site, node: Node, which: int, gains: Gains, radius: Floats, met: Floats) -> Certificate:
+    inner, by_channel = gains.shape(node.args[0].node), node.op != "linear" or len(gains.shape(node.position)) == 2
     index = np.unravel_index(np.arange(site.elements), site.shape)
     column = index[0] if by_channel else np.full(site.elements, radius.shape[1] - 1)
     if which == 2:
-        positions = np.prod(outer[2:] if by_channel else outer[1:-1], dtype=np.float64)
-        return Certificate(radius, column, np.sqrt(positions).reshape(1, 1), np.zeros(site.elements, np.int64))
+        positions = np.full((1, 1), _positions(node, gains.values))
+        return Certificate(radius, column, positions, np.zeros(site.elements, np.int64))
     operand = index[1]
     if node.op != "linear":
         groups = inner[1] // site.shape[1]
         channel = index[0] // (site.shape[0] // groups) * site.shape[1] + index[1]
         operand = np.ravel_multi_index((channel, *index[2:]), (inner[1], *site.shape[2:]))
     return Certificate(radius, column, met, operand)
+
+
+def _of_input(site: Site, node: Node, behind: Node, gains: Gains, radius: Floats, apart: float) -> Certificate:
+    """Return the certificate of what a layer takes in: one value meets at most all weights of its channel."""
+    weight = gains.product(node, scale=behind if behind is not node else None)
+    axis = -1 if node.op == "linear" else 0
+    operand = np.unravel_index(np.arange(site.elements), site.shape)[axis]
+    if node.op != "linear":
+        *_, groups = convolution_arguments(node)
+        weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).flatten(1).T
+    met = torch.linalg.vector_norm(weight, dim=0).numpy()[None]
+    return Certificate(radius, np.full(site.elements, radius.shape[1] - 1), met, operand, apart)
