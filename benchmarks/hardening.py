@@ -117,7 +117,10 @@ def _counted(name: str, *, trials: int, repeats: int) -> tuple[dict[str, Any], s
     models, refused = hardened(subject, {**WEIGHTS, **ACTIVATIONS, **BOTH, "recipe": subject.recipes[recipe]}, golden)
     board: dict[str, Any] = {method: {} for method in models} | refused
     few, both = subject.measured.take(slice(0, 100)), (*BOTH, "recipe")
-    engines = {method: Engine(model, few) for method, model in {"plain": subject.model, **models}.items()}
+    engines = {
+        method: Engine(model, few, executor=subject.executor)
+        for method, model in {"plain": subject.model, **models}.items()
+    }
     for kind, methods in (("weights", WEIGHTS), ("activations", ACTIVATIONS)):
         chosen = [method for method in (*methods, *BOTH) if method in models]
         found = single(engines, chosen, kind, trials=trials * subject.often)
@@ -154,7 +157,10 @@ def choose(subject: Subject, golden: Profile, *, trials: int) -> tuple[str, dict
     """Return the recipe to measure, and what told for it: known images, and draws of their own."""
     models, _ = hardened(subject, subject.recipes, golden)
     few, trials = subject.known.take(slice(0, 100)), trials * subject.often
-    engines = {name: Engine(model, few) for name, model in {"plain": subject.model, **models}.items()}
+    engines = {
+        name: Engine(model, few, executor=subject.executor)
+        for name, model in {"plain": subject.model, **models}.items()
+    }
     slower, before = latency(subject.model, models, subject.known, batch=128), _top(subject.model, subject.known)[0]
     found = {}
     for name, model in models.items():
@@ -333,7 +339,7 @@ def main() -> None:
             figures["leaderboard"][name] = board
             _tell(given.json, *rows.hardening(_finite({"leaderboard": {name: board}})), "")
     if "protection" in parts:
-        figures["protection"] = protection(resnet(), trials=50 * given.trials)
+        figures["protection"] = protection(resnet(), trials=25 * given.trials)
         _tell(given.json, "protection", json.dumps(figures["protection"]))
     if "abft" in parts:
         figures["abft"] = abft(clean=given.clean, trials=10 * given.trials)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ class Subject:
     """A network, images for golden ranges and the choice of a recipe, images to measure on, and recipes.
 
     *often* is how many times more trials it gets: those of small networks take next to no time, and fail less.
+    *executor* is ``hooks`` where a capture takes longer than what it saves.
     """
 
     model: nn.Module
@@ -38,6 +40,7 @@ class Subject:
     measured: Data
     recipes: Recipes
     often: int = 1
+    executor: Literal["auto", "hooks"] = "auto"
 
 
 def resnet() -> Subject:
@@ -97,14 +100,14 @@ def spiking() -> Subject:
         "SECDED, ranges": (Secded(), *ranges),
     }
     known, measured = data.take(slice(0, 50)), data.take(slice(50, None))
-    return Subject(nn.Sequential(model).eval().requires_grad_(False), known, measured, recipes, often=4)
+    return Subject(nn.Sequential(model).eval().requires_grad_(False), known, measured, recipes, executor="hooks")
 
 
 NETWORKS: Mapping[str, Callable[[], Subject]] = {
     "ResNet-20": resnet,
     "int8 ResNet-20": int8_resnet,
-    "digits CNN": digits,
     "spiking digits": spiking,
+    "digits CNN": digits,
 }
 
 

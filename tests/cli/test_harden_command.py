@@ -73,3 +73,22 @@ def test_a_file_is_not_written_over_unless_asked(capfd, folder):
     assert main([*HARDEN, "--method", "invariant-bits"]) == 2
     assert "exists" in capfd.readouterr().err
     assert (folder / "hardened.safetensors").read_text() == "mine"
+
+
+def test_what_was_struck_before_an_interruption_is_kept_and_the_table_is_the_same(capfd, monkeypatch):
+    asked = [*HARDEN[:-1], "700", "--method", "invariant-bits", "--format", "json"]
+    assert main([*asked, "--store", "whole.sqlite"]) == 0
+    whole, told = capfd.readouterr().out, []
+
+    def stop(standing):
+        told.append(standing.done)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("torchfault.cli.progress.Watch.__call__", lambda _, standing: stop(standing))
+        assert main([*asked, "--force"]) == 130
+    assert "the same command goes on" in capfd.readouterr().err
+    assert main([*asked, "--force"]) == 0
+    assert capfd.readouterr().out == whole
+    assert main(["show", "--format", "json"]) == 0

@@ -60,7 +60,7 @@ def test_the_same_faults_fail_less_after_hardening():
     data = Data(torch.randn(60, 8))
     safe = harden(model, InvariantBits(), Ranges(), profile=profile(model, data))
     before, after = Engine(model, data, executor="hooks"), Engine(safe, data, executor="hooks")
-    table = survival(before, after, trials=1500).set_index("faults")
+    table = survival(before, after, trials=4000).set_index("faults")
     assert table.loc["weights", "low"] > 1
     assert table.loc["activations", "fewer"] > 1
     assert table.loc["weights", "difference_high"] < 0

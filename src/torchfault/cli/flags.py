@@ -139,7 +139,8 @@ _LACKS: Mapping[str, tuple[str, ...]] = {  # keys that say nothing to a recipe
 
 def flags_of(command: str) -> dict[str, tuple[Flag, ...]]:
     """Return the flags of a command by the panel of its help; every other key is set by ``--set``."""
-    campaign = CAMPAIGN_FLAGS if command in (*RECIPE_FLAGS, "init") else (_SEED,)
+    whole, kept = command in (*RECIPE_FLAGS, "init"), ("seed", "store", "name") if command == "harden" else ("seed",)
+    campaign = CAMPAIGN_FLAGS if whole else tuple(flag for flag in CAMPAIGN_FLAGS if flag.key in kept)
     panels = {
         "Model and data": MODEL_FLAGS,
         "Sites": SITE_FLAGS,
@@ -162,7 +163,6 @@ RESUME_FLAGS = tuple(
     for flag in (*MODEL_FLAGS, *CAMPAIGN_FLAGS, *ENGINE_FLAGS)
     if flag.key in _RESUMED or flag.key.partition(".")[0] in _RESUMED
 )
-_SEED = next(flag for flag in CAMPAIGN_FLAGS if flag.key == "seed")
 
 
 def configured(command: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

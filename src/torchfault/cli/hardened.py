@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchfault.cli import header
 from torchfault.cli.machine import print_object, rows_of
+from torchfault.cli.progress import Watch
 from torchfault.cli.running import INTERRUPTED, guarded
 from torchfault.cli.screen import (
     Column,
@@ -20,6 +21,7 @@ from torchfault.cli.screen import (
     show_table,
     working,
 )
+from torchfault.cli.showing import short
 from torchfault.config import Settings
 from torchfault.config.build import build_data, build_engine, build_model, build_space, check_runs
 from torchfault.errors import ConfigError, DataError
@@ -53,6 +55,7 @@ def harden_model(
     """
     from torchfault.hardening import harden, method, overhead, profile, unpacked
     from torchfault.recipes import survival
+    from torchfault.store import Store
 
     check_format(form, as_json=as_json)
     if wrong := check_target(output, force=force):
@@ -72,12 +75,24 @@ def harden_model(
             with working("capturing the models"):
                 before, after = (build_engine(settings, one, rest, lanes=2 * trials) for one in (model, safe))
             space = build_space(settings, before.space)
-            with working("striking both with the same faults"):
-                table = survival(before, after, space=space, trials=trials, seed=settings.seed, level=settings.level)
+            name = "-".join((settings.name or "harden", *methods))
+            with Store(settings.store) as store, Watch(method=settings.method, before=opening.flush) as watch:
+                table = survival(
+                    before,
+                    after,
+                    space=space,
+                    trials=trials,
+                    seed=settings.seed,
+                    level=settings.level,
+                    store=store,
+                    name=name,
+                    progress=watch,
+                )
             clean = _clean(before, after, safe, rest, overhead(model, safe))
             _save(safe, golden, output, force=force)
     except KeyboardInterrupt:
-        complain("stopped", "interrupted; nothing was saved", style="bold yellow")
+        kept = f"what both were struck with is kept in {short(settings.store)}; the same command goes on"
+        complain("stopped", f"interrupted; {kept}", style="bold yellow")
         sys.exit(INTERRUPTED)
     call = _call(settings, chosen, output)
     if as_json:
@@ -106,15 +121,14 @@ def _clean(before: "Engine", after: "Engine", safe: "nn.Module", rest: "Data", m
     """Return what hardening costs without faults: accuracies, memory, and inputs that a guard altered."""
     import torch
 
-    from torchfault.criteria import Misclassified
+    from torchfault.criteria import accuracy
     from torchfault.data import call
     from torchfault.hardening import detecting
 
-    wrong = [Misclassified()(golden, golden, rest.labels) for golden in (before.golden(), after.golden())]
     with torch.no_grad():
         alarms = int(call(detecting(safe), rest.inputs)["detected"].sum())
-    accuracy = [1 - float(lanes.float().mean()) for lanes in wrong]
-    return {"accuracy": accuracy, "memory": memory, "alarms": alarms, "inputs": len(rest)}
+    right = [accuracy(engine.golden(), rest.labels) for engine in (before, after)]
+    return {"accuracy": right, "memory": memory, "alarms": alarms, "inputs": len(rest)}
 
 
 def _save(safe: "nn.Module", golden: "Profile", output: Path, *, force: bool) -> None:

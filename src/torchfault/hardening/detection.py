@@ -1,23 +1,23 @@
 """Detection: what guards see while a model runs, as an output, and how much of what fails they see."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchfault.criteria import Criterion, NonFinite, Top1Change
-from torchfault.criteria.compose import verdict
-from torchfault.data import Tree, leaves, rows
+from torchfault.campaign import Campaign, Standing, run
+from torchfault.criteria import Criterion, Top1Change
+from torchfault.data import Tree, leaves
 from torchfault.engine import Engine
 from torchfault.errors import ModelError
-from torchfault.faults import BitFlip
 from torchfault.hardening.harden import Guard, guards
 from torchfault.model.wrappers import copied
 from torchfault.space import FaultSpace
-from torchfault.statistics import Estimate, proportion
-from torchfault.trials import strike
+from torchfault.statistics import Estimate, MaxTrials, proportion
+from torchfault.store import Store
 
 __all__ = ["Detecting", "Detection", "detecting", "detection"]
 
@@ -104,6 +104,29 @@ class Detection:
     false_alarms: Estimate
 
 
+@dataclass(frozen=True)
+class _Own:
+    """A criterion of the model's own output alone."""
+
+    criterion: Criterion
+
+    def __call__(self, golden: Tree, faulty: Tree, labels: Tree | None) -> Tensor:
+        return self.criterion({"output": _part(golden, "output")}, {"output": _part(faulty, "output")}, labels)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A criterion: a guard saw something."""
+
+    def __call__(self, _golden: Tree, faulty: Tree, _labels: Tree | None) -> Tensor:
+        seen: Tensor = _part(faulty, "detected")
+        return seen
+
+
+def _part(outputs: Any, name: str) -> Any:
+    return outputs[name]
+
+
 def detection(
     engine: Engine,
     *,
@@ -112,11 +135,16 @@ def detection(
     criterion: Criterion | None = None,
     seed: int = 0,
     level: float = 0.95,
+    store: Store | str | Path | None = None,
+    name: str = "detection",
+    progress: Callable[[Standing], None] | None = None,
 ) -> Detection:
     """Return how many of the failures by random bit flips in *space* the model of *engine*, a :class:`Detecting`, sees.
 
     A trial fails by *criterion* on the model's own output (another top class unless told), or by a number that is not
-    finite. False alarms are counted over all inputs of the engine, and have an upper bound where there is none.
+    finite. False alarms are counted over all inputs of the engine, and have an upper bound where there is none. The
+    trials are a campaign, which *store* keeps under *name* and goes on with where it was interrupted; its verdict
+    ``detected`` is what guards saw, so that ``show --flag detected --by layer`` tells where.
 
     >>> from torchfault import Data
     >>> from torchfault.hardening import InvariantBits, harden
@@ -127,19 +155,17 @@ def detection(
     >>> found.coverage.value, found.false_alarms.value
     (1.0, 0.0)
     """
-    space = engine.space if space is None else space
-    rng = np.random.default_rng(seed)
-    inputs = rng.integers(0, len(engine.data), trials)
-    where = space.locate(rng.integers(0, len(space), trials))
-    failed, seen = np.zeros(trials, dtype=bool), np.zeros(trials, dtype=bool)
-    for lanes in engine.run(strike(space, where, model=BitFlip(), rng=rng, inputs=inputs)):
-        labels = rows(engine.data.labels, torch.from_numpy(lanes.inputs))
-        golden, faulty = ({"output": tree["output"]} for tree in (lanes.golden, lanes.outputs))
-        judges = (criterion or Top1Change(output="output"), NonFinite())
-        wrong = [verdict(judge, golden, faulty, labels).cpu().numpy() for judge in judges]
-        failed[lanes.trial] = wrong[0] | wrong[1] | lanes.crashed
-        seen[lanes.trial] = lanes.outputs["detected"].cpu().numpy()
-    golden_alarms = int(engine.golden()["detected"].sum())
-    both = int((failed & seen).sum())
-    counts = ((both, int(failed.sum())), (both, int(seen.sum())), (golden_alarms, len(engine.data)))
+    campaign = Campaign(
+        engine,
+        engine.space if space is None else space,
+        criterion=_Own(criterion or Top1Change(output="output")),
+        verdicts={"detected": _Seen()},
+        seed=seed,
+        stop=MaxTrials(trials),
+        level=level,
+    )
+    columns = run(campaign, store=store, name=name, progress=progress).columns
+    failed, seen = (columns.flag(flag)[:trials].astype(bool) for flag in ("failed", "detected"))
+    alarms, both = int(engine.golden()["detected"].sum()), int((failed & seen).sum())
+    counts = ((both, int(failed.sum())), (both, int(seen.sum())), (alarms, len(engine.data)))
     return Detection(*(proportion(*pair, method="clopper-pearson", level=level) for pair in counts))

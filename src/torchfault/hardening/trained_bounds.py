@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchfault.criteria import accuracy
 from torchfault.data import Data, call, rows
 from torchfault.errors import DataError, ModelError
 from torchfault.hardening.harden import guards
@@ -50,7 +51,7 @@ def train_bounds(
     shares = [torch.ones_like(bound, requires_grad=True) for bound in wide]
     optimizer = torch.optim.Adam(shares, lr=rate)
     order = torch.Generator().manual_seed(seed)
-    kept, start = wide, _accuracy(twin, data, batch)
+    kept, start = wide, _right(twin, data, batch)
     for _ in range(epochs):
         for mine in torch.randperm(len(data), generator=order).split(batch):
             _put(places, [bound * share for bound, share in zip(wide, shares, strict=True)])
@@ -63,7 +64,7 @@ def train_bounds(
                     share.clamp_(0, 1)
         tried = [(bound * share).detach() for bound, share in zip(wide, shares, strict=True)]
         _put(places, tried)
-        if _accuracy(twin, data, batch) < start - drop:
+        if _right(twin, data, batch) < start - drop:
             break
         kept = tried
     _put(places, kept)
@@ -87,10 +88,8 @@ def _put(places: list[tuple[nn.Module, str]], bounds: list[Tensor]) -> None:
         module._buffers[name] = bound
 
 
-def _accuracy(model: nn.Module, data: Data, batch: int) -> float:
-    right = 0
+def _right(model: nn.Module, data: Data, batch: int) -> float:
+    """Return the accuracy on *data*."""
     with torch.no_grad():
-        for start in range(0, len(data), batch):
-            mine = slice(start, start + batch)
-            right += int((call(model, rows(data.inputs, mine)).argmax(1) == rows(data.labels, mine)).sum())
-    return right / len(data)
+        scores = [call(model, rows(data.inputs, slice(i, i + batch))) for i in range(0, len(data), batch)]
+    return accuracy(torch.cat(scores), data.labels)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from torchfault.campaign.description import describe, differences
-from torchfault.data import Data
+from torchfault.criteria import accuracy
+from torchfault.data import Data, call
 from torchfault.engine import Engine
 from torchfault.errors import CampaignError, ConfigError, DataError, ModelError, TorchfaultError, brief
 from torchfault.hardening import train_with_faults
@@ -215,7 +216,7 @@ def judged(
         train_with_faults(model, plan.train, optimizer, None, epochs=plan.epochs, batch=plan.batch, seed=plan.seed)
     model.requires_grad_(False)
     with torch.inference_mode():
-        right = float((model(plan.test.inputs).argmax(1) == plan.test.labels).float().mean())
+        right = accuracy(call(model, plan.test.inputs), plan.test.labels)
     trained = time.process_time()
     engine = Engine(model, plan.test)
     layers = layers_in(engine)

@@ -1,31 +1,27 @@
 """The same faults in several representations of a model: which fails more, by pairs of trials."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from torchfault.campaign.judging import check_golden
-from torchfault.criteria import Criterion, NonFinite, Top1Change
-from torchfault.criteria.compose import verdict
-from torchfault.data import rows
+from torchfault.campaign import Campaign, Standing, run
+from torchfault.criteria import Criterion, Top1Change
 from torchfault.engine import Engine
 from torchfault.errors import SamplingError
-from torchfault.faults import BitFlip
-from torchfault.space import FaultSpace, Locations
+from torchfault.sampling import Design, Draws, Population, Strata, Tally
+from torchfault.space import FaultSpace
+from torchfault.statistics import MaxTrials
 from torchfault.statistics.differences import paired_difference
 from torchfault.statistics.intervals import wilson
-from torchfault.trials import strike
+from torchfault.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["paired"]
-
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
 
 
 def paired(
@@ -36,6 +32,9 @@ def paired(
     criterion: Criterion | None = None,
     seed: int = 0,
     level: float = 0.95,
+    store: Store | str | Path | None = None,
+    name: str = "paired",
+    progress: Callable[[Standing], None] | None = None,
 ) -> "pd.DataFrame":
     """Return how often one random bit flip fails in each of *engines*, struck in the same elements on the same inputs.
 
@@ -43,8 +42,12 @@ def paired(
     same shapes, as the weights are; each trial draws an element, an input, and how high a bit it strikes, which in a
     word of w bits is bit w u for a number u from 0 to 1. A row for each has the share that fails (*criterion*, the top
     class unless told) with its interval, and what it has more than the first, *difference*, with an interval of paired
-    differences that is far narrower than that of two samples. Raises :class:`SamplingError` where sites differ, and
-    :class:`CampaignError` where the outputs of one are not finite without faults.
+    differences that is far narrower than that of two samples.
+
+    Each engine has a campaign of its own, *name* and its own name, which *store* keeps and goes on with where it was
+    interrupted; *progress* is told of each. Raises :class:`SamplingError` where sites differ, and
+    :class:`CampaignError` where the outputs of one are not finite without faults, or where *store* holds another
+    campaign of that name.
 
     >>> import torch
     >>> from torchfault import Data, represent
@@ -56,29 +59,56 @@ def paired(
     """
     import pandas as pd
 
-    spaces = {name: engine.space.select(sites) for name, engine in engines.items()}
+    spaces = {how: _ordered(engine.space.select(sites)) for how, engine in engines.items()}
     _check(spaces, engines)
-    for engine in engines.values():
-        check_golden(engine.golden())
-    rng, first = np.random.default_rng(seed), next(iter(spaces.values()))
-    ends = np.cumsum([site.elements for site in first.sites])
-    element, inputs = rng.integers(0, ends[-1], trials), rng.integers(0, len(next(iter(engines.values())).data), trials)
-    height = rng.random(trials)
-    site = np.searchsorted(ends, element, side="right")
-    element = element - np.concatenate(([0], ends[:-1]))[site]
-    failed: dict[str, Bools] = {}
-    for name, space in spaces.items():
-        widths = np.array([one.width for one in space.sites])[site]
-        where = Locations(site.astype(np.int32), element, (height * widths).astype(np.int16))
-        failed[name] = _failed(engines[name], space, where, inputs, criterion or Top1Change())
+    failed = {}
+    for how, engine in engines.items():
+        judge = criterion or Top1Change()
+        campaign = Campaign(
+            engine, spaces[how], sampler=_Heights(), criterion=judge, seed=seed, stop=MaxTrials(trials), level=level
+        )
+        results = run(campaign, store=store, name=f"{name}-{how}", progress=progress)
+        failed[how] = results.columns.failed[:trials].astype(bool)  # the store may hold more
     base, found = next(iter(failed.values())), []
-    for name, mine in failed.items():
+    for how, mine in failed.items():
         low, high = (float(bound) for bound in wilson(mine.sum(), trials, level=level))
         pairs = (base & mine, base & ~mine, mine & ~base, ~(base | mine))
         more = paired_difference(*(int(outcomes.sum()) for outcomes in pairs), level=level)
-        found.append((name, trials, float(mine.mean()), low, high, more.value, more.low, more.high))
+        found.append((how, trials, float(mine.mean()), low, high, more.value, more.low, more.high))
     columns = ["format", "trials", "value", "low", "high", "difference", "difference_low", "difference_high"]
     return pd.DataFrame(found, columns=columns)
+
+
+@dataclass(frozen=True)
+class _Heights:
+    """Draws an element, and a bit by its height in the word: the same element and height in words of any width."""
+
+    block: int = 512
+
+    def design(self, population: Population) -> Design:
+        space, size = population.space, len(population.space)
+        assert isinstance(space, FaultSpace)
+        elements, widest = sum(site.elements for site in space.sites), max(site.width for site in space.sites)
+        return Design(Strata.one(size), block=self.block, largest_weight=elements * widest / size)
+
+    def draw(
+        self, population: Population, n: int, *, rng: np.random.Generator, start: int, tally: Tally | None = None
+    ) -> Draws:
+        del start, tally  # draws are independent
+        space = population.space
+        assert isinstance(space, FaultSpace)
+        ends = np.cumsum([site.elements for site in space.sites])
+        element, height = rng.integers(0, ends[-1], n), rng.random(n)
+        site = np.searchsorted(ends, element, side="right")
+        width = np.array([one.width for one in space.sites])[site]
+        inner = element - np.concatenate(([0], ends[:-1]))[site]
+        number = space.number(site, inner, (height * width).astype(np.int64))
+        return Draws(number, ends[-1] * width / len(space), np.zeros(n, dtype=np.int32))
+
+
+def _ordered(space: FaultSpace) -> FaultSpace:
+    """Return *space* with its sites by name: engines find them in the order in which their models read them."""
+    return FaultSpace(tuple(sorted(space.sites, key=lambda site: site.name)))
 
 
 def _check(spaces: Mapping[str, FaultSpace], engines: Mapping[str, Engine]) -> None:
@@ -90,15 +120,3 @@ def _check(spaces: Mapping[str, FaultSpace], engines: Mapping[str, Engine]) -> N
                 f"the same faults need the same sites and inputs, got others in '{name}' than in '{first}'; choose "
                 "sites that both have in one shape, such as '*.weight'"
             )
-
-
-def _failed(engine: Engine, space: FaultSpace, where: Locations, inputs: Ints, criterion: Criterion) -> Bools:
-    """Return which flips fail, or leave no answer."""
-    trials = strike(space, where, model=BitFlip(), rng=np.random.default_rng(0), inputs=inputs)
-    failed, without = np.zeros(len(inputs), dtype=bool), NonFinite()
-    for lanes in engine.run(trials):
-        labels = rows(engine.data.labels, torch.from_numpy(lanes.inputs))
-        wrong = verdict(criterion, lanes.golden, lanes.outputs, labels)
-        lost = verdict(without, lanes.golden, lanes.outputs, labels)
-        failed[lanes.trial] = (wrong | lost).cpu().numpy() | lanes.crashed
-    return failed

@@ -1,7 +1,10 @@
 """How much less a hardened model fails than the model it was: the same faults in both."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torchfault.campaign import Standing
 from torchfault.criteria import Criterion
 from torchfault.engine import Engine
 from torchfault.errors import SamplingError
@@ -9,6 +12,7 @@ from torchfault.recipes.paired import paired
 from torchfault.space import FaultSpace
 from torchfault.statistics import Estimate
 from torchfault.statistics.intervals import clopper_pearson
+from torchfault.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,12 +31,17 @@ def survival(
     criterion: Criterion | None = None,
     seed: int = 0,
     level: float = 0.95,
+    store: Store | str | Path | None = None,
+    name: str = "survival",
+    progress: Callable[[Standing], None] | None = None,
 ) -> "pd.DataFrame":
     """Return how often bit flips fail in a model and in what was made of it, in the same words and on the same inputs.
 
     A row for ``weights`` and one for ``activations``, as far as *space*, a part of that of *before*, has them (all of
     it unless told): the shares *before* and *after*, *fewer*, the ratio of the two, with bounds *low* and *high*, and
-    *difference* with those of paired differences. Raises :class:`SamplingError` where there is nothing to strike.
+    *difference* with those of paired differences. Each share is a campaign, such as *name*-weights-before, which
+    *store* keeps and goes on with where it was interrupted. Raises :class:`SamplingError` where there is nothing to
+    strike, and :class:`CampaignError` where *store* holds other campaigns of these names.
 
     >>> import torch
     >>> from torchfault import Data
@@ -51,7 +60,15 @@ def survival(
         if not names:
             continue
         found = paired(
-            {"before": before, "after": after}, names, trials=trials, criterion=criterion, seed=seed, level=level
+            {"before": before, "after": after},
+            names,
+            trials=trials,
+            criterion=criterion,
+            seed=seed,
+            level=level,
+            store=store,
+            name=f"{name}-{faults}",
+            progress=progress,
         )
         one, two = (round(value * trials) for value in found["value"])
         fewer, told = ratio(one, two, trials, level=level), found.iloc[1]
