@@ -214,6 +214,8 @@ class _Builder:
         if node.target is torch.ops.aten.view.default:
             # Operands may come in another memory format than the one that was traced.
             node.target = torch.ops.aten.reshape.default
+        elif name == "clone" and not node.kwargs:  # dropout in evaluation, say; nothing here is written to
+            node.target = _same
         args = tuple(self._argument(a) for a in node.args)
         kwargs = {key: self._argument(a) for key, a in node.kwargs.items()}
         self.known[node.name] = Ref(self._append(node.target, args, kwargs, node))  # type: ignore[arg-type]
@@ -253,7 +255,8 @@ class _Builder:
     def _append(self, target: Callable[..., Value] | None, args: Any, kwargs: Any, node: fx.Node) -> int:
         position = len(self.nodes)
         path, call, kind = self._owner(node)
-        name = "getitem" if target is operator.getitem else plain_name(target) if target else ""
+        names = {operator.getitem: "getitem", _same: "clone"}
+        name = names[target] if target in names else plain_name(target) if target else ""
         self.nodes.append(
             Node(
                 position,
@@ -298,6 +301,11 @@ class _Builder:
             self.outputs,
             lambda flat: pytree.tree_unflatten(list(flat), spec),
         )
+
+
+def _same(value: Tensor) -> Tensor:
+    """Return *value* itself."""
+    return value
 
 
 def _memory(tensor: Tensor) -> Any:

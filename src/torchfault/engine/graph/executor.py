@@ -14,6 +14,7 @@ from torchfault.engine.device_memory import give_back_memory
 from torchfault.engine.executor import Lanes, check_trials
 from torchfault.engine.graph.events import events_of, strikes_of
 from torchfault.engine.graph.golden_pass import Footprint, Golden, footprint, golden_pass
+from torchfault.engine.graph.kernels import for_processor, has_images
 from torchfault.engine.graph.modules import Modules
 from torchfault.engine.graph.scheduler import ChunkRun
 from torchfault.engine.graph.segments import segments
@@ -29,7 +30,6 @@ from torchfault.model.export import capture
 from torchfault.model.memory import homes
 from torchfault.model.opaque.trace import trace
 from torchfault.model.places import Captured
-from torchfault.model.program import Program, Ref
 from torchfault.space import FaultSpace
 from torchfault.trials import Trials
 
@@ -79,8 +79,9 @@ class GraphExecutor:
             self.stored = {nodes[h.parameter]: h.stored for h in kept if h.stored is not None and h.parameter in nodes}
         tensors = (*model.parameters(), *leaves(data.inputs))
         self.device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-        self.channels_last = self.device.type == "cpu" and _has_images(program)
-        self.program = _in_channels_last(program) if self.channels_last else program
+        on_processor = self.device.type == "cpu"
+        self.channels_last = on_processor and has_images(program)
+        self.program = for_processor(program) if on_processor else program
         self.plan: Schedule = schedule(self.program)
         with torch.inference_mode(), plain_kernels():
             one = golden_pass(self.program, data.inputs, _FIRST, channels_last=self.channels_last)
@@ -220,17 +221,3 @@ class GraphExecutor:
             if lanes is None:
                 return
             yield lanes
-
-
-def _has_images(program: Program) -> bool:
-    return any(node.op == "conv2d" for node in program.nodes)
-
-
-def _in_channels_last(program: Program) -> Program:
-    """Return *program* with the filters of its 2-d convolutions in the format that oneDNN works in."""
-    constants = dict(program.constants)
-    for node in program.nodes:
-        if node.op == "conv2d" and isinstance(node.args[1], Ref) and node.args[1].node in constants:
-            weight = constants[node.args[1].node]
-            constants[node.args[1].node] = weight.contiguous(memory_format=torch.channels_last)
-    return replace(program, constants=constants)
