@@ -28,7 +28,8 @@ def greedy(model: nn.Module, *, tokens: int, end: int | None = None, pad: int = 
     The first step reads the whole text (the prefill), each later one the last token, with the keys and values of all
     before: it is a call of every module of its own, so that its activations are sites of their own (:func:`at_step`).
     The returned module shares all modules, parameters and names with *model*, which stays as it is. Raises
-    :class:`ModelError` for no tokens at all, and, when it runs, for a model that gives no cache.
+    :class:`ModelError` for no tokens at all, for a model that takes no tokens or no cache, and, when it runs, for one
+    that gives no cache.
 
     >>> class Next(nn.Module):  # to whom the word behind word n is n + 1, and its cache how many words there are
     ...     def forward(self, input_ids, attention_mask, cache, use_cache):
@@ -44,6 +45,15 @@ def greedy(model: nn.Module, *, tokens: int, end: int | None = None, pad: int = 
     plain = type(model)
     takes = inspect.signature(plain.forward).parameters
     kept = "cache" if "cache" in takes else "past_key_values"  # newer and older versions of transformers
+    wanted = ("input_ids", "attention_mask", kept, "use_cache")
+    lacking = (
+        [] if any(one.kind is one.VAR_KEYWORD for one in takes.values()) else [n for n in wanted if n not in takes]
+    )
+    if lacking:
+        raise ModelError(
+            f"a causal language model takes {', '.join(wanted)}, got {plain.__name__}, which does not take "
+            f"{' and '.join(lacking)}; leave generation out, or wrap the model"
+        )
 
     @functools.wraps(plain.forward)
     def forward(self: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:

@@ -68,6 +68,7 @@ MODEL_FLAGS = (
     Flag("--model", "model.factory", "MODULE:FACTORY"),
     Flag("--checkpoint", "checkpoint.path", "FILE"),
     Flag("--checkpoint-key", "checkpoint.key", "KEY"),
+    Flag("--generate", "generation.tokens", "N"),
     Flag("--storage", "storage", "int8|csr|q3.12|..."),
     Flag("--activations", "activations", "q7.8|e4m3|bfp8:16|..."),
     Flag("--data", "data.path", "FILE|MODULE:FACTORY"),

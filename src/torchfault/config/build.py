@@ -45,16 +45,20 @@ _MOST_VALUES = 2**34  # of random inputs
 
 
 def build_model(settings: Settings) -> "nn.Module":
-    """Return the model of *settings* with its weights, or raise :class:`torchfault.errors.ModelError`."""
+    """Return the model of *settings* with its weights, or raise :class:`torchfault.errors.ModelError`.
+
+    A language model for which they ask so is one that generates.
+    """
     import torch
 
+    from torchfault.adapters.generation import greedy
     from torchfault.adapters.load import load_model
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     _check_device(settings.device)
-    model, checkpoint = settings.model, settings.checkpoint
-    return load_model(
+    model, checkpoint, generation = settings.model, settings.checkpoint, settings.generation
+    network = load_model(
         model.factory,
         kwargs=model.kwargs,
         checkpoint=checkpoint.path if checkpoint else None,
@@ -64,6 +68,9 @@ def build_model(settings: Settings) -> "nn.Module":
         training=settings.training,
         seed=settings.seed,
     )
+    if generation is None:
+        return network
+    return greedy(network, tokens=generation.tokens, end=generation.end, pad=generation.pad)
 
 
 def build_data(source: DataSource, *, seed: int) -> "Data":
@@ -149,7 +156,8 @@ def build_workers(settings: Settings) -> "Workers | None":
 
 def build_space(settings: Settings, everything: "FaultSpace") -> "FaultSpace":
     """Return the part of *everything* that any choice of sites in *settings* admits, or raise SpaceError."""
-    return reduce(or_, (_selected(choice, everything) for choice in settings.sites))
+    generates = settings.generation is not None
+    return reduce(or_, (_selected(choice, everything, generates=generates) for choice in settings.sites))
 
 
 def build_campaign(settings: Settings, engine: "Engine") -> "Campaign":
@@ -245,11 +253,15 @@ def check_runs(network: Any, data: "Data") -> None:
         raise ModelError(f"the model cannot run on the data, inputs of {shapes}: {brief(error)}") from error
 
 
-def _selected(choice: Selection, space: "FaultSpace") -> "FaultSpace":
+def _selected(choice: Selection, space: "FaultSpace", *, generates: bool) -> "FaultSpace":
     """Return what one choice admits; named fields are looked up in the word format of each site."""
-    chosen = space.select(
-        choice.include, exclude=choice.exclude, kinds=choice.kinds, types=choice.types, steps=choice.steps
-    )
+    from torchfault.adapters.generation import at_step
+
+    steps = None if generates else choice.steps
+    chosen = space.select(choice.include, exclude=choice.exclude, kinds=choice.kinds, types=choice.types, steps=steps)
+    if generates and choice.steps is not None:
+        struck = {name for step in range(*choice.steps) for name in at_step(chosen, step).names}
+        chosen = chosen.select([site.name for site in chosen.sites if not site.is_activation or site.name in struck])
     fields = [bit for bit in choice.bits if isinstance(bit, str)]
     numbers = {bit for bit in choice.bits if not isinstance(bit, str)}
     if not fields:

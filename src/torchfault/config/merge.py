@@ -18,7 +18,7 @@ from torchfault.expressions import IMPORTED
 __all__ = ["Override", "expanded", "put", "resolve"]
 
 PATHS: tuple[tuple[str, ...], ...] = (("checkpoint", "path"), ("data", "path"), ("store",))
-SHORT: Mapping[str, str] = {"model": "factory", "checkpoint": "path", "stop": "trials"}
+SHORT: Mapping[str, str] = {"model": "factory", "checkpoint": "path", "generation": "tokens", "stop": "trials"}
 _MOST_PARTS, _SHOWN = 20, 60
 SOURCES = ("path", "factory", "shape")
 

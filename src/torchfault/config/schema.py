@@ -12,12 +12,13 @@ from torchfault.config.samplers import AnySampler, Uniform
 from torchfault.config.section import Names, Section, listed
 from torchfault.expressions import beside_metric, parse_criterion, parse_fault, parse_metric
 
-__all__ = ["RECIPES", "Checkpoint", "DataSource", "Model", "Selection", "Settings", "Stop"]
+__all__ = ["RECIPES", "Checkpoint", "DataSource", "Generation", "Model", "Selection", "Settings", "Stop"]
 
 RECIPES = ("run", "search", "vulnerability", "ra")
 _FIXED = (  # what a search for architectures decides by itself
     *("checkpoint", "storage", "activations", "sites", "fault", "lasting", "sampler", "resolver", "criterion"),
     *(
+        "generation",
         "verdicts",
         "metric",
         "inputs_per_fault",
@@ -67,6 +68,19 @@ class Model(Section):
         default=False,
         description="Let torchvision, timm or Hugging Face download their weights. Nothing is downloaded otherwise.",
     )
+
+
+class Generation(Section):
+    """How a causal language model continues texts."""
+
+    tokens: int = Field(
+        ge=1,
+        le=2**16,
+        description="Let a causal language model continue each text greedily, by so many tokens. Activations are then "
+        "struck at one step of it: `sites.steps` chooses which, 0 for the prefill.",
+    )
+    end: int | None = Field(default=None, ge=0, description="The token behind which there is nothing but `pad`.")
+    pad: int = Field(default=0, ge=0, description="The token for padding.")
 
 
 class Checkpoint(Section):
@@ -164,7 +178,7 @@ class Selection(Section):
     steps: Annotated[tuple[int, int] | None, BeforeValidator(notation.parse_steps)] = Field(
         default=None,
         description="Time steps to take in sites that have them: `5`, or a range such as `3:7` (steps 3 to 6); all "
-        "unless given.",
+        "unless given. With `generation`, steps of it.",
     )
 
 
@@ -199,6 +213,9 @@ class Settings(Section):
     )
     model: Model = Field(description="The network under test; a text alone means its `factory`.")
     checkpoint: Checkpoint | None = Field(default=None, description="Trained weights; a text alone means their `path`.")
+    generation: Generation | None = Field(
+        default=None, description="Greedy generation; a number alone means its `tokens`. None unless given."
+    )
     storage: str | dict[str, str] | None = Field(
         default=None,
         description="How weights are kept, in a copy of the model: `int8`, `uint8`, `int4:32`, `bfp8:16`, `q3.12`, "
