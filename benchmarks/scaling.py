@@ -1,19 +1,26 @@
 """What more workers and more trials cost: efficiency, the driver, the store, and a model of a thousand workers.
 
 ``python benchmarks/scaling.py`` prints a table, ``--json`` one object, ``--quick`` with a tenth of the trials. Rates of
-workers are those after all of them have begun; modes take turns, and medians are told.
+workers are those after all of them have begun; modes take turns, and medians are told. ``--part kills`` runs another
+check instead: whether a campaign whose workers are killed every few seconds leaves the same bytes as undisturbed, time
+stamps apart; it ends with status 1 where it does not.
 """
 
 import argparse
+import contextlib
+import hashlib
 import json
 import os
-import resource
+import random
+import signal
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +31,7 @@ import numpy as np
 import torch
 
 from benchmarks.engine import resnet20
+from tests.support.crews import children
 from tests.support.postgres import programs, served
 from torchfault import Engine, demo
 from torchfault.campaign import Campaign, Standing, run
@@ -37,6 +45,7 @@ from torchfault.trials import Trials
 
 BATCH = 4096
 SHOWN = 10_000_000
+EVERY = 4.0
 REPEATS = 3
 
 
@@ -140,8 +149,8 @@ def written(where: str | Path, *, rows: int) -> float:
         return rows // BATCH * BATCH / (time.perf_counter() - began)
 
 
-def shown(*, trials: int) -> dict[str, float]:
-    """Return the seconds and the MiB that ``torchfault show`` takes for a campaign of so many trials."""
+def shown(*, trials: int) -> dict[str, tuple[float, float]]:
+    """Return the seconds and the MiB that ``torchfault show`` and ``report`` take for a campaign of so many trials."""
     engine = Engine(demo.model(), demo.data())
     campaign = Campaign(engine, engine.space.select(kinds="weight"), stop=MaxTrials(100))
     record, rng = replace(run(campaign).record, name="shown", status="running", reason=""), np.random.default_rng(0)
@@ -153,11 +162,20 @@ def shown(*, trials: int) -> dict[str, float]:
                 n = min(BATCH, trials - first)
                 store.append("shown", synthetic(record, rng, n), first=first, seconds=0.1)
             store.finish("shown", reason="enough")
-        program = [sys.executable, "-m", "torchfault", "show", "shown", "--store", str(path)]
-        began = time.perf_counter()
-        subprocess.run(program, check=True, capture_output=True)
-        seconds = time.perf_counter() - began
-    return {"seconds": seconds, "peak_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024}
+        where = ["shown", "--store", str(path)]
+        page = ["--output", f"{folder}/shown.html"]
+        return {"show": needed(["show", *where]), "report": needed(["report", *where, *page])}
+
+
+def needed(command: list[str]) -> tuple[float, float]:
+    """Return the seconds and the MiB that a command of torchfault takes, in a process of its own."""
+    began = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "torchfault", *command], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)  # of this child alone, which others before may have exceeded
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return time.perf_counter() - began, usage.ru_maxrss / 1024
 
 
 def on_paper(found: dict[str, Any], workers: int) -> dict[str, Any]:
@@ -184,9 +202,74 @@ def measured(*, quick: bool) -> dict[str, Any]:
     if (folder_of := programs()) is not None:
         with served(folder_of) as server:
             found["writer_rows_per_second"]["postgresql"] = written(server.database(), rows=2_000_000 // part)
-    show = shown(trials=SHOWN // part)
-    found |= {"show_10m_seconds": show["seconds"], "show_10m_peak_mib": show["peak_mib"]}
+    for command, (seconds, peak) in shown(trials=SHOWN // part).items():
+        found |= {f"{command}_10m_seconds": seconds, f"{command}_10m_peak_mib": peak}
     return found | {"thousand_workers": on_paper(found, 1000)}
+
+
+def kills(*, trials: int, every: float = EVERY) -> dict[str, Any]:
+    """Return whether a campaign on the digits CNN is the same with a worker killed every so many seconds as without."""
+    engine = Engine(demo.model(), demo.data())
+    campaign = Campaign(engine, engine.space.select(kinds="weight"), stop=MaxTrials(trials))
+    with tempfile.TemporaryDirectory() as folder:
+        calm, stormy = (Path(folder) / name for name in ("undisturbed.db", "killed.db"))
+        began = time.perf_counter()
+        run(campaign, store=calm, workers=Processes(2, threads=1))
+        between = time.perf_counter()
+        with killing(every) as (killed, watch):
+            run(campaign, store=stormy, workers=Processes(2, threads=1), progress=watch)
+        seconds = {"undisturbed": between - began, "killed": time.perf_counter() - between}
+        same, left = kept(calm) == kept(stormy), kept(stormy)[1]
+    return {
+        "trials": trials,
+        "every_s": every,
+        "kills": len(killed),
+        "seconds": {name: round(taken, 1) for name, taken in seconds.items()},
+        "trials_lost": trials - left,
+        "same_bytes": same,
+    }
+
+
+@contextmanager
+def killing(every: float) -> Iterator[tuple[list[int], Callable[[Standing], None]]]:
+    """Kill a worker of this process every so many seconds within the scope, if trials were finished meanwhile.
+
+    The scope gets the numbers of those that were killed, and what must watch the campaign.
+    """
+    ended, killed, rng, done = threading.Event(), list[int](), random.Random(0), [0, 0]
+
+    def kill() -> None:
+        while not ended.wait(every):
+            if done[1] > done[0] and (alive := children(os.getpid())):
+                done[0] = done[1]
+                killed.append(rng.choice(alive))
+                os.kill(killed[-1], signal.SIGKILL)
+
+    def watch(standing: Standing) -> None:
+        done[1] = standing.done
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed, watch
+    finally:
+        ended.set()
+        thread.join()
+
+
+def kept(path: Path) -> tuple[str, int]:
+    """Return a digest of all that a store of one campaign holds but time stamps, and its trials."""
+    digest, trials = hashlib.sha256(), 0
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        columns = (
+            "name, configuration, design, golden, seed, versions, model, data, space, faults, inputs, status, total"
+        )
+        digest.update(repr(connection.execute(f"SELECT {columns} FROM torchfault_campaigns").fetchall()).encode())
+        query = "SELECT number, first, trials, data FROM torchfault_batches ORDER BY number"
+        for row in connection.execute(query):
+            digest.update(repr(row).encode())
+            trials += row[2]
+    return digest.hexdigest(), trials
 
 
 def main() -> None:
@@ -194,13 +277,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="a tenth of the trials")
+    parser.add_argument("--part", choices=("figures", "kills"), default="figures", help="what to run (figures)")
+    parser.add_argument("--trials", type=int, default=10_000_000, help="trials of the part kills (10,000,000)")
     options = parser.parse_args()
-    found = {"cores": len(os.sched_getaffinity(0)), "torch": torch.__version__, **measured(quick=options.quick)}
+    part = measured(quick=options.quick) if options.part == "figures" else {"kills": kills(trials=options.trials)}
+    found = {"cores": len(os.sched_getaffinity(0)), "torch": torch.__version__, **part}
     if options.json:
         print(json.dumps(found, indent=2))
-        return
-    for name, value in found.items():
-        print(f"{name}: {json.dumps(value)}")
+    else:
+        for name, value in found.items():
+            print(f"{name}: {json.dumps(value)}")
+    if not found.get("kills", {"same_bytes": True})["same_bytes"]:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from torchfault import Engine, demo
+from torchfault import Engine, cluster, demo
 from torchfault.campaign import Campaign, run
 from torchfault.cluster import Ray, Slurm
 from torchfault.errors import EngineError
@@ -80,6 +81,45 @@ def test_jobs_join_over_the_network_and_are_cancelled_at_the_end(campaign, alone
     pytest.importorskip("submitit", reason="submitit is not installed")
     slurm = Slurm(2, host="127.0.0.1", folder=tmp_path / "jobs", cluster="local")
     assert same(run(campaign, workers=slurm), alone)
+
+
+@pytest.mark.slow
+def test_a_job_that_is_killed_is_done_without_and_what_it_was_at_runs_again(campaign, alone, tmp_path):
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    killed = []
+
+    def kill(standing):
+        if standing.done >= 8000 and not killed and len(alive := jobs_at(tmp_path)) == 2:
+            os.kill(alive[0], signal.SIGKILL)
+            killed.append(alive[0])
+
+    slurm = Slurm(2, host="127.0.0.1", folder=tmp_path / "jobs", cluster="local")
+    assert same(run(campaign, workers=slurm, progress=kill), alone)
+    assert killed
+
+
+@pytest.mark.slow
+def test_a_campaign_without_any_job_left_ends_and_goes_on(campaign, alone, tmp_path, monkeypatch):
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    monkeypatch.setattr(cluster.slurm, "_LOOK", 0.2)
+
+    def kill(standing):
+        if standing.done >= 8000:
+            for job in jobs_at(tmp_path):
+                os.kill(job, signal.SIGKILL)
+
+    slurm = Slurm(1, host="127.0.0.1", folder=tmp_path / "jobs", cluster="local")
+    with pytest.raises(EngineError, match=r"all 1 jobs of Slurm have ended.*torchfault resume"):
+        run(campaign, store=tmp_path / "c.db", workers=slurm, progress=kill)
+    assert same(run(campaign, store=tmp_path / "c.db"), alone)
+
+
+def jobs_at(folder: Path) -> list[int]:
+    """Return the processes that run jobs of submitit kept in *folder*: those that run nothing else."""
+    found = subprocess.run(
+        ["pgrep", "-f", f"submitit.core._submit {folder}"], capture_output=True, text=True, check=False
+    )
+    return [int(pid) for pid in found.stdout.split()]
 
 
 def test_a_machine_without_slurm_says_so(campaign, tmp_path):

@@ -15,13 +15,14 @@ from torch import nn
 
 import torchfault
 from tests.campaign.test_resume import CAMPAIGNS
-from tests.support.crews import Threads
+from tests.support.crews import Threads, children
 from tests.support.doubles import SPACE, Double
 from tests.support.small_network import small_network
 from torchfault import Engine, demo, recipes
 from torchfault.campaign import Campaign, CampaignInterrupted, run, session
 from torchfault.cli import main
-from torchfault.cluster import Processes
+from torchfault.cluster import Processes, processes
+from torchfault.cluster.dispatch import Dispatch
 from torchfault.criteria import Accuracy
 from torchfault.errors import CampaignError, EngineError
 from torchfault.hardware.accelerator import NVDLA_LIKE
@@ -120,12 +121,6 @@ def test_what_cannot_be_sent_is_told_before_anything_runs(tmp_path):
         Processes(0)
 
 
-def children(of: int) -> list[int]:
-    """Return the processes that process *of* has started."""
-    found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(of)], capture_output=True, text=True, check=False)
-    return [int(line.split()[0]) for line in found.stdout.splitlines() if "torchfault.cluster.worker" in line]
-
-
 def test_processes_that_are_killed_are_replaced_and_nothing_is_lost():
     engine = Engine(demo.model(), demo.data())
     campaign = Campaign(engine, engine.space.select(kinds="weight"), stop=MaxTrials(60_000))
@@ -143,6 +138,38 @@ def test_processes_that_are_killed_are_replaced_and_nothing_is_lost():
     assert wrong == {"failed": 0, "due": 0}  # ties would be the only reason, and this network has none
     assert np.array_equal(results.columns.faults, alone.columns.faults)
     assert children(os.getpid()) == []
+
+
+class Brief:
+    """A process that has ended as soon as it is looked at."""
+
+    returncode = -signal.SIGKILL
+
+    def poll(self) -> int:
+        return self.returncode
+
+    def kill(self) -> None: ...
+
+    wait = poll
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_processes_that_end_soon_are_replaced_as_long_as_shards_are_answered(answers, monkeypatch):
+    dispatch, spawned = Dispatch(1), []
+
+    def spawn(door):
+        spawned.append(door)
+        dispatch.answered += answers
+        if len(spawned) == 12:
+            dispatch.close()
+        return Brief()
+
+    monkeypatch.setattr(processes, "_spawned", spawn)
+    monkeypatch.setattr(processes, "_LOOK", 0)
+    processes._keep(1, None, dispatch)
+    assert len(spawned) == (12 if answers else 3)
+    with pytest.raises(EngineError, match="have ended" if answers else r"as soon as they begin \(signal 9\)"):
+        dispatch.submit(None).result()
 
 
 SCRIPT = """

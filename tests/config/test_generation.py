@@ -61,7 +61,7 @@ def test_text_ends_where_the_configuration_says(written):
     [
         (TEXT.replace("1:3", "3"), SpaceError, "the activations have steps 0 to 2, got 3"),
         (TEXT.replace("output", "weight"), SpaceError, "the activations have steps 0 to 0, got 1"),
-        (TEXT.replace("tests.support.language:language", "torchfault.zoo:digits_cnn"), ModelError, "not take input_ids"),
+        (TEXT.replace("tests.support.language:language", "torchfault.zoo:resnet20"), ModelError, "not take input_ids"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_told(written, text, error, said):

@@ -1,6 +1,7 @@
-"""Workers for tests: threads that hold copies of the bench, and get lost when told to."""
+"""Workers for tests: threads that hold copies of the bench, and get lost when told to; and processes, to end them."""
 
 import pickle
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from torchfault.cluster.dispatch import Dispatch, LostError
 from torchfault.resolve import Verdicts
 from torchfault.trials import Trials
 
-__all__ = ["Threads"]
+__all__ = ["Threads", "children"]
 
 
 @dataclass(frozen=True)
@@ -49,3 +50,9 @@ class Threads:
             yield dispatch
         finally:
             dispatch.close()
+
+
+def children(of: int) -> list[int]:
+    """Return the workers that process *of* has started."""
+    found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(of)], capture_output=True, text=True, check=False)
+    return [int(line.split()[0]) for line in found.stdout.splitlines() if "torchfault.cluster.worker" in line]

@@ -37,7 +37,7 @@ class _Shard:
 
 
 class Dispatch:
-    """A crew of about *size* workers: shards go out in their order, to whoever is free.
+    """A crew of about *size* workers: shards go out in their order, to whoever is free; so many were *answered*.
 
     >>> dispatch = Dispatch(1)
     >>> thread = dispatch.serve(lambda trials: {"failed": trials})
@@ -48,6 +48,7 @@ class Dispatch:
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self.answered = 0
         self._waiting: list[_Shard] = []
         self._given = 0
         self._changed = threading.Condition()
@@ -81,6 +82,8 @@ class Dispatch:
             except BaseException as error:  # the trials' own: it is the driver's to hear, as if they had run there
                 shard.future.set_exception(error)
             else:
+                with self._changed:
+                    self.answered += 1
                 shard.future.set_result(verdicts)
         gone()
 

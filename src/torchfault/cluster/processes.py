@@ -18,7 +18,7 @@ from torchfault.errors import EngineError
 __all__ = ["Processes", "threads_each"]
 
 _LOOK = 0.1  # seconds between two looks at whether all processes live
-_MOST_FRUITLESS = 3  # times in a row that processes may end within the first seconds
+_MOST_FRUITLESS = 3  # times in a row that processes may end within the first seconds, and nothing is answered
 _FIRST = 20.0
 
 
@@ -66,13 +66,14 @@ def threads_each(count: int) -> int:
 def _keep(count: int, door: Door, dispatch: Dispatch) -> None:
     """Keep *count* processes running until all has ended; give up where they end as soon as they have begun."""
     running: list[tuple[subprocess.Popen[bytes], float]] = []
-    fruitless = 0
+    fruitless = answered = 0
     while not dispatch.ended:
         running += [(_spawned(door), time.monotonic()) for _ in range(count - len(running))]
         time.sleep(_LOOK)
         for process, began in [entry for entry in running if entry[0].poll() is not None]:
             running.remove((process, began))
-            fruitless = fruitless + 1 if time.monotonic() - began < _FIRST else 0
+            idle = dispatch.answered == answered and time.monotonic() - began < _FIRST
+            fruitless, answered = fruitless + 1 if idle else 0, dispatch.answered
             if fruitless >= _MOST_FRUITLESS * count and not dispatch.ended:
                 how = f"signal {-process.returncode}" if process.returncode < 0 else f"status {process.returncode}"
                 dispatch.fail(EngineError(f"workers end as soon as they begin ({how}); start fewer, or none"))

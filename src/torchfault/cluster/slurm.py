@@ -1,7 +1,8 @@
 """Workers that are jobs of Slurm, by way of submitit; they join this process over the network."""
 
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from torchfault.errors import EngineError, brief
 
 __all__ = ["Slurm"]
 
+_LOOK = 5.0  # seconds between two looks at whether any job is left; submitit asks Slurm itself less often
+
 
 @dataclass(frozen=True)
 class Slurm:
@@ -22,8 +25,9 @@ class Slurm:
 
     *hours* is how long a job may take, *folder* where submitit keeps its files, and *cluster* what submitit calls the
     scheduler: ``slurm``, or ``local`` to try it out. Jobs that end are not replaced; what they were at is run again by
-    the others. They have to reach *host*, the address of this machine, by itself its name. Needs the package submitit
-    (``pip install torchfault[slurm]``); raises :class:`EngineError` without it, or where jobs cannot be submitted.
+    the others, and the campaign ends once none is left. They have to reach *host*, the address of this machine, by
+    itself its name. Needs the package submitit (``pip install torchfault[slurm]``); raises :class:`EngineError` without
+    it, where jobs cannot be submitted, and where all of them have ended.
 
     >>> Slurm(16, hours=8).threads
     1
@@ -47,12 +51,17 @@ class Slurm:
                     jobs = [executor.submit(join, door.host, door.port, door.key) for _ in range(self.count)]
             except Exception as error:
                 raise EngineError(f"no jobs can be submitted ({brief(error)}); is this a machine of Slurm?") from error
+            ended = threading.Event()
+            watcher = threading.Thread(target=_watch, args=(jobs, dispatch, self.folder, ended), daemon=True)
+            watcher.start()
             try:
                 yield dispatch
             finally:
                 dispatch.close()
+                ended.set()
                 for job in jobs:
                     job.cancel()
+                watcher.join()
 
     def _executor(self) -> Any:
         try:
@@ -69,3 +78,14 @@ class Slurm:
             name="torchfault", timeout_min=round(60 * self.hours), cpus_per_task=self.threads, gpus_per_node=self.gpus
         )
         return executor
+
+
+def _watch(jobs: Sequence[Any], dispatch: Dispatch, folder: Path, ended: threading.Event) -> None:
+    """End the campaign, which would wait forever, once every job has ended."""
+    while not ended.wait(_LOOK):
+        if all(job.done() for job in jobs):
+            told = (
+                f"all {len(jobs)} jobs of Slurm have ended, and the campaign has not; what they said is in '{folder}'"
+            )
+            dispatch.fail(EngineError(f"{told}; go on with torchfault resume"))
+            return
