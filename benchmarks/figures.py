@@ -46,6 +46,7 @@ FIGURES: Mapping[str, Figure] = {
     "refinements": Figure("vulnerability", "docs/vulnerability.md", factor_rows.refinements),
     "stability": Figure("vulnerability", "docs/vulnerability.md", factor_rows.stability),
     "representations": Figure("representations", "docs/representations.md", rows.representations),
+    "scaling": Figure("scaling", "docs/scale-out.md", rows.scaling),
     "hardening": Figure("hardening", "docs/hardening.md", rows.hardening),
     "checksums": Figure("checksums", "docs/hardening.md", rows.checksums),
 }

@@ -17,6 +17,7 @@ __all__ = [
     "record",
     "representations",
     "resolvers",
+    "scaling",
     "table",
 ]
 
@@ -230,6 +231,23 @@ def networks(found: Found) -> list[str]:
         cells = (f"{one['start_s']} s", f"{one['golden_s']:.3f} s", *ratios, f"{one['peak_mib']:,} MiB", wrong)
         lines.append((named[name], *cells))
     return table(heads, lines)
+
+
+def scaling(found: Found) -> list[str]:
+    """Return what workers, drivers, stores and reports of millions of trials manage, to size a campaign by."""
+    lanes, written, paper = found["lanes_per_second"], found["writer_rows_per_second"], found["thousand_workers"]
+    rows = [
+        *([f"ResNet-20, {mode}", f"{rate:,} lanes of weights a second"] for mode, rate in lanes.items()),
+        ["two workers, of twice one", f"{100 * found['efficiency_2']:.0f} %"],
+        ["one driver", f"{found['driver_trials_per_second']:,.0f} trials a second"],
+        *([f"one writer, {name}", f"{rate:,.0f} trials a second"] for name, rate in written.items()),
+        ["a million trials, SQLite", f"{found['bytes_per_million'] / 1e6:.1f} MB"],
+    ]
+    for command in ("show", "report"):
+        seconds, peak = (found[f"{command}_10m_{what}"] for what in ("seconds", "peak_mib"))
+        rows.append([f"`{command}` of ten million trials", f"{seconds:.1f} s, {peak:,.0f} MiB"])
+    busy = f"{paper['busy_workers']:,} workers, then {paper['bottleneck']}"
+    return table(["", ""], [*rows, ["on paper, what one driver keeps busy with this network", busy]])
 
 
 def hardening(found: Found) -> list[str]:

@@ -34,6 +34,7 @@ checkpoint:
   path: weights.pt
   key: state_dict
   prefix: module.
+generation: {tokens: 8, end: 2, pad: 1}
 storage: {"conv*": int8, "fc*": csr}
 activations: {"conv*:output": q8.8}
 data:
@@ -120,6 +121,7 @@ def test_every_key_is_read(written, tmp_path):
         3,
     )
     assert (settings.ra.harden, settings.ra.protect, settings.search.side) == (("control",), ("fc1", "fc2"), 1024)
+    assert (settings.generation.tokens, settings.generation.end, settings.generation.pad) == (8, 2, 1)
     assert (settings.memory, settings.store) == (256 * 2**20, str(tmp_path / "out" / "campaigns.db"))
     dumped = settings.model_dump(mode="json", exclude_defaults=True)
     assert set(dumped) == set(Settings.model_fields), "FULL leaves a key at its default"
@@ -191,6 +193,7 @@ def test_what_a_campaign_imports_of_the_users_own_is_known(written):
         ("stop: {half_width: 'site=0.01,bit=0.1'}", "stop: {half_width: {site: 0.01, bit: 0.1}}"),
         ("stop: {half_width: [site=0.01, 0.1]}", "stop: {half_width: {site: 0.01, model: 0.1}}"),
         ("checkpoint: a.pt", "checkpoint: {path: a.pt}"),
+        ("generation: 8", "generation: {tokens: 8}"),
         ("sites: {kinds: weight}", "sites: [{kinds: [weight]}]"),
         ("sites: {bits: 30}", "sites: [{bits: [30]}]"),
         ("stop: {time: 2m}", "stop: {time: 120}"),
