@@ -34,6 +34,8 @@ FIGURES: Mapping[str, Figure] = {
     "coverage": Figure("coverage", "docs/sampling.md", rows.coverage),
     "resolvers": Figure("coverage", "docs/sampling.md", rows.resolvers),
     "economy": Figure("economy", "docs/economy.md", rows.economy),
+    "certify": Figure("certify", "docs/economy.md", rows.certify),
+    "truth": Figure("truth", "docs/sampling.md", rows.truth),
     "precision": Figure("precision", "docs/importance.md", rows.precision),
     "record": Figure("record", "docs/economy.md", rows.record),
     "resiliency": Figure("resiliency", "docs/hardware.md", rows.accelerators),

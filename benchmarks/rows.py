@@ -5,6 +5,7 @@ from typing import Any
 
 __all__ = [
     "accelerators",
+    "certify",
     "coverage",
     "economy",
     "engine",
@@ -19,6 +20,7 @@ __all__ = [
     "resolvers",
     "scaling",
     "table",
+    "truth",
 ]
 
 Found = Mapping[str, Any]
@@ -26,6 +28,8 @@ _NETWORKS = {"digits": "digits", "digits_cnn": "the digits CNN", "resnet20": "Re
 _TARGETS = {"w": "weights", "o": "outputs"}
 _RESOLVED = ("pooled", "closure")
 _SHARES = ("coverage", "coverage_of_sites", "coverage_of_the_worst_site")
+_BITS = {"mantissa, 0 to 7": range(8), "8 to 15": range(8, 16), "16 to 22": range(16, 23)}
+_BITS |= {"exponent, 23 to 29": range(23, 30), "30": range(30, 31), "sign": range(31, 32)}
 _CODES = {
     "joint": "drawn together (`corrected`)",
     "bit30-R": "always bit 30, random neuron",
@@ -314,3 +318,32 @@ def _protection(told: Found) -> list[str]:
         f"{100 * measured[0]:.3f} % [{100 * measured[1]:.3f}, {100 * measured[2]:.3f}]",
     ]
     return table(heads, [[share, *cells]])
+
+
+def certify(found: Found) -> list[str]:
+    """Return the share of weight faults that is certified, by stage and bits."""
+    rows = []
+    for stage, by_bit in found["certified"].items():
+        shares = [sum(by_bit[str(bit)] for bit in bits) / len(bits) for bits in _BITS.values()]
+        rows.append([f"`{stage}`", *(f"{points(share, 1)} %" for share in (*shares, found["stages"][stage]))])
+    told = (
+        f"{points(found['share'], 1)} % of all; a proof costs {found['cost_ratio']:.3f} of a lane, the set-up of "
+        f"{found['set_up_lanes']:,} lanes spread over {found['trials']:,} trials included; {found['disagreements']} of "
+        f"{found['checked']:,} that were run came out otherwise."
+    )
+    return [*table(["stage", *_BITS, "all bits"], rows), "", told]
+
+
+def truth(found: Found) -> list[str]:
+    """Return what is known of every fault of some layers, and what estimators make of it."""
+    known = ", ".join(f"`{name}` {points(value, 3)} %" for name, value in found["layers"].items())
+    told = (
+        f"{found['faults']:,} faults, {found['outcomes']:,} outcomes, {points(found['exact'], 2)} % of them exact; "
+        f"{found['enumerated']:,} of words enumerated in full refute {found['refuted']} that rest on monotony and "
+        f"{found['disproved']} that are proven. Failing: {known}."
+    )
+    rows = [
+        [name, f"{one['trials']:,}", f"{one['lanes']:,}", f"{one['bias_se']:+.2f}", f"{points(one['coverage'], 1)} %"]
+        for name, one in found["estimators"].items()
+    ]
+    return [told, "", *table(["campaign", "trials", "lanes", "bias", "coverage"], rows)]

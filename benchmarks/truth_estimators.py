@@ -1,5 +1,6 @@
 """The library's estimators held against the truth about ResNet-20: campaigns whose outcomes are looked up."""
 
+import sys
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
@@ -74,6 +75,7 @@ def estimators(truth: Truth, *, repetitions: int, names: Iterable[str] = NAMES) 
             "trials": round(one.trials),
             "lanes": round(one.lanes),
         }
+        print(f"{name}: {found[name]}", file=sys.stderr)
     return found
 
 

@@ -202,6 +202,10 @@ def test_certified_flips_of_a_whole_network_are_masked(name):
     ran = ~columns.flag("proven") | columns.flag("checked")
     assert columns.lanes.tolist() == ran.astype(int).tolist()
     assert proven.audit() is None
+    told = proven.proofs()
+    assert (told.trials, told.lanes, told.disproved) == (2500, ran.sum(), 0)
+    assert (told.proven, told.checked) == (columns.flag("proven").sum(), columns.flag("checked").sum())
+    assert plain.proofs() is None
     assert proven.table("site").equals(plain.table("site"))  # exact: nothing widens
 
 
@@ -274,6 +278,7 @@ def test_a_disproved_outcome_counts_as_its_lane_says():
     assert plain.columns.failed.any()
     assert found.columns.failed.tolist() == plain.columns.failed.tolist()
     assert found.columns.flag("disproved").tolist() == found.columns.failed.tolist()
+    assert f"{found.columns.failed.sum():,} of {len(found):,} that were run" in str(found.proofs())
 
 
 @cache

@@ -85,9 +85,14 @@ class Enumerated:
 
     def truth(self, by: str = "model") -> NDArray[np.float64]:
         """Return the failure probability of every group, in the order of :meth:`torchfault.results.Results.table`."""
-        code = self.space.axis(by).code(np.arange(len(self.space)))
-        failing = np.bincount(code, weights=self.outcomes.sum(axis=1))
-        return failing / (np.bincount(code) * self.outcomes.shape[1])
+        return _truth(self, by)
+
+
+@cache
+def _truth(known: Enumerated, by: str) -> NDArray[np.float64]:
+    code = known.space.axis(by).code(np.arange(len(known.space)))
+    failing = np.bincount(code, weights=known.outcomes.sum(axis=1))
+    return failing / (np.bincount(code) * known.outcomes.shape[1])
 
 
 class Table:

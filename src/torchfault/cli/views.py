@@ -116,12 +116,13 @@ def summary(results: "Results", look: Look) -> None:
     )
     how = f"  ({100 * look.level:g} % interval, {estimate.method})"
     say((record.name, "bold"), f"  {found}", (how, "dim"), out=True)
-    known = results.audit(level=look.level)
+    known, proven = results.audit(level=look.level), results.proofs()
     facts(
         [
             ("outcome", _outcome(results, metric=metric)),
             ("faults", faults_of(results)),
             ("lanes", "" if known is None else str(known)),
+            ("proofs", "" if proven is None else str(proven)),
             ("ended", f"{ending(record)}, after {duration(record.seconds)}"),
         ],
         out=True,

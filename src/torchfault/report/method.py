@@ -101,4 +101,6 @@ def _limits(results: Results) -> list[str]:
         told.append(f"{100 * (1 - results.design.reach):.3g} % of the population cannot be drawn: all of it may fail.")
     if (known := results.audit()) is not None:
         told.append(f"Not every outcome was seen: {known}; intervals are widened by what that leaves open.")
+    if (proven := results.proofs()) is not None:
+        told.append(f"Not every outcome had a lane: {proven}; nothing is assumed there.")
     return told

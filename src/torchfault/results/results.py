@@ -20,6 +20,7 @@ from torchfault.results.diagnostics import Diagnostics, diagnose
 from torchfault.results.intervals import Question, estimates, weighed
 from torchfault.results.observations import observe
 from torchfault.results.plausibility import sound_batches
+from torchfault.results.proofs import Proofs, proofs_of
 from torchfault.results.spaces import space_of
 from torchfault.sampling.design import Design
 from torchfault.sampling.flips import masks_of, popcount
@@ -158,6 +159,10 @@ class Results:
         counts = AuditCounts(self.space, self.design, self.space.axis("model"))
         counts.add(self.columns)
         return counts.audit(assumption, level=self.level if level is None else level)
+
+    def proofs(self) -> Proofs | None:
+        """Return how many outcomes were proven, and what came of those run all the same; ``None`` where none was."""
+        return proofs_of(self.columns, trials=len(self), lanes=self.lanes)
 
     def diagnostics(self, *, level: float | None = None) -> Diagnostics:
         """Return how the trials were spent: weights, effective sample size, allocation by stratum, and warnings."""
