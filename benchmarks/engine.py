@@ -1,9 +1,11 @@
 """What a trial costs, whether it is right, and what it needs: the figures of the engine, paired in one run.
 
 ResNet-20 with its real weights on the first 100 CIFAR-10 test images in TORCHFAULT_DATA (default ../shared/data).
-Costs are ratios to golden: seconds per lane over seconds per image of a plain eager pass at batch 128. With
-``--device cuda`` lanes run on a GPU, and agree with the reference on the processor; the overhead of many concurrent
-faults is measured on the processor in any case.
+Costs are ratios to golden: seconds per lane over seconds per image of a plain eager pass at batch 128;
+``lane_cost_batch1`` over seconds of a pass of one image, with lanes and pass on one thread. ``multi_fault`` tells by
+how much dearer lanes become with several struck weights, drawn from the whole network or, for each lane, from one
+layer. With ``--device cuda`` lanes run on a GPU, and agree with the reference on the processor; the overhead of many
+concurrent faults is measured on the processor in any case.
 """
 
 import argparse
@@ -71,6 +73,18 @@ def random_trials(space: FaultSpace, inputs: int, n: int, *, seed: int, faults: 
     return strike(space, where, model=BitFlip(), rng=rng, counts=counts, inputs=rng.integers(0, inputs, n))
 
 
+def layer_trials(space: FaultSpace, inputs: int, n: int, *, seed: int, faults: int) -> Trials:
+    """Return *n* trials of *faults* bit flips each in a site that is drawn by its size from *space*."""
+    rng = np.random.default_rng(seed)
+    site = np.repeat(space.locate(rng.integers(0, len(space), n)).site, faults)
+    elements, width = (
+        np.array([count(s) for s in space.sites]) for count in (lambda s: s.elements, lambda s: len(s.bits))
+    )
+    element, bit = (rng.integers(0, most[site]) for most in (elements, width))
+    where = space.locate(space.number(site, element, bit))
+    return strike(space, where, model=BitFlip(), rng=rng, counts=np.full(n, faults), inputs=rng.integers(0, inputs, n))
+
+
 def targets(space: FaultSpace) -> dict[str, FaultSpace]:
     """Return the weights and the inputs of all convolutions and the linear layer."""
     types = ["Conv2d", "Linear"]
@@ -109,16 +123,16 @@ def gemm_peak(size: int = 2048, *, device: str = "cpu") -> float:
     return 2 * size**3 / min(timed(lambda: a @ b) for _ in range(5))
 
 
-def lane_costs(*, lanes: int, repeats: int, device: str = "cpu") -> dict[str, LaneCost]:
-    """Time golden passes and sweeps in turns."""
+def lane_costs(*, lanes: int, repeats: int, device: str = "cpu", images: int = 128) -> dict[str, LaneCost]:
+    """Time golden passes of so many *images* and sweeps in turns."""
     model, data = resnet20()
     engine = Engine(model, data, device=device)
-    batch = engine.data.inputs.repeat(2, 1, 1, 1)[:128]
+    batch = engine.data.inputs.repeat(2, 1, 1, 1)[:images]
     costs = {}
 
     def golden() -> float:
         with torch.inference_mode():
-            return statistics.median(timed(lambda: model(batch)) for _ in range(3)) / len(batch)
+            return statistics.median(timed(lambda: model(batch)) for _ in range(3 + 128 // len(batch))) / len(batch)
 
     for kind, space in targets(engine.space).items():
         trials = random_trials(space, len(data), lanes, seed=len(costs))
@@ -134,6 +148,32 @@ def lane_costs(*, lanes: int, repeats: int, device: str = "cpu") -> dict[str, La
         ratio, rate, share = (statistics.median(column) for column in zip(*rows, strict=True))
         costs[kind] = LaneCost(ratio, rate, masked, share)
     return costs
+
+
+def batch_of_one(*, lanes: int, repeats: int, device: str = "cpu") -> dict[str, float]:
+    """Return what lanes cost on one thread, in golden passes of one image."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        costs = lane_costs(lanes=lanes, repeats=repeats, device=device, images=1)
+    finally:
+        torch.set_num_threads(threads)
+    return {kind: round(cost.ratio, 4) for kind, cost in costs.items()}
+
+
+def costs_of_many(draw: Callable[..., Trials], *, lanes: int, repeats: int, device: str = "cpu") -> dict[str, float]:
+    """Return by how much dearer lanes with 2, 16 and 100 struck weights are than lanes with one, timed in turns.
+
+    *draw* draws them, as :func:`random_trials` does.
+    """
+    model, data = resnet20()
+    engine = Engine(model, data, device=device)
+    weights = targets(engine.space)["weights"]
+    drawn = {n: draw(weights, len(data), lanes, seed=n, faults=n) for n in (1, *CONCURRENT)}
+    for trials in drawn.values():
+        drain(engine, trials)
+    seconds = [{n: timed(lambda t=t: drain(engine, t)) for n, t in drawn.items()} for _ in range(repeats)]
+    return {str(n): round(statistics.median(row[n] / row[1] for row in seconds), 2) for n in CONCURRENT}
 
 
 def outcomes(golden: Tensor, faulty: Tensor) -> Tensor:
@@ -234,8 +274,12 @@ def main() -> None:
         print(peak_of_one(options.peak_of, options.device))
         return
     costs = lane_costs(lanes=options.lanes, repeats=options.repeats, device=options.device)
+    many = {"lanes": options.lanes // 16, "repeats": options.repeats, "device": options.device}
     found = {
         "lane_cost": {kind: round(cost.ratio, 4) for kind, cost in costs.items()},
+        "lane_cost_batch1": batch_of_one(lanes=options.lanes // 2, repeats=options.repeats, device=options.device),
+        "multi_fault": costs_of_many(random_trials, **many),
+        "multi_fault_layer": costs_of_many(layer_trials, **many),
         "lanes_per_second": {kind: round(cost.rate) for kind, cost in costs.items()},
         "masked": {kind: round(cost.masked, 4) for kind, cost in costs.items()},
         "overhead": overhead(),
@@ -252,6 +296,9 @@ def table(found: dict[str, Any]) -> str:
     for kind in found["lane_cost"]:
         cost, rate, masked = (found[key][kind] for key in ("lane_cost", "lanes_per_second", "masked"))
         lines.append(f"{kind:12} {cost:20.3f} {rate:11,d} {100 * masked:6.1f} %")
+    lines += ["", "lanes on one thread, in passes of one image: " + _listed(found["lane_cost_batch1"])]
+    lines += ["faults in a lane, to one: " + _listed(found["multi_fault"])]
+    lines += ["faults in one layer of a lane, to one: " + _listed(found["multi_fault_layer"])]
     lines += ["", f"{'overhead':22} " + " ".join(f"{int(n):>9,d}" for n in ("1", "1000", "100000"))]
     for network, kinds in found["overhead"].items():
         lines += [
@@ -266,6 +313,10 @@ def table(found: dict[str, Any]) -> str:
         f"peak memory: {found['peak_mib']:.0f} MiB under a budget of {BUDGET_MIB} MiB",
     ]
     return "\n".join(lines)
+
+
+def _listed(ratios: dict[str, float]) -> str:
+    return ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
 
 
 if __name__ == "__main__":

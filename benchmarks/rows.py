@@ -77,6 +77,7 @@ def engine(found: Found) -> list[str]:
             [f"one fault in {what}", f"{cost[kind]:.2f} of a golden image at batch 128; {rate[kind]:,} faults a second"]
             for kind, what in (("weights", "a weight"), ("inputs", "the input of a convolution"))
         ),
+        *_more_lanes(found),
         *(
             [f"100,000 faults in {kind} at once, each with its own bit", _ratios(many, kind)]
             for kind in ("weights", "activations")
@@ -89,6 +90,23 @@ def engine(found: Found) -> list[str]:
         ["peak memory under a budget of 256 MiB", f"{found['peak_mib']:.0f} MiB"],
     ]
     return table(["", ""], rows)
+
+
+def _more_lanes(found: Found) -> list[list[str]]:
+    """Return what lanes cost on one thread and with several faults, as far as a record tells."""
+    rows = []
+    if one := found.get("lane_cost_batch1"):
+        rows.append(
+            [
+                "one fault on one thread, in passes of one image",
+                f"{one['weights']:.2f} in a weight, {one['inputs']:.2f} in an input",
+            ]
+        )
+    for key, where in (("multi_fault", "anywhere"), ("multi_fault_layer", "in one layer")):
+        if many := found.get(key):
+            cells = ", ".join(f"{n} faults {ratio:.1f}" for n, ratio in many.items())
+            rows.append([f"several weights of a lane, {where}, in lanes of one", cells])
+    return rows
 
 
 def _ratios(overhead: Found, kind: str) -> str:
