@@ -124,7 +124,7 @@ def _channels(look: Look, frame: "pd.DataFrame") -> Table:
         more = [Column("harmless changes", rank=1), Column("detected %", True, 2)]
         cells = [[f"({r.delta_low:.3g}, {r.delta_high:.3g})", share(r.detected)] for r in _rows(worst)]
     else:
-        told = "flips were drawn for sites; whole words of every channel tell these apart: --share all --name NAME"
+        told = "few trials each; --share all, under another --name, decides about whole words of every channel"
         more, cells = [Column("trials", True, 2)], [[count(r.trials)] for r in _rows(worst)]
     rows = [[f"{r.site}[{r.channel}]", *_cells(r), *mine] for r, mine in zip(_rows(worst), cells, strict=True)]
     return Table([Column("channel"), *_bounds(look), *more], rows, "Most vulnerable channels", (told,))
