@@ -17,6 +17,9 @@ from torchfault.errors import EngineError
 from torchfault.resolve import Pooled
 from torchfault.statistics import MaxTrials
 
+# submitit does not wait for a local job that it has cancelled, of which Python warns once the job is forgotten.
+_LOCAL = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 @pytest.fixture(scope="module")
 def campaign():
@@ -76,6 +79,7 @@ def test_a_cluster_that_does_not_answer_is_told(campaign):
         run(campaign, workers=Ray(2, address="127.0.0.1:9"))
 
 
+@_LOCAL
 @pytest.mark.slow
 def test_jobs_join_over_the_network_and_are_cancelled_at_the_end(campaign, alone, tmp_path):
     pytest.importorskip("submitit", reason="submitit is not installed")
@@ -83,6 +87,7 @@ def test_jobs_join_over_the_network_and_are_cancelled_at_the_end(campaign, alone
     assert same(run(campaign, workers=slurm), alone)
 
 
+@_LOCAL
 @pytest.mark.slow
 def test_a_job_that_is_killed_is_done_without_and_what_it_was_at_runs_again(campaign, alone, tmp_path):
     pytest.importorskip("submitit", reason="submitit is not installed")
@@ -98,6 +103,7 @@ def test_a_job_that_is_killed_is_done_without_and_what_it_was_at_runs_again(camp
     assert killed
 
 
+@_LOCAL
 @pytest.mark.slow
 def test_a_campaign_without_any_job_left_ends_and_goes_on(campaign, alone, tmp_path, monkeypatch):
     pytest.importorskip("submitit", reason="submitit is not installed")
@@ -120,6 +126,12 @@ def jobs_at(folder: Path) -> list[int]:
         ["pgrep", "-f", f"submitit.core._submit {folder}"], capture_output=True, text=True, check=False
     )
     return [int(pid) for pid in found.stdout.split()]
+
+
+@pytest.mark.parametrize("gpus", [0.5, 1.25])
+def test_slurm_gives_no_parts_of_a_gpu(gpus):
+    with pytest.raises(EngineError, match=rf"whole GPUs to a job, got {gpus}; give {int(gpus) + 1}"):
+        Slurm(2, gpus=gpus)
 
 
 def test_a_machine_without_slurm_says_so(campaign, tmp_path):

@@ -27,7 +27,7 @@ class Slurm:
     scheduler: ``slurm``, or ``local`` to try it out. Jobs that end are not replaced; what they were at is run again by
     the others, and the campaign ends once none is left. They have to reach *host*, the address of this machine, by
     itself its name. Needs the package submitit (``pip install torchfault[slurm]``); raises :class:`EngineError` without
-    it, where jobs cannot be submitted, and where all of them have ended.
+    it, for parts of a GPU, where jobs cannot be submitted, and where all of them have ended.
 
     >>> Slurm(16, hours=8).threads
     1
@@ -40,6 +40,10 @@ class Slurm:
     host: str | None = None
     folder: Path = Path("torchfault-jobs")
     cluster: str = "slurm"
+
+    def __post_init__(self) -> None:
+        if self.gpus != int(self.gpus):
+            raise EngineError(f"Slurm gives whole GPUs to a job, got {self.gpus:g}; give {int(self.gpus) + 1}, or 0")
 
     @contextmanager
     def start(self, bench: Bench) -> Iterator[Crew]:
@@ -75,7 +79,10 @@ class Slurm:
         except Exception as error:
             raise EngineError(f"no jobs can be submitted ({brief(error)}); is this a machine of Slurm?") from error
         executor.update_parameters(
-            name="torchfault", timeout_min=round(60 * self.hours), cpus_per_task=self.threads, gpus_per_node=self.gpus
+            name="torchfault",
+            timeout_min=round(60 * self.hours),
+            cpus_per_task=self.threads,
+            gpus_per_node=int(self.gpus),
         )
         return executor
 
