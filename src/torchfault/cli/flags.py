@@ -83,7 +83,7 @@ CAMPAIGN_FLAGS = (
     Flag("--fault", "fault", "flip"),
     Flag("--lasting", "lasting", "end"),
     Flag("--sampler", "sampler", "uniform|adaptive|..."),
-    Flag("--resolver", "resolver", "pooled:64|monotone", many=True),
+    Flag("--resolver", "resolver", "pooled:64|monotone|certified", many=True),
     Flag("--criterion", "criterion", "top1"),
     Flag("--metric", "metric", "accuracy"),
     Flag("--inputs-per-fault", "inputs_per_fault", "N|all"),
