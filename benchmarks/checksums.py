@@ -2,11 +2,13 @@
 
 import statistics
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmarks.engine import MEAN, STD, data_folder, resnet20
 from torchfault.criteria import NonFinite, Top1Change
@@ -14,12 +16,13 @@ from torchfault.criteria.compose import verdict
 from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.faults import BitFlip
-from torchfault.hardening import Checksums, guards, harden
+from torchfault.hardening import Checksums, detecting, guards, harden
 from torchfault.hardening.checksums import ChecksumGuard
 from torchfault.statistics import proportion
 from torchfault.trials import strike
 
 _BATCH = 128
+_NOISE = 0.02  # of a deviation of the pixels: no two inputs are the same
 _LAYERS = "*conv*"
 
 
@@ -27,7 +30,8 @@ def abft(*, clean: int, trials: int) -> dict[str, Any]:
     """Return the coverage of flips that change an answer, with its bounds, the latency and the false alarms.
 
     Faults are bit flips in what convolutions give, one to an image among 128; *trials* are drawn, and those that change
-    an answer are shown to the check of their layer. False alarms are counted on *clean* inputs, 128 at a time.
+    an answer are shown to the check of their layer. False alarms are counted on *clean* inputs, 128 at a time, and
+    input by input on as many of *attention*, in float32 and bfloat16.
     """
     model, data = resnet20(slice(1000))
     model.requires_grad_(False)
@@ -40,6 +44,7 @@ def abft(*, clean: int, trials: int) -> dict[str, Any]:
         "coverage": [coverage.value, coverage.low, coverage.high, failed],
         "latency": _latency(model, safe, data.inputs[:_BATCH]),
         "false_alarms": [alarms, clean, at_most],
+        "attention": {str(dtype)[6:]: _attention(dtype, clean) for dtype in (torch.float32, torch.bfloat16)},
     }
 
 
@@ -82,14 +87,25 @@ def _shown(safe: nn.Module, inputs: Tensor) -> dict[str, tuple[nn.Module, Checks
     return held
 
 
-def _alarms(safe: nn.Module, clean: int) -> int:
-    """Return on how many of *clean* inputs a check finds something: test and training images, shifted and mirrored."""
+def _batches(clean: int) -> Iterator[Tensor]:
+    """Yield so many inputs: test and training images with noise of their own, shifted and mirrored by batches."""
     pixels = []
     for name in ("cifar10_test_1000.npz", "cifar10_train_4000.npz"):
         with np.load(data_folder() / name) as archive:
             pixels.append(torch.from_numpy(archive["images"]).permute(0, 3, 1, 2).float() / 255)
     images = (torch.cat(pixels) - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
-    alarms, drawn = 0, torch.Generator().manual_seed(3)
+    drawn = torch.Generator().manual_seed(3)
+    for start in range(0, clean, _BATCH):
+        chosen = torch.randint(0, len(images), (min(_BATCH, clean - start),), generator=drawn)
+        down, across = torch.randint(-4, 5, (2,), generator=drawn).tolist()
+        batch = images[chosen].roll((down, across), (2, 3))
+        batch = batch + _NOISE * torch.randn(batch.shape, generator=drawn)
+        yield batch.flip(3) if start // _BATCH % 2 else batch
+
+
+def _alarms(safe: nn.Module, clean: int) -> int:
+    """Return on how many batches of *clean* inputs a check finds something."""
+    alarms = 0
 
     def count(guard: ChecksumGuard, layer: nn.Module, args: Any, output: Tensor) -> None:
         nonlocal alarms
@@ -104,14 +120,23 @@ def _alarms(safe: nn.Module, clean: int) -> int:
             )
         )
     with torch.inference_mode():
-        for start in range(0, clean, _BATCH):
-            chosen = torch.randint(0, len(images), (min(_BATCH, clean - start),), generator=drawn)
-            down, across = torch.randint(-4, 5, (2,), generator=drawn).tolist()
-            batch = images[chosen].roll((down, across), (2, 3))
-            safe(batch.flip(3) if start // _BATCH % 2 else batch)
+        for batch in _batches(clean):
+            safe(batch)
     for hook in hooks:
         hook.remove()
     return alarms
+
+
+def _attention(dtype: torch.dtype, clean: int) -> list[float]:
+    """Return the alarms of attention over 64 patches of each image, of how many images, and at most what share."""
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(48, 4, 96, batch_first=True).eval().requires_grad_(False).to(dtype)
+    watched, alarms = detecting(harden(nn.Sequential(model), Checksums("*self_attn"))), 0
+    with torch.inference_mode():
+        for batch in _batches(clean):
+            patches = F.unfold(batch, 4, stride=4).transpose(1, 2).to(dtype)
+            alarms += int(watched(patches)["detected"].sum())
+    return [alarms, clean, proportion(alarms, clean, method="clopper-pearson", level=0.95).high]
 
 
 def _latency(model: nn.Module, safe: nn.Module, given: Tensor) -> float:

@@ -3,8 +3,9 @@
 import json
 
 import pytest
+import torch
 
-from benchmarks import hardening, rows, subjects
+from benchmarks import checksums, hardening, rows, subjects
 
 
 @pytest.mark.slow
@@ -47,13 +48,15 @@ def test_what_was_found_becomes_lines():
         | {"measured": [0.001, 0.0008, 0.0012]},
     }
     abft = {
-        "abft": {"coverage": [1.0, 0.99, 1.0, 400], "latency": 0.045, "false_alarms": [0, 100_000, 3e-5]},
+        "abft": {"coverage": [1.0, 0.99, 1.0, 400], "latency": 0.045, "false_alarms": [0, 100_000, 3e-5]}
+        | {"attention": {"bfloat16": [2, 1000, 7e-3]}},
     }
     lines = rows.hardening(found)
     assert "| parity | all [3, -] | -0.10 | +4.0 %, +30 % | +0.04 % |" in lines
     assert "- zero-space refuses: no codes." in lines
     assert any("| 0.040 % | 97.0 % [at least 95.0] | 0.100 % [at most 0.200] |" in line for line in lines)
     assert "0 alarms on 100,000 clean inputs (at most 3.0e-05 of them)" in rows.checksums(abft)[0]
+    assert "raised 2 on 1,000 inputs in bfloat16 (at most 7.0e-03 of them)" in rows.checksums(abft)[1]
 
 
 def test_the_fastest_recipe_is_chosen_that_keeps_answers_and_gains_enough():
@@ -67,3 +70,12 @@ def test_the_fastest_recipe_is_chosen_that_keeps_answers_and_gains_enough():
     assert hardening.fastest({name: told[name] for name in ("weak", "wrong")}) == "weak"
     assert hardening.fastest({"wrong": told["wrong"]}) == "wrong"
     assert hardening.CHOICE != hardening.MEASUREMENT
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_attention_raises_no_alarm_on_images(dtype, data_dir, monkeypatch):
+    monkeypatch.setenv("TORCHFAULT_DATA", str(data_dir))
+    assert checksums._attention(dtype, 200)[:2] == [0, 200]
+    batches = list(checksums._batches(200))
+    assert [len(batch) for batch in batches] == [128, 72]
+    assert len(torch.unique(torch.cat(batches), dim=0)) == 200
