@@ -467,7 +467,7 @@ def test_a_campaign_of_python_is_shown_but_not_resumed(capfd):
     run_campaign(Campaign(engine, engine.space, stop=MaxTrials(30)), store="torchfault.db", name="own")
     assert "of 30 trials" in run(capfd, "show")[0]
     assert main(["resume"]) == 2
-    assert "was not begun by 'torchfault run'; resume it from Python" in capfd.readouterr().err
+    assert "was not begun by 'torchfault run'; resume it from Python, or by the command" in capfd.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to a process")

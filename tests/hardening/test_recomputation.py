@@ -9,7 +9,7 @@ from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.errors import ModelError
 from torchfault.faults import BitFlip
-from torchfault.hardening import InvariantBits, Ranges, harden, profile, recomputing
+from torchfault.hardening import InvariantBits, Ranges, detecting, detection, harden, profile, recomputing
 from torchfault.trials import strike
 
 
@@ -89,3 +89,36 @@ def test_a_captured_model_computes_the_same():
     safe = recomputing(harden(model, Ranges(), profile=profile(model, DATA)))
     captured = torch.export.export(safe, (DATA,), strict=False).module()
     assert torch.allclose(captured(DATA), model(DATA))
+
+
+def test_latency_is_told_in_layers_that_computed_until_a_guard_saw_a_failure():
+    torch.manual_seed(0)
+    layers = (nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    model, data = nn.Sequential(*layers).eval().requires_grad_(False), Data(torch.randn(20, 4))
+    golden = profile(model, data)
+    found = {}
+    for name, methods in {
+        "weights": (InvariantBits(),),
+        "next": (Ranges(("2:input", "4:input")),),
+        "last": (Ranges("4:output"),),
+    }.items():
+        engine = Engine(detecting(harden(model, *methods, profile=golden), mend=False), data, executor="hooks")
+        space = engine.space.select("model.0.weight", bits=[30])
+        found[name] = detection(engine, space=space, trials=300)
+        assert sum(found[name].latency) == round(found[name].coverage.value * found[name].coverage.trials) > 50
+    assert len(found["weights"].latency) == 1  # before another layer computes
+    assert len(found["next"].latency) == 2
+    assert found["next"].latency[0] > 10 * found["next"].latency[1] > 0  # a few leave their range one layer later
+    assert found["last"].latency[:2] == (0, 0)
+    assert len(found["last"].latency) == 3
+
+
+def test_what_no_guard_saw_is_not_detected_even_where_the_answer_is_no_number():
+    model, data = nn.Sequential(nn.Linear(2, 2)).eval().requires_grad_(False), Data(torch.rand(5, 2))
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)  # a flip of bit 30 makes it infinite
+    watched = detecting(harden(model, Ranges("0:input"), profile=profile(model, data)), mend=False)
+    engine = Engine(watched, data, executor="hooks")
+    found = detection(engine, space=engine.space.select("*.weight", bits=[30]), trials=50)
+    assert found.coverage.trials == 50
+    assert (found.coverage.value, found.latency) == (0, ())

@@ -124,7 +124,8 @@ class Campaign:
     accelerator. A trial is what *sampler* draws by *measure* (uniform unless told), changed by *fault*, on an input:
     each draw runs on *inputs_per_fault* random inputs, or on all of them (``None``; always so where the sampler
     enumerates the whole space). It fails where *criterion* says so, or by a NaN or infinity that golden does not have,
-    or an exception; further *verdicts*, criteria by name, are recorded beside. With a *metric* every trial runs on the
+    or an exception; further *verdicts*, criteria by name, are recorded beside, those that have ``observes = True`` as
+    they are, NaN or not. With a *metric* every trial runs on the
     whole data set instead, and its value is the drop of the metric below golden; it then counts as failed where the
     metric changed at all, and *criterion*, *verdicts* and *inputs_per_fault*, which would have no say, are refused.
 

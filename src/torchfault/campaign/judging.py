@@ -24,6 +24,7 @@ from torchfault.criteria import (
     metric_of,
     unusable_inputs,
 )
+from torchfault.criteria.compose import verdict
 from torchfault.data import Tree, leaves, map_tensors, rows
 from torchfault.engine.executor import Lanes
 from torchfault.engine.monitor import Monitor
@@ -80,7 +81,15 @@ class Judge:
             named = answers(self.campaign.criterion, lanes.faulty)
             own |= {} if named is None else {"answer": np.where(lanes.crashed, -1, named.cpu().numpy())}
             own["change"] = np.where(lanes.crashed, np.inf, changes(lanes.golden, lanes.faulty).numpy())
-        return own | {name: of(criterion).failed for name, criterion in self.campaign.verdicts.items()}
+        for name, criterion in self.campaign.verdicts.items():
+            if getattr(
+                criterion, "observes", False
+            ):  # what it says is no failure: numbers that are not finite are none
+                told = verdict(criterion, lanes.golden, lanes.faulty, labels).cpu().numpy()
+                own[name] = told & ~np.asarray(lanes.crashed, dtype=np.bool_)
+            else:
+                own[name] = of(criterion).failed
+        return own
 
 
 def _each_once(engine: Machine, trials: Trials, monitor: Monitor | None = None) -> Iterator[Lanes]:

@@ -65,7 +65,10 @@ def resume_campaign(
         record = find(store, name)
         stored: Mapping[str, Any] | None = record.configuration.get("settings")
         if stored is None:
-            raise CampaignError(f"campaign '{record.name}' was not begun by 'torchfault run'; resume it from Python")
+            raise CampaignError(
+                f"campaign '{record.name}' was not begun by 'torchfault run'; resume it from Python, or by the command "
+                "that began it"
+            )
         settings = restore(stored, [*overrides, Override(("store",), where, "--store")])
         if not trust:
             check_trusted(stored, settings, name=record.name)

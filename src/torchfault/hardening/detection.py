@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from torchfault.campaign import Campaign, Standing, run
 from torchfault.criteria import Criterion, Top1Change
-from torchfault.data import Tree, leaves
+from torchfault.data import Tree, call, leaves, rows
 from torchfault.engine import Engine
 from torchfault.errors import ModelError
 from torchfault.hardening.harden import Guard, guards
@@ -23,7 +26,8 @@ __all__ = ["Detecting", "Detection", "detecting", "detection"]
 
 
 class Detecting(nn.Module):
-    """A model whose guards tell what they see: a dictionary of its *output* and of *detected*, a boolean for each row.
+    """A model whose guards tell what they see: a dictionary of its *output*, of *detected*, a boolean for each row, and
+    of *first*, how many guards were asked before the first that saw something; all of them where none did.
 
     It is what :func:`detecting` returns.
     """
@@ -47,13 +51,13 @@ class Detecting(nn.Module):
         """Return what the model gives, and where a guard saw something wrong."""
         try:
             output = self.model(*args, **named)
-            first = leaves(output)[0]
-            detected = torch.zeros(len(first), dtype=torch.bool, device=first.device)
-            for alarm in self.seen:
-                detected = detected | alarm
+            held, asked = leaves(output)[0], len(self.seen)
+            first = torch.full((len(held),), asked, device=held.device)
+            for number in reversed(range(asked)):
+                first = torch.where(self.seen[number], number, first)
         finally:
             self.seen.clear()
-        return {"output": output, "detected": detected}
+        return {"output": output, "detected": first < asked, "first": first}
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +75,8 @@ def detecting(model: nn.Module, *, mend: bool = True) -> Detecting:
     """Return a copy of a hardened *model* that also tells where a guard saw something wrong.
 
     Its output is a dictionary: *output* is the model's own, *detected* a boolean for each row, which criteria read as
-    any output (``Top1Change(output="output")``). Unless *mend*, guards look and change nothing. Raises
-    :class:`ModelError` for a model without guards.
+    any output (``Top1Change(output="output")``), *first* the number of the first guard that saw something. Unless
+    *mend*, guards look and change nothing. Raises :class:`ModelError` for a model without guards.
 
     >>> from torchfault.hardening import Ranges, harden, profile
     >>> plain, data = nn.Sequential(nn.Linear(2, 2)), torch.rand(50, 2)
@@ -97,11 +101,16 @@ def detecting(model: nn.Module, *, mend: bool = True) -> Detecting:
 @dataclass(frozen=True)
 class Detection:
     """How well failures are seen: of *failed* trials the share seen (*coverage*), of all seen ones those that failed
-    (*precision*), and of clean inputs the share with an alarm (*false_alarms*); each with an exact interval."""
+    (*precision*), and of clean inputs the share with an alarm (*false_alarms*); each with an exact interval.
+
+    *latency* counts failures that were struck in a layer and seen, by how many further layers had computed until a
+    guard saw them: ``latency[0]`` were seen before the next one. A layer has parameters; its first call counts.
+    """
 
     coverage: Estimate
     precision: Estimate
     false_alarms: Estimate
+    latency: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -118,9 +127,23 @@ class _Own:
 class _Seen:
     """A criterion: a guard saw something."""
 
+    observes: ClassVar[bool] = True
+
     def __call__(self, _golden: Tree, faulty: Tree, _labels: Tree | None) -> Tensor:
         seen: Tensor = _part(faulty, "detected")
         return seen
+
+
+@dataclass(frozen=True)
+class _First:
+    """A criterion: this bit is set in the number of the first guard that saw something. Verdicts are yes or no."""
+
+    bit: int
+    observes: ClassVar[bool] = True
+
+    def __call__(self, _golden: Tree, faulty: Tree, _labels: Tree | None) -> Tensor:
+        first: Tensor = _part(faulty, "first")
+        return (first >> self.bit & 1).bool()
 
 
 def _part(outputs: Any, name: str) -> Any:
@@ -155,17 +178,49 @@ def detection(
     >>> found.coverage.value, found.false_alarms.value
     (1.0, 0.0)
     """
+    space, golden = engine.space if space is None else space, engine.golden()
+    bits = [f"first.{bit}" for bit in range(int(golden["first"].max()).bit_length())]
     campaign = Campaign(
         engine,
-        engine.space if space is None else space,
+        space,
         criterion=_Own(criterion or Top1Change(output="output")),
-        verdicts={"detected": _Seen()},
+        verdicts={"detected": _Seen(), **{flag: _First(bit) for bit, flag in enumerate(bits)}},
         seed=seed,
         stop=MaxTrials(trials),
         level=level,
     )
-    columns = run(campaign, store=store, name=name, progress=progress).columns
-    failed, seen = (columns.flag(flag)[:trials].astype(bool) for flag in ("failed", "detected"))
-    alarms, both = int(engine.golden()["detected"].sum()), int((failed & seen).sum())
-    counts = ((both, int(failed.sum())), (both, int(seen.sum())), (alarms, len(engine.data)))
-    return Detection(*(proportion(*pair, method="clopper-pearson", level=level) for pair in counts))
+    results = run(campaign, store=store, name=name, progress=progress)
+    columns = results.columns.take(0, trials)  # the store may hold more
+    failed, seen = (columns.flag(flag).astype(bool) for flag in ("failed", "detected"))
+    first = sum(columns.flag(flag).astype(np.int64) << bit for bit, flag in enumerate(bits))
+    struck = space.locate(columns.faults).site
+    layers = [space.sites[site].module for site in struck[failed & seen].tolist()]
+    passed = _passed(engine.model, rows(engine.data.inputs, slice(0, 1)), layers, np.atleast_1d(first)[failed & seen])
+    both = int((failed & seen).sum())
+    counts = ((both, int(failed.sum())), (both, int(seen.sum())), (int(golden["detected"].sum()), len(engine.data)))
+    coverage, precision, alarms = (proportion(*pair, method="clopper-pearson", level=level) for pair in counts)
+    return Detection(coverage, precision, alarms, tuple(np.bincount(passed).tolist()))
+
+
+def _passed(model: nn.Module, given: Tree, layers: list[str], first: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many layers computed between each of *layers* and the guard of that number; others are left out."""
+    assert isinstance(model, Detecting)
+    asked: dict[str, int] = {}  # when a layer has computed, so many guards have been asked
+
+    def note(name: str, *_: Any) -> None:
+        asked.setdefault(name, len(model.seen))
+
+    hooks = [
+        module.register_forward_hook(partial(note, name), prepend=True)
+        for name, module in model.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+    ]
+    with torch.no_grad():
+        call(model, given)
+    for hook in hooks:
+        hook.remove()
+    order, done = list(asked), np.array(list(asked.values()), dtype=np.int64)
+    pairs = [
+        (order.index(layer), number) for layer, number in zip(layers, first.tolist(), strict=True) if layer in asked
+    ]
+    return np.array([int((done[at + 1 :] <= number).sum()) for at, number in pairs], dtype=np.int64)

@@ -114,7 +114,9 @@ def _blocks(codes: Tensor) -> tuple[Tensor, Tensor]:
 def _syndrome(blocks: Tensor) -> Tensor:
     """Return the sum of the columns of all set bits, shape (n,): 0 without a flip, of even weight with two."""
     place = torch.arange(_BLOCK, device=blocks.device) * 256
-    part = _SUMS.to(blocks.device)[(blocks.long() & 255) + place]
+    part = _SUMS.to(blocks.device)[
+        blocks.long() & 255 | place
+    ]  # no addition, which the model's own would be named after
     part = part[:, :4] ^ part[:, 4:]
     part = part[:, :2] ^ part[:, 2:]
     return (part[:, 0] ^ part[:, 1]).long()
