@@ -1,7 +1,7 @@
 """Parts of values: where lanes differ from golden in a small part of every live value, only that is computed.
 
-What such a part is (a box of an image, a channel) and how operations change it, the rules tell; how far lanes go in
-this way, and when they have become as golden, is the same for all.
+What such a part is, and how operations change it, is told by boxes and by channels; how far lanes go in this way, and
+when they have become as golden, is the same for both.
 """
 
 from collections.abc import Sequence
