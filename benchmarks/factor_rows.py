@@ -35,8 +35,9 @@ def factor_costs(found: Found) -> list[str]:
         counts = (f"{found[key][name]:,.0f}" for key in ("lanes", "simulations"))
         told = f"{of}: {value:.3f} % [{low:.3f}, {high:.3f}]"
         rows.append([what, f"{found['processor_seconds'][name]:,.0f} s", *counts, told])
-    injected = found["injection"]["weights"]
-    rows += [[f"{name} injection into the filters, 1 % margin", "", "", f"{n:,}", ""] for name, n in injected.items()]
+    for name in ("layer-wise", "data-aware", "data-unaware"):
+        runs = f"{found['injection']['weights'][name]:,}"
+        rows.append([f"{name} injection into the filters, 1 % margin", "", "", runs, ""])
     return table(["", "processor time", "lanes", "simulations", "the model's factor (MVF)"], rows)
 
 

@@ -175,7 +175,7 @@ def precision(found: Found) -> list[str]:
             for code in sorted(mine, key=lambda code: next(iter(mine[code].values()))["value"]):
                 cells = [percent(one) for one in mine[code].values()]
                 ratios = [one["value"] / least for one, least in zip(mine[code].values(), base, strict=True) if least]
-                told = f"{min(ratios):.1f} to {max(ratios):.1f}" if ratios else "-"
+                told = " to ".join(sorted({f"{one:.1f}" for one in ratios}, key=float)) or "-"
                 rows.append([f"{_NETWORKS[name]}, {what}", _CODES.get(code, f"`{code}`"), *cells, told])
     return table(heads, rows)
 
