@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
+# A file is one worker's, so that no two make what its tests share.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
@@ -17,10 +19,10 @@ demo: $(VENV)/.core ## train a small CNN on digits, strike it, write a report (u
 	@$(BIN)/torchfault demo
 
 test: lint $(VENV)/.ecosystem ## lint, then every test that is not slow
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: lint $(VENV)/.ecosystem ## lint, then all tests
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(PYTEST)
 
 lint: $(VENV)/.dev ## ruff, mypy and codespell
 	$(BIN)/ruff check .

@@ -48,7 +48,7 @@ COMMANDS = {
     "plan": [],
     "run": ["--trials", "100"],
     "search": ["--trials", "1000"],
-    "vulnerability": ["--weights", "8"],
+    "vulnerability": [],
     "ra": ["--accelerator", "flat", "--trials", "100"],
     "harden": ["--method", "ranges:zero", "--trials", "50"],
     "init": [],

@@ -21,7 +21,7 @@ RECIPES = {
     "metric": ["run", *MODEL, "--include", "fc2.*", "--metric", "accuracy", "--trials", "40"],
     "adaptive": ["run", *MODEL, "--include", "fc*", "--sampler", "adaptive", "--half-width", "0.2", "--trials", "3000"],
     "search": ["search", *MODEL, "--include", "fc*.weight", "--trials", "400"],
-    "vulnerability": ["vulnerability", *MODEL, "--include", "fc2.*", "--weights", "2", "--neurons", "2"],
+    "vulnerability": ["vulnerability", *MODEL, "--include", "fc2.*", "--share", "10%", "--weights", "2"],
     "ra": ["ra", *MODEL, "--trials", "400"],
 }
 READERS = [

@@ -52,8 +52,15 @@ def recorded(model: nn.Module, data: Data, which: int, layouts, words: dict) -> 
     return recorder.seen
 
 
-@pytest.mark.parametrize("executor", ["graph", "hooks"])
-@pytest.mark.parametrize("name", ["digits", "depthwise", "transformer", "lstm", "folded"])
+SLOW = {("digits", "hooks"), ("transformer", "graph")}  # a quarter of a minute each
+TABLES = [
+    pytest.param(name, executor, marks=[pytest.mark.slow] if (name, executor) in SLOW else [])
+    for name in ("digits", "depthwise", "transformer", "lstm", "folded")
+    for executor in ("graph", "hooks")
+]
+
+
+@pytest.mark.parametrize(("name", "executor"), TABLES)
 def test_tables_are_those_of_plain_passes(name: str, executor: str) -> None:
     model, data = NETWORKS[name]()
     engine = Engine(model, data, executor=executor)

@@ -378,6 +378,16 @@ weighted_draws = st.lists(
 ).filter(lambda rows: any(row[1] > 0 for row in rows))
 
 
+@pytest.mark.parametrize("weight", [1e-60, 1e-100, 1.0054868518617169e-140, 1e-150])
+@pytest.mark.parametrize("ratio", [False, True])
+def test_vanishing_weights_have_the_interval_of_their_limit(weight: float, ratio: bool) -> None:
+    near = weighted_mean([0, 1, 1], [0.0, 1e-20, 1e-20], level=0.5, ratio=ratio)
+    found = weighted_mean([0, 1, 1], [0.0, weight, weight], level=0.5, ratio=ratio)
+    scale = 1.0 if ratio else weight / 1e-20
+    for one, other in ((found.value, near.value), (found.low, near.low), (found.high, near.high)):
+        assert one == pytest.approx(other * scale, rel=1e-9)
+
+
 @given(weighted_draws, levels)
 def test_weighted_mean_is_unbiased_holds_its_value_and_ignores_order(
     rows: list[tuple[bool, float, int]], level: float

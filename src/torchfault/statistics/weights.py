@@ -5,7 +5,7 @@ from math import inf, nan
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betainccinv, betaincinv
+from scipy.special import betainccinv, betaincinv, gammainccinv, gammaincinv
 
 from torchfault.errors import StatisticsError
 from torchfault.statistics.intervals import Floats, quantile
@@ -16,6 +16,7 @@ __all__ = ["Strata", "beta_bounds", "check_draws", "check_weights", "ratio_bound
 # this many draws more: two trials that agree are no proof that all would. Of 1, 2 and 3 the first that held its level
 # in simulation; what it adds is capped at the variance without strata.
 _CAUTION = 3.0
+_VAST = 1e100  # draws, of weights as small: SciPy's inverses of the beta distribution end in NaN from 1e140 on
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def beta_bounds(strata: Strata, *, heaviest: float, level: float) -> tuple[float
     square, low, high = float(strata.squares.sum()) / n, 0.0, 1.0
     if 0 < mean < 1:
         draws = _draws_worth(mean, square, within) * n
-        low = float(betaincinv(mean * draws, draws * (1 - mean) + 1, tail)) if draws < inf else mean
+        low = _beta_below(mean * draws, draws * (1 - mean) + 1, tail) if draws < inf else mean
     elif mean >= 1:
         low = tail ** (1 / n)
     if mean > 0 and len(strata.draws) > 1:
@@ -77,7 +78,7 @@ def beta_bounds(strata: Strata, *, heaviest: float, level: float) -> tuple[float
     more = mean + heaviest / n  # one failure more, of the heaviest kind
     if more < 1:
         draws = _draws_worth(more, square + heaviest**2 / n, within) * n
-        high = float(betainccinv(more * draws, draws * (1 - more) + 1, tail)) if draws < inf else more
+        high = _beta_above(more * draws, draws * (1 - more) + 1, tail) if draws < inf else more
     elif mean < 1 and heaviest < 1 + 1e-9:  # all weights are 1, and all draws but one failed
         high = (1 - tail) ** (1 / n)
     # the truth is at most 1, but an interval holds its estimate, and the unbiased estimate may be above 1
@@ -104,10 +105,20 @@ def ratio_bounds(y: Floats, w: Floats, *, heaviest: float, level: float) -> tupl
             bounds.append(share)
             continue
         draws = share * (1 - share) * whole**2 / float(np.square(weight) @ np.square(outcome - share))
-        inverse = betainccinv if more else betaincinv
-        bounds.append(float(inverse(share * draws, (1 - share) * draws, tail)))
+        inverse = _beta_above if more else _beta_below
+        bounds.append(inverse(share * draws, (1 - share) * draws, tail))
     value = float(w @ y) / float(w.sum())
     return min(bounds[0], value), max(bounds[1], value)
+
+
+def _beta_below(a: float, b: float, tail: float) -> float:
+    """Return the point below which *tail* of a beta distribution lies; of a vast *b* that of its limit, a gamma one."""
+    return float(betaincinv(a, b, tail) if b < _VAST else gammaincinv(a, tail) / b)
+
+
+def _beta_above(a: float, b: float, tail: float) -> float:
+    """Return the point above which *tail* of a beta distribution lies; of a vast *b* that of its limit, a gamma one."""
+    return float(betainccinv(a, b, tail) if b < _VAST else gammainccinv(a, tail) / b)
 
 
 def _draws_worth(mean: float, square: float, within: float) -> float:
