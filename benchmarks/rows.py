@@ -321,7 +321,8 @@ def _hardened(row: Found, kinds: Sequence[str]) -> list[str]:
 
 
 def _fewer_fail(one: Found) -> str:
-    value, low, high = (None if one[key] is None else f"{one[key]:.3g}" for key in ("ratio", "low", "high"))
+    found = (one[key] for key in ("ratio", "low", "high"))
+    value, low, high = (None if x is None else f"{x:,.0f}" if x >= 100 else f"{x:.3g}" for x in found)
     return f"{value or ('all' if one['before'] else '-')} [{low}, {high or '-'}]"
 
 
