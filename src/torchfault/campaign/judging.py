@@ -82,9 +82,8 @@ class Judge:
             own |= {} if named is None else {"answer": np.where(lanes.crashed, -1, named.cpu().numpy())}
             own["change"] = np.where(lanes.crashed, np.inf, changes(lanes.golden, lanes.faulty).numpy())
         for name, criterion in self.campaign.verdicts.items():
-            if getattr(
-                criterion, "observes", False
-            ):  # what it says is no failure: numbers that are not finite are none
+            if getattr(criterion, "observes", False):
+                # what it says is no failure, and neither are numbers that are not finite
                 told = verdict(criterion, lanes.golden, lanes.faulty, labels).cpu().numpy()
                 own[name] = told & ~np.asarray(lanes.crashed, dtype=np.bool_)
             else:

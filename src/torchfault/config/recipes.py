@@ -58,6 +58,13 @@ def _scores(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _need(section: Section, key: str, names: tuple[str, ...]) -> None:
+    """Refuse keys called *names* that were given without *key*, which alone gives them a say."""
+    given = [name for name in names if getattr(section, name) != type(section).model_fields[name].default]
+    if getattr(section, key) is None and given:
+        raise ValueError(f"{' and '.join(given)} would have no say without {key}; give that too")
+
+
 class Search(Section):
     """Find as many faults that fail as possible, or some that lower the accuracy by a given share."""
 
@@ -94,10 +101,8 @@ class Search(Section):
     def _belong_together(self) -> Self:
         if self.drop is not None and self.architecture is not None:
             raise ValueError("drop and architecture are two searches; give one of them")
-        for search, names in (("drop", ("scores", "found")), ("architecture", ("robustness", "epochs"))):
-            given = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
-            if getattr(self, search) is None and given:
-                raise ValueError(f"{' and '.join(given)} would have no say without {search}; give that too")
+        _need(self, "drop", ("scores", "found"))
+        _need(self, "architecture", ("robustness", "epochs"))
         return self
 
     def build(self, made: Made) -> "Campaign":
@@ -164,10 +169,7 @@ class Vulnerability(Section):
 
     @model_validator(mode="after")
     def _belong_to_words(self) -> Self:
-        names = ("weights", "neurons", "fresh", "audit")
-        given = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
-        if self.share is None and given:
-            raise ValueError(f"{' and '.join(given)} would have no say without share; give that too")
+        _need(self, "share", ("weights", "neurons", "fresh", "audit"))
         return self
 
     def build(self, made: Made) -> "Campaign":
