@@ -1,5 +1,7 @@
 """Campaigns of every recipe end by any signal, at any moment, and go on to the very results of a run in one piece."""
 
+import contextlib
+import importlib
 import re
 import signal
 import subprocess
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.digits import save_digits
-from torchfault.cli import main
+from torchfault.cli import interruption, main
 
 MODEL = ["--model", "torchfault.zoo:digits_cnn", "--data", "digits.npz"]
 RECIPES = {
@@ -109,6 +111,46 @@ def test_three_ctrl_c_in_a_row_end_it_once(rng):
         assert (process.returncode, out) == (130, ""), err
         assert "Traceback" not in err
         assert err.count("stopped:") == 1
+
+
+def test_an_interruption_that_became_another_error_is_told_as_one(monkeypatch, capfd):
+    def interrupted(*_):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("of a library that catches what it should not")
+
+    monkeypatch.setattr("torchfault.cli._dispatch", interrupted)
+    assert main(["status"]) == 130
+    assert capfd.readouterr().err == "stopped: interrupted; what a store held before is kept\n"
+
+
+def test_ctrl_c_amid_an_import_waits_for_its_end(monkeypatch, tmp_path):
+    (tmp_path / "loads_long.py").write_text(
+        "import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(0.2)\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt), interruption.once(last=False):
+        importlib.import_module("loads_long").__dict__.update(ended=time.sleep(5))
+    assert sys.modules.pop("loads_long").whole
+    (tmp_path / "loads_forever.py").write_text(
+        "import signal, time\nsignal.raise_signal(signal.SIGINT)\nwhile True:\n    time.sleep(0.05)\n"
+    )
+    monkeypatch.setattr(interruption, "PATIENCE", 0.3)
+    with pytest.raises(KeyboardInterrupt), interruption.once(last=False):
+        importlib.import_module("loads_forever")
+
+
+def test_an_interrupted_exec_of_text_does_not_kill_at_exit():
+    Path("ends.py").write_text(  # a module, since scripts end another way
+        "import sys; from torchfault import cli\n"
+        "cli._complain('first', 0)\n"  # whose imports, full of `exec`, would hide it
+        "def dispatch(_): exec('import signal; signal.raise_signal(signal.SIGINT)')\n"
+        "cli._dispatch = dispatch\n"
+        "sys.exit(cli.main())"
+    )
+    ended = subprocess.run([sys.executable, "-m", "ends"], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (130, ""), ended.stderr
+    assert ended.stderr == "error: first\nstopped: interrupted; what a store held before is kept\n"
 
 
 def test_ctrl_c_before_anything_was_kept_says_so():

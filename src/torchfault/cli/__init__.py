@@ -69,8 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Rich and typer both end the process by a status of their own where a pipe breaks.
             return _unread() if isinstance(told.__context__, BrokenPipeError) else int(told.code or 0)
         except KeyboardInterrupt:
-            return _complain("interrupted; what a store held before is kept", INTERRUPTED, label="stopped")
+            return _stopped()
         except Exception as error:
+            if interruption.came():
+                return _stopped()
             if lacks_memory(error):
                 return _complain(
                     "memory ran out; what a store held before is kept: give a smaller --memory, or fewer inputs by "
@@ -114,6 +116,10 @@ def _usage(error: Exception) -> str:
         return f"no such option: {name}; it is {former} now"
     context = getattr(error, "ctx", None)
     return f"{text[:1].lower()}{text[1:]}; see {context.command_path if context else 'torchfault'} --help"
+
+
+def _stopped() -> int:
+    return _complain("interrupted; what a store held before is kept", INTERRUPTED, label="stopped")
 
 
 def _complain(message: str, status: int, *, label: str = "error") -> int:
