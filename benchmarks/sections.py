@@ -56,8 +56,9 @@ SECTIONS: Mapping[str, Section] = {
     "resiliency": Section((*_RESILIENCY, "--only", "accuracies"), ("--faults", "512"), (), ()),
     "estimators": Section(
         (*_RESILIENCY, "--only", "convergence"),
-        ("--rounds", "5", "--truth", "2000", "--seeds", "2", "--repeats", "5"),
-        ("--rounds", "50", "--truth", "10000", "--seeds", "5", "--repeats", "50"),
+        ("--rounds", "1", "--truth", "2000", "--seeds", "2", "--repeats", "5"),
+        ("--rounds", "1", "--truth", "10000", "--seeds", "5", "--repeats", "50"),
+        ("--seeds", "10", "--repeats", "100"),
     ),
     "vulnerability": Section(
         ("benchmarks/vulnerability.py", "--json"),
