@@ -60,7 +60,7 @@ class Free:
 
 
 class _Answering:
-    size = 1000
+    size = present = 1000
 
     def submit(self, trials: Trials) -> "Future[Verdicts]":
         future: Future[Verdicts] = Future()

@@ -1,11 +1,14 @@
 """`status` tells from another terminal how far campaigns are, and which of them nobody runs any more."""
 
+import contextlib
 import json
+import sqlite3
 import subprocess
 import sys
 
 import pytest
 
+from tests.support.crews import Threads
 from tests.support.doubles import SPACE, Double
 from torchfault.campaign import Campaign, run
 from torchfault.cli import main
@@ -46,6 +49,42 @@ def test_status_tells_running_killed_and_finished_campaigns_apart(tmp_path, caps
     whole = told(path, capsys)["other"]
     estimate = results.estimate()
     assert (whole["value"], whole["low"], whole["high"]) == (estimate.value, estimate.low, estimate.high)
+
+
+def test_status_tells_how_many_workers_a_running_campaign_has(tmp_path, capsys):
+    path, seen = tmp_path / "s.db", []
+
+    def look(_):
+        if path.exists():  # made with the first batch
+            seen.append(told(path, capsys)["mine"]["workers"])
+            main(["status", "--store", str(path)])
+            seen.append(capsys.readouterr().out)
+
+    with_three = Campaign(Double(), SPACE, stop=MaxTrials(2000))
+    run(with_three, store=path, name="mine", progress=look, workers=Threads(3))
+    assert set(seen[::2]) == {3}
+    assert all("workers" in table for table in seen[1::2])
+    assert told(path, capsys)["mine"]["workers"] is None
+    seen.clear()
+    run(Campaign(Double(), SPACE, stop=MaxTrials(4000)), store=path, name="mine", progress=look)
+    assert seen[-2] == 0
+    assert told(path, capsys)["mine"]["workers"] is None
+
+
+def test_a_store_without_a_place_for_workers_is_read_and_written_all_the_same(tmp_path, capsys):
+    path, seen = tmp_path / "s.db", []
+    run(Campaign(Double(), SPACE, stop=MaxTrials(1000)), store=path, name="old")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE torchfault_workers")
+
+    def look(standing):
+        if standing.done > 1000:
+            seen.append(told(path, capsys)["old"])
+
+    run(Campaign(Double(), SPACE, stop=MaxTrials(3000)), store=path, name="old", progress=look, workers=Threads(2))
+    assert {one["workers"] for one in seen} == {None}
+    assert "running" in {one["state"] for one in seen}
+    assert told(path, capsys)["old"]["trials"] == 3000
 
 
 def test_the_table_says_what_to_do_next(tmp_path, capsys):

@@ -16,6 +16,7 @@ from torchfault.cluster import Ray, Slurm
 from torchfault.errors import EngineError
 from torchfault.resolve import Pooled
 from torchfault.statistics import MaxTrials
+from torchfault.store import Store
 
 # submitit does not wait for a local job that it has cancelled, of which Python warns once the job is forgotten.
 _LOCAL = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -85,6 +86,45 @@ def test_jobs_join_over_the_network_and_are_cancelled_at_the_end(campaign, alone
     pytest.importorskip("submitit", reason="submitit is not installed")
     slurm = Slurm(2, host="127.0.0.1", folder=tmp_path / "jobs", cluster="local")
     assert same(run(campaign, workers=slurm), alone)
+
+
+@_LOCAL
+@pytest.mark.slow
+def test_a_job_that_the_queue_lets_begin_late_joins_the_campaign(campaign, alone, tmp_path, monkeypatch):
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    store, begins, seen, made = tmp_path / "c.db", tmp_path / "begins", [], Slurm._executor
+
+    def queued(slurm):
+        executor = made(slurm)
+        submit, jobs = executor.submit, []
+
+        def late(function, *arguments):
+            while not begins.exists():
+                time.sleep(0.05)
+            return function(*arguments)
+
+        def submitted(function, *arguments):
+            jobs.append(submit(late, function, *arguments) if jobs else submit(function, *arguments))
+            return jobs[-1]
+
+        executor.submit = submitted
+        return executor
+
+    def watch(standing):
+        if store.exists():
+            with Store(store, access="read") as held:
+                seen.append(held.workers("campaign"))
+        if standing.done >= 8000:
+            begins.touch()
+
+    monkeypatch.setattr(Slurm, "_executor", queued)
+    longer = Campaign(campaign.engine, campaign.space, stop=MaxTrials(400_000))
+    slurm = Slurm(2, host="127.0.0.1", folder=tmp_path / "jobs", cluster="local")
+    results = run(longer, store=store, workers=slurm, progress=watch)
+    assert {1, 2} <= set(seen)
+    assert len(results) == 400_000
+    assert np.array_equal(results.columns.faults[:60_000], alone.columns.faults)
+    assert np.array_equal(results.columns.flags["failed"][:60_000], alone.columns.flags["failed"])
 
 
 @_LOCAL

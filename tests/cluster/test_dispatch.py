@@ -18,9 +18,16 @@ def test_shards_go_out_in_order_and_a_lost_one_goes_first():
         return {"shard": shard}
 
     futures = [dispatch.submit(number) for number in range(4)]
-    dispatch.serve(loses_the_second, lambda: dispatch.serve(loses_the_second))
+    present = []
+
+    def replace():
+        present.append(dispatch.present)
+        dispatch.serve(loses_the_second)
+
+    dispatch.serve(loses_the_second, replace)
     assert [future.result(timeout=10)["shard"] for future in futures] == [0, 1, 2, 3]
     assert seen == [0, 1, 1, 2, 3]
+    assert (present, dispatch.present) == ([0], 1)
     dispatch.close()
 
 
@@ -85,7 +92,9 @@ def test_workers_join_in_mid_run():
 
     dispatch.serve(slow)
     futures = [dispatch.submit(number) for number in range(5)]
+    assert dispatch.present == 1
     dispatch.serve(lambda shard: shard)
+    assert dispatch.present == 2
     assert [future.result(timeout=10) for future in futures[1:]] == [1, 2, 3, 4]
     gate.set()
     assert futures[0].result(timeout=10) == 0

@@ -23,8 +23,8 @@ def test_postgresql_does_as_a_store(postgres):
 def test_a_store_that_forgets_is_told(tmp_path, monkeypatch):
     append = Store.append
 
-    def forgets(self, name, columns, *, first, seconds):
-        append(self, name, columns.take(0, len(columns)) if first else columns.take(0, 1), first=first, seconds=seconds)
+    def forgets(self, name, columns, *, first, **more):
+        append(self, name, columns.take(0, len(columns)) if first else columns.take(0, 1), first=first, **more)
 
     monkeypatch.setattr(Store, "append", forgets)
     with pytest.raises(AssertionError, match="breaks the rule that records and trials come back to the bit"):

@@ -331,6 +331,8 @@ def _append(session: Session, columns: Columns, first: int) -> None:
     if session.store is not None:
         if not session.stored:  # only now: what cannot run at all leaves nothing behind
             session.record, session.stored = session.store.create(session.record), True
-        session.store.append(session.record.name, columns, first=first, seconds=seconds)
+        crew = session.ask.crew
+        workers = 0 if crew is None else crew.present
+        session.store.append(session.record.name, columns, first=first, seconds=seconds, workers=workers)
     session.seconds += seconds
     session.ahead = 0

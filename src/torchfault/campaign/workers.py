@@ -68,6 +68,11 @@ class Crew(Protocol):
         """How many there are to be, also while some of them are lost."""
         ...
 
+    @property
+    def present(self) -> int:
+        """How many are at work now: those that have not begun yet, and those that are lost, are not."""
+        ...
+
     def submit(self, trials: Trials) -> "Future[Verdicts]":
         """Give *trials* to the next worker that is free; what a lost worker had is given to another."""
         ...

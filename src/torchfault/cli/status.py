@@ -18,7 +18,10 @@ __all__ = ["show_status"]
 
 @dataclass(frozen=True)
 class _Standing:
-    """Where a campaign stands: *rate* in trials a second over its last batches, *left* in seconds."""
+    """Where a campaign stands: *rate* in trials a second over its last batches, *left* in seconds.
+
+    The *workers* are those of its last batch, 0 where the campaign's own process runs the lanes.
+    """
 
     name: str
     state: str
@@ -26,6 +29,7 @@ class _Standing:
     wanted: int | None
     rate: float | None
     left: float | None
+    workers: int | None
     value: float
     low: float
     high: float
@@ -61,7 +65,8 @@ def _standing(store: "Store", name: str) -> _Standing:
     rate = trials / seconds if seconds > 0 else None
     left = (wanted - record.trials) / rate if wanted and rate and running else None
     estimate = results.estimate()
-    return _Standing(name, state, record.trials, wanted, rate, left, estimate.value, estimate.low, estimate.high)
+    workers, interval = store.workers(name) if running else None, (estimate.low, estimate.high)
+    return _Standing(name, state, record.trials, wanted, rate, left, workers, estimate.value, *interval)
 
 
 def _print(standings: Sequence[_Standing], where: str) -> None:
@@ -69,7 +74,8 @@ def _print(standings: Sequence[_Standing], where: str) -> None:
         say(f"{short(where)} holds no campaign yet; start one with: torchfault run --help", out=True)
         return
     columns = [Column("campaign"), Column("state"), Column("trials", True), Column("of", True, 2)]
-    columns += [Column("trials/s", True, 1), Column("left", True, 1), Column("fail %", True), Column("interval", True)]
+    columns += [Column("trials/s", True, 1), Column("left", True, 1), Column("workers", True, 1)]
+    columns += [Column("fail %", True), Column("interval", True)]
     rows = [
         (
             one.name,
@@ -78,6 +84,7 @@ def _print(standings: Sequence[_Standing], where: str) -> None:
             "" if one.wanted is None else count(one.wanted),
             "" if one.rate is None else count(round(one.rate)),
             "" if one.left is None else duration(one.left),
+            "" if one.workers is None else count(one.workers),
             f"{100 * one.value:.3g}",
             f"[{100 * one.low:.3g}, {100 * one.high:.3g}]",
         )

@@ -37,7 +37,9 @@ class _Shard:
 
 
 class Dispatch:
-    """A crew of about *size* workers: shards go out in their order, to whoever is free; so many were *answered*.
+    """A crew of about *size* workers: shards go out in their order, to whoever is free.
+
+    So many are *present*, and so many shards were *answered*.
 
     >>> dispatch = Dispatch(1)
     >>> thread = dispatch.serve(lambda trials: {"failed": trials})
@@ -48,7 +50,7 @@ class Dispatch:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.answered = 0
+        self.answered = self.present = 0
         self._waiting: list[_Shard] = []
         self._given = 0
         self._changed = threading.Condition()
@@ -68,6 +70,8 @@ class Dispatch:
 
     def serve(self, link: Link, gone: Callable[[], None] = lambda: None) -> threading.Thread:
         """Give shards to *link*, in a thread of its own, until its worker is lost or all ends; then call *gone*."""
+        with self._changed:
+            self.present += 1
         thread = threading.Thread(target=self._serve, args=(link, gone), daemon=True)
         thread.start()
         return thread
@@ -85,6 +89,8 @@ class Dispatch:
                 with self._changed:
                     self.answered += 1
                 shard.future.set_result(verdicts)
+        with self._changed:
+            self.present -= 1
         gone()
 
     def _next(self) -> _Shard | None:

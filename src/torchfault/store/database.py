@@ -11,12 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from sqlalchemy import BigInteger, Connection, Select, cast, func, insert, inspect, select, text, update
+from sqlalchemy import Connection, func, insert, inspect, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from torchfault.errors import StoreError, did_you_mean
 from torchfault.files import unreadable
-from torchfault.store import schema
+from torchfault.store import queries, schema
 from torchfault.store.columns import Columns, pack, unpack
 from torchfault.store.connect import connect, place, translated, write_ahead
 from torchfault.store.interrupts import uninterrupted
@@ -54,6 +54,7 @@ class Store:
         self._place = place(where)
         self._access = access
         self._ready = False
+        self._tells_workers = False
         self._sound: set[str] = set()
         self._identity: tuple[int, int] | None = None
         self._lock: SessionLock | None = None
@@ -92,7 +93,7 @@ class Store:
 
         def every(connection: Connection) -> tuple[Record, ...]:
             self._check(connection, schema.campaigns.name)
-            return tuple(from_row(row) for row in connection.execute(_records()))
+            return tuple(from_row(row) for row in connection.execute(queries.records()))
 
         return self._read(every)
 
@@ -101,7 +102,7 @@ class Store:
 
         def one(connection: Connection) -> Record | None:
             self._check(connection, schema.campaigns.name)
-            row = connection.execute(_records().where(schema.campaigns.c.name == name)).one_or_none()
+            row = connection.execute(queries.records().where(schema.campaigns.c.name == name)).one_or_none()
             return None if row is None else from_row(row)
 
         writable = name.isprintable() or not re.search("[\0\ud800-\udfff]", name)  # else no database could hold it
@@ -136,8 +137,11 @@ class Store:
             raise StoreError(f"the store {self} already has a campaign '{record.name}'; choose another name") from None
         return self.campaign(record.name)
 
-    def append(self, name: str, columns: Columns, *, first: int, seconds: float) -> None:
-        """Add one batch, wholly or not at all: trials *first* onwards, which must be the next ones."""
+    def append(self, name: str, columns: Columns, *, first: int, seconds: float, workers: int = 0) -> None:
+        """Add one batch, wholly or not at all: trials *first* onwards, which must be the next ones.
+
+        So many *workers* are running the campaign now.
+        """
         batches, blob = schema.batches.c, pack(columns)
         checksum = batch_checksum(first, len(columns), seconds, blob)
 
@@ -158,6 +162,8 @@ class Store:
                 )
             row = {"campaign": number, "number": count, "first": first, "trials": len(columns)}
             connection.execute(insert(schema.batches).values(**row, seconds=seconds, data=blob, checksum=checksum))
+            if self._tells_workers:
+                queries.tell_workers(connection, number, workers)
 
         self._write(add)
 
@@ -174,7 +180,7 @@ class Store:
 
         (campaign, numbers), expected = self._read(keys), 0
         for number in numbers:
-            row = self._read(partial(_batch, campaign=campaign, number=number))
+            row = self._read(partial(queries.batch, campaign=campaign, number=number))
             columns = self._unpacked(name, number, row)
             if (row.first, row.trials) != (expected, len(columns)):
                 raise StoreError(
@@ -228,14 +234,19 @@ class Store:
 
     def pace(self, name: str, *, batches: int = 16) -> tuple[int, float]:
         """Return how many trials the last *batches* of a campaign hold, and how many seconds they took."""
-        held = schema.batches.c
-        last = select(held.trials, held.seconds).order_by(held.number.desc()).limit(batches)
-
-        def latest(connection: Connection) -> Any:
-            return connection.execute(last.where(held.campaign == self._number(connection, name))).all()
-
-        rows = self._read(latest)
+        rows = self._read(
+            lambda connection: queries.latest(connection, campaign=self._number(connection, name), batches=batches)
+        )
         return sum(row.trials for row in rows), sum(row.seconds for row in rows)
+
+    def workers(self, name: str) -> int | None:
+        """Return how many workers ran a campaign when its last batch ended, ``None`` where the store does not tell.
+
+        None at all, 0, is a campaign that runs in one process.
+        """
+        if not self._tells_workers:
+            return None
+        return self._read(lambda connection: queries.workers_of(connection, self._number(connection, name)))
 
     def verify(self, name: str, *, trials: int) -> None:
         """Read a campaign of *trials* anew, as another process would, or raise :class:`StoreError`.
@@ -343,7 +354,7 @@ class Store:
                 write_ahead(self._engine)
         if version is None:
             self._write(self._make_tables)
-        self._ready = True
+        self._ready, self._tells_workers = True, self._read(queries.tells_workers)
         self._identity = None if self._place.file is None else identity(self._place.file)
 
     def _make_tables(self, connection: Connection, again: bool) -> None:
@@ -379,21 +390,6 @@ def _check_file(file: Path, access: str) -> None:
     target = file if file.exists() else file.parent
     if access != "read" and not (os.access(target, os.W_OK) and os.access(file.parent, os.W_OK)):
         raise StoreError(f"the store {file} cannot be written to; make it and its folder writable, or use another")
-
-
-def _batch(connection: Connection, *, campaign: int, number: int) -> Any:
-    batches = schema.batches.c
-    wanted = select(batches.first, batches.trials, batches.seconds, batches.data, batches.checksum)
-    return connection.execute(wanted.where(batches.campaign == campaign, batches.number == number)).one()
-
-
-def _records() -> Select[Any]:
-    batches = schema.batches.c
-    # PostgreSQL sums whole numbers to decimal ones
-    trials, seconds = cast(func.sum(batches.trials), BigInteger).label("trials"), func.sum(batches.seconds)
-    held = select(batches.campaign, trials, seconds.label("seconds")).group_by(batches.campaign).subquery()
-    joined = schema.campaigns.outerjoin(held, schema.campaigns.c.id == held.c.campaign)
-    return select(schema.campaigns, held.c.trials, held.c.seconds).select_from(joined).order_by(schema.campaigns.c.id)
 
 
 def _nothing() -> None:

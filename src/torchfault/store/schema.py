@@ -20,7 +20,7 @@ from sqlalchemy import (
 
 from torchfault.errors import StoreError
 
-__all__ = ["SCHEMA_VERSION", "batches", "campaigns", "create", "version_of"]
+__all__ = ["SCHEMA_VERSION", "batches", "campaigns", "create", "version_of", "workers"]
 
 SCHEMA_VERSION = 3
 
@@ -60,6 +60,14 @@ batches = Table(
     Column("seconds", Float, nullable=False),
     Column("data", LargeBinary, nullable=False),
     Column("checksum", String(64), nullable=False),
+)
+
+# How many run a campaign at the moment; stores of before this was told lack the table, and do without.
+workers = Table(
+    "torchfault_workers",
+    metadata,
+    Column("campaign", ForeignKey("torchfault_campaigns.id"), primary_key=True, autoincrement=False),
+    Column("number", Integer, nullable=False),
 )
 
 

@@ -36,7 +36,7 @@ def check_store(where: str | Path) -> None:
         with rule(store, "records and trials come back to the bit, in every store on the same database"):
             store.create(record)
             store.append(name, first, first=0, seconds=1.5)
-            store.append(name, second, first=len(first), seconds=0.25)
+            store.append(name, second, first=len(first), seconds=0.25, workers=3)
             _check_back(where, record, Columns.join([first, second]))
         with rule(store, "a batch goes in at its place or not at all"):
             for place in (0, 300, 342, 10**12):
@@ -67,6 +67,7 @@ def _check_back(where: str | Path, record: Record, whole: Columns) -> None:
         hold(back == kept, f"{back} instead of {kept}")
         hold(pack(other.trials(back.name)) == pack(whole), "other trials")
         hold(other.pace(back.name, batches=1) == (41, 0.25), f"a pace of {other.pace(back.name, batches=1)}")
+        hold(other.workers(back.name) == 3, f"{other.workers(back.name)} workers")
 
 
 def _refused(change: Callable[[], object], what: str) -> None:
