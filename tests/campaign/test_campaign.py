@@ -1,7 +1,9 @@
 """Campaigns: the n-th trial, stopping, estimates and tables, checked against enumeration and against pandas."""
 
 import functools
+import gc
 import math
+import weakref
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -13,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.crews import Threads
 from tests.support.doubles import SPACE, Double, outcomes
 from torchfault.campaign import Campaign, check_resumable, run
 from torchfault.campaign.description import describe, differences, show
@@ -21,7 +24,7 @@ from torchfault.criteria import NonFinite, Top1Change, accuracy
 from torchfault.errors import CampaignError, CriterionError, EngineError, SamplingError, SpaceError, StatisticsError
 from torchfault.faults import BitFlip, RandomWord, StuckAt
 from torchfault.results import Results, load
-from torchfault.sampling import BitErrorRate, Design, Draws, Exhaustive, Population, Strata, Uniform
+from torchfault.sampling import Adaptive, BitErrorRate, Design, Draws, Exhaustive, Population, Strata, Uniform
 from torchfault.space import FaultSpace, Site
 from torchfault.statistics import HalfWidth, MaxTrials, TimeBudget, proportion, weighted_mean, wilson
 from torchfault.store import Columns, Record, Store
@@ -718,3 +721,21 @@ def test_any_object_can_be_described():
     assert describe(loop) == describe(loop)
     assert show(describe(Holder(np.arange(2)))).startswith("Holder(inner=array ")
     assert show(describe([1, {"a": b"x"}])).startswith("[1, {a: {bytes: ")
+
+
+@pytest.mark.parametrize("workers", [None, Threads(2)], ids=["alone", "workers"])
+@pytest.mark.parametrize(
+    "options",
+    [{"stop": MaxTrials(600)}, {"sampler": Adaptive(block=128), "stop": HalfWidth(0.1, by="site")}],
+    ids=["uniform", "adaptive"],
+)
+def test_what_a_campaign_holds_is_gone_with_its_results(options, workers):
+    gc.disable()  # which would hide a cycle
+    try:
+        results = run(Campaign(Double(), SPACE, **options), workers=workers)
+        results.table("site")
+        columns = weakref.ref(results.columns)
+        del results
+        assert columns() is None
+    finally:
+        gc.enable()

@@ -300,11 +300,11 @@ def test_an_interrupt_without_a_store_hands_over_the_results():
 def test_an_interrupt_within_a_transaction_counts_what_the_store_holds(tmp_path, monkeypatch, moment):
     append, calls = Store.append, []
 
-    def breaks(self, name, columns, *, first, seconds):
+    def breaks(self, name, columns, *, first, **more):
         calls.append(first)
         if len(calls) == 3 and moment == "before":
             raise KeyboardInterrupt
-        append(self, name, columns, first=first, seconds=seconds)
+        append(self, name, columns, first=first, **more)
         if len(calls) == 3:
             raise KeyboardInterrupt
 
@@ -590,14 +590,14 @@ def test_a_store_that_becomes_unwritable_ends_the_campaign_with_one_line(tmp_pat
 
     append, calls = Store.append, []
 
-    def full(self, name, columns, *, first, seconds):
+    def full(self, name, columns, *, first, **more):
         calls.append(first)
         if len(calls) > 2:
             from torchfault.store.connect import translated
 
             with translated(self._place):
                 raise OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
-        append(self, name, columns, first=first, seconds=seconds)
+        append(self, name, columns, first=first, **more)
 
     path = tmp_path / "full.sqlite"
     with monkeypatch.context() as patched:

@@ -66,6 +66,8 @@ class Session:
     @cached_property
     def ask(self) -> Shards:
         """Who runs lanes: it starts when the first of them are due, and ends with the scope."""
+        # Forgotten at the end: the cycle would keep all trials until Python looks for cycles, which it does seldom.
+        self.scope.callback(self.__dict__.pop, "ask", None)
         bench, size = self.bench, None
         if self.together or self.design.adapts:
             size = SHARD if self.meter is None else max(1, SHARD // self.campaign.inputs)
