@@ -31,7 +31,7 @@ from torch import nn
 from benchmarks import architecture, rows, training
 from benchmarks.checksums import abft
 from benchmarks.error_rates import accuracy, flips
-from benchmarks.subjects import NETWORKS, Recipes, Subject, missing, resnet
+from benchmarks.subjects import NETWORKS, Recipes, Subject, resnet, unbuildable
 from torchfault.campaign import Campaign, run
 from torchfault.criteria import NonFinite, Top1Change
 from torchfault.criteria.compose import verdict
@@ -110,7 +110,7 @@ def _counted(name: str, *, trials: int, repeats: int) -> tuple[dict[str, Any], s
     """Return a network's board without times, its recipe, and its golden ranges."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    assert not missing(name)  # in this process too
+    assert not unbuildable(name)  # in this process too
     subject = NETWORKS[name]()
     golden = profile(subject.model, subject.known, batch=128)
     recipe, told = choose(subject, golden, trials=trials)
@@ -332,7 +332,7 @@ def main() -> None:
     parts, figures = given.only or PARTS, dict[str, Any]()
     if "leaderboard" in parts:
         figures["leaderboard"] = {}
-        names = [name for name in given.network or NETWORKS if not missing(name)]
+        names = [name for name in given.network or NETWORKS if not unbuildable(name)]
         if left := set(given.network or NETWORKS) - set(names):
             print(f"{', '.join(left)}: left out, snntorch is not installed", file=sys.stderr)
         for name, board in leaderboard(names, trials=given.trials, repeats=given.repeats):

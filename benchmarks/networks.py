@@ -10,7 +10,6 @@ import argparse
 import copy
 import importlib
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.ecosystem import look_beside
 from benchmarks.engine import drain, outcomes, random_trials, tied, timed, watched
 from tests.support.reference import reference
 from torchfault.data import Data, call, leaves, rows
@@ -84,7 +84,7 @@ NETWORKS: Mapping[str, Callable[[], tuple[nn.Module, Data]]] = {
 
 
 def _torchvision() -> Any:
-    sys.path.append(os.environ.get("TORCHFAULT_ECOSYSTEM", str(Path(sys.prefix) / "ecosystem")))
+    look_beside()
     importlib.import_module("tests.ecosystem.common")  # lets the registry's torchvision stand beside a CPU torch
     return importlib.import_module("torchvision.models")
 

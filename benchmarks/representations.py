@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from benchmarks import error_rates, overhead, spiking
+from benchmarks.ecosystem import missing
 from benchmarks.engine import MEAN, STD, data_folder, outcomes, random_trials, resnet20, tied
 from benchmarks.rows import representations
 from tests.support.reference import reference as step_by_step
@@ -409,10 +409,11 @@ def installed(text: str) -> dict[str, Representation]:
     """Return the representations whose name holds *text*; say which are left out for want of a package."""
     chosen = {}
     for name, what in REPRESENTATIONS.items():
-        missing = [package for package in what.needs if find_spec(package) is None]
-        if text in name and missing:
-            print(f"{name} is left out: {' and '.join(missing)} not installed", file=sys.stderr)
-        elif text in name:
+        if text not in name:
+            continue
+        if lacking := missing(*what.needs):
+            print(f"{name} is left out: {' and '.join(lacking)} not installed", file=sys.stderr)
+        else:
             chosen[name] = what
     return chosen
 

@@ -3,17 +3,15 @@
 A recipe is meant to lower failures in weights and in activations ten times, at 0.2 points of accuracy and 5 % of time.
 """
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.ecosystem import missing
 from benchmarks.engine import MEAN, STD, data_folder, resnet20
 from benchmarks.spiking import digits as spiking_digits
 from torchfault import demo, represent
@@ -111,12 +109,6 @@ NETWORKS: Mapping[str, Callable[[], Subject]] = {
 }
 
 
-def missing(name: str) -> bool:
-    """Return whether a network cannot be built for want of snnTorch, also beside the environment (``make test``)."""
-    if name != "spiking digits" or find_spec("snntorch"):
-        return False
-    beside = Path(sys.prefix) / "ecosystem"
-    if not (beside / "snntorch").is_dir():
-        return True
-    sys.path.append(str(beside))  # behind the environment's own packages, none of which is replaced
-    return False
+def unbuildable(name: str) -> bool:
+    """Return whether a network cannot be built for want of snnTorch."""
+    return name == "spiking digits" and bool(missing("snntorch"))
