@@ -11,8 +11,9 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from torchfault.campaign import Campaign, run
 from torchfault.criteria import Misclassified
 from torchfault.engine import Engine
 from torchfault.hardware.accelerator import ACCELERATORS, OUTPUT_STATIONARY
-from torchfault.hardware.layers import Layers, layers_of
+from torchfault.hardware.layers import Layers, layers_in, layers_of
 from torchfault.hardware.measure import hardware_space, layer_table
 from torchfault.recipes import upsets
 from torchfault.results import resiliency
@@ -34,6 +35,7 @@ from torchfault.results.upset_sample import negative
 from torchfault.statistics import Estimate, MaxTrials
 
 LEVEL = 0.95
+COSTS = ((100, 4096), (1000, 4096), (1000, 16_384))  # images, and upsets of a campaign
 MODES = {"all images": None, "lanes": 1}
 
 
@@ -42,7 +44,8 @@ def accuracies(*, faults: int) -> dict[str, Any]:
     found: dict[str, Any] = {"sa": {}, "ra": {}, "ra_sw": {}}
     for name in ("resnet20", "resnet32"):
         model, data = resnet(name)
-        engine, layers = Engine(model, data), layers_of(model, data)
+        engine = Engine(model, data)
+        layers = layers_in(engine)
         software = bounds(software_accuracy(engine, layers, faults=faults))
         for key in found:
             found[key][name] = {}
@@ -60,6 +63,37 @@ def software_accuracy(engine: Engine, layers: Layers, *, faults: int) -> Estimat
     space = hardware_space(layers.works, engine.space)
     found = run(Campaign(engine, space, criterion=Misclassified(), stop=MaxTrials(faults)))
     return negative(found.estimate(), 1.0)
+
+
+def costs(*, repeats: int) -> list[dict[str, float]]:
+    """Return what a lane of ResNet-20 costs on the output-stationary array, in CPU time of a golden pass of one image.
+
+    Medians over the repeats, of campaigns from the pilot to the end, golden passes before and after each.
+    """
+    model, data = resnet("resnet20")
+    batch, found = data.inputs[:128], list[dict[str, float]]()
+
+    def golden() -> float:
+        with torch.inference_mode():
+            return statistics.median(cpu_seconds(lambda: model(batch)) for _ in range(8)) / len(batch)
+
+    for images, lanes in COSTS:
+        engine = Engine(model, data.take(slice(0, images)))
+        campaign = upsets(engine, OUTPUT_STATIONARY, stop=MaxTrials(lanes))
+        run(replace(campaign, stop=MaxTrials(256)))
+        ratios = []
+        for _ in range(repeats):
+            before, seconds = golden(), cpu_seconds(lambda c=campaign: run(c))  # type: ignore[misc]
+            ratios.append(seconds / lanes / (before + golden()) * 2)
+        found.append({"images": images, "lanes": lanes, "golden_images": round(statistics.median(ratios), 3)})
+    return found
+
+
+def cpu_seconds(action: Callable[[], object]) -> float:
+    """Return the seconds of processor time that *action* takes."""
+    start = time.process_time()
+    action()
+    return time.process_time() - start
 
 
 def bounds(one: Estimate) -> dict[str, float]:
@@ -161,7 +195,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--cache", type=Path, help="where records are kept (below $XDG_CACHE_HOME or ~/.cache)")
     parser.add_argument("--plot", type=Path, default=Path("resiliency.png"), help="where to save the plot")
-    parser.add_argument("--only", choices=["accuracies", "convergence"], help="do a part of it")
+    parser.add_argument("--only", choices=["accuracies", "convergence", "cost"], help="do a part of it")
     parser.add_argument("--faults", type=int, default=4096, help="upsets per network and accelerator (4096)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of records of ResNet-20 (3)")
     parser.add_argument("--truth", type=int, default=20_480, help="lanes of ResNet-20's truth (20480)")
@@ -181,11 +215,14 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"shares": shares()}
     seconds: dict[str, float] = {}
-    if options.only != "convergence":
+    if options.only in (None, "cost"):
+        with timed(seconds, "cost"):
+            found["cost"] = costs(repeats=3)
+    if options.only in (None, "accuracies"):
         with timed(seconds, "accuracies"):
             found |= accuracies(faults=options.faults)
         plot(found, options.plot)
-    if options.only != "accuracies":
+    if options.only in (None, "convergence"):
         with timed(seconds, "records"):
             held = records(folder, rounds=options.rounds)
         with timed(seconds, "truth"):
@@ -218,6 +255,9 @@ def table(found: dict[str, Any]) -> str:
     for name, layers in found["shares"].items():
         for layer, row in layers.items():
             lines.append(f"  {name:8} {layer:4} " + "  ".join(f"{kind} {100 * p:7.3f} %" for kind, p in row.items()))
+    for row in found.get("cost", []):
+        told = f"{row['lanes']:,} lanes on {row['images']:,} images"
+        lines.append(f"{told}: {row['golden_images']:.2f} golden images each")
     if "ra" in found:
         lines += ["", f"{'network':10} {'accelerator':20} {'SA':>6}  {'RA':>6} {'':16} {'RA_SW':>6}"]
         for name, chips in found["ra"].items():

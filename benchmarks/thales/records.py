@@ -47,14 +47,19 @@ class Records:
         total, first = np.cumsum(self.share), np.searchsorted(self.cell, self.cell)
         return np.asarray(self.cell + np.minimum(total - total[first] + self.share[first], 1.0))
 
-    def trials(
+    def strikes(self, space: Space, index: Ints) -> NDArray[np.bool_]:
+        """Return that all of them do."""
+        del space
+        return np.ones(len(index), dtype=bool)
+
+    def parts(
         self, space: Space, index: Ints, inputs: Ints, *, words: NDArray[np.uint64], engine: Machine
-    ) -> tuple[Trials, NDArray[np.bool_]]:
-        """Return one edit for each upset, at the element of its row of answers."""
+    ) -> Iterator[tuple[Trials, Ints]]:
+        """Yield one edit for each upset, at the element of its row of answers."""
         record = np.searchsorted(self.ends, space.cell_of(index) + words / 2.0**64, side="right")
         row, none = self.row[np.minimum(record, len(self.row) - 1)], np.zeros(len(index), dtype=np.uint64)
         sites, offsets = engine.space.sites[:1], np.arange(len(index) + 1)
-        return Trials(sites, offsets, inputs, none.astype(np.int32), row, none, none), np.ones(len(index), dtype=bool)
+        yield Trials(sites, offsets, inputs, none.astype(np.int32), row, none, none), np.arange(len(index))
 
     def fitting(self, space: Space, index: Ints, *, engine: Machine) -> int:
         """Return that all of them do."""

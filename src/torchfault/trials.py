@@ -1,7 +1,8 @@
 """Trials: which words of which sites change how, all at once, on which input."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -13,9 +14,27 @@ from torchfault.names import site_name
 from torchfault.space import Fault, FaultSpace, Locations, Site
 from torchfault.words import Edits, word
 
-__all__ = ["Trials", "edits_by_site", "equal_trials", "merge", "pack", "rank_in_run", "strike"]
+__all__ = ["Runs", "Trials", "all_at_once", "edits_by_site", "equal_trials", "merge", "pack", "rank_in_run", "strike"]
 
 Masks = NDArray[np.uint64]
+
+
+class Runs(Protocol):
+    """What runs in lanes, one each: :class:`Trials`, or what becomes trials only where it runs."""
+
+    def __len__(self) -> int: ...
+    @property
+    def inputs(self) -> NDArray[np.int64]:
+        """The input of each, shape (lanes,)."""
+        ...
+
+    def take(self, order: NDArray[np.int64]) -> Self:
+        """Return those at positions *order*, in that order."""
+        ...
+
+    def parts(self) -> "Iterator[tuple[Trials, NDArray[np.int64]]]":
+        """Yield them as trials, with the positions of theirs, a part after the one before has run."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +76,10 @@ class Trials:
         columns = (self.site[rows], self.element[rows], self.keep[rows], self.toggle[rows])
         return Trials(self.sites, offsets, self.inputs[order], *columns)
 
+    def parts(self) -> "Iterator[tuple[Trials, NDArray[np.int64]]]":
+        """Yield the trials, which need nothing to run, and their positions."""
+        yield self, np.arange(len(self))
+
     @classmethod
     def join(cls, parts: Sequence["Trials"]) -> "Trials":
         """Return the trials of all *parts*, which have the same sites, one after the other."""
@@ -78,6 +101,14 @@ class Trials:
         offsets = np.concatenate(([0], np.cumsum(kept)))[self.offsets]
         columns = (self.site[kept], self.element[kept], self.keep[kept], self.toggle[kept])
         return Trials(self.sites, offsets, self.inputs, *columns)
+
+
+def all_at_once(runs: Runs) -> Trials:
+    """Return the trials that *runs*, one or more, become."""
+    if isinstance(runs, Trials):
+        return runs
+    parts, positions = zip(*runs.parts(), strict=True)
+    return Trials.join(parts).take(np.argsort(np.concatenate(positions)))
 
 
 def strike(

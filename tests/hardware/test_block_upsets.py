@@ -12,6 +12,7 @@ from torch import nn
 from tests.support.hardware_enumeration import all_upsets
 from tests.support.layer_products import LAYERS, flip, products
 from tests.support.torch_types import skip_without
+from tests.support.upset_trials import made
 from torchfault.adapters.represent import represent
 from torchfault.campaign import run
 from torchfault.data import Data
@@ -165,8 +166,7 @@ def test_upsets_in_blocks_do_what_wrong_words_do(name, weights, activations, chi
             continue
         index, inputs = drawn(space, kind, 8, rng=rng), rng.integers(0, 3, 8)
         struck, words = space.locate(index), np.zeros(8, dtype=np.uint64)
-        trials, kept = Upset(layers).trials(space, index, inputs, words=words, engine=engine)
-        which = np.flatnonzero(kept)
+        trials, which = made(Upset(layers), space, index, inputs, words=words, engine=engine)
         for lanes in engine.run(trials):
             for at, trial in enumerate(lanes.trial):
                 u = struck.take(which[trial])
@@ -255,8 +255,8 @@ def test_every_use_and_finished_outputs_strike_the_words_of_scales(kind):
     index = np.arange(len(space))
     struck = space.locate(index)
     none = np.zeros(len(index), dtype=np.int64)
-    trials, kept = Upset(layers).trials(space, index, none, words=none.astype(np.uint64), engine=engine)
-    assert kept.all()
+    trials, kept = made(Upset(layers), space, index, none, words=none.astype(np.uint64), engine=engine)
+    assert len(kept) == len(index)
     names = np.array(engine.space.names)[trials.site]
     mark = ":" if kind == "weight" else "."
     first = {"input": "0:input", "weight": "0.weight", "output": "0:output"}[kind]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tests.support.layer_products import LAYERS, Product, flip, products
+from tests.support.upset_trials import made
 from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.errors import HardwareError, SpaceError
@@ -118,8 +119,7 @@ def struck(layers, space, index, engine, *, inputs=None):
     """Return the trials of upsets, on the first input unless told, and which upsets they are."""
     given = np.zeros(len(index), int) if inputs is None else inputs
     words = np.random.default_rng(0).integers(0, 2**64, size=len(index), dtype=np.uint64)
-    trials, kept = Upset(layers).trials(space, index, given, words=words, engine=engine)
-    return trials, np.flatnonzero(kept)
+    return made(Upset(layers), space, index, given, words=words, engine=engine)
 
 
 def test_every_use_flips_the_variable_itself(rng):
@@ -188,13 +188,11 @@ def test_random_words_are_written_as_they_are_given(two_layers, rng):
     (kind,) = (at for at, one in enumerate(NVDLA_LIKE.types) if one.name == "local control")
     index, inputs = drawn(space, np.full(20, kind), -1, rng=rng), np.arange(20)[::-1] % 7
     words = np.random.default_rng(1).integers(0, 2**64, size=20, dtype=np.uint64)
-    trials, kept = fault.trials(space, index, inputs, words=words, engine=engine)
-    assert kept.all()
+    trials, kept = made(fault, space, index, inputs, words=words, engine=engine)
+    assert len(kept) == 20
     assert (trials.inputs == inputs).all()
     assert (trials.keep == 0).all()
     assert (trials.toggle == words >> np.uint64(32)).all()
-    ((part, owner),) = fault.parts(space, index, inputs, words=words, engine=engine)
-    assert (part.toggle == trials.toggle[owner]).all()
     assert (trials.element == space.locate(index).element).all()
     assert {engine.space.sites[i].name for i in trials.site} == {"0:output"}
 
@@ -209,8 +207,7 @@ def test_parts_are_the_same_trials_within_the_memory(chip, memory, two_layers, r
     cell = rng.choice(len(mass), size=n, p=mass)
     index = space.number_of(cell, UpsetMeasure().draw_places(space, cell, rng=rng))
     inputs, words = rng.integers(0, 70, n), np.random.default_rng(1).integers(0, 2**64, size=n, dtype=np.uint64)
-    whole, some = fault.trials(space, index, inputs, words=words, engine=Engine(model, data))
-    kept = np.flatnonzero(some)
+    whole, kept = made(fault, space, index, inputs, words=words, engine=Engine(model, data))
     assert (whole.inputs == inputs[kept]).all()
     seen = np.zeros(n, dtype=int)
     expected = {at: [part.tolist() for part in edits(whole, number)] for number, at in enumerate(kept)}
@@ -254,7 +251,5 @@ def test_upsets_without_a_trial_are_refused_or_left_out(two_layers):
         fault.check(space, UpsetMeasure().mass(space), engine)
     with pytest.raises(SpaceError, match="no site is called"):
         fault.check(space, mass, Engine(nn.Linear(2, 2), Data(torch.zeros(1, 2))))
-    trials, kept = struck(layers, space, np.array([], dtype=int), engine)
-    assert len(trials) == len(kept) == 0
     none = np.array([], dtype=int)
     assert list(fault.parts(space, none, none, words=none.astype(np.uint64), engine=engine)) == []

@@ -85,7 +85,14 @@ class Machine(Protocol):
 class UpsetModel(Protocol):
     """What the upsets of a space of its own do to the words of a model."""
 
-    def trials(
+    def strikes(self, space: Space, index: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of faults *index* become a trial, shape (n,).
+
+        The others change no word; their outcomes are those without faults.
+        """
+        ...
+
+    def parts(
         self,
         space: Space,
         index: NDArray[np.int64],
@@ -93,11 +100,10 @@ class UpsetModel(Protocol):
         *,
         words: NDArray[np.uint64],
         engine: Machine,
-    ) -> "tuple[Trials, NDArray[np.bool_]]":
-        """Return the trials that faults *index* become on *inputs*, shape (n,), and which of them become one, (n,).
+    ) -> "Iterator[tuple[Trials, NDArray[np.int64]]]":
+        """Yield the trials that faults *index* become on *inputs*, shape (n,), and the positions of theirs, in parts.
 
-        The others change no word; their outcomes are those without faults. *words*, shape (n,), are random words for
-        what is left to chance.
+        *words*, shape (n,), are random words for what is left to chance.
         """
         ...
 

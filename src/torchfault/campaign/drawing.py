@@ -1,11 +1,13 @@
 """From numbers to trials: the n-th is a function of seed and n, and where the sampler adapts of earlier outcomes."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.campaign.campaign import Campaign, UpsetModel, population_of, repeats_of
+from torchfault.campaign.upset_lanes import UpsetLanes
 from torchfault.errors import SamplingError
 from torchfault.sampling import Design, Draws, stream
 from torchfault.sampling.tally import Tally
@@ -33,7 +35,7 @@ class Drawn:
     """
 
     columns: Columns
-    trials: Trials
+    trials: Trials | UpsetLanes
     row: Ints
     index: Ints
 
@@ -84,12 +86,11 @@ class _Upsets:
     fault: UpsetModel
     words: NDArray[np.uint64]
 
-    def lanes(self, columns: Columns, draw: Ints) -> tuple[Trials, Ints, Ints]:
+    def lanes(self, columns: Columns, draw: Ints) -> tuple[UpsetLanes, Ints, Ints]:
         """Return the same for upsets; some meet no word at all, and have no lane."""
-        space, engine = self.campaign.space, self.campaign.engine
-        trials, kept = self.fault.trials(space, columns.faults, columns.inputs, words=self.words[draw], engine=engine)
-        row = np.flatnonzero(kept)
-        return trials, row, columns.faults[row]
+        row = np.flatnonzero(self.fault.strikes(self.campaign.space, columns.faults))
+        index, inputs, words = columns.faults[row], columns.inputs[row], self.words[draw[row]]
+        return UpsetLanes(self.fault, self.campaign.space, self.campaign.engine, index, inputs, words), row, index
 
 
 class Source:
@@ -221,5 +222,6 @@ def _joined(parts: list[Drawn]) -> Drawn:
         return parts[0]
     before = np.cumsum([0, *(len(part.columns) for part in parts[:-1])])
     row = np.concatenate([part.row + begin for part, begin in zip(parts, before, strict=True)])
-    trials, index = Trials.join([part.trials for part in parts]), np.concatenate([part.index for part in parts])
-    return Drawn(Columns.join([part.columns for part in parts]), trials, row, index)
+    lanes: list[Any] = [part.trials for part in parts]  # all of one kind
+    index = np.concatenate([part.index for part in parts])
+    return Drawn(Columns.join([part.columns for part in parts]), type(lanes[0]).join(lanes), row, index)

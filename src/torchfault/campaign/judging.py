@@ -30,7 +30,7 @@ from torchfault.engine.executor import Lanes
 from torchfault.engine.monitor import Monitor
 from torchfault.errors import CampaignError, EngineError
 from torchfault.resolve import Verdicts
-from torchfault.trials import Trials
+from torchfault.trials import Runs, Trials, all_at_once
 
 __all__ = ["Judge", "Meter", "Seen", "check_golden", "golden_facts"]
 
@@ -48,18 +48,19 @@ class Judge:
     campaign: Campaign
     details: bool
 
-    def __call__(self, trials: Trials, seen: Seen) -> Verdicts:
-        """Return ``failed``, ``due``, ``crash`` and the further verdicts of the campaign, shape (trials,) each.
+    def __call__(self, runs: Runs, seen: Seen) -> Verdicts:
+        """Return ``failed``, ``due``, ``crash`` and the further verdicts of the campaign, shape (lanes,) each.
 
         With *details* also the ``answer``, the class that the outputs name, and their ``change``; with a monitor how
         far errors ``reach``. *seen* is told of lanes as they end.
         """
         verdicts: dict[str, Any] = {}
         monitor = Monitor(self.campaign.engine.space) if self.campaign.monitor else None
-        for lanes in _each_once(self.campaign.engine, trials, monitor):
-            for name, values in self._verdicts(lanes).items():
-                verdicts.setdefault(name, np.zeros(len(trials), dtype=values.dtype))[lanes.trial] = values
-            seen(len(lanes.trial))
+        for trials, at in (runs if monitor is None else all_at_once(runs)).parts():
+            for lanes in _each_once(self.campaign.engine, trials, monitor):
+                for name, values in self._verdicts(lanes).items():
+                    verdicts.setdefault(name, np.zeros(len(runs), dtype=values.dtype))[at[lanes.trial]] = values
+                seen(len(lanes.trial))
         if monitor is not None:
             verdicts["reach"] = monitor.reach().astype(np.int32)
         return verdicts
@@ -139,13 +140,14 @@ class Meter:
         size = sum(leaf.numel() * leaf.element_size() for leaf in leaves(self.outputs))
         return max(1, min(lanes // self.campaign.inputs, _MOST_BYTES // max(size, 1)))
 
-    def __call__(self, trials: Trials, seen: Seen) -> tuple[Floats, Bools]:
+    def __call__(self, runs: Runs, seen: Seen) -> tuple[Floats, Bools]:
         """Return the metric of every trial, and which trials gave no answer on some input, shape (trials,) each.
 
         Every trial runs on all inputs; its outputs are gathered, in rows of golden ones, until all of them are there.
         """
         inputs, of, labels = self.campaign.inputs, self.campaign.metric, self.campaign.engine.data.labels
         assert of is not None
+        trials = all_at_once(runs)
         metric, due = np.full(len(trials), self.golden), np.zeros(len(trials), dtype=np.bool_)
         left = np.full(len(trials), inputs)
         gathered: dict[int, Tree] = {}

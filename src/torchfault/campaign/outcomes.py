@@ -17,6 +17,7 @@ from torchfault.sampling import Design
 from torchfault.sampling.tally import Tally
 from torchfault.space import FaultSpace
 from torchfault.store import Columns
+from torchfault.trials import all_at_once
 
 __all__ = ["Prospects", "measured", "prospects_of", "resolved"]
 
@@ -75,7 +76,7 @@ def _check_single(campaign: Campaign, drawn: Drawn) -> None:
         raise CampaignError(
             f"{resolver} finds the outcomes of single faults, got trials of several; take Direct(), or strike one"
         )
-    if campaign.resolver.assumption and (np.diff(drawn.trials.offsets) != 1).any():
+    if campaign.resolver.assumption and (np.diff(all_at_once(drawn.trials).offsets) != 1).any():
         raise CampaignError(f"{resolver} tells changes of single words apart, got faults of several; take Direct()")
 
 

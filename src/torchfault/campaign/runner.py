@@ -22,12 +22,13 @@ from torchfault.sampling import stream
 from torchfault.statistics import MaxTrials, Progress, TimeBudget
 from torchfault.statistics.stopping import AllOf, AnyOf, Rule, rules
 from torchfault.store import Columns, Record, Store
+from torchfault.trials import all_at_once
 
 __all__ = ["CampaignInterrupted", "check_resumable", "run"]
 
 _BATCH, _LARGEST_BATCH = 4096, 1 << 15
 _SMALLEST_BATCH = 256  # of the first one: results, and a rule's first look, should not have to wait for a full batch
-_SHARED = 8  # lanes of a batch for each input, so that little of a lane's time goes to passes without faults
+_SHARED = 16  # lanes of a batch for each input, so that little of a lane's time goes to passes without faults
 _TOGETHER = 1 << 12  # rows that a resolver sees together where the sampler's blocks do not decide
 _LANES = 4  # about as many as a whole word takes, so that a batch of words is not kept later than one of faults
 
@@ -57,7 +58,7 @@ def run(
     """Run *campaign* until its rule says stop, or resume it where *store* already holds some of it under *name*.
 
     With a *store*, open or named by path or URL, every batch of about *batch* lanes (fewer at first) is one
-    transaction: a crash loses at most the one in flight. Unless told these are 4,096, and more on more than 512 inputs,
+    transaction: a crash loses at most the one in flight. Unless told these are 4,096, and more on more than 256 inputs,
     of which each batch runs the golden pass anew where their values do not all fit into the memory. Without a store the
     results are in memory alone. *progress* is called with a :class:`Standing` from time to time. *settings*, plain
     JSON, are kept under ``settings`` in the configuration for whoever builds the campaign anew; they decide nothing, so
@@ -195,15 +196,23 @@ def _outcomes(session: Session, first: int, last: int) -> Columns:
     if session.together:
         _, drawn, prospects = _prepare(session, begin, end)
         return _resolved(session, begin, drawn, prospects, session.ask).take(first - begin, last - begin)
-    if session.design.adapts:
+    if _adapts(session, first):
         _prepare(session, begin, end)
-    elif session.ask.crew is not None:
+        return _alone(session, first, session.source.take(first, last, session.tally), session.ask)
+    if session.ask.crew is not None:
         columns = session.early.take(
             first, partial(_begun, session), depth=session.ask.crew.size + 1, seen=session.seen
         )
         session.seen(len(columns))
         return columns
-    return _alone(session, first, session.source.take(first, last, session.tally), session.ask)
+    whole = replace(session.ask, size=None)
+    return _alone(session, first, session.source.take(first, last, session.tally), whole)
+
+
+def _adapts(session: Session, first: int) -> bool:
+    """Whether what is drawn from trial *first* on depends on outcomes beyond those of a pilot that has run."""
+    pilot = session.design.pilot * session.source.repeats
+    return session.design.adapts and not 0 < pilot <= first
 
 
 def _begun(session: Session, first: int) -> tuple[int, Callable[[], Columns]] | None:
@@ -212,7 +221,9 @@ def _begun(session: Session, first: int) -> tuple[int, Callable[[], Columns]] | 
     if first == session.source.total or (first in ends and first > session.tally.trials):
         return None
     drawn = session.source.take(first, _border(session, first), session.tally)
-    quiet = replace(session.ask, seen=lambda _: None)
+    if len(drawn.trials):  # here, not in a thread: the engine holds the golden values of one chunk at a time
+        drawn = replace(drawn, trials=all_at_once(drawn.trials))
+    quiet = replace(session.ask, size=None, seen=lambda _: None)
     return first + len(drawn.columns), partial(_alone, session, first, drawn, quiet)
 
 
@@ -236,7 +247,7 @@ def _span(session: Session, first: int) -> tuple[int, int]:
     total, size = session.source.total, session.source.size
     if session.together and not session.design.adapts:
         size = _TOGETHER if session.design.unit == "fault" else _TOGETHER // _LANES
-    elif not session.together and not session.design.adapts:
+    elif not session.together and not _adapts(session, first):
         return first, first
     begin = first // size * size
     return begin, begin + size if total is None else min(begin + size, total)
@@ -263,8 +274,10 @@ def _border(session: Session, first: int) -> int:
     step = min(size, max(_SMALLEST_BATCH, size // _SHARED if size > _BATCH else 0))
     while step < min(size, first + 1):
         step *= 2
+    if session.design.pilot and _is_patient(session):  # after a pilot all are drawn alike, and golden serves them best
+        step = size
     border = step if first < step < size else (first // size + 1) * size
-    if session.design.adapts:  # the next block is planned once this one's outcomes are known
+    if _adapts(session, first):  # the next block is planned once this one's outcomes are known
         limits.append(_span(session, first)[1])
     return min([_affordable(session, border), *limits])
 
@@ -294,16 +307,20 @@ def _update(session: Session, columns: Columns) -> tuple[str | None, int]:
 def _looks(session: Session, first: int, last: int) -> Iterator[int]:
     """Yield after which trials of a batch to ask the rule: the same ones however a campaign was interrupted.
 
-    Rules that count are asked after so many trials, those on intervals that hold at every look after every block.
-    Where intervals take more than counts, and for time, whose trials have been paid for, the batch's end has to do.
+    Rules that count are asked after so many trials, those on intervals that hold at every look, and those on what
+    follows a pilot, after every block. Where intervals take more than counts, and for time, whose trials have been paid
+    for, the batch's end has to do.
     """
-    stop = session.campaign.stop
-    patient = all(isinstance(rule, MaxTrials | TimeBudget | AllOf | AnyOf) for rule in rules(stop))
-    every = session.design.looks == "every"
-    if not patient and (every or is_counted(session.record, session.tally)):
-        step = session.source.size if every else LOOK
+    every, counted = session.design.looks == "every", is_counted(session.record, session.tally)
+    if not _is_patient(session) and (every or counted or session.design.pilot):
+        step = LOOK if counted and not every else session.source.size
         yield from range((first // step + 1) * step, last, step)
     yield last
+
+
+def _is_patient(session: Session) -> bool:
+    """Whether the rule is known beforehand to go on until a number of trials, or until time is up."""
+    return all(isinstance(rule, MaxTrials | TimeBudget | AllOf | AnyOf) for rule in rules(session.campaign.stop))
 
 
 def _reason(session: Session, *, seconds: float | None = None) -> str | None:

@@ -13,7 +13,7 @@ import numpy as np
 from torchfault.campaign.campaign import Campaign
 from torchfault.campaign.judging import Judge, Meter, Seen
 from torchfault.resolve import Verdicts
-from torchfault.trials import Trials
+from torchfault.trials import Runs, Trials, all_at_once
 
 __all__ = ["SHARD", "Bench", "Crew", "Shards", "Workers", "bench_of"]
 
@@ -33,11 +33,11 @@ class Bench:
     campaign: Campaign
     details: bool
 
-    def __call__(self, trials: Trials, seen: Seen = lambda _: None) -> Verdicts:
-        """Return the columns of *trials*, shape (trials,) each; *seen* is told of lanes as they end."""
+    def __call__(self, runs: Runs, seen: Seen = lambda _: None) -> Verdicts:
+        """Return the columns of *runs*, shape (lanes,) each; *seen* is told of lanes as they end."""
         if self.meter is None:
-            return self.judge(trials, seen)
-        metric, due = self.meter(trials, seen)
+            return self.judge(runs, seen)
+        metric, due = self.meter(runs, seen)
         return {"metric": metric, "due": due}
 
     @cached_property
@@ -99,25 +99,25 @@ class Shards:
     size: int | None
     seen: Seen
 
-    def __call__(self, trials: Trials) -> Verdicts:
-        """Return the verdicts of *trials*, shape (trials,) each."""
-        n, size = len(trials), self.size or max(len(trials), 1)
+    def __call__(self, runs: Runs) -> Verdicts:
+        """Return the verdicts of *runs*, shape (lanes,) each."""
+        n, size = len(runs), self.size or max(len(runs), 1)
         if n <= size:
-            (whole,) = self._parts([trials])
+            (whole,) = self._parts([runs])
             return whole
         rows = [np.arange(first, min(first + size, n)) for first in range(0, n, size)]
         found: dict[str, Any] = {}
-        for row, verdicts in zip(rows, self._parts([trials.take(row) for row in rows]), strict=True):
+        for row, verdicts in zip(rows, self._parts([runs.take(row) for row in rows]), strict=True):
             for name, values in verdicts.items():
                 found.setdefault(name, np.zeros(n, dtype=values.dtype))[row] = values
         return found
 
-    def _parts(self, parts: list[Trials]) -> Iterator[Verdicts]:
+    def _parts(self, parts: list[Runs]) -> Iterator[Verdicts]:
         if self.crew is None:
             for part in parts:
                 yield self.bench(part, self.seen)
             return
-        futures = [self.crew.submit(part) for part in parts]
+        futures = [self.crew.submit(all_at_once(part)) for part in parts]
         for part, future in zip(parts, futures, strict=True):
             yield awaited(future, self.seen)
             self.seen(len(part))

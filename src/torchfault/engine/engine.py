@@ -195,7 +195,12 @@ class Engine:
     @property
     def captured(self) -> Captured | None:
         """The model as ``torch.export`` captured it, with the places of sites; ``None`` where lanes run otherwise."""
-        return self._executor.captured if isinstance(self._executor, GraphExecutor) else None
+        return None if self.graph is None else self.graph.captured
+
+    @property
+    def graph(self) -> GraphExecutor | None:
+        """The executor that holds golden values of what it captured; ``None`` where lanes run otherwise."""
+        return self._executor if isinstance(self._executor, GraphExecutor) else None
 
     def golden(self) -> Tree:
         """Return the outputs without faults, one row per input."""

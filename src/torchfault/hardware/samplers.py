@@ -57,7 +57,7 @@ class ByCells:
             largest = float((known.mass[known.held] / self._shares(known, None)[known.held]).max())
             return Design(Strata.one(len(population.space)), block=self.block, largest_weight=largest)
         known.pilot_weight(self.block)
-        return Design(known.profiled_strata(), block=self.block, sample=(known.pairs,), adapts=True)
+        return Design(known.profiled_strata(), block=self.block, sample=(known.pairs,), adapts=True, pilot=self.block)
 
     def draw(
         self, population: Population, n: int, *, rng: np.random.Generator, start: int, tally: Tally | None = None
@@ -66,7 +66,7 @@ class ByCells:
         known = _Known.of(population)
         if self._profiles and start == 0:
             return known.pilot(population, n, rng=rng)
-        profile = Profile.of(known.space, _pilot_of(tally, start, self.block)) if self._profiles else None
+        profile = Profile.of(known.space, _pilot_of(tally, self.block)) if self._profiles else None
         q = self._shares(known, profile)
         cell = rng.choice(len(q), size=n, p=q)
         stratum = np.full(n, known.pairs if self._profiles else 0)
@@ -107,7 +107,14 @@ class TwoPhase:
         """Return the strata of the pilot, a type and a bit each; those of later blocks are cut by what it finds."""
         known = _Known.of(population)
         heaviest, later = max(known.pilot_weight(self.block), _LARGEST), most_strata(self.block)
-        return Design(known.pilot_strata(), block=self.block, largest_weight=heaviest, adapts=True, later=later)
+        return Design(
+            known.pilot_strata(),
+            block=self.block,
+            largest_weight=heaviest,
+            adapts=True,
+            pilot=self.block,
+            later=later,
+        )
 
     def draw(
         self, population: Population, n: int, *, rng: np.random.Generator, start: int, tally: Tally | None = None
@@ -116,7 +123,7 @@ class TwoPhase:
         known = _Known.of(population)
         if start == 0:
             return known.pilot(population, n, rng=rng)
-        plan = self.plan(population, Profile.of(known.space, _pilot_of(tally, start, self.block)))
+        plan = self.plan(population, Profile.of(known.space, _pilot_of(tally, self.block)))
         cell = plan.draw(rng=rng)[:n]
         return known.draws(population, cell, plan.weight[cell], known.pairs + plan.stratum[cell], rng=rng)
 
@@ -141,10 +148,10 @@ class _First:
             self.columns = Columns.join([self.columns, columns.take(0, min(missing, len(columns)))])
 
 
-def _pilot_of(tally: Tally | None, start: int, block: int) -> Columns:
-    """Return the trials of the first *block* draws, of *start* in *tally*."""
-    trials = 0 if tally is None else tally.trials * block // start
-    if tally is None or not trials:
+def _pilot_of(tally: Tally | None, block: int) -> Columns:
+    """Return the trials of the first *block* draws in *tally*."""
+    trials = 0 if tally is None else block * tally.repeats
+    if tally is None or tally.trials < trials:
         raise SamplingError(f"later blocks go by a pilot of {block} draws, got none of its trials; draw it first")
     return tally.follow(("first", trials), lambda: _First(trials)).columns
 

@@ -9,7 +9,6 @@ reaches are rounded anew, with the scales that they then have.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,10 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchfault.cells import Space
-from torchfault.data import Data
 from torchfault.errors import HardwareError
 from torchfault.hardware.accelerator import Accelerator, FlipFlops
-from torchfault.hardware.golden import Golden
+from torchfault.hardware.golden import Golden, Machine, golden_of, held_together
 from torchfault.hardware.layers import Layers
 from torchfault.hardware.operands import input_element, output_element, weight_element
 from torchfault.hardware.patterns import Reach, find_pattern, reach_of
@@ -44,19 +42,7 @@ Rows = tuple[Ints, Ints, Ints, Words, Words]
 _NO_ROWS: Rows = (*np.zeros((3, 0), dtype=np.int64), *np.zeros((2, 0), dtype=np.uint64))
 _PARTS = 512  # upsets whose running sums are gathered at a time, a row of the layer's depth each
 _AT_ONCE = 2048  # trials made together
-_INPUTS = 64  # inputs whose golden operands are held at a time, if a quarter of the memory can hold as many
 _EDIT = 128  # bytes that one changed word takes until it is an edit
-
-
-class Machine(Protocol):
-    """What upsets need of an engine: its inputs, the sites of its model, and how much memory there is."""
-
-    @property
-    def data(self) -> Data: ...
-    @property
-    def space(self) -> FaultSpace: ...
-    @property
-    def memory(self) -> int: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +59,8 @@ class Upset:
     >>> fault = Upset(layers_of(engine.model, engine.data))
     >>> space = upset_space(FLAT, fault.layers.works, engine.space)
     >>> index, inputs, words = np.array([7, 70_000]), np.array([0, 3]), np.zeros(2, dtype=np.uint64)
-    >>> trials, kept = fault.trials(space, index, inputs, words=words, engine=engine)
-    >>> trials.inputs, kept
-    (array([0, 3]), array([ True,  True]))
+    >>> [(trials.inputs, at) for trials, at in fault.parts(space, index, inputs, words=words, engine=engine)]
+    [(array([0, 3]), array([0, 1]))]
     """
 
     layers: Layers = field(compare=False)  # whose works the space holds; the rest is the model, which has a digest
@@ -98,20 +83,12 @@ class Upset:
                 "take measure=UpsetMeasure(in_use=True)"
             )
 
-    def trials(
-        self, space: Space, index: Ints, inputs: Ints, *, words: Words, engine: Machine
-    ) -> tuple[Trials, NDArray[np.bool_]]:
-        """Return the trials that upsets *index* become on *inputs*, shape (n,), and which of them become one, (n,).
+    def strikes(self, space: Space, index: Ints) -> NDArray[np.bool_]:
+        """Return which of upsets *index* become a trial, shape (n,): the others strike a variable that no product uses.
 
-        The others strike a variable that no product uses, and change nothing. *words*, shape (n,), are random ones,
-        which some types leave. Raises :class:`HardwareError` for upsets of control, which are crashes without a trial.
+        Raises :class:`HardwareError` for upsets of control, which are crashes without a trial.
         """
-        space = as_upsets(space)
-        none = self._made(space, index[:0], inputs[:0], words=words[:0], engine=engine)
-        parts, owners = zip(none, *self.parts(space, index, inputs, words=words, engine=engine), strict=True)
-        owner, kept = np.concatenate(owners), np.zeros(len(index), dtype=bool)
-        kept[owner] = True
-        return Trials.join(parts).take(np.argsort(owner)), kept
+        return np.asarray(self._located(as_upsets(space), index).row >= 0)
 
     def fitting(self, space: Space, index: Ints, *, engine: Machine) -> int:
         """Return how many of the first of upsets *index* fit into the memory as trials, 1 at least."""
@@ -125,17 +102,15 @@ class Upset:
     ) -> tuple[Trials, Ints]:
         """Return the trials of upsets on inputs whose golden operands are held at once, and the positions of these."""
         upsets = self._located(space, index)
-        needed = np.unique(inputs)
-        golden = Golden(self.layers, engine.data, needed)
-        lane = np.searchsorted(needed, inputs)
+        golden = golden_of(self.layers, engine, np.unique(inputs))
+        lane = golden.rows(inputs)
         rows: list[Rows] = [_NO_ROWS]
         for at, which, here in space.by_pair(space.cell_of(index)):
             here = here[upsets.row[here] >= 0]
             if len(here):
                 one, work = space.accelerator.types[which], self.layers.works[at]
-                struck = _Struck(
-                    space.accelerator, work, one, engine.space, golden, lane[here], upsets.take(here), words[here]
-                )
+                mine = lane[here], upsets.take(here), words[here]
+                struck = _Struck(space.accelerator, self.layers, work, one, engine.space, golden, *mine)
                 owner, site, element, keep, toggle = struck.rows()
                 rows.append((here[owner], site, element, keep, toggle))
         owner, site, element, keep, toggle = (np.concatenate(column) for column in zip(*rows, strict=True))
@@ -146,17 +121,19 @@ class Upset:
         return Trials(engine.space.sites, offsets, inputs[kept], site[order].astype(np.int32), *columns), kept
 
     def parts(
-        self, space: UpsetSpace, index: Ints, inputs: Ints, *, words: Words, engine: Machine
+        self, space: Space, index: Ints, inputs: Ints, *, words: Words, engine: Machine
     ) -> Iterator[tuple[Trials, Ints]]:
-        """Yield the same trials, and the positions of their upsets, in parts that fit into the engine's memory.
+        """Yield the trials that upsets *index* become on *inputs*, shape (n,), and the positions of theirs, in parts.
 
-        At most a quarter of it goes to golden operands of inputs, and a quarter to edits. *words* are random words.
+        A part fits into the engine's memory, and is of inputs whose golden values are held together; an engine
+        that runs a part before it asks for the next needs no pass without faults of its own. *words*, shape (n,), are
+        random ones, which some types leave. Raises :class:`HardwareError` for upsets of control.
         """
-        upsets = self._located(space, index)
-        at_once = max(1, min(_INPUTS, engine.memory // 4 // max(self.layers.nbytes, 1)))
-        most = _most_edits(engine)
+        space = as_upsets(space)
+        upsets, most = self._located(space, index), _most_edits(engine)
+        ends = [part[-1] for part in held_together(self.layers, engine, inputs)]
         order = np.argsort(inputs, kind="stable")
-        group = (np.cumsum(np.diff(inputs[order], prepend=-1) > 0) - 1) // at_once
+        group = np.searchsorted(ends, inputs[order])
         edits = np.cumsum(np.concatenate(([0], self._edits(space, index, upsets)[order])))
         begin = 0
         while begin < len(order):
@@ -199,6 +176,7 @@ class _Struck:
     """Upsets of the type *one* in one layer, *lane* being each one's row of golden, *words* its random word."""
 
     accelerator: Accelerator
+    layers: Layers
     work: Work
     one: FlipFlops
     space: FaultSpace
@@ -248,7 +226,7 @@ class _Struck:
 
     def _operands(self) -> tuple[int, int]:
         """Return the nodes of the operand that streams and of the one that stays."""
-        node = self.golden.layers.program.nodes[self.work.node]
+        node = self.golden.program.nodes[self.work.node]
         refs = [argument for argument in node.args if isinstance(argument, Ref)]
         one, two = refs[-2:] if node.op in ("addmm", "baddbmm") else refs[:2]
         return one.node, two.node
@@ -276,7 +254,7 @@ class _Struck:
         streams, bit = self.one.holds == "input", self.upsets.bit[owner]
         right, other, mine = (inputs, weights, places[0]) if streams else (weights, inputs, places[1])
         (name,) = self.work.sites(self.one.holds)
-        if name in self.golden.layers.kept:
+        if name in self.layers.kept:
             wrong = self._register(name).element(lane, np.maximum(mine, 0), bit).to(right.dtype)
             wrong = torch.where(torch.from_numpy(mine >= 0), wrong, right)
         else:
@@ -305,7 +283,7 @@ class _Struck:
 
     def _register(self, name: str) -> Register:
         """Return what holds the variables called *name*, which are kept in blocks."""
-        kept = self.golden.layers.kept[name]
+        kept = self.layers.kept[name]
         if isinstance(kept, Stored):
             return StoredBlocks(kept)
         inputs, weights = self._operands() if self.work.product is not None else (self.work.node, self.work.node)
@@ -313,11 +291,10 @@ class _Struck:
         return self._blocks(name, kept, node)
 
     def _blocks(self, name: str, kept: InBlocks, node: int) -> ActivationBlocks:
-        flat, varies = self.golden(node)
-        layout, shape = self.golden.layers.program.nodes[node].layout, self.space.site(name).shape
+        layout, shape = self.golden.program.nodes[node].layout, self.space.site(name).shape
         merged = isinstance(layout, LaneAxis) and not layout.plain  # else the axis of the inputs is one of its own
         row = kept.row(shape if merged else (1, *shape))
-        return ActivationBlocks(kept, row, flat if varies else flat.expand(len(self.golden.inputs), -1))
+        return ActivationBlocks(kept, row, self.golden.flat(node))
 
     def _partial(self, *, tiled: bool) -> Rows:
         """Flip a bit of the sum after the struck step."""
@@ -338,7 +315,7 @@ class _Struck:
             terms = torch.where(torch.from_numpy(held), inputs.double() * weights.double(), 0.0)
             sums.append(terms.sum(1).to(inputs.dtype))
         right = torch.cat(sums)
-        blocks = isinstance(self.golden.layers.kept.get(self.work.outputs[0]), InBlocks)
+        blocks = isinstance(self.layers.kept.get(self.work.outputs[0]), InBlocks)
         fmt = word("float32") if blocks else self._format(self.space.site(self.work.outputs[0]))
         wrong = self._flipped(right, upsets.bit, fmt)
         element = output_element(product, upsets.group, upsets.row, upsets.column)
@@ -347,7 +324,7 @@ class _Struck:
     def _written(self, owner: Ints, element: Ints, change: Tensor) -> Rows:
         """Overwrite outputs with golden + *change*."""
         (name,) = self.work.outputs
-        kept = self.golden.layers.kept.get(name)
+        kept = self.layers.kept.get(name)
         if isinstance(kept, InBlocks):
             blocks = self._blocks(name, kept, self.work.node)
             found = blocks.rewritten(owner, self.lane[owner], element, change)

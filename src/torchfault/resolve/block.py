@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchfault.cells import Space
-from torchfault.trials import Trials
+from torchfault.errors import CampaignError
+from torchfault.trials import Runs, Trials
 
 __all__ = ["Ask", "Block", "Resolver", "Verdicts"]
 
@@ -17,7 +18,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Verdicts = Mapping[str, NDArray[Any]]
 """Named outcomes of lanes, ``failed`` and ``due`` among them, and details of them, shape (lanes,) each."""
-Ask = Callable[[Trials], Verdicts]
+Ask = Callable[[Runs], Verdicts]
 """Runs trials, one lane each."""
 
 
@@ -43,7 +44,7 @@ class Resolver(Protocol):
 class Block:
     """Trials of single faults, and what is known of them, in columns of shape (trials,).
 
-    *index* are their fault numbers in *space* and *trials* what the engine takes; *ask* runs them, and *golden* tells
+    *index* are their fault numbers in *space* and *runs* what the engine takes; *ask* runs them, and *golden* tells
     the verdicts on every input without faults, shape (inputs,). *expected* is the failing share that earlier outcomes
     make likely, and *alone* marks trials that are not to be struck together with others. *flags* hold the outcomes
     known so far (in ``failed`` also those that others vouch for), *lanes* how many ran, and *audit* the probability
@@ -53,7 +54,7 @@ class Block:
 
     space: Space
     index: Ints
-    trials: Trials
+    runs: Runs
     ask: Ask
     golden: Callable[[], Verdicts]
     expected: Floats
@@ -68,6 +69,13 @@ class Block:
         self.lanes, self.audit = np.zeros(len(self.index), dtype=np.int64), np.zeros(len(self.index))
         for name in ("failed", "due"):
             self.flags.setdefault(name, np.zeros(len(self.index), dtype=bool))
+
+    @property
+    def trials(self) -> Trials:
+        """The changes of words; raises :class:`CampaignError` where these are known only where a lane runs."""
+        if not isinstance(self.runs, Trials):
+            raise CampaignError("this resolver looks at changes of words, got upsets of an accelerator; take Direct()")
+        return self.runs
 
     @property
     def failed(self) -> Bools:
@@ -87,7 +95,7 @@ class Block:
     def run_alone(self, rows: Ints) -> None:
         """Give the trials at *rows* a lane each, and keep all their verdicts."""
         if len(rows):
-            found = self.ask(self.trials.take(rows))
+            found = self.ask(self.runs.take(rows))
             self.lanes[rows] += 1
             for name, values in found.items():
                 self._put(name, rows, values)
@@ -97,7 +105,7 @@ class Block:
         """Give the trials at *rows*, which change nothing at all, the verdicts of their inputs without faults."""
         if len(rows):
             for name, values in self.golden().items():
-                self._put(name, rows, values[self.trials.inputs[rows]])
+                self._put(name, rows, values[self.runs.inputs[rows]])
             self.flag("proven")[rows] = True
 
     def _put(self, name: str, rows: Ints, values: NDArray[Any]) -> None:

@@ -210,6 +210,7 @@ def _design(design: Design, space: Space) -> str | None:
         "replacement": not isinstance(design.replacement, bool),
         "enumerates": not isinstance(design.enumerates, bool),
         "adapts": not isinstance(design.adapts, bool),
+        "pilot": not _whole(design.pilot, 0, 1 << 62),
         "block": not _whole(design.block, 1 if design.looks == "every" else 0, 1 << 62),
         "pool": not _whole(design.pool, 0, 1 << 20),
         "total": design.total is not None and not _whole(design.total, 0, 1 << 62),

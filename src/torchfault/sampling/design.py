@@ -103,6 +103,8 @@ class Design:
     - *clusters*: draws come from some groups of this grouping (``channel``) of each site, a random sample of them, the
       same number from each, evenly along an order, and as many on every input; ``None`` where they come from anywhere.
     - *adapts*: whether the draws of a block depend on the outcomes of earlier ones.
+    - *pilot*: of a sampler that adapts, the number of first draws whose outcomes are all that it goes by; 0 where it
+      goes by those of all earlier blocks.
     - *later*: so many strata more, numbered after *strata*, that later blocks may be cut into by what earlier ones
       found. What each holds is not known beforehand; those of one block hold the whole measure.
     - *pool*: draws cost as if struck in pools of so many, which decides the stakes of sequences.
@@ -124,6 +126,7 @@ class Design:
     unit: Literal["fault", "word"] = "fault"
     clusters: Literal["channel"] | None = None
     adapts: bool = False
+    pilot: int = 0
     later: int = 0
     pool: int = 0
 

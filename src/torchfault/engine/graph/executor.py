@@ -114,8 +114,14 @@ class GraphExecutor:
         each, every = max(self.footprint.golden, 1), len(self.data)
         return every if self.memory // 3 // each >= every else int(max(1, self.memory // 4 // each))
 
+    @torch.inference_mode()
+    @plain_kernels()
+    def held(self, inputs: NDArray[np.int64]) -> Golden:
+        """Return the golden values of *inputs*, one of :meth:`chunks`, and maybe of more; kept until others are due."""
+        return self._golden(inputs)
+
     def _golden(self, inputs: NDArray[np.int64]) -> Golden:
-        if self._kept is None or not np.array_equal(self._kept.inputs, inputs):
+        if self._kept is None or not np.isin(inputs, self._kept.inputs).all():
             # Memory of the same size is used again; giving it back and asking for it costs as much as the pass.
             larger = self._kept is not None and len(inputs) > self._kept.lanes
             self._kept = None
@@ -126,7 +132,7 @@ class GraphExecutor:
             )
         return self._kept
 
-    def _chunks(self, inputs: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    def chunks(self, inputs: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """Return the parts in which golden values are kept for *inputs*: all of the data if they fit, else these."""
         every = np.arange(len(self.data))
         needed = every if self.chunk >= len(every) else np.unique(inputs)
@@ -139,9 +145,9 @@ class GraphExecutor:
         if self._outputs is not None:
             return self._outputs
         parts = []
-        for inputs in self._chunks(np.arange(len(self.data))):
+        for inputs in self.chunks(np.arange(len(self.data))):
             golden = self._golden(inputs)
-            index = torch.arange(golden.lanes, device=self.device)
+            index = torch.from_numpy(golden.rows(inputs)).to(self.device)
             parts.append(golden.outputs(index))
         found = concatenate(parts)
         if sum(leaf.numel() * leaf.element_size() for leaf in leaves(found)) <= self.memory // _SMALL:
@@ -200,7 +206,7 @@ class GraphExecutor:
         return HooksExecutor(self.model, self.data, memory=self.memory, found=self.found)
 
     def _swept(self, trials: Trials, monitor: MonitorRun | None) -> Iterator[Lanes]:
-        for inputs in self._chunks(trials.inputs):
+        for inputs in self.chunks(trials.inputs):
             mine = np.flatnonzero(np.isin(trials.inputs, inputs))
             for lanes in self._run_chunk(trials.take(mine), inputs, mine, monitor):
                 yield replace(lanes, trial=mine[lanes.trial])
