@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import factor_rows, rows
+from benchmarks import factor_rows, format_rows, rows
 from benchmarks.sections import ROOT, measured
 
 KEPT = ROOT / "docs" / "figures"
@@ -48,6 +48,8 @@ FIGURES: Mapping[str, Figure] = {
     "refinements": Figure("vulnerability", "docs/vulnerability.md", factor_rows.refinements),
     "stability": Figure("vulnerability", "docs/vulnerability.md", factor_rows.stability),
     "representations": Figure("representations", "docs/representations.md", rows.representations),
+    "formats": Figure("formats", "docs/representations.md", format_rows.formats),
+    "format_bits": Figure("formats", "docs/representations.md", format_rows.format_bits),
     "scaling": Figure("scaling", "docs/scale-out.md", rows.scaling),
     "hardening": Figure("hardening", "docs/hardening.md", rows.hardening),
     "checksums": Figure("checksums", "docs/hardening.md", rows.checksums),

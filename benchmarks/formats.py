@@ -7,9 +7,10 @@ per megabyte-upset are those to expect where each megabyte of stored weights tak
 """
 
 import argparse
+import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import sqrt
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks import format_rows
 from benchmarks.engine import resnet20
 from benchmarks.error_rates import accuracy
 from torchfault.adapters.represent import represent
@@ -32,10 +34,6 @@ from torchfault.statistics import MaxTrials
 FORMATS = (
     *("float32", "bfloat16", "float8_e4m3fn", "mxfp8_e4m3", "mxfp8_e5m2"),
     *("mxfp6_e3m2", "mxfp6_e2m3", "mxfp4", "nvfp4", "mxint8", "int8"),
-)
-COLUMNS = (
-    *("network", "format", "accuracy (%)", "megabytes", "an element's bit fails (%)", "a scale's bit fails (%)"),
-    *("failures per 100 upsets in each megabyte", "more than the first, paired (%)"),
 )
 STARTED = time.perf_counter()
 WIDTH, PATCH, EPOCHS = 64, 2, 60
@@ -99,15 +97,15 @@ class Row:
         """The size of the stored weights."""
         return sum(len(space) for space in (self.elements, self.scales) if space is not None) / 8e6
 
-    def bounds(self) -> tuple[float, float, float]:
-        """Return the share of upsets in all stored bits that fail, and its interval: of strata by their sizes."""
+    def upsets(self) -> dict[str, float]:
+        """Return the share of upsets in all stored bits that fail, with its interval: of strata by their sizes."""
         parts = [(self.elements, self.hit), *([(self.scales, self.moved)] if self.scales and self.moved else [])]
         shares = [len(space) / 8e6 / self.megabytes for space, _ in parts]
         found = [results.estimate() for _, results in parts]
         value = sum(share * one.value for share, one in zip(shares, found, strict=True))
         down = sqrt(sum((share * (one.value - one.low)) ** 2 for share, one in zip(shares, found, strict=True)))
         up = sqrt(sum((share * (one.high - one.value)) ** 2 for share, one in zip(shares, found, strict=True)))
-        return value, value - down, value + up
+        return {"value": value, "low": value - down, "high": value + up}
 
 
 def measured(name: str, how: str, trials: int) -> tuple[Row, Engine]:
@@ -124,33 +122,31 @@ def measured(name: str, how: str, trials: int) -> tuple[Row, Engine]:
     return Row(name, how, accuracy(twin, data), elements, scales, hit, moved), engine
 
 
-def percent(value: float, low: float, high: float) -> str:
-    return f"{100 * value:.2f} ({100 * low:.2f}-{100 * high:.2f})"
+def told(row: Row, more: Any) -> dict[str, Any]:
+    """Return a row as plain numbers; *more* is its difference from the first format, of paired faults."""
+    size, upsets = row.megabytes, row.upsets()
+    return {
+        "network": row.network,
+        "format": row.format,
+        "accuracy": row.accuracy,
+        "megabytes": size,
+        "elements": by_bit(row.hit),
+        "scales": None if row.moved is None else by_bit(row.moved),
+        "failures_per_upset_a_megabyte": {bound: size * value for bound, value in upsets.items()},
+        "difference": {"value": more.difference, "low": more.difference_low, "high": more.difference_high},
+    }
 
 
-def line(row: Row, more: Any) -> str:
-    """Return the row of the first table."""
-    value, low, high = row.bounds()
-    size, hit = row.megabytes, row.hit.estimate()
-    scale = row.moved.estimate() if row.moved else None
-    return (
-        f"| {row.network} | {row.format} | {100 * row.accuracy:.1f} | {size:.3f} "
-        f"| {percent(hit.value, hit.low, hit.high)} "
-        f"| {percent(scale.value, scale.low, scale.high) if scale else '-'} "
-        f"| {100 * size * value:.3f} ({100 * size * low:.3f}-{100 * size * high:.3f}) "
-        f"| {percent(more.difference, more.difference_low, more.difference_high)} |"
-    )
-
-
-def bits(row: Row) -> Iterator[str]:
-    """Yield rows of the second table: bits of which some flips fail, from the top."""
-    for what, results in (("elements", row.hit), ("scales", row.moved)):
-        if results is None:
-            continue
-        table = results.table("bit").sort_values("key", ascending=False)
-        shown = [f"{one.key}: {percent(one.value, one.low, one.high)}" for one in table.itertuples() if one.failures]
-        width = max(site.width for site in results.space.sites)
-        yield f"| {row.network} | {row.format} | {what} | {width} | {'; '.join(shown) or 'none'} |"
+def by_bit(results: Results) -> dict[str, Any]:
+    """Return how many flips fail, with the interval, in all bits and in each of which some do, from the top."""
+    one, table = results.estimate(), results.table("bit").sort_values("key", ascending=False)
+    bits = {
+        str(bit.key): {"value": bit.value, "low": bit.low, "high": bit.high}
+        for bit in table.itertuples()
+        if bit.failures
+    }
+    width = max(site.width for site in results.space.sites)
+    return {"value": one.value, "low": one.low, "high": one.high, "width": width, "bits": bits}
 
 
 def _say(part: str) -> None:
@@ -160,12 +156,14 @@ def _say(part: str) -> None:
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--trials", type=int, default=2000, help="flips in elements, and half as many in scales (2000)")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--formats", nargs="+", default=list(FORMATS), help="the formats (all); the first is the base")
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (1)")
     options = parser.parse_args(words)
-    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
-    by_bit: list[str] = []
+    torch.set_num_threads(options.threads)
+    lines = []
     for name in options.networks:
         found = {}
         for how in options.formats:
@@ -173,12 +171,12 @@ def main(words: Sequence[str] | None = None) -> None:
             _say(f"{name} {how}")
         names = list(next(iter(found.values()))[0].elements.names)
         pairs = paired({how: engine for how, (_, engine) in found.items()}, names, trials=options.trials, seed=3)
-        for (row, _), more in zip(found.values(), pairs.itertuples(), strict=True):
-            print(line(row, more), flush=True)
-            by_bit += bits(row)
+        lines += [told(row, more) for (row, _), more in zip(found.values(), pairs.itertuples(), strict=True)]
         _say(f"{name}: pairs")
-    print("\n| network | format | struck | bits of a word | bit: flips that fail (%) |\n|---|---|---|---|---|")
-    print(*by_bit, sep="\n")
+    if options.json:
+        print(json.dumps({"rows": lines}))
+    else:
+        print(*format_rows.formats({"rows": lines}), "", *format_rows.format_bits({"rows": lines}), sep="\n")
 
 
 if __name__ == "__main__":

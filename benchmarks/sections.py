@@ -71,6 +71,10 @@ SECTIONS: Mapping[str, Section] = {
         ("--lanes", "256", "--trials", "20", "--repeats", "0"),
         ("--lanes", "1024", "--trials", "100", "--repeats", "0"),
     ),
+    "formats": Section(
+        ("benchmarks/formats.py", "--json"),
+        ("--trials", "200", "--networks", "transformer", "--formats", "float32", "int8", "mxfp4"),
+    ),
     "networks": Section(
         ("-m", "benchmarks.networks", "--json"),
         ("--only", "mobilenet_v2", "--lanes", "16", "--repeats", "1", "--trials", "4"),
