@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["LARGEST", "Row", "along", "block_of", "cut", "filters", "joined", "members"]
+__all__ = ["LARGEST", "Row", "along", "block_of", "cut", "filters", "joined", "largest_in", "members"]
 
 LARGEST = 1 << 16
 """The most neighbours that share a scale or an exponent."""
+_MAGNITUDE = 0x7FFFFFFF  # the bits of float32 but for the sign
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,19 @@ def filters(shape: Sequence[int]) -> Row:
 def cut(rows: Tensor, block: int) -> Tensor:
     """Return *rows* cut into blocks, the last one filled up with zeros: (rows, blocks, block)."""
     count = -(-rows.shape[1] // block)
-    filled = torch.nn.functional.pad(rows, (0, count * block - rows.shape[1]))
+    left = count * block - rows.shape[1]
+    filled = torch.nn.functional.pad(rows, (0, left)) if left else rows
     return filled.reshape(rows.shape[0], count, block)
+
+
+def largest_in(blocks: Tensor) -> Tensor:
+    """Return the largest magnitude in each block, shape (rows, blocks), and NaN where one holds NaN.
+
+    The bits of float32 magnitudes are in their order, NaN behind all; as whole numbers they take a third of the time.
+    """
+    if blocks.dtype != torch.float32:
+        return blocks.abs().amax(2)
+    return blocks.view(torch.int32).bitwise_and(_MAGNITUDE).amax(2).view(torch.float32)
 
 
 def joined(blocks: Tensor, like: Tensor) -> Tensor:

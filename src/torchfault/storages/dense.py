@@ -8,7 +8,7 @@ from torch import Tensor
 
 from torchfault.errors import StorageError
 from torchfault.storages.base import Part, Words, as_matrix
-from torchfault.storages.blocks import LARGEST, block_of, cut, filters, joined, members
+from torchfault.storages.blocks import LARGEST, block_of, cut, filters, joined, largest_in, members
 from torchfault.words import converted, decode, encode, word
 from torchfault.words.emulated import power_of_two
 
@@ -181,7 +181,7 @@ class BlockFloat:
     def encode(self, tensor: Tensor) -> dict[str, Tensor]:
         """Return codes and exponents."""
         blocks = cut(as_matrix(tensor), self.block).double()
-        largest = blocks.abs().amax(2)
+        largest = largest_in(blocks)
         top = torch.where(largest == 0, -_BIAS, torch.frexp(largest).exponent.to(torch.int64) - 1)
         exponent = (top + _BIAS).clamp(0, 255)
         bound = (1 << self.width - 1) - 1
@@ -194,7 +194,7 @@ class BlockFloat:
         Exact but for the rounding itself: the steps are powers of two, and no code times its step is out of range.
         """
         blocks = cut(rows.nan_to_num(0.0), self.block)
-        largest = blocks.abs().amax(2, keepdim=True)
+        largest = largest_in(blocks).unsqueeze(2)
         top = torch.where(largest == 0, -_BIAS, torch.frexp(largest).exponent - 1).clamp(-_BIAS, _BIAS)
         step, end = power_of_two(top - (self.width - 2)).float(), (1 << self.width - 1) - 1
         return joined((blocks / step).round_().clamp_(-end, end).mul_(step).add_(0.0), rows)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchfault.errors import StorageError
 from torchfault.storages.base import Part, Words, as_matrix
-from torchfault.storages.blocks import LARGEST, Row, along, block_of, cut, filters, joined, members
+from torchfault.storages.blocks import LARGEST, Row, along, block_of, cut, filters, joined, largest_in, members
 from torchfault.words import rounded, word
 from torchfault.words.emulated import power_of_two
 
@@ -122,7 +122,7 @@ class Microscaled:
     def _scaled(self, rows: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return the scales of *rows*, and the numbers over them, cut into blocks and saturated."""
         blocks, kind = cut(rows, self.block), self._kind
-        largest = blocks.abs().amax(2)
+        largest = largest_in(blocks)
         if self._in_two_steps:
             top = rows.abs().max() / (kind.largest * _LARGEST_SCALE)
             per_tensor = torch.full_like(top, self.fixed) if self.fixed else top.clamp(min=_LEAST_TENSOR)

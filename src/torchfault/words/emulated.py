@@ -293,4 +293,9 @@ class _Minifloat:
         return (bits - (sign << 31)).to(torch.int32).view(dtype)
 
     def round(self, values: Tensor) -> Tensor:
-        return to_minifloat(values, exponent=self.exponent, mantissa=self.mantissa, finite=self.finite)
+        exponent, mantissa = self.exponent, self.mantissa
+        largest = (2.0 - 2.0**-mantissa) * 2.0 ** (1 << exponent - 1) if self.finite else None
+        return to_minifloat(values, exponent=exponent, mantissa=mantissa, largest=largest, exact=self._by_words)
+
+    def _by_words(self, values: Tensor) -> Tensor:
+        return self.to_values(self.to_words(values, torch.int32), values.dtype)

@@ -1,11 +1,14 @@
 """Round float32 values to those that the words of an emulated format stand for, without making words of them."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 __all__ = ["to_affine", "to_fixed", "to_minifloat"]
 
-_MANTISSA, _INFINITY = 23, 0x7F800000  # of float32
+_MANTISSA, _EXPONENT, _BIAS, _INFINITY = 23, 8, 127, 0x7F800000  # of float32
+_LEAST_DROP = 2  # bits, with which a value is less than half of what it is added to
 
 
 def to_fixed(values: Tensor, *, scale: float, width: int) -> Tensor:
@@ -30,28 +33,51 @@ def to_affine(values: Tensor, *, scale: float, zero_point: int, low: int, high: 
     return codes.mul_(scale).add_(0.0).to(values.dtype)
 
 
-def to_minifloat(values: Tensor, *, exponent: int, mantissa: int, finite: bool) -> Tensor:
-    """Return *values* as floats of *exponent* and *mantissa* bits hold them; *finite*: without infinity and NaN.
+def to_minifloat(
+    values: Tensor, *, exponent: int, mantissa: int, largest: float | None, exact: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Return float32 *values* as floats of *exponent* and *mantissa* bits hold them.
 
-    >>> to_minifloat(torch.tensor([0.3, 100.0]), exponent=3, mantissa=2, finite=True)
+    They saturate at *largest*, or become infinity (``None``). *exact* does the same by way of words: it is asked for
+    NaN, and for formats nearly as wide as float32.
+
+    >>> to_minifloat(torch.tensor([0.3, 100.0]), exponent=3, mantissa=2, largest=28.0, exact=torch.nan_to_num)
     tensor([ 0.3125, 28.0000])
     """
     drop, top = _MANTISSA - mantissa, (1 << exponent - 1) - 1
-    smallest = 2.0 ** (1 - top)  # normal number
-    largest = (2.0 - 2.0**-mantissa) * 2.0 ** (top + finite)
-    magnitude = values.abs()
-    if finite:
-        magnitude.nan_to_num_(largest).clamp_(max=largest)
-    bits = magnitude.view(torch.int32)
-    # To the nearest, ties to even: half a step, less one where the last bit that stays is 0, then cut off.
-    half = (bits >> drop).bitwise_and_(1).add_(bits).add_((1 << drop >> 1) - 1) if drop else bits.clone()
-    normal = half.bitwise_and_(-1 << drop).view(torch.float32)
-    # What float32 adds to a number of this size, it rounds to the step of the subnormal numbers.
-    bias = smallest * 2.0**drop
-    found = torch.where(magnitude < smallest, magnitude.add(bias).sub_(bias), normal)
-    if not finite:
-        found = torch.where(found > largest, torch.inf, found)
-        lost = (bits >> drop).bitwise_and_((1 << mantissa) - 1)
-        lost = torch.where(lost == 0, 1 << mantissa - 1, lost).bitwise_left_shift_(drop).bitwise_or_(_INFINITY)
-        found = torch.where(magnitude.isnan(), lost.view(torch.float32), found)
-    return found.copysign_(values)
+    if exponent == _EXPONENT:
+        found = _by_bits(values, drop)
+    elif drop < _LEAST_DROP:
+        return exact(values)
+    else:
+        found = _by_sums(values, drop, top)
+        if largest is not None:
+            found.clamp_(-largest, largest)
+        else:  # what is too large becomes infinity, and all else comes back
+            found.mul_(2.0 ** (_BIAS - top)).mul_(2.0 ** (top - _BIAS))
+        found.copysign_(values)
+    if values.numel() and values.amax().isnan():
+        lost = values.isnan()
+        found[lost] = exact(values[lost])
+    return found
+
+
+def _by_bits(values: Tensor, drop: int) -> Tensor:
+    """Return *values* without the *drop* lowest bits: half a step is added, less one where the last that stays is 0."""
+    if not drop:
+        return values.clone()
+    bits = values.view(torch.int32)
+    half = (bits >> drop).bitwise_and_(1).add_(bits).add_((1 << drop - 1) - 1)
+    return half.bitwise_and_(-1 << drop).view(torch.float32)
+
+
+def _by_sums(values: Tensor, drop: int, top: int) -> Tensor:
+    """Return *values* with *drop* bits fewer, in steps no finer than those of subnormal numbers; zeros lose their sign.
+
+    What float32 adds to one and a half times a power of two, it rounds to the step of that: to the nearest, ties to
+    even. So the power is that of the value itself, but for the bits to be dropped.
+    """
+    ends = (1 - top + _BIAS) << _MANTISSA, (top + 1 + _BIAS) << _MANTISSA
+    power = values.view(torch.int32).bitwise_and(_INFINITY).clamp_(*ends)
+    magic = power.add_(drop << _MANTISSA | 1 << _MANTISSA - 1).view(torch.float32)
+    return values.add(magic).sub_(magic)
