@@ -25,6 +25,7 @@ from torchfault.data import Data, leaves
 from torchfault.engine import Engine
 from torchfault.errors import CampaignError
 from torchfault.faults import Burst, StuckAt
+from torchfault.model.gains import Gains
 from torchfault.resolve import Certified, Direct, Monotone, Pooled, certified, certifies
 from torchfault.sampling import Exhaustive
 from torchfault.statistics import MaxTrials
@@ -54,6 +55,24 @@ class Mixed(nn.Module):
         x = F.avg_pool2d(x, 3, 1)
         x = F.adaptive_avg_pool2d(x, 2)
         return self.head(torch.tanh(self.hidden(x.flatten(1))))
+
+
+class Residual(nn.Module):
+    """Two residual blocks without strides, the second one without batch norms and of dilated convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+        self.first, self.norm = nn.Conv2d(4, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.second, self.norm2 = nn.Conv2d(6, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.third, self.fourth = nn.Conv2d(4, 3, 3, padding=2, dilation=2), nn.Conv2d(3, 4, 1)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        x = F.relu(self.norm2(self.second(F.relu(self.norm(self.first(x))))) + x)
+        x = F.relu(x + self.fourth(torch.tanh(self.third(x))))
+        return self.head(x.mean((2, 3)))
 
 
 class Sequence(nn.Module):
@@ -97,6 +116,7 @@ def thin(build):
 
 BUILDS = {
     "mixed": lambda: thin(lambda: seeded(Mixed, 2, 12, 12)),
+    "residual": lambda: thin(lambda: seeded(Residual, 2, 6, 6)),
     "sequence": lambda: thin(lambda: seeded(Sequence, 3, 9)),
     "digits": lambda: thin(NETWORKS["digits"]),
     "depthwise": NETWORKS["depthwise"],
@@ -214,6 +234,19 @@ def test_without_a_graph_the_proofs_are_the_same():
     found = certified(engine, layers(engine)).proofs
     for name, proof in resolver_of("sequence").proofs.items():
         np.testing.assert_allclose(found[name].radius, proof.radius, rtol=1e-3)
+
+
+def test_residual_blocks_are_bounded_as_a_whole(monkeypatch):
+    """Of what is in front of both blocks, and of the second one alone, more is proven than by each layer's own norm."""
+    engine = engine_of("residual")
+    space = engine.space.select(["stem.weight", "second.weight", "third.weight"])
+    whole = certified(engine, space).proofs
+    monkeypatch.setattr(Gains, "_block", lambda *_: None)
+    apart = certified(engine, space).proofs
+    gained = {name: (whole[name].radius / np.maximum(apart[name].radius, 1e-300)).max() for name in space.names}
+    assert gained["stem.weight"] > 1.2
+    assert gained["stem.weight"] > gained["second.weight"] > 1.05
+    assert gained["third.weight"] == 1
 
 
 def test_linear_layers_alone_are_certified_to_their_very_radius():

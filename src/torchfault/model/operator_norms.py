@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["convolution_norms", "linear_norms"]
+__all__ = ["convolution_norms", "linear_norms", "residual_norms"]
 
 Floats = NDArray[np.float64]
 _AT_ONCE = 1 << 22  # entries of frequency responses at a time
@@ -32,19 +32,62 @@ def convolution_norms(
     outputs, inputs, *kernel = weight.shape
     taps = weight.detach().double().cpu().reshape(groups, outputs // groups, inputs, -1)
     points = [n + (k - 1) * d for n, k, d in zip(size, kernel, dilation, strict=True)]
-    where = torch.cartesian_prod(*(torch.arange(k) * d for k, d in zip(kernel, dilation, strict=True)))
-    where = where.reshape(-1, len(kernel)).double() / torch.tensor(points)  # turns for each step of a frequency
-    points[0] = points[0] // 2 + 1  # the others are conjugates
-    frequencies = torch.cartesian_prod(*(torch.arange(n) for n in points)).reshape(-1, len(kernel)).double()
     whole, channels = 0.0, torch.zeros(groups, inputs, dtype=torch.float64)
-    for part in frequencies.split(max(1, _AT_ONCE // weight.numel())):
-        turns = 2 * torch.pi * part @ where.T
-        responses = taps.to(torch.complex128) @ torch.complex(turns.cos(), -turns.sin()).T
-        each = responses.movedim(-1, 1)  # groups, frequencies, outputs, inputs
+    for part in _frequencies(points).split(max(1, _AT_ONCE // weight.numel())):
+        each = _responses(taps, kernel, [0] * len(kernel), dilation, part)
         squares = each.mH @ each  # whose largest eigenvalue is the square of the largest singular value
         whole = max(whole, float(torch.linalg.eigvalsh(squares).amax()))
         channels = torch.maximum(channels, squares.diagonal(dim1=-2, dim2=-1).real.amax(1))
     return math.sqrt(max(whole, 0.0)) * _ROUNDED_UP, channels.reshape(-1).sqrt().numpy() * _ROUNDED_UP
+
+
+def residual_norms(
+    weights: Sequence[Tensor],
+    size: Sequence[int],
+    *,
+    paddings: Sequence[Sequence[int]],
+    dilations: Sequence[Sequence[int]],
+) -> tuple[float, Floats]:
+    """Return upper bounds of the l2 norm of I + W2 W1 / 2: of the whole, and of what it makes of each input channel.
+
+    W1 and W2 are the convolutions by *weights*, the first and the second, with strides of 1, whose zero *paddings*
+    bring the result back to the *size* that the input has without its channels. What is bounded is their circular
+    convolution, from which padding leaves values out in front, amidst and behind.
+
+    >>> one = torch.ones(1, 1, 1, 1)
+    >>> round(residual_norms((one, 3 * one), (4, 4), paddings=([0, 0], [0, 0]), dilations=([1, 1], [1, 1]))[0], 6)
+    2.5
+    """
+    kernels = [list(weight.shape[2:]) for weight in weights]
+    reach = [[(k - 1) * d for k, d in zip(*both, strict=True)] for both in zip(kernels, dilations, strict=True)]
+    points = [n + one + two for n, one, two in zip(size, *reach, strict=True)]
+    taps = [weight.detach().double().cpu().flatten(2)[None] for weight in weights]
+    whole, channels = 0.0, torch.zeros(weights[0].shape[1], dtype=torch.float64)
+    for part in _frequencies(points).split(max(1, _AT_ONCE // max(weight.numel() for weight in weights))):
+        given = zip(taps, kernels, paddings, dilations, strict=True)
+        one, two = (_responses(*each, part)[0] for each in given)
+        half = two @ one / 2
+        half.diagonal(dim1=-2, dim2=-1).add_(1.0)
+        squares = half.mH @ half
+        whole = max(whole, float(torch.linalg.eigvalsh(squares).amax()))
+        channels = torch.maximum(channels, squares.diagonal(dim1=-2, dim2=-1).real.amax(0))
+    return math.sqrt(max(whole, 0.0)) * _ROUNDED_UP, channels.sqrt().numpy() * _ROUNDED_UP
+
+
+def _frequencies(points: Sequence[int]) -> Tensor:
+    """Return the frequencies of so many points along each axis, in turns a point, but for their conjugates."""
+    axes = [torch.arange(n // 2 + 1 if axis == 0 else n) for axis, n in enumerate(points)]
+    return torch.cartesian_prod(*axes).reshape(-1, len(points)).double() / torch.tensor(points)
+
+
+def _responses(
+    taps: Tensor, kernel: Sequence[int], padding: Sequence[int], dilation: Sequence[int], frequencies: Tensor
+) -> Tensor:
+    """Return by what *taps*, (groups, outputs, inputs, taps), multiply frequencies, (groups, n, outputs, inputs)."""
+    places = [torch.arange(k) * d - p for k, d, p in zip(kernel, dilation, padding, strict=True)]
+    where = torch.cartesian_prod(*places).reshape(-1, len(kernel)).double()
+    turns = 2 * torch.pi * frequencies @ where.T
+    return (taps.to(torch.complex128) @ torch.complex(turns.cos(), -turns.sin()).T).movedim(-1, 1)
 
 
 def linear_norms(weight: Tensor) -> tuple[float, Floats]:
