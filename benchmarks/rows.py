@@ -217,7 +217,10 @@ def estimators(found: Found) -> list[str]:
     for network, modes in found["coverage"].items():
         for mode, covered in modes.items():
             rows.append([f"{_NETWORKS[network]}, {mode}: coverage", *(f"{100 * c:.1f} %" for c in covered.values())])
-    return table(["", *(f"`{name}`" for name in names)], rows)
+    many, few = found["truth"]["resnet20"], found["truth"]["digits"]["records"]
+    truth = f"The truth: of the digits network {100 * few:.2f} %, exactly; of ResNet-20 {percent(many)}"
+    told = f"{truth} by a run of {many['lanes']:,} lanes, and {100 * many['records']:.2f} % by its records alone."
+    return [*table(["", *(f"`{name}`" for name in names)], rows), "", told]
 
 
 def representations(found: Found) -> list[str]:
