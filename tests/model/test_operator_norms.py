@@ -1,5 +1,7 @@
 """Norms of convolutions and residual blocks: no less than those of the dense matrices, and little more."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -10,6 +12,7 @@ CASES = {
     "same": ((3, 5), (3, 3), (8, 8), (1, 1), (1, 1)),
     "one by one": ((4, 2), (3, 1), (6, 5), (1, 0), (1, 1)),
     "dilated": ((2, 3), (3, 3), (9, 9), (2, 1), (2, 1)),
+    "points": ((3, 4), (1, 1), (5, 7), (0, 0), (1, 1)),
     "shifted": ((2, 4), (3, 1), (7, 7), (0, 1), (1, 1)),
 }
 
@@ -39,3 +42,17 @@ def test_a_residual_block_stretches_no_change_by_more(channels, kernels, size, p
         if seed == 0:
             assert 0.6 < most / whole < 1.05  # but for the edges, where padding leaves values out
     assert max(tight) > 0.3
+
+
+@pytest.mark.parametrize(("kernel", "groups"), [((1, 1), 1), ((1, 3), 2), ((3, 1), 1), ((1,), 4)], ids=str)
+def test_filters_of_one_tap_have_the_norm_of_their_dense_matrix(kernel, groups):
+    size, make = (6, 5)[: len(kernel)], torch.Generator().manual_seed(4)
+    weight = torch.randn(8, 8 // groups, *kernel, generator=make, dtype=torch.float64)
+    whole, columns = convolution_norms(weight, size, groups=groups, dilation=[1] * len(kernel))
+    ones = torch.eye(8 * math.prod(size), dtype=torch.float64).reshape(-1, 8, *size)
+    convolve = F.conv1d if len(kernel) == 1 else F.conv2d
+    made = convolve(ones, weight, padding=[k // 2 for k in kernel], groups=groups).flatten(1)
+    slack = 1.0 if max(kernel) == 1 else 1.35  # edges, where padding leaves values out
+    assert 1 <= whole / float(torch.linalg.matrix_norm(made, 2)) < slack + 1e-6
+    for column, part in zip(columns, made.chunk(8), strict=True):
+        assert 1 <= column / float(torch.linalg.matrix_norm(part, 2)) < slack + 1e-6

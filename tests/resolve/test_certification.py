@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.ecosystem import missing
+from benchmarks.networks import NETWORKS as LARGE
 from tests.support.networks import NETWORKS
 from torchfault.campaign import Campaign, run
 from torchfault.criteria import (
@@ -234,6 +236,23 @@ def test_without_a_graph_the_proofs_are_the_same():
     found = certified(engine, layers(engine)).proofs
     for name, proof in resolver_of("sequence").proofs.items():
         np.testing.assert_allclose(found[name].radius, proof.radius, rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), [("mobilenet_v2", 224), ("resnet50", 64)])
+def test_networks_of_real_size_are_certified_layer_by_layer(name, size):
+    if missing("torchvision"):
+        pytest.skip("torchvision is not installed here")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, data = LARGE[name]()
+    engine = Engine(model.eval(), Data(data.inputs[:2, :, :size, :size].contiguous()))
+    space = engine.space.select(kinds="weight", types=["Conv2d", "Linear"])
+    resolver = certified(engine, space, audit=1.0)
+    assert set(resolver.proofs) == set(space.names)
+    proofs = run(Campaign(engine, space, resolver=resolver, stop=MaxTrials(200))).proofs()
+    assert proofs.checked == proofs.proven > 80
+    assert proofs.disproved == 0
 
 
 def test_residual_blocks_are_bounded_as_a_whole(monkeypatch):

@@ -22,8 +22,9 @@ def convolution_norms(
 
     *weight* has shape (outputs, inputs / groups, *kernel), *size* is that of its input without the channels. Zero
     padding and strides only leave out values of the circular convolution on as many points as the full result has, so
-    that its largest singular value, found frequency by frequency, bounds theirs. Source: Sedghi, Gupta & Long, The
-    singular values of convolutional layers, arXiv:1805.10408 (of circular convolutions).
+    that its largest singular value, found frequency by frequency, bounds theirs; along an axis where filters have one
+    tap all frequencies are alike. Source: Sedghi, Gupta & Long, The singular values of convolutional layers,
+    arXiv:1805.10408 (of circular convolutions).
 
     >>> whole, channels = convolution_norms(torch.ones(1, 2, 3, 3), (8, 8))
     >>> round(whole / 9 / 2**0.5, 6), (channels / 9).round(6).tolist()
@@ -31,7 +32,7 @@ def convolution_norms(
     """
     outputs, inputs, *kernel = weight.shape
     taps = weight.detach().double().cpu().reshape(groups, outputs // groups, inputs, -1)
-    points = [n + (k - 1) * d for n, k, d in zip(size, kernel, dilation, strict=True)]
+    points = [n + (k - 1) * d if k > 1 else 1 for n, k, d in zip(size, kernel, dilation, strict=True)]
     whole, channels = 0.0, torch.zeros(groups, inputs, dtype=torch.float64)
     for part in _frequencies(points).split(max(1, _AT_ONCE // weight.numel())):
         each = _responses(taps, kernel, [0] * len(kernel), dilation, part)
@@ -60,7 +61,7 @@ def residual_norms(
     """
     kernels = [list(weight.shape[2:]) for weight in weights]
     reach = [[(k - 1) * d for k, d in zip(*both, strict=True)] for both in zip(kernels, dilations, strict=True)]
-    points = [n + one + two for n, one, two in zip(size, *reach, strict=True)]
+    points = [n + one + two if one + two else 1 for n, one, two in zip(size, *reach, strict=True)]
     taps = [weight.detach().double().cpu().flatten(2)[None] for weight in weights]
     whole, channels = 0.0, torch.zeros(weights[0].shape[1], dtype=torch.float64)
     for part in _frequencies(points).split(max(1, _AT_ONCE // max(weight.numel() for weight in weights))):
