@@ -10,7 +10,7 @@ from torchfault.errors import SamplingError
 from torchfault.sampling.bitfields import BitFields
 from torchfault.sampling.design import Design, Strata
 from torchfault.sampling.protocol import Draws, Population
-from torchfault.sampling.strata import in_proportion
+from torchfault.sampling.strata import apportion
 from torchfault.sampling.tally import Tally
 
 __all__ = ["Adaptive", "Cut", "Cutting"]
@@ -18,7 +18,7 @@ __all__ = ["Adaptive", "Cut", "Cutting"]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_AHEAD = 0.1  # of pools: at least this share of what a stratum needs is drawn again while its group is unfinished
+_AHEAD = 0.1  # at least this share of the draws that a stratum needs is drawn again while its group is unfinished
 
 
 class Cutting(Protocol):
@@ -56,7 +56,7 @@ class Adaptive:
     (:class:`~torchfault.sampling.WholeWords`). Draws go towards the half-widths that the campaign's rule asks for, of
     the model, of each site or of each bit (``stop=HalfWidth(0.01, by="site")``), until their intervals, which hold at
     every look (:class:`torchfault.statistics.Sequences`), are that narrow: each block of *block* draws gives a stratum
-    what its widest unfinished interval needs of it (:func:`torchfault.statistics.needed_draws`), one draw at
+    what its widest unfinished interval still needs of it (:func:`torchfault.statistics.needed_draws`), one draw at
     least, and none where all intervals that it counts for are finished. The draws of a block depend on its random
     stream and the outcomes of earlier blocks alone, and weigh p / q within their block.
 
@@ -131,12 +131,10 @@ class Adaptive:
         if not needed.any():
             needed = design.strata.masses
         among = np.asarray(needed > 0)
-        if design.price is None:  # blocks in the proportions of the whole plan stake most
-            return in_proportion(needed, n, among=among)
         wanted = np.maximum(needed - drawn, _AHEAD * needed)
         spare = n - among.sum()
-        if wanted.sum() < spare:  # what is left over goes where draws are cheapest
+        if design.price is not None and wanted.sum() < spare:  # what is left over goes where draws are cheapest
             price = design.price(p)
             cheapest = among & (price <= price[among].min())
             wanted = wanted + cheapest * (spare - wanted.sum()) / cheapest.sum()
-        return in_proportion(wanted, n, among=among)
+        return apportion(wanted, n, among=among)
