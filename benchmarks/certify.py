@@ -8,14 +8,13 @@ one thread, with the set-up of the proofs spread over ``trials``; ``set_up_lanes
 
 import argparse
 import statistics
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.engine import drain, outcomes, resnet20
+from benchmarks.engine import cpu_seconds, drain, outcomes, resnet20
 from benchmarks.sections import tell
 from torchfault.data import leaves
 from torchfault.engine import Engine
@@ -80,10 +79,10 @@ def costs(engine: Engine, space: FaultSpace, *, lanes: int, repeats: int) -> dic
         index, inputs = rng.integers(0, len(space), lanes), rng.integers(0, len(engine.data), lanes)
         trials = strike(space, space.locate(index), model=BitFlip(), rng=rng, inputs=inputs)
         proofs: list[Certified] = []
-        set_up = spent(lambda kept=proofs: kept.append(certified(engine, space, _Nothing(), audit=0)))
+        set_up = cpu_seconds(lambda kept=proofs: kept.append(certified(engine, space, _Nothing(), audit=0)))
         block = Block(space, index, trials, None, lambda: {}, np.zeros(lanes), np.zeros(lanes, dtype=bool))
-        prove = spent(lambda of=proofs, block=block: of[0].resolve(block, np.arange(lanes)))
-        rows.append((set_up, prove / lanes, spent(lambda trials=trials: drain(engine, trials)) / lanes))
+        prove = cpu_seconds(lambda of=proofs, block=block: of[0].resolve(block, np.arange(lanes)))
+        rows.append((set_up, prove / lanes, cpu_seconds(lambda trials=trials: drain(engine, trials)) / lanes))
     set_up, prove, lane = (statistics.median(column) for column in zip(*rows, strict=True))
     return {"set_up": set_up, "prove": prove, "lane": lane}
 
@@ -95,13 +94,6 @@ class _Nothing:
 
     def resolve(self, block: Block, rows: np.ndarray) -> None:
         """Do nothing."""
-
-
-def spent(action: Any) -> float:
-    """Return the processor time that *action* takes."""
-    before = time.process_time()
-    action()
-    return time.process_time() - before
 
 
 def certify(*, images: int, lanes: int, repeats: int, checks: int) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Checksums of ResNet-20's convolutions: what they see of the faults that change an answer, and whether they err."""
 
 import statistics
-import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.engine import MEAN, STD, data_folder, resnet20
+from benchmarks.engine import MEAN, STD, cpu_seconds, data_folder, resnet20
 from torchfault.criteria import NonFinite, Top1Change
 from torchfault.criteria.compose import verdict
 from torchfault.data import Data
@@ -145,11 +145,7 @@ def _latency(model: nn.Module, safe: nn.Module, given: Tensor) -> float:
     torch.set_num_threads(1)
     with torch.inference_mode():
         for _ in range(21):
-            times = []
-            for one in (model, safe):
-                start = time.process_time()
-                one(given)
-                times.append(time.process_time() - start)
+            times = [cpu_seconds(partial(one, given)) for one in (model, safe)]
             ratios.append(times[1] / times[0])
     torch.set_num_threads(threads)
     return statistics.median(ratios) - 1

@@ -5,14 +5,18 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["look_beside", "missing"]
+__all__ = ["folder", "look_beside", "missing"]
+
+
+def folder() -> Path:
+    """Return where these libraries are."""
+    return Path(os.environ.get("TORCHFAULT_ECOSYSTEM", Path(sys.prefix) / "ecosystem"))
 
 
 def look_beside() -> None:
     """Let Python find these libraries, behind the environment's own packages, of which none is replaced."""
-    folder = os.environ.get("TORCHFAULT_ECOSYSTEM", str(Path(sys.prefix) / "ecosystem"))
-    if folder not in sys.path:
-        sys.path.append(folder)
+    if (where := str(folder())) not in sys.path:
+        sys.path.append(where)
 
 
 def missing(*packages: str) -> list[str]:

@@ -140,13 +140,14 @@ def told(row: Row, more: Any) -> dict[str, Any]:
 def by_bit(results: Results) -> dict[str, Any]:
     """Return how many flips fail, with the interval, in all bits and in each of which some do, from the top."""
     one, table = results.estimate(), results.table("bit").sort_values("key", ascending=False)
-    bits = {
-        str(bit.key): {"value": bit.value, "low": bit.low, "high": bit.high}
-        for bit in table.itertuples()
-        if bit.failures
-    }
+    bits = {str(bit.key): bounds(bit) for bit in table.itertuples() if bit.failures}
     width = max(site.width for site in results.space.sites)
-    return {"value": one.value, "low": one.low, "high": one.high, "width": width, "bits": bits}
+    return {**bounds(one), "width": width, "bits": bits}
+
+
+def bounds(one: Any) -> dict[str, float]:
+    """Return an estimate, or a row of a table, as plain numbers."""
+    return {"value": one.value, "low": one.low, "high": one.high}
 
 
 def _say(part: str) -> None:

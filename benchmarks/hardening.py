@@ -16,11 +16,11 @@ import json
 import math
 import statistics
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -30,6 +30,7 @@ from torch import nn
 
 from benchmarks import architecture, rows, training
 from benchmarks.checksums import abft
+from benchmarks.engine import cpu_seconds
 from benchmarks.error_rates import accuracy, flips
 from benchmarks.subjects import NETWORKS, Recipes, Subject, resnet, unbuildable
 from torchfault.campaign import Campaign, run
@@ -264,20 +265,13 @@ def latency(plain: nn.Module, models: Mapping[str, nn.Module], data: Data, *, ba
     given = data.inputs.repeat(-(-batch // len(data)), *[1] * (data.inputs.ndim - 1))[:batch]
     every, ratios = [(("plain", plain)), *models.items()], {name: list[float]() for name in models}
     with torch.inference_mode():
-        for turn in range(round(min(max(0.6 / _seconds(plain, given), 9), 150))):
-            took = {
-                name: _seconds(model, given) for name, model in every[turn % len(every) :] + every[: turn % len(every)]
-            }
+        for turn in range(round(min(max(0.6 / cpu_seconds(partial(plain, given)), 9), 150))):
+            turned = every[turn % len(every) :] + every[: turn % len(every)]
+            took = {name: cpu_seconds(partial(model, given)) for name, model in turned}
             for name in models:
                 ratios[name].append(took[name] / took["plain"])
     torch.set_num_threads(threads)
     return {name: statistics.median(many) - 1 for name, many in ratios.items()}
-
-
-def _seconds(model: nn.Module, given: torch.Tensor) -> float:
-    start = time.process_time()
-    model(given)
-    return time.process_time() - start
 
 
 def protection(subject: Subject, *, trials: int) -> dict[str, Any]:

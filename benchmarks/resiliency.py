@@ -11,15 +11,17 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.engine import cpu_seconds
 from benchmarks.thales.networks import lenet5, mnist
 from benchmarks.thales.outcomes import Recorded, digits, enumerated, resnet, sampled
 from benchmarks.thales.published import ESTIMATORS, estimate, running, until_near
@@ -75,7 +77,7 @@ def costs(*, repeats: int) -> list[dict[str, float]]:
 
     def golden() -> float:
         with torch.inference_mode():
-            return statistics.median(cpu_seconds(lambda: model(batch)) for _ in range(8)) / len(batch)
+            return statistics.median(cpu_seconds(partial(model, batch)) for _ in range(8)) / len(batch)
 
     for images, lanes in COSTS:
         engine = Engine(model, data.take(slice(0, images)))
@@ -83,17 +85,10 @@ def costs(*, repeats: int) -> list[dict[str, float]]:
         run(replace(campaign, stop=MaxTrials(256)))
         ratios = []
         for _ in range(repeats):
-            before, seconds = golden(), cpu_seconds(lambda c=campaign: run(c))  # type: ignore[misc]
+            before, seconds = golden(), cpu_seconds(partial(run, campaign))
             ratios.append(seconds / lanes / (before + golden()) * 2)
         found.append({"images": images, "lanes": lanes, "golden_images": round(statistics.median(ratios), 3)})
     return found
-
-
-def cpu_seconds(action: Callable[[], object]) -> float:
-    """Return the seconds of processor time that *action* takes."""
-    start = time.process_time()
-    action()
-    return time.process_time() - start
 
 
 def bounds(one: Estimate) -> dict[str, float]:

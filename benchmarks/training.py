@@ -6,15 +6,16 @@ others than the 597 that everything is measured on. Draws are the median of seed
 
 import argparse
 import statistics
-import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.engine import cpu_seconds
 from benchmarks.sections import tell
 from torchfault.campaign import run
 from torchfault.data import Data
@@ -118,11 +119,10 @@ def overhead(data: Data, draws: FaultDraws, *, repeats: int, epochs: int = 2) ->
     twins = mlp(bounded), mlp(bounded)
     ratios = []
     for _ in range(repeats):
-        seconds = []
-        for twin, faults in zip(twins, (None, draws), strict=True):
-            start = time.process_time()
-            learnt(twin, data, faults, epochs=epochs)
-            seconds.append(time.process_time() - start)
+        seconds = [
+            cpu_seconds(partial(learnt, twin, data, faults, epochs=epochs))
+            for twin, faults in zip(twins, (None, draws), strict=True)
+        ]
         ratios.append(seconds[1] / seconds[0])
     return statistics.median(ratios) - 1
 

@@ -311,10 +311,11 @@ def _looks(session: Session, first: int, last: int) -> Iterator[int]:
     follows a pilot, after every block. Where intervals take more than counts, and for time, whose trials have been paid
     for, the batch's end has to do.
     """
-    every, counted = session.design.looks == "every", is_counted(session.record, session.tally)
-    if not _is_patient(session) and (every or counted or session.design.pilot):
-        step = LOOK if counted and not every else session.source.size
-        yield from range((first // step + 1) * step, last, step)
+    if not _is_patient(session):
+        counted = is_counted(session.record, session.tally)
+        if counted or session.design.looks == "every" or session.design.pilot:
+            step = LOOK if counted else session.source.size
+            yield from range((first // step + 1) * step, last, step)
     yield last
 
 

@@ -65,8 +65,9 @@ def _standing(store: "Store", name: str) -> _Standing:
     rate = trials / seconds if seconds > 0 else None
     left = (wanted - record.trials) / rate if wanted and rate and running else None
     estimate = results.estimate()
-    workers, interval = store.workers(name) if running else None, (estimate.low, estimate.high)
-    return _Standing(name, state, record.trials, wanted, rate, left, workers, estimate.value, *interval)
+    workers = store.workers(name) if running else None
+    told = (estimate.value, estimate.low, estimate.high)
+    return _Standing(name, state, record.trials, wanted, rate, left, workers, *told)
 
 
 def _print(standings: Sequence[_Standing], where: str) -> None:

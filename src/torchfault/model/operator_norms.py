@@ -1,7 +1,7 @@
 """Upper bounds of how far convolutions and linear layers stretch a change, in the l2 norm."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -33,13 +33,8 @@ def convolution_norms(
     outputs, inputs, *kernel = weight.shape
     taps = weight.detach().double().cpu().reshape(groups, outputs // groups, inputs, -1)
     points = [n + (k - 1) * d if k > 1 else 1 for n, k, d in zip(size, kernel, dilation, strict=True)]
-    whole, channels = 0.0, torch.zeros(groups, inputs, dtype=torch.float64)
-    for part in _frequencies(points).split(max(1, _AT_ONCE // weight.numel())):
-        each = _responses(taps, kernel, [0] * len(kernel), dilation, part)
-        squares = each.mH @ each  # whose largest eigenvalue is the square of the largest singular value
-        whole = max(whole, float(torch.linalg.eigvalsh(squares).amax()))
-        channels = torch.maximum(channels, squares.diagonal(dim1=-2, dim2=-1).real.amax(1))
-    return math.sqrt(max(whole, 0.0)) * _ROUNDED_UP, channels.reshape(-1).sqrt().numpy() * _ROUNDED_UP
+    parts = _frequencies(points).split(max(1, _AT_ONCE // weight.numel()))
+    return _norms(_responses(taps, kernel, [0] * len(kernel), dilation, part) for part in parts)
 
 
 def residual_norms(
@@ -63,16 +58,31 @@ def residual_norms(
     reach = [[(k - 1) * d for k, d in zip(*both, strict=True)] for both in zip(kernels, dilations, strict=True)]
     points = [n + one + two if one + two else 1 for n, one, two in zip(size, *reach, strict=True)]
     taps = [weight.detach().double().cpu().flatten(2)[None] for weight in weights]
-    whole, channels = 0.0, torch.zeros(weights[0].shape[1], dtype=torch.float64)
-    for part in _frequencies(points).split(max(1, _AT_ONCE // max(weight.numel() for weight in weights))):
+
+    def response(frequencies: Tensor) -> Tensor:
         given = zip(taps, kernels, paddings, dilations, strict=True)
-        one, two = (_responses(*each, part)[0] for each in given)
+        one, two = (_responses(*each, frequencies) for each in given)
         half = two @ one / 2
         half.diagonal(dim1=-2, dim2=-1).add_(1.0)
-        squares = half.mH @ half
+        return half
+
+    parts = _frequencies(points).split(max(1, _AT_ONCE // max(weight.numel() for weight in weights)))
+    return _norms(response(part) for part in parts)
+
+
+def _norms(responses: Iterable[Tensor]) -> tuple[float, Floats]:
+    """Return upper bounds of norms from all *responses*, (groups, n, outputs, inputs): the whole, and input channels.
+
+    Whatever the frequency, the norm is the largest singular value there, and of a channel its column's.
+    """
+    whole, channels = 0.0, None
+    for each in responses:
+        squares = each.mH @ each  # whose largest eigenvalue is the square of the largest singular value
         whole = max(whole, float(torch.linalg.eigvalsh(squares).amax()))
-        channels = torch.maximum(channels, squares.diagonal(dim1=-2, dim2=-1).real.amax(0))
-    return math.sqrt(max(whole, 0.0)) * _ROUNDED_UP, channels.sqrt().numpy() * _ROUNDED_UP
+        found = squares.diagonal(dim1=-2, dim2=-1).real.amax(1)
+        channels = found if channels is None else torch.maximum(channels, found)
+    assert channels is not None, "there is always one frequency"
+    return math.sqrt(max(whole, 0.0)) * _ROUNDED_UP, channels.reshape(-1).sqrt().numpy() * _ROUNDED_UP
 
 
 def _frequencies(points: Sequence[int]) -> Tensor:
