@@ -1,5 +1,8 @@
 """Models that take the batch size from ``len(x)``, on both executors, against the slow reference."""
 
+import gc
+import linecache
+
 import numpy as np
 import pytest
 import torch
@@ -131,3 +134,24 @@ class Listed(Base):
 def test_what_grows_by_more_than_sizes_is_no_graph(kind, why):
     with pytest.raises(ModelError, match=why):
         Engine(*built(kind), executor="graph")
+
+
+class Tokens(Base):
+    """Runs two tokens an input."""
+
+    def forward(self, x):
+        n = x.size(0)
+        return self.b(self.a(x).view(2 * n, 8).relu().view(n, 16))
+
+
+def test_the_lines_of_formulas_never_vanish_while_others_walk_them():
+    """SymPy drops the lines of a collected formula, and ``linecache.checkcache`` of Python 3.11 fails amid that."""
+
+    def lines():
+        assert Engine(Tokens().eval(), Data(torch.rand(3, 4))).executor == "graph"
+        gc.collect()
+        return {name for name in linecache.cache if name.startswith("<lambdify")}
+
+    first = lines()
+    assert first
+    assert lines() == first

@@ -1,5 +1,6 @@
 """Capture a model with ``torch.export`` into a program whose batch size is open, and prove that lanes do not mix."""
 
+import functools
 import io
 import logging
 import operator
@@ -324,8 +325,20 @@ def _size(value: int | torch.SymInt) -> Any:
         return int(expression)
     if len(symbols) > 1:
         raise ModelError(f"the graph has more than one open size ({', '.join(map(str, symbols))})")
-    formula = sympy.lambdify(symbols, expression, modules="math")
+    formula = _formula(symbols[0], expression)
     return Size(lambda lanes: int(formula(lanes)))
+
+
+@functools.cache
+def _formula(symbol: sympy.Symbol, expression: sympy.Expr) -> Callable[[int], Any]:
+    """Return *expression* in *symbol* as a function.
+
+    It is kept for good: SymPy takes the lines of a function out of :mod:`linecache` where Python collects it, and
+    Python 3.11's ``linecache.checkcache``, which doctest and the debugger call, raises ``KeyError`` when that happens
+    amid its loop.
+    """
+    function: Callable[[int], Any] = sympy.lambdify([symbol], expression, modules="math")
+    return function
 
 
 def _references(arguments: Iterable[Any]) -> Iterable[int]:
