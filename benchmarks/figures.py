@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import factor_rows, format_rows, rows
+from benchmarks import factor_rows, format_rows, rows, training_rows
 from benchmarks.sections import ROOT, measured
 
 KEPT = ROOT / "docs" / "figures"
@@ -40,6 +40,7 @@ FIGURES: Mapping[str, Figure] = {
     "record": Figure("record", "docs/economy.md", rows.record),
     "resiliency": Figure("resiliency", "docs/hardware.md", rows.accelerators),
     "networks": Figure("networks", "docs/engine.md", rows.networks),
+    "upset_costs": Figure("upset_costs", "docs/hardware.md", rows.upset_costs),
     "estimators": Figure("estimators", "docs/hardware.md", rows.estimators),
     "closure": Figure("vulnerability", "docs/vulnerability.md", factor_rows.closure),
     "factors": Figure("vulnerability", "docs/vulnerability.md", factor_rows.factors),
@@ -53,6 +54,9 @@ FIGURES: Mapping[str, Figure] = {
     "scaling": Figure("scaling", "docs/scale-out.md", rows.scaling),
     "hardening": Figure("hardening", "docs/hardening.md", rows.hardening),
     "checksums": Figure("checksums", "docs/hardening.md", rows.checksums),
+    "drops": Figure("training", "docs/fault-aware-training.md", training_rows.drops),
+    "trained": Figure("training", "docs/fault-aware-training.md", training_rows.trained),
+    "architectures": Figure("architectures", "docs/architecture-search.md", training_rows.architectures),
 }
 
 

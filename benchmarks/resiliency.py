@@ -67,7 +67,7 @@ def software_accuracy(engine: Engine, layers: Layers, *, faults: int) -> Estimat
     return negative(found.estimate(), 1.0)
 
 
-def costs(*, repeats: int) -> list[dict[str, float]]:
+def costs(campaigns: int, *, repeats: int = 3) -> list[dict[str, float]]:
     """Return what a lane of ResNet-20 costs on the output-stationary array, in CPU time of a golden pass of one image.
 
     Medians over the repeats, of campaigns from the pilot to the end, golden passes before and after each.
@@ -79,7 +79,7 @@ def costs(*, repeats: int) -> list[dict[str, float]]:
         with torch.inference_mode():
             return statistics.median(cpu_seconds(partial(model, batch)) for _ in range(8)) / len(batch)
 
-    for images, lanes in COSTS:
+    for images, lanes in COSTS[:campaigns]:
         engine = Engine(model, data.take(slice(0, images)))
         campaign = upsets(engine, OUTPUT_STATIONARY, stop=MaxTrials(lanes))
         run(replace(campaign, stop=MaxTrials(256)))
@@ -192,6 +192,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, default=Path("resiliency.png"), help="where to save the plot")
     parser.add_argument("--only", choices=["accuracies", "convergence", "cost"], help="do a part of it")
     parser.add_argument("--faults", type=int, default=4096, help="upsets per network and accelerator (4096)")
+    parser.add_argument("--campaigns", type=int, default=len(COSTS), help="how many to tell the cost of (all)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of records of ResNet-20 (3)")
     parser.add_argument("--truth", type=int, default=20_480, help="lanes of ResNet-20's truth (20480)")
     parser.add_argument("--seeds", type=int, default=20, help="runs per estimator and network (20)")
@@ -212,7 +213,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     if options.only in (None, "cost"):
         with timed(seconds, "cost"):
-            found["cost"] = costs(repeats=3)
+            found["cost"] = costs(options.campaigns)
     if options.only in (None, "accuracies"):
         with timed(seconds, "accuracies"):
             found |= accuracies(faults=options.faults)

@@ -21,6 +21,7 @@ __all__ = [
     "scaling",
     "table",
     "truth",
+    "upset_costs",
 ]
 
 Found = Mapping[str, Any]
@@ -204,6 +205,16 @@ def accelerators(found: Found) -> list[str]:
             cells = [percent(found["sa"][name][chip]), percent(ra), percent(found["ra_sw"][name][chip])]
             rows.append([_NETWORKS[name], f"`{chip}`", *cells])
     return table(["network", "accelerator", "SA", "RA", "RA_SW"], rows)
+
+
+def upset_costs(found: Found) -> list[str]:
+    """Return what a lane of a campaign of upsets costs.
+
+    >>> upset_costs({"cost": [{"images": 100, "lanes": 4096, "golden_images": 0.333}]})[-1]
+    '| 100 | 4,096 | 0.33 |'
+    """
+    rows = [[f"{one['images']:,}", f"{one['lanes']:,}", f"{one['golden_images']:.2f}"] for one in found["cost"]]
+    return table(["images", "upsets", "golden passes of one image a lane"], rows)
 
 
 def estimators(found: Found) -> list[str]:

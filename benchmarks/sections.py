@@ -54,6 +54,7 @@ SECTIONS: Mapping[str, Section] = {
     "precision": _samplers("precision"),
     "record": _samplers("record"),
     "resiliency": Section((*_RESILIENCY, "--only", "accuracies"), ("--faults", "512"), (), ()),
+    "upset_costs": Section((*_RESILIENCY, "--only", "cost"), ("--campaigns", "1")),
     "estimators": Section(
         (*_RESILIENCY, "--only", "convergence"),
         ("--rounds", "1", "--truth", "2000", "--seeds", "2", "--repeats", "5"),
@@ -76,7 +77,7 @@ SECTIONS: Mapping[str, Section] = {
         ("--trials", "200", "--networks", "transformer", "--formats", "float32", "int8", "mxfp4"),
     ),
     "networks": Section(
-        ("-m", "benchmarks.networks", "--json"),
+        ("benchmarks/networks.py", "--json"),
         ("--only", "mobilenet_v2", "--lanes", "16", "--repeats", "1", "--trials", "4"),
     ),
     "hardening": Section(
