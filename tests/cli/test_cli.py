@@ -66,6 +66,13 @@ def test_help_is_quick(arguments):
     )
 
 
+@pytest.mark.parametrize("command", [(), ("run",), ("evidence",)])
+def test_help_shows_flags_without_a_value(capfd, command):
+    out, _ = run(capfd, *command, "--help")
+    assert "bool" not in out.lower()
+    assert re.search(r"--help\s+-h\s+Show", out)
+
+
 def test_show_and_export_need_no_torch(capfd):
     run(capfd, "run", *BASE, "--trials", "100")
     run(capfd, "search", *BASE, "--trials", "100", "--side", "50", "--set", "search.block=50")

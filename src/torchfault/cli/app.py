@@ -10,11 +10,13 @@ import typer
 import torchfault
 from torchfault.cli.examples import epilog
 from torchfault.cli.flags import begun, configured, resumed
+from torchfault.cli.valueless import Command, Commands
 from torchfault.config import Override, Settings
 
 __all__ = ["app"]
 
 app = typer.Typer(
+    cls=Commands,
     help="What does a neural network do when the hardware under it flips a bit?",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -81,7 +83,7 @@ def _main(
 
 
 def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    return app.command(name, epilog=epilog(name))
+    return app.command(name, cls=Command, epilog=epilog(name))
 
 
 @_command("demo")
