@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from benchmarks import format_rows
 from benchmarks.engine import resnet20
 from benchmarks.error_rates import accuracy
+from benchmarks.sections import bounds
 from torchfault.adapters.represent import represent
 from torchfault.campaign import Campaign, run
 from torchfault.data import Data
@@ -143,11 +144,6 @@ def by_bit(results: Results) -> dict[str, Any]:
     bits = {str(bit.key): bounds(bit) for bit in table.itertuples() if bit.failures}
     width = max(site.width for site in results.space.sites)
     return {**bounds(one), "width": width, "bits": bits}
-
-
-def bounds(one: Any) -> dict[str, float]:
-    """Return an estimate, or a row of a table, as plain numbers."""
-    return {"value": one.value, "low": one.low, "high": one.high}
 
 
 def _say(part: str) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.engine import cpu_seconds
+from benchmarks.sections import bounds
 from benchmarks.thales.networks import lenet5, mnist
 from benchmarks.thales.outcomes import Recorded, digits, enumerated, resnet, sampled
 from benchmarks.thales.published import ESTIMATORS, estimate, running, until_near
@@ -48,14 +49,14 @@ def accuracies(*, faults: int) -> dict[str, Any]:
         model, data = resnet(name)
         engine = Engine(model, data)
         layers = layers_in(engine)
-        software = bounds(software_accuracy(engine, layers, faults=faults))
+        software = bounds(software_accuracy(engine, layers, faults=faults), 5)
         for key in found:
             found[key][name] = {}
         for chip in ACCELERATORS.values():
             one = resiliency(run(upsets(engine, chip, layers=layers, stop=MaxTrials(faults))))
             sa = round(one.sa, 5)
             found["sa"][name][chip.name] = {"value": sa, "low": sa, "high": sa}
-            found["ra"][name][chip.name] = bounds(one.ra)
+            found["ra"][name][chip.name] = bounds(one.ra, 5)
             found["ra_sw"][name][chip.name] = software
     return found
 
@@ -91,10 +92,6 @@ def costs(campaigns: int, *, repeats: int = 3) -> list[dict[str, float]]:
     return found
 
 
-def bounds(one: Estimate) -> dict[str, float]:
-    return {"value": round(one.value, 5), "low": round(one.low, 5), "high": round(one.high, 5)}
-
-
 def records(folder: Path, *, rounds: int) -> dict[str, Recorded]:
     """Return the records of the output-stationary array: every upset of the digits network, some of ResNet-20."""
     chip, label = OUTPUT_STATIONARY, OUTPUT_STATIONARY.name
@@ -109,7 +106,7 @@ def truth_by_many(*, lanes: int, folder: Path) -> dict[str, float]:
     """Return RA of ResNet-20 on the output-stationary array from a run far larger than any that is held to it."""
     campaign = upsets(Engine(*resnet("resnet20")), OUTPUT_STATIONARY, stop=MaxTrials(lanes), seed=20_22)
     results = run(campaign, store=folder / "truth.db", name=f"truth-{lanes}")
-    return bounds(resiliency(results).ra) | {"lanes": results.lanes}
+    return bounds(resiliency(results).ra, 5) | {"lanes": results.lanes}
 
 
 def convergence(

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.engine import resnet20
-from benchmarks.sections import Size
+from benchmarks.sections import Size, bounds
 from torchfault.campaign import Campaign, run
 from torchfault.engine import Engine
 from torchfault.model.golden_words import golden_words
@@ -98,8 +98,7 @@ def spent(
             if resolver.assumption:
                 found.audits[f"{width} {method}"] = str(results.audit())
             if method == "adaptive" and width.startswith("layer"):  # the finest comes last
-                rows = zip(table["key"], table["value"], table["low"], table["high"], strict=True)
-                found.layers.update({key: {"value": v, "low": low, "high": high} for key, v, low, high in rows})
+                found.layers.update({row.key: bounds(row) for row in table.itertuples()})
     return found
 
 

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from benchmarks.sections import Size
+from benchmarks.sections import Size, bounds
 from torchfault import zoo
 from torchfault.data import Data
 from torchfault.engine import Engine
@@ -251,7 +251,7 @@ def figures(names: list[str], *, quick: bool, cache: Path | None, seeds: int = S
         network = NETWORKS[name](100 if quick else IMAGES)
         for target in network.targets:
             for code, by in precisions(network, target, seeds=2 if quick else seeds, cache=cache).items():
-                rows = {t: {"value": e.value, "low": e.low, "high": e.high} for t, e in by.items()}
+                rows = {t: bounds(e) for t, e in by.items()}
                 result.setdefault(name, {})[code + target] = rows
     return result
 

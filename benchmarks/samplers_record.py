@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.engine import resnet20
-from benchmarks.sections import Size
+from benchmarks.sections import Size, bounds
 from torchfault.campaign import run
 from torchfault.engine import Engine
 from torchfault.recipes import economy
@@ -38,7 +38,7 @@ def record(size: Size) -> Mapping[str, Any]:
             "lanes": results.lanes,
             "trials": len(results),
             "processor_seconds": round(time.process_time() - began, 1),
-            "rate": {"value": found.value, "low": found.low, "high": found.high},
+            "rate": bounds(found),
         }
         print(f"{name}: {results.lanes:,} lanes, {found}", file=sys.stderr)
     conservative = leveugle_sample_size(len(space), margin=margin)

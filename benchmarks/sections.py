@@ -14,7 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["ROOT", "SECTIONS", "SIZES", "Section", "Size", "add_sizes", "commit", "machine", "measured", "tell"]
+__all__ = [
+    "ROOT",
+    "SECTIONS",
+    "SIZES",
+    "Section",
+    "Size",
+    "add_sizes",
+    "bounds",
+    "commit",
+    "machine",
+    "measured",
+    "tell",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 Size = Literal["quick", "usual", "full"]
@@ -113,6 +125,17 @@ def tell(found: Mapping[str, Any], part: str, *, as_json: bool) -> None:
         return
     for name, value in found[part].items():
         print(f"{name}: {value}")
+
+
+def bounds(one: Any, digits: int | None = None) -> dict[str, float]:
+    """Return an estimate, or a row of a table, as it stands in a record, rounded to *digits* if told.
+
+    >>> from torchfault.statistics import proportion
+    >>> bounds(proportion(12, 1000), 4)
+    {'value': 0.012, 'low': 0.0069, 'high': 0.0209}
+    """
+    shown = {"value": float(one.value), "low": float(one.low), "high": float(one.high)}
+    return shown if digits is None else {name: round(value, digits) for name, value in shown.items()}
 
 
 def machine() -> dict[str, Any]:
