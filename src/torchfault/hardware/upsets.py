@@ -9,6 +9,7 @@ reaches are rounded anew, with the scales that they then have.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -346,8 +347,7 @@ class _Struck:
     def _format(self, site: Site) -> WordFormat:
         """Return the format of what products and sums read and write, whose words stand for values by themselves."""
         fmt = word(site.word)
-        scaled = any(name.startswith((f"{site.name}:", f"{site.name}.")) for name in self.space.names)
-        if scaled or not fmt.dtype.is_floating_point:
+        if site.name in _with_parts(self.space.names) or not fmt.dtype.is_floating_point:
             raise HardwareError(
                 f"'{site.name}' is kept as {site.word} codes of another library; upsets of operands and sums need a "
                 "number format, or codes and blocks of represent()"
@@ -357,6 +357,12 @@ class _Struck:
     def _flipped(self, values: Tensor, bit: Ints, fmt: WordFormat) -> Tensor:
         held = held_in(fmt, values.dtype)
         return edit(values, None, flipping(bit, held), held)
+
+
+@lru_cache(maxsize=4)
+def _with_parts(names: tuple[str, ...]) -> frozenset[str]:
+    """Return what stands before every colon or dot in *names*: sites that have others beside them, such as scales."""
+    return frozenset(name[:at] for name in names for at, mark in enumerate(name) if mark in ":.")
 
 
 def _cells(reach: Reach) -> tuple[Ints, Ints, Ints]:

@@ -261,13 +261,21 @@ class LocalLanes:
         return found
 
     def _golden_box(self, node: int, offset: Tensor, size: tuple[int, ...], fill: float) -> Tensor:
-        value = self.golden.values[node].movedim(1, -1)
-        source, inside = _pixels(self.rows, _grid(offset, size), tuple(value.shape[1:-1]))
+        value, places = self.golden.values[node].movedim(1, -1), _grid(offset, size)
+        if not value.is_contiguous():  # a view, such as every second pixel, of which no copy is made for some boxes
+            return self._box_by_axes(value, places, fill)
+        source, inside = _pixels(self.rows, places, tuple(value.shape[1:-1]))
         # Whole pixels, all channels of each in one piece of memory: several times faster than indexing by axes.
-        picked: Tensor = value.reshape(-1, value.shape[-1]).index_select(0, source)
+        picked: Tensor = value.view(-1, value.shape[-1]).index_select(0, source)
         if inside is not None:
             picked.index_fill_(0, (~inside).nonzero().squeeze(1), fill)
         return picked.view(len(offset), *size, value.shape[-1])
+
+    def _box_by_axes(self, value: Tensor, places: list[Tensor], fill: float) -> Tensor:
+        image = value.shape[1:-1]
+        rows = self.rows.view(-1, *[1] * len(image))
+        picked = value[(rows, *[place.clamp(0, n - 1) for place, n in zip(places, image, strict=True)])]
+        return picked.masked_fill_(~_inside(places, tuple(image)).unsqueeze(-1), fill)
 
 
 def _pixels(lanes: Tensor, places: list[Tensor], image: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
