@@ -26,7 +26,7 @@ from torchfault.engine import Engine
 from torchfault.model.golden_words import golden_words
 from torchfault.resolve import Direct, Monotone, Pooled, Resolver, certified
 from torchfault.sampling import Adaptive, Deviations, Statistical, WholeWords, bits_from
-from torchfault.sensitivity import margins
+from torchfault.sensitivity import margins, turned
 from torchfault.statistics import HalfWidth, MaxTrials, wilson_trials
 
 WIDTHS = {"layer_1.0": 0.01, "layer_0.25": 0.0025, "model_0.05": 0.0005}
@@ -72,7 +72,9 @@ def spent(
     model, data = resnet20()
     engine = Engine(model, data)
     space = engine.space.select(kinds="weight", types="Conv2d") | engine.space.select(kinds="input", types="Conv2d")
-    words, lead = golden_words(model, data, space), margins(engine.golden())
+    words = golden_words(model, data, space)
+    assert engine.captured is not None, "ResNet-20 has a graph"
+    strata = Deviations(turned(words, space, engine.captured), margins=margins(engine.golden()))
     proofs = certified(engine, space)
     rate, cells = _measured(Campaign(engine, space, sampler=Statistical("data-unaware", margin=margin), seed=seed))
     found = Economy({}, {}, {}, {}, {})
@@ -84,7 +86,7 @@ def spent(
         for method in methods:
             if method == "monotone" and width.startswith("model"):
                 continue  # whole words are drawn for intervals by site
-            sampler, resolver = _method(method, width, words, lead)
+            sampler, resolver = _method(method, width, words, strata)
             resolver = proofs if method == "certified" else resolver
             stop = HalfWidth(WIDTHS[width], by=_of(width))
             campaign = Campaign(engine, space, sampler=sampler, resolver=resolver, stop=stop, seed=seed)
@@ -107,9 +109,8 @@ def _of(width: str) -> str:
     return "model" if width.startswith("model") else "site"
 
 
-def _method(name: str, width: str, words: Mapping[str, Any], lead: np.ndarray) -> tuple[Adaptive, Resolver]:
-    """Return the sampler and the resolver of a method for a width, *lead* being the margins of the inputs."""
-    strata = Deviations(words, margins=lead)
+def _method(name: str, width: str, words: Mapping[str, Any], strata: Deviations) -> tuple[Adaptive, Resolver]:
+    """Return the sampler and the resolver of a method for a width."""
     if name == "adaptive by bit":
         return Adaptive(), Direct()
     if name in ("adaptive", "certified"):

@@ -1,6 +1,7 @@
 """Adaptive campaigns: unbiased, intervals that hold at every look, blocks that follow from earlier outcomes alone."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -159,6 +160,44 @@ def test_campaigns_that_stop_themselves_keep_their_level_in_a_thousand(sampler, 
     assert min(held.values()) >= 0.94
     for by in ("model", "site", "bit"):
         check_unbiased(values[by], BY_GROUP[by], sigmas=4.2)
+
+
+def lanes_of(free, stratum):
+    """Return the lanes of trials: none in the strata *free*, one in the others."""
+    return np.where(np.isin(stratum, free), 0, 1)
+
+
+@pytest.mark.parametrize("free", [(0,), (1, 2)], ids=str)
+def test_what_a_block_leaves_goes_where_trials_take_no_lanes(free):
+    """Near the end two sites are all that is open, of which a block of 8,192 draws would be many times the need."""
+    sampler, population = Adaptive(block=8192), Population(SPACE, inputs=INPUTS, goals={"site": 0.05})
+    tally, counts = Tally(SPACE, sampler.design(population)), []
+    for seed in range(3):
+        draws = sampler.draw(population, 8192, rng=np.random.default_rng(seed), start=tally.trials, tally=tally)
+        trials = struck(tally.design, draws, np.random.default_rng(seed))
+        tally.add(replace(trials, lanes=lanes_of(free, trials.stratum)))
+        counts.append(np.bincount(draws.stratum, minlength=len(tally.design.strata)))
+    rounds = tally.rounds("site", level=0.95)
+    assert (rounds.cost[list(free)] < 0.01).all()
+    assert np.delete(rounds.cost, free).min() == 1
+    assert counts[-1][list(free)].max() > 0.9 * 8192
+    assert counts[-1].sum() == 8192
+    assert np.delete(counts[-1], free).sum() < 0.2 * np.delete(counts[0], free).sum()
+
+
+def test_strata_whose_trials_take_fewer_lanes_get_more_draws():
+    shares = {}
+    for name, free in (("alike", ()), ("cheap", (0, 1, 2))):
+        sampler, population = Adaptive(block=512), Population(SPACE, inputs=INPUTS, goals={"model": 0.01})
+        tally = Tally(SPACE, sampler.design(population))
+        for seed in range(2):
+            draws = sampler.draw(population, 512, rng=np.random.default_rng(seed), start=tally.trials, tally=tally)
+            trials = struck(tally.design, draws, np.random.default_rng(seed))
+            lanes = np.where(np.isin(trials.stratum, free), np.arange(512) % 4 == 0, 1)
+            tally.add(replace(trials, lanes=lanes.astype(np.int64)))
+        needed = tally.rounds("model", level=0.95).sequences.needed[0]
+        shares[name] = needed[:3].sum() / needed.sum()
+    assert shares["cheap"] > 1.2 * shares["alike"]
 
 
 def test_a_measure_shifts_the_draws_and_the_truth():

@@ -47,7 +47,7 @@ def until(goals):
 
 def test_margins_part_the_inputs_of_small_flips_alone(small):
     _, space, words, lead = small
-    draws, label = drawn(Deviations(words, margins=lead, unsure=(0.1, 0.3)), space, 512)
+    draws, label = drawn(Deviations(words, margins=lead, unsure=(0.1, 0.3)), space, 1024)
     rank = np.argsort(np.argsort(lead))[draws.inputs]
     group = np.where(label < EDGES * 3, label // EDGES, 3)
     assert set(rank[group == 0]) == set(range(6, 20))

@@ -15,7 +15,7 @@ def plan(
 ) -> tuple[Floats, Floats, Floats]:
     """Return draws (rounds, strata), stakes and lower distances (rounds,), for strata that all have a share."""
     spread = (share * np.sqrt(p * (1 - p)))[:, None, :]
-    stakes = np.linspace(0.55, 1.25, 15) if price is None else np.linspace(0.55, 2.0, 30)
+    stakes = np.linspace(0.55, 2.0, 30)
     cost = np.ones_like(spread) if price is None else price(p)[:, None, :]
     dear = np.sqrt(cost)
     root = np.sqrt(2 * threshold)
@@ -29,7 +29,8 @@ def plan(
         better = (spread * dear * active).sum(axis=-1, keepdims=True) / rest
         factor = np.where(active.any(axis=-1, keepdims=True), better, factor)
     draws = np.maximum(least, factor * spread / dear)
-    best = (cost * draws).sum(axis=-1).argmin(axis=-1)
+    differ = (cost != 1).any(axis=-1)  # only then stakes above 1.25 may be the best
+    best = np.where((stakes < 1.26) | differ, (cost * draws).sum(axis=-1), np.inf).argmin(axis=-1)
     return draws[np.arange(len(p)), best], stakes[best], root * error[best] / target
 
 

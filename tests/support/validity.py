@@ -15,7 +15,7 @@ from tests.support.enumerated import Enumerated
 from tests.support.proposal import TopBits
 from torchfault.campaign import Campaign, run
 from torchfault.model.golden_words import golden_words
-from torchfault.resolve import Direct, Monotone, Pooled, Resolver
+from torchfault.resolve import Direct, Monotone, Pooled, Resolver, certified
 from torchfault.results import Results, assisted, recall
 from torchfault.sampling import (
     Adaptive,
@@ -173,6 +173,10 @@ def _deviation(
     return Case(sampler, _narrow(**half_widths), resolver=resolver, watcher=watcher, unbiased=unbiased)
 
 
+def _certified(known: Enumerated, **half_widths: float) -> Case:
+    return replace(_deviation(known, by_margin=True, **half_widths), resolver=certified(known.engine, known.space))
+
+
 def _uniform(known: Enumerated, *, pool: int = 0, monotone: bool = False) -> Case:
     return Case(Uniform(), MaxTrials(2000), resolver=_resolver(known, pool=pool, monotone=monotone))
 
@@ -224,6 +228,8 @@ CASES: dict[str, Callable[[Enumerated], Case]] = {
     "deviation, margins, model": lambda known: _deviation(known, model=0.005, by_margin=True),
     "deviation, margins, pooled": lambda known: _deviation(known, site=0.06, pool=16, by_margin=True),
     "deviation, hostile": lambda known: _deviation(known, model=0.005, watcher=_hostile),
+    "deviation, certified, sites": lambda known: _certified(known, site=0.04),
+    "deviation, certified, model": lambda known: _certified(known, model=0.005),
     "whole words": lambda _: _adaptive(WholeWords(), site=0.06, block=96),
     "uniform, pooled": lambda known: _uniform(known, pool=16),
     "uniform, closure": lambda known: _uniform(known, monotone=True),

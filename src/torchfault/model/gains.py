@@ -15,7 +15,7 @@ from torchfault.model.lane_axis import LaneAxis
 from torchfault.model.operator_norms import convolution_norms, linear_norms, residual_norms
 from torchfault.model.program import Node, Program, Ref
 
-__all__ = ["CONVOLUTIONS", "PRODUCTS", "Gains", "Reach", "Unbounded", "convolution_arguments"]
+__all__ = ["CONVOLUTIONS", "PRODUCTS", "Gains", "Reach", "Unbounded", "convolution_arguments", "normalized"]
 
 Floats = NDArray[np.float64]
 CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
@@ -73,14 +73,7 @@ class Gains:
 
     @cached_property
     def _normalized(self) -> Mapping[int, int]:
-        """The batch norms that alone read what a product gives, by the product: of both the norm is smaller."""
-        readers, nodes = self.program.readers(), self.program.nodes
-        products = [
-            node.position
-            for node in nodes
-            if node.op in PRODUCTS and node.rounded is None and len(readers[node.position]) == 1
-        ]
-        return {one: readers[one][0] for one in products if nodes[readers[one][0]].op == "batch_norm"}
+        return normalized(self.program)
 
     def behind(self, product: Node) -> Node:
         """Return the batch norm that alone reads what *product* gives, or the product itself."""
@@ -242,6 +235,17 @@ class Gains:
     def _channels_stay(self, node: Node) -> bool:
         before, after = self.shape(node.args[0].node), self.shape(node.position)
         return before[:2] == after[:2] and math.prod(before[2:]) == math.prod(after[2:])
+
+
+def normalized(program: Program) -> Mapping[int, int]:
+    """Return the batch norms that alone read what a product gives, by the product: of both the norm is smaller."""
+    readers, nodes = program.readers(), program.nodes
+    products = [
+        node.position
+        for node in nodes
+        if node.op in PRODUCTS and node.rounded is None and len(readers[node.position]) == 1
+    ]
+    return {one: readers[one][0] for one in products if nodes[readers[one][0]].op == "batch_norm"}
 
 
 def convolution_arguments(node: Node) -> tuple[list[int], list[int], list[int], int]:

@@ -13,7 +13,7 @@ from torchfault.faults import BitFlip, FaultModel
 from torchfault.resolve import Direct, Monotone, Pooled, Resolver
 from torchfault.sampling import Adaptive, Deviations
 from torchfault.sampling.deviations import BEYOND
-from torchfault.sensitivity import margins
+from torchfault.sensitivity import margins, turned
 from torchfault.space import FaultSpace
 from torchfault.statistics import HalfWidth, Rule, StoppingRule
 
@@ -71,9 +71,11 @@ def by_deviations(
 ) -> Adaptive:
     """Return the adaptive sampler by the deviations of golden *words*, in blocks that fit *space* and *resolver*.
 
-    Where outputs are scores of classes, inputs are parted by their margins. A block has twice as many draws as there
+    Where outputs are scores of classes, inputs are parted by their margins; where the graph is known, words are turned
+    as batch norms turn what they change. A block has twice as many draws as there
     are strata at least.
     """
+    words = words if engine.captured is None else turned(words, space, engine.captured)
     cut, pool = Deviations(words, margins=_margins(engine)), _pool(resolver)
     sites = len(space.sites) if "site" in goals else 1
     strata = (len(cut.edges) * (len(cut.unsure) + 1) + BEYOND) * sites

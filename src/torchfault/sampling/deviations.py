@@ -21,8 +21,8 @@ Words = NDArray[np.unsignedinteger]
 
 LABELS = 16  # strata of one site at most
 BEYOND = 3  # labels of flips beyond the last edge: upwards, downwards, to NaN
-# failing shares expected: of least and most deviation, and beyond the last edge
-_QUIETEST, _LIVELY, _LOUD = 1e-4, 0.02, 0.5
+# failing shares expected: of least and most deviation, and beyond the last edge, upwards, downwards and to NaN
+_QUIETEST, _LIVELY, _LOUD = 1e-4, 0.02, (0.9, 0.1, 0.999)
 _SURE, _UNSURE = 0.2, 10.0  # how many times as often faults are expected to fail on inputs of much and least margin
 _LEADING = 9  # words alike in these leading bits (of a float32: sign and exponent) are moved about as far by a flip
 
@@ -92,7 +92,7 @@ def _priors(deviations: Deviations) -> Floats:
     """Return the failure probability expected of strata by their label before anything is drawn, shape (LABELS,)."""
     times = np.geomspace(_SURE, _UNSURE, deviations.parts) if deviations.parts > 1 else np.ones(1)
     lively = (times[:, None] * np.geomspace(_QUIETEST, _LIVELY, len(deviations.edges))).ravel()
-    return np.concatenate((lively, np.full(LABELS - len(lively), _LOUD)))
+    return np.concatenate((lively, _LOUD, np.full(LABELS - len(lively) - BEYOND, 0.5)))
 
 
 class _Cutting:

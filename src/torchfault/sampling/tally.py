@@ -135,7 +135,8 @@ class Rounds:
 
     *groups* are the codes of those that have a mass; *sequences* has one for each of them, over the strata that reach
     into it, whose numbers are in *strata*, shape (groups, width), -1 beyond the last. A draw fails as often as its
-    *repeats* trials and the bits of a word do, on average.
+    *repeats* trials and the bits of a word do, on average. *cost*, shape (strata,), is how many lanes a trial of
+    each stratum has taken in complete blocks, by which the next ones are planned unless the design has prices.
     """
 
     def __init__(self, space: Space, design: Design, by: str, *, level: float, repeats: int = 1) -> None:
@@ -149,14 +150,17 @@ class Rounds:
         self.strata = np.where(held, order, -1)
         shares = np.where(held, design.strata.masses[order] / masses[self.groups, None], 0.0)
         prior = None if design.strata.prior is None else np.where(held, design.strata.prior[order], 0.5)
-        self.sequences = Sequences(shares, target=target, level=level, prior=prior, price=design.price)
+        self.cost, self._spent = np.ones(len(design.strata)), np.ones((2, len(design.strata)))  # lanes and trials
+        price = design.price or (lambda _: self.cost[order])  # what it was when a round is planned
+        self.sequences = Sequences(shares, target=target, level=level, prior=prior, price=price)
         self._given: list[tuple[Floats, NDArray[np.bool_]]] = []  # of each block
         self._begin()
 
     def _begin(self) -> None:
-        """Begin to count a block: failures by group and stratum, trials by stratum."""
+        """Begin to count a block: failures by group and stratum, trials and lanes by stratum."""
         self._failures = np.zeros((len(self.axis), len(self.design.strata)))
-        self._trials, self._filled = np.zeros(len(self.design.strata)), 0
+        self._trials, self._lanes = np.zeros((2, len(self.design.strata)))
+        self._filled = 0
 
     def add(self, columns: Columns) -> None:
         """Take in the next trials; what completes a block updates the sequences."""
@@ -171,6 +175,7 @@ class Rounds:
     def _count(self, columns: Columns) -> None:
         stratum, failed, strata = columns.stratum, masks_of(columns, "failed"), len(self._trials)
         self._trials += np.bincount(stratum, minlength=strata)
+        self._lanes += np.bincount(stratum, columns.lanes, strata)
         for part in flips_by_group(self.space, columns, self.axis):
             cell = part.code * strata + stratum[part.rows]
             share = part.count(failed) / part.whole
@@ -181,6 +186,8 @@ class Rounds:
         k = np.where(held, self._failures[self.groups[:, None], self.strata], 0.0) / self.repeats
         n = np.where(held, self._trials[self.strata], 0.0) / self.repeats
         self.sequences.update(np.minimum(k, n), n)
+        self._spent += self._lanes, self._trials
+        self.cost = self._spent[0] / self._spent[1]
         full = np.asarray(((n > 0) | ~held).all(axis=1))
         self._given.append((self.sequences.settled - before, full))
         self._begin()

@@ -2,6 +2,7 @@
 
 from torchfault.sensitivity.isimdl import BIT_CODES, CODES, corrected, isimdl, rising
 from torchfault.sensitivity.measure import conductances, effect, gradients, held_values, margins
+from torchfault.sensitivity.turned import turned
 
 __all__ = [
     "BIT_CODES",
@@ -14,4 +15,5 @@ __all__ = [
     "isimdl",
     "margins",
     "rising",
+    "turned",
 ]

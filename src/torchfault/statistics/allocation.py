@@ -20,8 +20,9 @@ BOLDEST = 0.9
 simulating how many trials rare failures take."""
 
 _PRIOR_FAILURES, _PRIOR_TRIALS = 0.1, 1.0
-_STAKES = np.linspace(0.55, 1.25, 15)  # stakes of the upper bound to choose from, in multiples of threshold / target
-_STAKES_PRICED = np.linspace(0.55, 2.0, 30)  # where draws differ in price; stakes of 2 suit draws that cost nothing
+# Stakes of the upper bound to choose from, in multiples of threshold / target; those of 2 suit draws that cost nothing.
+_STAKES = np.linspace(0.55, 2.0, 30)
+_BOLDEST_UNPRICED = 1.26  # where all draws cost the same
 
 
 def guess(failures: Floats, trials: Floats) -> Floats:
@@ -71,7 +72,7 @@ def cheapest_plan(share: Floats, p: Floats, *, target: Floats, threshold: float,
     *threshold* is the logarithm of the capital at which a bound moves, log(2 / (1 - level)).
     """
     spread = (share * np.sqrt(p * (1 - p)))[..., None, :]
-    stakes = _STAKES if price is None else _STAKES_PRICED
+    stakes = _STAKES
     cost = np.ones_like(spread) if price is None else price(p)[..., None, :]
     dear, root = np.sqrt(cost), np.sqrt(2 * threshold)
     # width: target / stake + stake threshold variance / (2 target) + root sqrt(variance) = 2 target
@@ -89,6 +90,8 @@ def cheapest_plan(share: Floats, p: Floats, *, target: Floats, threshold: float,
         better = (variable * active).sum(axis=-1, keepdims=True) / np.maximum(rest, 0.1 * square)
         factor = np.where(active.any(axis=-1, keepdims=True), better, factor)
     draws = np.maximum(least, factor * in_proportion)
-    best = (cost * draws).sum(axis=-1).argmin(axis=-1)
+    alike = np.all((cost == 1) | (share[..., None, :] == 0), axis=-1)
+    paid = np.where(alike & (stakes > _BOLDEST_UNPRICED), np.inf, (cost * draws).sum(axis=-1))
+    best = paid.argmin(axis=-1)
     chosen = np.take_along_axis(draws, best[..., None, None], axis=-2)[..., 0, :]
     return Plan(chosen, stakes[best], root * error[best])
