@@ -7,8 +7,9 @@ left out without it). Golden ranges are from other images than those measured, a
 network (benchmarks/subjects.py), by draws that have no part in what is told of it. Failures: another top class than
 without faults, or a number that is not finite; single bit flips one to an image, bit error rates on all parameters, or
 on all that operations give, together.
-Latency is CPU time of a forward pass on one thread, the median of ratios of passes that took turns; wall clocks of
-shared machines tell less.
+Latency is CPU time of a forward pass on one thread, the median of ratios of passes that took turns, each behind one
+of the same model that is not timed, so that none pays for what another leaves in the caches; wall clocks of shared
+machines tell less.
 """
 
 import argparse
@@ -118,14 +119,12 @@ def _counted(name: str, *, trials: int, repeats: int) -> tuple[dict[str, Any], s
     models, refused = hardened(subject, {**WEIGHTS, **ACTIVATIONS, **BOTH, "recipe": subject.recipes[recipe]}, golden)
     board: dict[str, Any] = {method: {} for method in models} | refused
     few, both = subject.measured.take(slice(0, 100)), (*BOTH, "recipe")
-    engines = {
-        method: Engine(model, few, executor=subject.executor)
-        for method, model in {"plain": subject.model, **models}.items()
-    }
+    engines = engines_of(subject, models, few)
     for kind, methods in (("weights", WEIGHTS), ("activations", ACTIVATIONS)):
         chosen = [method for method in (*methods, *BOTH) if method in models]
         found = single(engines, chosen, kind, trials=trials * subject.often)
-        found |= single(engines, ["recipe"], kind, trials=5 * trials * subject.often)
+        many = 2 if engines["recipe"].executor == "hooks" else 5  # a pass for each takes its time
+        found |= single(engines, ["recipe"], kind, trials=many * trials * subject.often)
         for method, row in found.items():
             board[method][kind] = row
     struck = {method: models[method] for method in (*WEIGHTS, *both) if method in models}
@@ -154,14 +153,19 @@ def hardened(subject: Subject, recipes: Recipes, golden: Profile) -> tuple[dict[
     return models, refused
 
 
+def engines_of(subject: Subject, models: Mapping[str, nn.Module], data: Data) -> dict[str, Engine]:
+    """Return engines of the plain model and of others; a captured graph would have guards that stand by at work."""
+    return {
+        name: Engine(model, data, executor="hooks" if hasattr(model, "standby_sums") else "auto")
+        for name, model in {"plain": subject.model, **models}.items()
+    }
+
+
 def choose(subject: Subject, golden: Profile, *, trials: int) -> tuple[str, dict[str, Any]]:
     """Return the recipe to measure, and what told for it: known images, and draws of their own."""
     models, _ = hardened(subject, subject.recipes, golden)
     few, trials = subject.known.take(slice(0, 100)), trials * subject.often
-    engines = {
-        name: Engine(model, few, executor=subject.executor)
-        for name, model in {"plain": subject.model, **models}.items()
-    }
+    engines = engines_of(subject, models, few)
     slower, before = latency(subject.model, models, subject.known, batch=128), _top(subject.model, subject.known)[0]
     found = {}
     for name, model in models.items():
@@ -259,15 +263,18 @@ def _top(model: nn.Module, data: Data) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def latency(plain: nn.Module, models: Mapping[str, nn.Module], data: Data, *, batch: int) -> dict[str, float]:
-    """Return by how much longer a pass takes: 0.05 is 5 %. Passes take turns, in another order each time."""
+    """Return by how much longer a pass takes: 0.05 is 5 %. Models take turns, in another order each time."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     given = data.inputs.repeat(-(-batch // len(data)), *[1] * (data.inputs.ndim - 1))[:batch]
-    every, ratios = [(("plain", plain)), *models.items()], {name: list[float]() for name in models}
+    every, ratios = {"plain": plain, **models}, {name: list[float]() for name in models}
+    order = np.random.default_rng(0)
     with torch.inference_mode():
-        for turn in range(round(min(max(0.6 / cpu_seconds(partial(plain, given)), 9), 150))):
-            turned = every[turn % len(every) :] + every[: turn % len(every)]
-            took = {name: cpu_seconds(partial(model, given)) for name, model in turned}
+        for _ in range(round(min(max(0.3 / cpu_seconds(partial(plain, given)), 7), 150))):
+            took = dict[str, float]()
+            for name in order.permutation(list(every)):
+                every[name](given)
+                took[name] = cpu_seconds(partial(every[name], given))
             for name in models:
                 ratios[name].append(took[name] / took["plain"])
     torch.set_num_threads(threads)

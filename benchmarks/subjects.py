@@ -5,7 +5,6 @@ A recipe is meant to lower failures in weights and in activations ten times, at 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from benchmarks.engine import MEAN, STD, data_folder, resnet20
 from benchmarks.spiking import digits as spiking_digits
 from torchfault import demo, represent
 from torchfault.data import Data
-from torchfault.hardening import InvariantBits, Method, Ranges, Secded, WeightRanges, ZeroSpace, unpacked
+from torchfault.hardening import InvariantBits, Method, Ranges, Secded, Standby, WeightRanges, ZeroSpace, unpacked
 
 Recipes = Mapping[str, tuple[Method, ...]]
 _BLOCKS = Ranges(("layer?.?:input", "layer?:output"), action="zero")
@@ -30,7 +29,6 @@ class Subject:
     """A network, images for golden ranges and the choice of a recipe, images to measure on, and recipes.
 
     *often* is how many times more trials it gets: those of small networks take next to no time, and fail less.
-    *executor* is ``hooks`` where a capture takes longer than what it saves.
     """
 
     model: nn.Module
@@ -38,7 +36,6 @@ class Subject:
     measured: Data
     recipes: Recipes
     often: int = 1
-    executor: Literal["auto", "hooks"] = "auto"
 
 
 def resnet() -> Subject:
@@ -52,6 +49,7 @@ def resnet() -> Subject:
         "invariant bits of layers, ranges between blocks": (InvariantBits(_LAYERS), _BLOCKS),
         "invariant bits, ranges between blocks": (InvariantBits(), _BLOCKS),
         "invariant bits of layers, ranges of what blocks read": (InvariantBits(_LAYERS), _INPUTS),
+        "invariant bits, ranges between blocks, on standby": (InvariantBits(), _BLOCKS, Standby()),
         "weight ranges of layers, ranges between blocks": (WeightRanges(_LAYERS, action="zero"), _BLOCKS),
     }
     return Subject(model.requires_grad_(False), Data(pixels.contiguous()), measured, recipes)
@@ -62,7 +60,7 @@ def int8_resnet() -> Subject:
     plain = resnet()
     recipes = {
         "invariant bits of scales and norms, ranges between blocks": (_FLOATS, _BLOCKS),
-        "invariant bits, ranges between blocks": (InvariantBits(), _BLOCKS),
+        "invariant bits, ranges between blocks, on standby": (InvariantBits(), _BLOCKS, Standby()),
         "zero-space codes, invariant bits of scales and norms, ranges between blocks": (ZeroSpace(), _FLOATS, _BLOCKS),
     }
     model = unpacked(represent(plain.model, "int8")).requires_grad_(False)
@@ -79,7 +77,8 @@ def digits() -> Subject:
             InvariantBits("*.weight"),
             Ranges(("conv2:input", "fc?:input"), action="zero"),
         ),
-        "SECDED, ranges": (Secded(), zero),
+        "SECDED, ranges, on standby": (Secded(), zero, Standby()),
+        "invariant bits, ranges, on standby for the answer": (InvariantBits(), zero, Standby(words=False)),
     }
     known, measured = data.take(slice(0, 148)), data.take(slice(148, None))
     return Subject(demo.model().requires_grad_(False), known, measured, recipes, often=4)
@@ -88,17 +87,21 @@ def digits() -> Subject:
 def spiking() -> Subject:
     """Return 64-48-10 leaky neurons over ten steps, with guards on currents and spikes, and on their count.
 
-    What is out of range in the count is clamped: to zero the largest would take the answer away.
+    What is out of range in the count is clamped: to zero the largest would take the answer away. Currents of the first
+    layer are the same at all steps, spikes and their count are whole numbers: looks hold what a pass gave against that.
     """
     model, data = spiking_digits()
     ranges = (Ranges("*:input", action="zero"), Ranges("0:output"))
     recipes = {
         "invariant bits, ranges": (InvariantBits(), *ranges),
         "weight ranges, ranges": (WeightRanges(action="zero"), *ranges),
-        "SECDED, ranges": (Secded(), *ranges),
+        "SECDED, on standby for currents and spikes": (
+            Secded(),
+            Standby((":output", "0.1:input", "0.2:input", "0.3:input")),
+        ),
     }
     known, measured = data.take(slice(0, 50)), data.take(slice(50, None))
-    return Subject(nn.Sequential(model).eval().requires_grad_(False), known, measured, recipes, executor="hooks")
+    return Subject(nn.Sequential(model).eval().requires_grad_(False), known, measured, recipes, often=2)
 
 
 NETWORKS: Mapping[str, Callable[[], Subject]] = {

@@ -4,8 +4,8 @@ A method is a frozen value; :func:`harden` applies several, in turn, to a copy o
 ``nn.Module``: :class:`Ranges` for activations, :class:`InvariantBits` and :class:`WeightRanges` for weights,
 :class:`Parity`, :class:`Secded`, :class:`Triplicate` and, of int8 codes, :class:`ZeroSpace` for encodings of them,
 :class:`WeightChecksums` and :class:`Checksums` for sums over stored words and over what layers compute.
-:func:`detecting` tells what guards see, :func:`recomputing` computes that again, and :func:`protect` chooses what to
-protect for a budget.
+:class:`Standby` has guards act only where a look at a pass finds something wrong. :func:`detecting` tells what guards
+see, :func:`recomputing` computes that again, and :func:`protect` chooses what to protect for a budget.
 :func:`train_with_faults` trains under faults.
 """
 
@@ -23,6 +23,7 @@ from torchfault.hardening.protection import Protection, front, protect, residual
 from torchfault.hardening.ranges import Ranges
 from torchfault.hardening.recomputation import Recomputing, recomputing
 from torchfault.hardening.saved import load_hardened, save_hardened
+from torchfault.hardening.standby import Standby
 from torchfault.hardening.trained_bounds import train_bounds
 from torchfault.hardening.training import Training, train_with_faults
 from torchfault.hardening.weights import InvariantBits, WeightRanges
@@ -46,6 +47,7 @@ __all__ = [
     "Recomputing",
     "Refreshed",
     "Secded",
+    "Standby",
     "Training",
     "Triplicate",
     "WeightChecksums",

@@ -19,8 +19,8 @@ _FLOAT32 = (torch.float32,)
 class Parity:
     """Keep the parity of the upper 16 bits of each float32 weight in its lowest bit; a weight that breaks it becomes 0.
 
-    The upper 16 bits are the sign, the exponent and 7 bits of the mantissa. Rounding to the bit above moves a weight by
-    at most 2**-23 of itself. *sites* are globs of parameters.
+    The upper 16 bits are the sign, the exponent and 7 bits of the mantissa. The bit moves a weight by at most
+    2**-23 of itself. *sites* are globs of parameters.
 
     Source: parity in mantissa bits that do not matter, as in Burel et al., Zero-Overhead Protection for CNN Weights,
     DFT 2021.
@@ -46,7 +46,7 @@ class Triplicate:
     """Keep two more copies of the top *bits* of each float32 weight's exponent in its low bits; the majority counts.
 
     The copies of *bits*, 1 to 5, take twice as many bits of the mantissa: 4 of them leave 15, which moves a weight by
-    at most 2**-16 of itself. *sites* are globs of parameters.
+    at most 2**-15 of itself. *sites* are globs of parameters.
 
     >>> from torchfault.hardening import harden
     >>> safe = harden(nn.Linear(2, 1), Triplicate(bits=3))
@@ -75,8 +75,8 @@ class Secded:
 
     The sign, the exponent and 7 bits of the mantissa make a square of 4 by 4 bits; 4 row parities and 4 column
     parities locate a flip, and their own parity tells one flip from two. Words with two flips that show become 0.
-    Rounding to the 14 bits left of the mantissa moves a weight by at most 2**-15 of itself. *sites* are globs
-    of parameters.
+    The 14 bits left of the mantissa are as near as may be: a weight moves by at most 2**-14 of itself. *sites* are
+    globs of parameters.
 
     Source: Elias, Error-Free Coding, IRE Transactions 1954 (product codes).
 
@@ -98,15 +98,18 @@ class Secded:
 
 def _encode(model: nn.Module, sites: str | tuple[str, ...], code: "_Parity | _Majority | _Square") -> nn.Module:
     for name, tensor in chosen(model, sites, types=_FLOAT32).items():
-        words = _rounded(words_of(tensor.contiguous()), code.low)
-        watch_parameter(model, name, code, encoded=(words | code.check(words)).view(tensor.dtype))
+        watch_parameter(model, name, code, encoded=_encoded(words_of(tensor.contiguous()), code).view(tensor.dtype))
     return model
 
 
-def _rounded(words: Tensor, low: int) -> Tensor:
-    """Return words with *low* bits of the mantissa cleared, rounded to the nearest; the largest numbers round down."""
-    up = (words + (1 << (low - 1))) & -(1 << low)
-    return torch.where(up.view(torch.float32).isfinite(), up, words & -(1 << low))
+def _encoded(words: Tensor, code: "_Parity | _Majority | _Square") -> Tensor:
+    """Return the nearest words with the check bits that *words* ask for, or those below where these would not fit.
+
+    Check bits stay in the numbers to compute with, so that clean words need no decoding.
+    """
+    check, rest = code.check(words), -(1 << code.low)
+    near = ((words - check + (1 << (code.low - 1))) & rest) | check
+    return torch.where(code.check(near) == check, near, (words & rest) | check)
 
 
 def _parity(words: Tensor) -> Tensor:
@@ -125,7 +128,7 @@ class _Parity:
 
     def decode(self, value: Tensor, _held: Mapping[str, Tensor]) -> Tensor:
         words = words_of(value)
-        return (words & -2 & (self._broken(words) - 1)).view(value.dtype)
+        return (words & (self._broken(words) - 1)).view(value.dtype)
 
     def wrong(self, value: Tensor, _held: Mapping[str, Tensor]) -> Tensor:
         return self._broken(words_of(value)).any()
@@ -159,7 +162,8 @@ class _Majority:
     def _right(self, words: Tensor) -> Tensor:
         one, two, three = self._top(words), words, words >> self.bits
         vote = ((one & two) | (one & three) | (two & three)) & ((1 << self.bits) - 1)
-        return (words & ~(((1 << self.bits) - 1) << (31 - self.bits)) & -(1 << self.low)) | vote << (31 - self.bits)
+        copies = ((1 << self.bits) - 1) << (31 - self.bits) | ((1 << self.low) - 1)
+        return (words & ~copies) | vote << (31 - self.bits) | vote << self.bits | vote
 
 
 @dataclass(frozen=True)
@@ -170,10 +174,10 @@ class _Square:
         words = words_of(value)
         syndrome = self._syndrome(words)
         flip = self._located(syndrome)
-        right = (words ^ flip << 16) & -(1 << self.low)
         single = (flip != 0) & (flip & (flip - 1) == 0) & (syndrome > 0xFF)
-        harmless = syndrome & (syndrome - 1) == 0  # nothing, or one of the check bits
-        return torch.where(single | harmless, right, 0).view(value.dtype)
+        beside = syndrome & (syndrome - 1) == 0  # nothing, or one of the check bits
+        right = words ^ torch.where(beside, syndrome, flip << 16)
+        return torch.where(single | beside, right, 0).view(value.dtype)
 
     def wrong(self, value: Tensor, _held: Mapping[str, Tensor]) -> Tensor:
         return (self._syndrome(words_of(value)) != 0).any()

@@ -8,6 +8,7 @@ from torchfault.hardening.checksums import Checksums, WeightChecksums
 from torchfault.hardening.encodings import Parity, Secded, Triplicate
 from torchfault.hardening.harden import Method
 from torchfault.hardening.ranges import Ranges
+from torchfault.hardening.standby import Standby
 from torchfault.hardening.weights import InvariantBits, WeightRanges
 from torchfault.hardening.zero_space import ZeroSpace
 
@@ -23,18 +24,19 @@ METHODS: Mapping[str, Callable[..., Method]] = {
     "weight-checksums": WeightChecksums,
     "checksums": Checksums,
     "zero-space": ZeroSpace,
+    "standby": Standby,
 }
 _WORDS = {"clamp": "action", "zero": "action", "mean": "action", "layer": "per", "channel": "per"}
-_NUMBERS = {"ranges": ("share", float), "triplicate": ("bits", int)}
+_NUMBERS = {"ranges": ("share", float), "triplicate": ("bits", int), "standby": ("margin", float)}
 
 
 def method(text: str) -> Method:
     """Return the method that *text* names: ``name[:option]...``.
 
     An option of ``ranges`` and ``weight-ranges`` is a word (``clamp``, ``zero``, ``mean``; ``layer``, ``channel``), of
-    ``ranges`` also the share of golden values inside the bounds, of ``triplicate`` the number of bits, of
-    ``invariant-bits`` and ``weight-ranges`` the word ``buffers``. Raises :class:`ModelError` for a name or an option
-    that there is not.
+    ``ranges`` also the share of golden values inside the bounds, of ``triplicate`` the number of bits, of ``standby``
+    the margin, of ``invariant-bits`` and ``weight-ranges`` the word ``buffers``. Raises :class:`ModelError` for a name
+    or an option that there is not.
 
     >>> method("ranges:zero:0.999"), method("triplicate:3")
     (Ranges(sites=(), action='zero', per='layer', share=0.999, margin=0.0), Triplicate(sites='*', bits=3))

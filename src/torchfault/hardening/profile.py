@@ -24,7 +24,9 @@ _SAMPLE = 2**16  # values of a tensor kept for quantiles, of each batch
 class Range:
     """The golden values of one tensor in *channels* along *axis*: *low*, *high* and *mean* of each, shape (channels,).
 
-    *quantiles*, shape (levels, channels), are those at :data:`LEVELS`, of a sample of the values.
+    *quantiles*, shape (levels, channels), are those at :data:`LEVELS`, of a sample of the values. *whole* and *steady*,
+    booleans of shape (), tell whether all are whole numbers, as spikes and their counts are, and whether a module that
+    runs several times in a pass reads or gives the same each time.
     """
 
     axis: int
@@ -32,6 +34,8 @@ class Range:
     high: Tensor
     mean: Tensor
     quantiles: Tensor
+    whole: Tensor
+    steady: Tensor
 
     def bounds(self, *, share: float = 1.0, per: str = "layer") -> tuple[Tensor, Tensor]:
         """Return the bounds between which a *share* of the golden values lies, by ``channel`` or for the ``layer``.
@@ -52,6 +56,8 @@ class Range:
 @dataclass(frozen=True, eq=False)
 class Profile:
     """The golden :class:`Range` of what modules read and give, by names such as ``conv1:input`` and ``conv1:output``.
+
+    What the model itself gives is ``:output``.
 
     *outer* tells, for a module that reads the very tensor that a module around it reads, the outermost such module: a
     bound there holds for all who read the tensor. *inputs* is how many inputs it was taken from.
@@ -85,7 +91,7 @@ def profile(model: nn.Module, data: Data | Tree, *, batch: int = 64) -> Profile:
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU()).eval()
     >>> sorted(profile(model, torch.ones(3, 2)).ranges)
-    ['0:input', '0:output', '1:input', '1:output']
+    ['0:input', '0:output', '1:input', '1:output', ':output']
     """
     check_inference(model)
     data = data if isinstance(data, Data) else Data(data)
@@ -94,7 +100,7 @@ def profile(model: nn.Module, data: Data | Tree, *, batch: int = 64) -> Profile:
     for name, module in model.named_modules():
         if name:
             hooks.append(module.register_forward_pre_hook(lambda _, args, name=name: watch.read(name, args)))
-            hooks.append(module.register_forward_hook(lambda _, __, out, name=name: watch.gave(name, out)))
+        hooks.append(module.register_forward_hook(lambda _, __, out, name=name: watch.gave(name, out)))
     try:
         with undisturbed(model):
             for start in range(0, len(data), batch):
@@ -117,6 +123,8 @@ class _Watch:
 
     def begin(self) -> None:
         self._readers, self._held = {}, []
+        for sums in self.sums.values():
+            sums.last = None
 
     def read(self, name: str, args: tuple[Any, ...]) -> None:
         if args and self._note(f"{name}:input", args[0]):
@@ -151,8 +159,14 @@ class _Sums:
     high: list[Tensor] = field(default_factory=list)
     total: list[Tensor] = field(default_factory=list)
     sample: list[Tensor] = field(default_factory=list)
+    whole: bool = True
+    steady: bool = True
+    last: Tensor | None = None  # what the module gave before, in this pass
 
     def add(self, value: Tensor) -> None:
+        self.whole = self.whole and torch.equal(value.round(), value)
+        self.steady = self.steady and (self.last is None or torch.equal(value, self.last))
+        self.last = value.clone()
         flat = value.movedim(self.axis, 0).reshape(self.channels, -1)
         self.low.append(flat.amin(1))
         self.high.append(flat.amax(1))
@@ -168,7 +182,8 @@ class _Sums:
         levels = torch.tensor(LEVELS, dtype=torch.float64)
         drawn = torch.cat(self.sample, dim=1).sort(dim=1).values
         quantiles = drawn[:, (levels * (drawn.shape[1] - 1)).round().long()].t().to(low.dtype)
-        return Range(self.axis, low, high, (torch.stack(self.total).sum(0) / self.count).to(low.dtype), quantiles)
+        mean = (torch.stack(self.total).sum(0) / self.count).to(low.dtype)
+        return Range(self.axis, low, high, mean, quantiles, torch.tensor(self.whole), torch.tensor(self.steady))
 
 
 def _between(quantiles: Tensor, at: float) -> Tensor:

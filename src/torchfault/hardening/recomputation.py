@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from torchfault.data import Tree
 from torchfault.hardening.detection import Detecting, detecting
+from torchfault.hardening.standby import by_rows
 
 __all__ = ["Recomputing", "recomputing"]
 
@@ -26,13 +26,7 @@ class Recomputing(nn.Module):
         if not torch.compiler.is_compiling() and not bool(first["detected"].any()):
             output: Tree = first["output"]
             return output
-        again = self.watched(*args, **named)["output"]
-        rows: Any = first["detected"]
-
-        def chosen(one: Any, two: Any) -> Any:
-            return torch.where(rows.view(-1, *[1] * (one.ndim - 1)), two, one) if isinstance(one, Tensor) else one
-
-        return pytree.tree_map(chosen, first["output"], again)
+        return by_rows(first["detected"], self.watched(*args, **named)["output"], first["output"])
 
 
 def recomputing(model: nn.Module) -> Recomputing:

@@ -9,7 +9,7 @@ __all__ = ["Decisions"]
 
 # The functions of Python's own number types: methods such as x.float() make tensors, and look at nothing.
 _LOOKS = frozenset({*(f"__{kind}__" for kind in ("bool", "float", "int", "index", "complex", "contains"))})
-_LOOKS |= {"item", "tolist", "numpy"}
+_LOOKS |= {"item", "tolist", "numpy", "equal", "allclose", "is_nonzero"}
 
 
 class Decisions(TorchFunctionMode):
@@ -26,6 +26,10 @@ class Decisions(TorchFunctionMode):
     ...     _ = bool(torch.ones(2).sum() > 0)
     >>> decisions.seen
     'bool'
+    >>> with Decisions() as decisions:
+    ...     _ = torch.equal(torch.ones(2), torch.zeros(2))
+    >>> decisions.seen
+    'equal'
     """
 
     def __init__(self) -> None:

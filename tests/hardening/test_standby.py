@@ -1,0 +1,217 @@
+"""Guards that stand by: clean passes are only looked at; what looks wrong is computed again, with guards."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from torchfault import represent
+from torchfault.data import Data
+from torchfault.engine import Engine
+from torchfault.errors import ModelError
+from torchfault.faults import BitFlip
+from torchfault.hardening import InvariantBits, Ranges, Secded, Standby, ZeroSpace, detecting, guards, harden, profile
+from torchfault.hardening.ranges import RangeGuard
+from torchfault.hardening.standby import by_rows
+from torchfault.hardening.stored import StoredGuard, watch_parameter
+from torchfault.testing import check_hardening
+from torchfault.trials import strike
+
+
+class Strikes(nn.Module):
+    """Puts *value* into a row of what it reads in the calls numbered *when*, and counts its calls."""
+
+    def __init__(self, value=0.0, when=()):
+        super().__init__()
+        self.value, self.when, self.calls = value, when, 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls - 1 not in self.when:
+            return x
+        x = x.clone()
+        x[1, 2] = self.value
+        return x
+
+
+class Steps(nn.Module):
+    """Runs the same layers three times, on currents that stay as they are, and counts spikes."""
+
+    def __init__(self, strikes):
+        super().__init__()
+        self.current, self.strikes, self.spikes = nn.Linear(4, 6), strikes, nn.Identity()
+
+    def forward(self, x):
+        held, count = 0.0, 0.0
+        for _ in range(3):
+            held = held + self.strikes(self.current(x))
+            count = count + self.spikes((held > 1).float())
+        return count
+
+
+def network(value=0.0, when=()):
+    torch.manual_seed(0)
+    layers = (nn.Linear(4, 6), nn.ReLU(), Strikes(value, when), nn.Linear(6, 3))
+    return nn.Sequential(*layers).eval().requires_grad_(False)
+
+
+DATA = torch.randn(20, 4, generator=torch.Generator().manual_seed(1))
+
+
+def resting(model):
+    return not any(isinstance(guard, RangeGuard | StoredGuard) for _, _, guard in guards(model))
+
+
+@pytest.mark.parametrize("value", [1e30, float("nan"), -5e4])
+def test_a_transient_fault_is_gone_and_a_lasting_one_is_mended(value):
+    golden, clean = profile(network(), DATA), network()(DATA)
+    struck = harden(network(value, (0,)), Ranges(), Standby(), profile=golden)
+    assert torch.equal(struck(DATA), clean)
+    assert struck[2].calls == 2
+    assert torch.equal(struck(DATA), clean)
+    assert struck[2].calls == 3  # nothing looked wrong
+    assert resting(struck)
+    always = range(9)
+    lasting, mended = (harden(network(value, always), Ranges(), *more, profile=golden) for more in ((Standby(),), ()))
+    found, expected = lasting(DATA), mended(DATA)
+    assert torch.equal(found, expected)
+    assert (found[[0, *range(2, 20)]] == clean[[0, *range(2, 20)]]).all()
+
+
+@pytest.mark.parametrize("method", [InvariantBits(), Secded()], ids=repr)
+@pytest.mark.parametrize(("layer", "bit"), [(0, 30), (3, 30), (3, 27)])
+def test_wrong_words_have_guards_act_from_the_start(method, layer, bit):
+    safe = harden(network(), method, Standby(), profile=profile(network(), DATA))
+    clean = safe(DATA)
+    assert resting(safe)
+    safe[layer].weight.view(torch.int32)[1, 1] ^= 1 << bit
+    assert torch.equal(safe(DATA), clean)
+    assert safe[2].calls == 2  # one pass each
+    assert resting(safe)
+    safe[layer].weight.view(torch.int32)[1, 1] ^= 1 << bit
+    assert torch.equal(safe(DATA), clean)
+
+
+def test_without_sums_a_second_pass_mends_what_the_answer_tells():
+    safe = harden(network(), InvariantBits(), Standby(words=False), profile=profile(network(), DATA))
+    assert not len(safe.standby_sums)
+    safe[3].weight.view(torch.int32)[0, 0] ^= 1 << 30
+    found, clean = safe(DATA), network()(DATA)
+    assert torch.allclose(found, clean)
+    assert safe[2].calls == 2
+
+
+def test_only_rows_that_look_wrong_are_taken_from_the_second_pass():
+    first, again = {"a": torch.zeros(3, 2), "b": 1}, {"a": torch.ones(3, 2), "b": 1}
+    mixed = by_rows(torch.tensor([False, True, False]), again, first)
+    assert mixed["a"].tolist() == [[0, 0], [1, 1], [0, 0]]
+    assert mixed["b"] == 1
+
+
+@pytest.mark.parametrize("step", range(3))
+def test_what_golden_values_share_is_looked_at(step):
+    torch.manual_seed(0)
+    plain = Steps(Strikes()).eval().requires_grad_(False)
+    golden = profile(plain, DATA)
+    told = {name: (bool(found.whole), bool(found.steady)) for name, found in golden.ranges.items()}
+    assert told["strikes:output"] == (False, True)
+    assert told["spikes:input"] == (True, False)
+    assert told[":output"] == (True, True)
+    clean, inside = plain(DATA), float(golden["strikes:output"].high.max()) / 2
+    plain.strikes = Strikes(inside, (step,))  # a value in its range, at one step alone
+    assert torch.equal(harden(plain, Standby("strikes:output"), profile=golden)(DATA), clean)
+    plain.spikes = Strikes(0.5, (step,))  # between 0 and 1
+    plain.strikes = Strikes()
+    for sites in ("spikes:output", ":output"):
+        assert torch.equal(harden(plain, Standby(sites), profile=golden)(DATA), clean)
+
+
+def test_a_captured_graph_has_guards_in_every_pass():
+    safe = harden(network(), InvariantBits(), Standby(), profile=profile(network(), DATA))
+    exported = torch.export.export(safe, (DATA,), strict=False).module()
+    assert resting(safe)
+    with torch.no_grad():
+        exported.get_parameter("0.weight").view(torch.int32)[0, 0] ^= 1 << 30
+    assert torch.allclose(exported(DATA), network()(DATA))
+
+
+def test_an_exception_leaves_guards_at_rest():
+    safe = harden(network(), InvariantBits(), Standby(), profile=profile(network(), DATA))
+    safe[0].weight.view(torch.int32)[0, 0] ^= 1 << 30
+    with pytest.raises(RuntimeError):
+        safe(torch.ones(2, 7))
+    assert resting(safe)
+    assert torch.equal(safe(DATA), network()(DATA))
+
+
+@dataclass(frozen=True)
+class Halved:
+    """Keeps half of each weight, so that clean words are not what to compute with."""
+
+    def __call__(self, model, _profile):
+        watch_parameter(model, "0.weight", self, encoded=model[0].weight / 2)
+        return model
+
+    def decode(self, value, _held):
+        return value * 2
+
+    def wrong(self, _value, _held):
+        return torch.zeros((), dtype=torch.bool)
+
+
+def test_a_guard_stays_at_work_whose_clean_words_are_not_what_to_compute_with():
+    golden = profile(network(), DATA)
+    for methods, rests in (((Halved(),), False), ((Halved(), InvariantBits("0.weight")), False), ((Secded(),), True)):
+        safe = harden(network(), *methods, Standby(), profile=golden)
+        assert resting(safe) == rests
+        assert torch.allclose(safe(DATA), network()(DATA), atol=1e-3)
+
+
+@pytest.mark.parametrize("method", [InvariantBits(), ZeroSpace()], ids=repr)
+def test_guards_of_codes_and_scales_stand_by(method):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 3)).eval().requires_grad_(False)
+    model, data = represent(plain, "int8"), torch.randn(9, 8)
+    safe = harden(model, method, Standby(), profile=profile(model, data))
+    clean = safe(data)
+    assert resting(safe)
+    if method == InvariantBits():
+        safe[0].weight_scale.view(torch.int32)[0] ^= 1 << 30
+    else:
+        safe[0].weight[0, 1] ^= 0x20
+    assert torch.equal(safe(data), clean)
+
+
+def test_the_engine_strikes_one_pass():
+    safe = harden(network(), Ranges(action="zero"), InvariantBits(), Standby(), profile=profile(network(), DATA))
+    engine = Engine(safe, Data(DATA), executor="hooks")
+    for sites, share in (("3:output", 1.0), ("0.weight", 1.0)):
+        space = engine.space.select(sites, bits=[30])
+        trials = strike(space, space.locate(range(len(space))), model=BitFlip(), rng=np.random.default_rng(0))
+        same = sum(int(lanes.masked.sum()) for lanes in engine.run(trials))
+        assert same == share * len(trials)
+
+
+def test_detectors_ask_the_look():
+    golden = profile(network(), DATA)
+    watched = detecting(harden(network(1e30, (0,)), Ranges(), Standby(), profile=golden), mend=False)
+    assert watched(DATA)["detected"].nonzero().flatten().tolist() == [1]
+
+
+def test_standby_passes_the_suite():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    check_hardening(Standby(), model, Data(torch.randn(7, 5)))
+    check_hardening(Standby(("2:input", ":output"), words=False), model, Data(torch.randn(7, 5)))
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ModelError, match="golden ranges"):
+        harden(network(), Standby())
+    with pytest.raises(ModelError, match="margin is 0 or more"):
+        Standby(margin=-1)
+    golden = profile(network(), DATA)
+    with pytest.raises(ModelError, match="guarded in this way already"):
+        harden(network(), Standby(), Standby(), profile=golden)
