@@ -150,8 +150,9 @@ class Rounds:
         self.strata = np.where(held, order, -1)
         shares = np.where(held, design.strata.masses[order] / masses[self.groups, None], 0.0)
         prior = None if design.strata.prior is None else np.where(held, design.strata.prior[order], 0.5)
-        self.cost, self._spent = np.ones(len(design.strata)), np.ones((2, len(design.strata)))  # lanes and trials
-        price = design.price or (lambda _: self.cost[order])  # what it was when a round is planned
+        self._spent = np.ones((2, len(design.strata)))  # lanes and trials
+        self.cost = cost = np.ones(len(design.strata))  # changed in place: what it is when a round is planned
+        price = design.price or (lambda _: cost[order])
         self.sequences = Sequences(shares, target=target, level=level, prior=prior, price=price)
         self._given: list[tuple[Floats, NDArray[np.bool_]]] = []  # of each block
         self._begin()
@@ -187,7 +188,7 @@ class Rounds:
         n = np.where(held, self._trials[self.strata], 0.0) / self.repeats
         self.sequences.update(np.minimum(k, n), n)
         self._spent += self._lanes, self._trials
-        self.cost = self._spent[0] / self._spent[1]
+        self.cost[:] = self._spent[0] / self._spent[1]
         full = np.asarray(((n > 0) | ~held).all(axis=1))
         self._given.append((self.sequences.settled - before, full))
         self._begin()
