@@ -87,18 +87,24 @@ class ChunkRun:
         order = np.argsort(self.events.first, kind="stable")
         nodes, starts = np.unique(self.events.first[order], return_index=True)
         boarding = dict(zip(nodes.tolist(), np.split(order, starts[1:]), strict=True)) if len(order) else {}
+        # What is silent is told together, for to judge a few lanes takes as long: 6 % of upsets on 1,000 images.
+        gone, most = [order[:0]], self._at_once(0)
         while boarding:
             node = min(boarding)
             here = boarding.pop(node)
             step = self._at_once(node)
             for begin in range(0, len(here), step):
                 silent, later = self._prepared(node, here[begin : begin + step])
-                if len(silent):
-                    yield self._masked(silent)
+                gone.append(silent)
+                if sum(map(len, gone)) >= most:
+                    yield self._masked(np.concatenate(gone))
+                    gone = [order[:0]]
                 for at in np.unique(self.events.node[self.begin[later]]).tolist():
                     mine = later[self.events.node[self.begin[later]] == at]
                     boarding[at] = np.concatenate([boarding.get(at, mine[:0]), mine])
                 yield from self._sweep_full()
+        if sum(map(len, gone)):
+            yield self._masked(np.concatenate(gone))
         yield from self._sweep_rest()
 
     def _prepared(self, node: int, trials: Ints) -> tuple[Ints, Ints]:
