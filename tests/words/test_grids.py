@@ -43,3 +43,17 @@ def test_rounding_keeps_shapes_and_takes_any_layout(name, edges):
     assert other.is_contiguous(memory_format=torch.channels_last)
     assert rounded(images[:0], word(name)).shape == (0, 4, 8, 8)
     assert rounded(edges[5], word(name)).shape == ()
+
+
+@pytest.mark.parametrize("name", ["e4m3", "e3m2fn", "e8m7", "float8_e4m3fn"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_nan_in_some_rows_come_out_as_by_words_and_leave_the_others_alone(name, layout):
+    """All of a row, a few of many payloads and of either sign, and one that stands alone."""
+    skip_without(name)
+    values = torch.linspace(-500, 500, 6 * 4 * 3 * 5).reshape(6, 4, 3, 5).contiguous(memory_format=layout)
+    values[1] = torch.nan
+    values[4, 2, :, 1] = torch.tensor([0x7F800001, 0x7FC00123, -0x00000001], dtype=torch.int32).view(torch.float32)
+    held = held_in(word(name), torch.float32)
+    for some in (values, values[4, 2], values[4, 2, :, 1], values[1, 0, 0, 0], values[:1]):
+        wanted = decode(encode(some, held), held)
+        assert torch.equal(rounded(some, word(name)).view(torch.int32), wanted.view(torch.int32))
