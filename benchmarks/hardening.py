@@ -123,7 +123,7 @@ def _counted(name: str, *, trials: int, repeats: int) -> tuple[dict[str, Any], s
     for kind, methods in (("weights", WEIGHTS), ("activations", ACTIVATIONS)):
         chosen = [method for method in (*methods, *BOTH) if method in models]
         found = single(engines, chosen, kind, trials=trials * subject.often)
-        many = 2 if engines["recipe"].executor == "hooks" else 5  # a pass for each takes its time
+        many = 1 if engines["recipe"].executor == "hooks" else 5  # a pass for each takes its time
         found |= single(engines, ["recipe"], kind, trials=many * trials * subject.often)
         for method, row in found.items():
             board[method][kind] = row

@@ -95,6 +95,8 @@ SECTIONS: Mapping[str, Section] = {
     "hardening": Section(
         (*_HARDENING, "--only", "leaderboard", "--only", "protection"),
         ("--network", "digits CNN", "--trials", "100", "--repeats", "1"),
+        (),
+        ("--trials", "4000"),
     ),
     "checksums": Section((*_HARDENING, "--only", "abft"), ("--trials", "200", "--clean", "2000")),
     "training": Section(("benchmarks/training.py", "--json"), ("--seeds", "2", "--trials", "500", "--repeats", "1")),
