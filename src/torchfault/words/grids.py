@@ -58,7 +58,7 @@ def to_minifloat(
         found.copysign_(values)
     if values.numel() and values.amax().isnan():
         # To select by a mask takes longer than all else, so only rows that have some are looked through, lanes that are
-        # lost: lanes of e4m3 take 5 % less time, of MX in e4m3 9 %.
+        # lost: lanes of e4m3 take 5 % less time, of MX in e4m3 7 to 9 %.
         lost = values.isnan()
         rows = lost.reshape(len(lost), -1).any(1).nonzero().squeeze(1) if lost.ndim else ...
         part, where = found[rows], lost[rows]
