@@ -340,7 +340,7 @@ def main() -> None:
             figures["leaderboard"][name] = board
             _tell(given.json, *rows.hardening(_finite({"leaderboard": {name: board}})), "")
     if "protection" in parts:
-        figures["protection"] = protection(resnet(), trials=25 * given.trials)
+        figures["protection"] = protection(resnet(), trials=50 * given.trials)
         _tell(given.json, "protection", json.dumps(figures["protection"]))
     if "abft" in parts:
         figures["abft"] = abft(clean=given.clean, trials=10 * given.trials)
