@@ -1,5 +1,6 @@
 """Guards that stand by: clean passes are only looked at; what looks wrong is computed again, with guards."""
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -215,3 +216,12 @@ def test_what_does_not_fit_is_refused():
     golden = profile(network(), DATA)
     with pytest.raises(ModelError, match="guarded in this way already"):
         harden(network(), Standby(), Standby(), profile=golden)
+
+
+def test_a_copy_has_guards_of_its_own():
+    safe = harden(network(), InvariantBits(), Standby(), profile=profile(network(), DATA))
+    twin = copy.deepcopy(safe)
+    twin[0].weight.view(torch.int32)[1, 1] ^= 1 << 30
+    assert torch.equal(twin(DATA), network()(DATA))
+    assert safe[2].calls == 0
+    assert resting(twin)
