@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from torchfault.errors import ModelError, brief
@@ -16,6 +17,7 @@ __all__ = ["load_hardened", "save_hardened"]
 
 _PREFIX = "profile/"
 _TENSORS = tuple(field.name for field in fields(Range) if field.name != "axis")
+_LATER = ("whole", "steady")  # earlier files lack them: not known to be so, and not looked at
 
 
 def save_hardened(model: nn.Module, path: str | Path, *, profile: Profile) -> None:
@@ -59,7 +61,11 @@ def load_hardened(model: nn.Module, path: str | Path, *methods: Method) -> nn.Mo
         raise ModelError(f"'{path}' is not a readable safetensors file: {brief(error)}") from None
     if told is None:
         raise ModelError(f"'{path}' holds no golden ranges; give a file that save_hardened wrote")
-    safe = harden(model, *methods, profile=_profile(json.loads(told), held))
+    try:
+        golden = _profile(json.loads(told), held)
+    except (KeyError, ValueError) as error:
+        raise ModelError(f"'{path}' holds golden ranges in part only ({brief(error)}); save it anew") from None
+    safe = harden(model, *methods, profile=golden)
     state = {name: tensor for name, tensor in held.items() if not name.startswith(_PREFIX)}
     try:
         safe.load_state_dict(state)
@@ -69,9 +75,10 @@ def load_hardened(model: nn.Module, path: str | Path, *methods: Method) -> nn.Mo
 
 
 def _profile(told: Mapping[str, Mapping[str, object]], held: Mapping[str, Tensor]) -> Profile:
-    ranges = {
-        name: Range(int(str(axis)), *(held[f"{_PREFIX}{name}/{part}"] for part in _TENSORS))
-        for name, axis in told["axes"].items()
-    }
+    def part(name: str, of: str) -> Tensor:
+        key = f"{_PREFIX}{name}/{of}"
+        return torch.tensor(False) if of in _LATER and key not in held else held[key]
+
+    ranges = {name: Range(int(str(axis)), *(part(name, of) for of in _TENSORS)) for name, axis in told["axes"].items()}
     outer = {name: str(around) for name, around in told["outer"].items()}
     return Profile(ranges, outer, int(str(told["inputs"])))
