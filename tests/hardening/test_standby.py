@@ -11,7 +11,7 @@ from torch import nn
 from torchfault import represent
 from torchfault.data import Data
 from torchfault.engine import Engine
-from torchfault.errors import ModelError
+from torchfault.errors import ModelError, SpaceError
 from torchfault.faults import BitFlip
 from torchfault.hardening import InvariantBits, Ranges, Secded, Standby, ZeroSpace, detecting, guards, harden, profile
 from torchfault.hardening.ranges import RangeGuard
@@ -225,3 +225,18 @@ def test_a_copy_has_guards_of_its_own():
     assert torch.equal(twin(DATA), network()(DATA))
     assert safe[2].calls == 0
     assert resting(twin)
+
+
+def test_an_answer_that_is_not_finite_on_an_input_has_no_range_to_look_at():
+    class Nowhere(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.fc(x) / (x[:, :1] > 0)
+
+    golden = profile(Nowhere().eval(), torch.tensor([[1.0, 2.0], [-1.0, 2.0]]))
+    assert sorted(golden.ranges) == ["fc:input", "fc:output"]
+    with pytest.raises(SpaceError, match=r"no tensor of the profile matches .:output"):
+        harden(Nowhere().eval(), Standby(), profile=golden)

@@ -57,7 +57,7 @@ class Range:
 class Profile:
     """The golden :class:`Range` of what modules read and give, by names such as ``conv1:input`` and ``conv1:output``.
 
-    What the model itself gives is ``:output``.
+    What the model itself gives is ``:output``, which is left out where it is not finite on some input.
 
     *outer* tells, for a module that reads the very tensor that a module around it reads, the outermost such module: a
     bound there holds for all who read the tensor. *inputs* is how many inputs it was taken from.
@@ -109,7 +109,9 @@ def profile(model: nn.Module, data: Data | Tree, *, batch: int = 64) -> Profile:
     finally:
         for hook in hooks:
             hook.remove()
-    return Profile({name: sums.range(name) for name, sums in watch.sums.items()}, watch.outer, len(data))
+    # an answer without finite numbers is told, with how many inputs have one, by what strikes the model
+    ranges = {name: sums.range(name) for name, sums in watch.sums.items() if name != ":output" or sums.finite}
+    return Profile(ranges, watch.outer, len(data))
 
 
 class _Watch:
@@ -175,9 +177,14 @@ class _Sums:
         step = max(flat.numel() // _SAMPLE, 1)
         self.sample.append(flat[:, ::step].float().clone())
 
+    @property
+    def finite(self) -> bool:
+        """Whether all values are finite numbers: NaN goes through minima and maxima."""
+        return all(bool(bound.isfinite().all()) for bound in (*self.low, *self.high))
+
     def range(self, name: str) -> Range:
         low, high = torch.stack(self.low).amin(0), torch.stack(self.high).amax(0)
-        if not (low.isfinite().all() and high.isfinite().all()):
+        if not self.finite:
             raise DataError(f"'{name}' is no finite number without faults; mend the model or its data")
         levels = torch.tensor(LEVELS, dtype=torch.float64)
         drawn = torch.cat(self.sample, dim=1).sort(dim=1).values
