@@ -154,9 +154,12 @@ def hardened(subject: Subject, recipes: Recipes, golden: Profile) -> tuple[dict[
 
 
 def engines_of(subject: Subject, models: Mapping[str, nn.Module], data: Data) -> dict[str, Engine]:
-    """Return engines of the plain model and of others; a captured graph would have guards that stand by at work."""
+    """Return engines of the plain model and of others; a captured graph would have guards that stand by at work.
+
+    There are some fifteen at once, in two processes: with the usual memory they would take 21 GiB.
+    """
     return {
-        name: Engine(model, data, executor="hooks" if hasattr(model, "standby_sums") else "auto")
+        name: Engine(model, data, executor="hooks" if hasattr(model, "standby_sums") else "auto", memory="384MiB")
         for name, model in {"plain": subject.model, **models}.items()
     }
 
