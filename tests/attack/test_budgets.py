@@ -36,7 +36,7 @@ def outcomes(digits, executor, *, memory="1GiB", threads=2):
     return np.stack((columns.faults, columns.inputs, columns.failed, columns.due))
 
 
-@pytest.mark.parametrize("executor", ["graph", "hooks"])
+@pytest.mark.parametrize("executor", ["graph", pytest.param("hooks", marks=pytest.mark.slow)])
 def test_seven_budgets_and_three_thread_counts(executor, digits, tried):
     truth = outcomes(digits, executor)
     assert truth[2].any()

@@ -152,7 +152,10 @@ def attacked(recipe, signals, *, commands, wholes, rng, tried, times=1):
         found.changed(told(folder, recipe, name) != truth)
 
 
-@pytest.mark.parametrize("recipe", ALL)
+LONG = {"vulnerability", "ra", "adaptive"}  # ten seconds each, and the slow test below has them too
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in ALL if recipe not in LONG])
 def test_signals_at_random_moments(recipe, commands, wholes, rng, tried):
     attacked(recipe, SIGNALS[:2], commands=commands, wholes=wholes, rng=rng, tried=tried)
 

@@ -52,7 +52,7 @@ def recorded(model: nn.Module, data: Data, which: int, layouts, words: dict) -> 
     return recorder.seen
 
 
-SLOW = {("digits", "hooks"), ("transformer", "graph")}  # a quarter of a minute each
+SLOW = {("digits", "hooks"), ("transformer", "graph"), ("lstm", "hooks")}  # a quarter of a minute each
 TABLES = [
     pytest.param(name, executor, marks=[pytest.mark.slow] if (name, executor) in SLOW else [])
     for name in ("digits", "depthwise", "transformer", "lstm", "folded")

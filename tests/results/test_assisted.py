@@ -67,7 +67,7 @@ def check(found, truth):
     return np.mean(found[:, 2] - found[:, 1])
 
 
-@pytest.mark.parametrize("n", [400, 3000])
+@pytest.mark.parametrize("n", [pytest.param(400, marks=pytest.mark.slow), 3000])
 def test_predictions_narrow_or_cost_next_to_nothing_and_never_bias(n):
     known = enumerated()
     truth = known.by_fault.mean()
