@@ -72,8 +72,7 @@ def by_deviations(
     """Return the adaptive sampler by the deviations of golden *words*, in blocks that fit *space* and *resolver*.
 
     Where outputs are scores of classes, inputs are parted by their margins; where the graph is known, words are turned
-    as batch norms turn what they change. A block has twice as many draws as there
-    are strata at least.
+    as batch norms turn what they change. A block has twice as many draws as there are strata at least.
     """
     words = words if engine.captured is None else turned(words, space, engine.captured)
     cut, pool = Deviations(words, margins=_margins(engine)), _pool(resolver)

@@ -72,13 +72,12 @@ def cheapest_plan(share: Floats, p: Floats, *, target: Floats, threshold: float,
     *threshold* is the logarithm of the capital at which a bound moves, log(2 / (1 - level)).
     """
     spread = (share * np.sqrt(p * (1 - p)))[..., None, :]
-    stakes = _STAKES
     cost = np.ones_like(spread) if price is None else price(p)[..., None, :]
     dear, root = np.sqrt(cost), np.sqrt(2 * threshold)
     # width: target / stake + stake threshold variance / (2 target) + root sqrt(variance) = 2 target
-    error = (np.sqrt(root**2 + 2 * threshold * (2 * stakes - 1)) - root) / (stakes * threshold)
+    error = (np.sqrt(root**2 + 2 * threshold * (2 * _STAKES - 1)) - root) / (_STAKES * threshold)
     square = np.square(error * target[..., None])[..., None]
-    least = (stakes * threshold / (BOLDEST * target[..., None]))[..., None] * share[..., None, :]
+    least = (_STAKES * threshold / (BOLDEST * target[..., None]))[..., None] * share[..., None, :]
     fixed = np.divide(
         np.square(spread), least, out=np.zeros(np.broadcast_shapes(spread.shape, least.shape)), where=least > 0
     )
@@ -91,7 +90,7 @@ def cheapest_plan(share: Floats, p: Floats, *, target: Floats, threshold: float,
         factor = np.where(active.any(axis=-1, keepdims=True), better, factor)
     draws = np.maximum(least, factor * in_proportion)
     alike = np.all((cost == 1) | (share[..., None, :] == 0), axis=-1)
-    paid = np.where(alike & (stakes > _BOLDEST_UNPRICED), np.inf, (cost * draws).sum(axis=-1))
+    paid = np.where(alike & (_STAKES > _BOLDEST_UNPRICED), np.inf, (cost * draws).sum(axis=-1))
     best = paid.argmin(axis=-1)
     chosen = np.take_along_axis(draws, best[..., None, None], axis=-2)[..., 0, :]
-    return Plan(chosen, stakes[best], root * error[best])
+    return Plan(chosen, _STAKES[best], root * error[best])
