@@ -73,11 +73,12 @@ def cheapest_plan(share: Floats, p: Floats, *, target: Floats, threshold: float,
     """
     spread = (share * np.sqrt(p * (1 - p)))[..., None, :]
     cost = np.ones_like(spread) if price is None else price(p)[..., None, :]
+    stakes = _STAKES if (cost != 1).any() else _STAKES[_STAKES < _BOLDEST_UNPRICED]  # half the work
     dear, root = np.sqrt(cost), np.sqrt(2 * threshold)
     # width: target / stake + stake threshold variance / (2 target) + root sqrt(variance) = 2 target
-    error = (np.sqrt(root**2 + 2 * threshold * (2 * _STAKES - 1)) - root) / (_STAKES * threshold)
+    error = (np.sqrt(root**2 + 2 * threshold * (2 * stakes - 1)) - root) / (stakes * threshold)
     square = np.square(error * target[..., None])[..., None]
-    least = (_STAKES * threshold / (BOLDEST * target[..., None]))[..., None] * share[..., None, :]
+    least = (stakes * threshold / (BOLDEST * target[..., None]))[..., None] * share[..., None, :]
     fixed = np.divide(
         np.square(spread), least, out=np.zeros(np.broadcast_shapes(spread.shape, least.shape)), where=least > 0
     )
@@ -90,7 +91,7 @@ def cheapest_plan(share: Floats, p: Floats, *, target: Floats, threshold: float,
         factor = np.where(active.any(axis=-1, keepdims=True), better, factor)
     draws = np.maximum(least, factor * in_proportion)
     alike = np.all((cost == 1) | (share[..., None, :] == 0), axis=-1)
-    paid = np.where(alike & (_STAKES > _BOLDEST_UNPRICED), np.inf, (cost * draws).sum(axis=-1))
+    paid = np.where(alike & (stakes > _BOLDEST_UNPRICED), np.inf, (cost * draws).sum(axis=-1))
     best = paid.argmin(axis=-1)
     chosen = np.take_along_axis(draws, best[..., None, None], axis=-2)[..., 0, :]
-    return Plan(chosen, _STAKES[best], root * error[best])
+    return Plan(chosen, stakes[best], root * error[best])
