@@ -193,7 +193,7 @@ def harden(
         list[str],
         typer.Option(
             metavar="ranges|invariant-bits|...",
-            help="How to harden, such as ranges:zero:channel; may be repeated. Another name lists what there is.",
+            help="How to harden, such as ranges:channel; may be repeated. Another name lists what there is.",
         ),
     ],
     trials: Annotated[int, typer.Option(metavar="N", min=1, max=10**9, help="Faults of each kind, in both.")] = 2000,
@@ -328,7 +328,7 @@ def export(
 @_command("evidence")
 def evidence(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME...", help="The campaigns; none where there is only one.")
+        list[str] | None, typer.Argument(metavar="NAME", help="The campaigns; none where there is only one.")
     ] = None,
     store: Store = DEFAULT_STORE,
     output: Annotated[
@@ -372,7 +372,7 @@ def evidence(
 def report(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="The campaigns; the first is what the others are compared with."),
+        typer.Argument(metavar="NAME", help="The campaigns; the first is what the others are compared with."),
     ] = None,
     store: Store = DEFAULT_STORE,
     output: Annotated[

@@ -245,8 +245,8 @@ class Settings(Section):
     )
     sampler: AnySampler = Field(
         default=Uniform(),
-        description="How faults are drawn: a kind, or a kind with its keys, as in `importance:score=effect,floor=0.2`; "
-        "a value without a name is that of the kind's first key, as in `bit-error-rate:1e-6`.",
+        description="How faults are drawn: a kind, or a kind with its keys, as in `layer-wise:margin=0.02` (commas "
+        "between them); a value without a name is that of the kind's first key, as in `bit-error-rate:1e-6`.",
     )
     measure: Annotated[str, AfterValidator(_measure)] = Field(
         default="uniform",
@@ -266,7 +266,7 @@ class Settings(Section):
         "generated token changes), `non-finite`, `boxes:X` and `masks:X` (a box, the masks overlap the golden ones by "
         "less than X), `perplexity:X` (rises beyond X times), `spike-count` and `first-spike` (another neuron spikes "
         "most often, or first), or `package.module:name`; joined by `&`, `|`, `~` and parentheses. Options follow by "
-        "name: `top1:output=logits,axis=-1`.",
+        "name, with commas between them: `top1:axis=-1`.",
     )
     verdicts: dict[
         Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=40)], Annotated[str, _checked(parse_criterion)]
