@@ -177,12 +177,38 @@ def test_what_a_block_leaves_goes_where_trials_take_no_lanes(free):
         trials = struck(tally.design, draws, np.random.default_rng(seed))
         tally.add(replace(trials, lanes=lanes_of(free, trials.stratum)))
         counts.append(np.bincount(draws.stratum, minlength=len(tally.design.strata)))
-    rounds = tally.rounds("site", level=0.95)
-    assert (rounds.cost[list(free)] < 0.01).all()
-    assert np.delete(rounds.cost, free).min() == 1
+    cost = tally.blocks().cost[-1]
+    assert (cost[list(free)] < 0.01).all()
+    assert np.delete(cost, free).min() == 1
     assert counts[-1][list(free)].max() > 0.9 * 8192
     assert counts[-1].sum() == 8192
     assert np.delete(counts[-1], free).sum() < 0.2 * np.delete(counts[0], free).sum()
+
+
+@pytest.mark.parametrize("step", [100, 256, 1300], ids=str)
+def test_what_draws_cost_counts_by_blocks_however_trials_come_and_whenever_goals_are_asked_for(step):
+    """What a block cost prices the next one, not those before it that a goal asked for late looks at again."""
+    sampler, goals = Adaptive(block=256), {"model": 0.01, "site": 0.05}
+    population = Population(SPACE, inputs=INPUTS, goals=goals)
+    tally, free = Tally(SPACE, sampler.design(population)), (0, 1)
+    for seed in range(5):
+        draws = sampler.draw(population, 256, rng=np.random.default_rng(seed), start=tally.trials, tally=tally)
+        trials = struck(tally.design, draws, np.random.default_rng(seed))
+        tally.add(replace(trials, lanes=lanes_of(free, trials.stratum)))
+    again = Tally(SPACE, tally.design)
+    for first in range(0, 5 * 256, step):
+        again.add(tally.columns().take(first, min(first + step, 5 * 256)))
+        if first < 2 * step:
+            again.rounds("model", level=0.95)  # the site's is asked for at the end
+    for by in goals:
+        one, other = (of.rounds(by, level=0.95).sequences for of in (tally, again))
+        for part in ("low", "high", "value", "needed"):
+            assert np.array_equal(getattr(one, part), getattr(other, part))
+    drawn = np.bincount(tally.columns().stratum)
+    assert np.array_equal(sum(again.blocks().trials), drawn)
+    assert np.array_equal(
+        again.blocks().cost[-1], np.where(np.isin(np.arange(len(drawn)), free), 1, 1 + drawn) / (1 + drawn)
+    )
 
 
 def test_strata_whose_trials_take_fewer_lanes_get_more_draws():

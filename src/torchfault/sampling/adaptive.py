@@ -125,17 +125,17 @@ class Adaptive:
     def _allocation(self, population: Population, tally: Tally, n: int) -> Ints:
         """Return how many draws of the next block each stratum gets."""
         design = tally.design
-        needed, drawn, p, cost = np.zeros((4, len(design.strata)))
+        needed, drawn, p = np.zeros((3, len(design.strata)))
         for by, half_width in population.goals.items():
             rounds = tally.rounds(by, level=population.level)
-            cost, sequences, held = rounds.cost, rounds.sequences, rounds.strata >= 0
+            sequences, held = rounds.sequences, rounds.strata >= 0
             drawn[rounds.strata[held]], p[rounds.strata[held]] = sequences.trials[held], sequences.expected[held]
             open_ = tally.unfinished(by, half_width, level=population.level)[rounds.groups]
             unsure = held & open_[:, None]
             np.maximum.at(needed, rounds.strata[unsure], sequences.needed[unsure])
         if not needed.any():
             needed = design.strata.masses
-        among = np.asarray(needed > 0)
+        among, cost = np.asarray(needed > 0), tally.blocks().cost[-1]
         if design.price is None and (cost.min() <= _FREE or "model" in population.goals):
             # where only sites are asked for, the model's interval would fall short of its level: 93.3 % of 1,000 held
             return _in_steps(needed, cost, n, among=among)

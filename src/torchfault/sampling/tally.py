@@ -1,6 +1,6 @@
 """The tally of a campaign: its finished trials, counted as they come by block, stratum and group."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -13,7 +13,7 @@ from torchfault.sampling.flips import flips_by_group, masks_of
 from torchfault.statistics.sequences import SETTLED, Sequences
 from torchfault.store import Columns
 
-__all__ = ["Counts", "Follower", "Rounds", "Tally"]
+__all__ = ["Blocks", "Counts", "Follower", "Rounds", "Tally"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -79,9 +79,13 @@ class Tally:
         """Return how many trials there are, and how many of them failed, by the groups of *by*."""
         return self.follow(("counts", by), lambda: Counts(self.space, by))
 
+    def blocks(self) -> "Blocks":
+        """Return what each complete block drew from the strata, and what that cost."""
+        return self.follow("blocks", partial(Blocks, len(self.design.strata), self.design.block * self.repeats))
+
     def rounds(self, by: str, *, level: float) -> "Rounds":
         """Return the confidence sequences of the groups of *by*, which the design has to have targets for."""
-        make = partial(Rounds, self.space, self.design, by, level=level, repeats=self.repeats)
+        make = partial(Rounds, self.space, self.design, by, self.blocks(), level=level, repeats=self.repeats)
         return self.follow(("rounds", by, level), make)
 
     def unfinished(self, by: str, half_width: float, *, level: float) -> NDArray[np.bool_]:
@@ -130,16 +134,54 @@ class Counts:
             self.failures += np.bincount(part.code, part.count(failed) / part.bits, groups)
 
 
+class Blocks:
+    """The *trials* of each stratum in every complete block of *size* trials, (strata,) each, and what they *cost*.
+
+    *cost* has one entry more: how many lanes a trial of each stratum had taken before the first block (1), the second,
+    and so on to the next one.
+    """
+
+    def __init__(self, strata: int, size: int) -> None:
+        self.size, self.trials, self.cost = size, list[Floats](), [np.ones(strata)]
+        self._spent = np.ones((2, strata))  # lanes and trials
+        self._filled, self._block = 0, np.zeros_like(self._spent)
+
+    def add(self, columns: Columns) -> None:
+        """Take in the next trials."""
+        for part, complete in _by_block(columns, self.size, self._filled):
+            strata = self._spent.shape[1]
+            self._block += np.bincount(part.stratum, part.lanes, strata), np.bincount(part.stratum, minlength=strata)
+            if complete:
+                self._spent += self._block
+                self.trials.append(self._block[1])
+                self.cost.append(self._spent[0] / self._spent[1])
+                self._block = np.zeros_like(self._spent)
+        self._filled = (self._filled + len(columns)) % self.size
+
+
+def _by_block(columns: Columns, size: int, filled: int) -> Iterator[tuple[Columns, bool]]:
+    """Yield *columns* in parts that end where blocks do, and whether each completes one; *filled* trials of the first
+    block came before."""
+    first = 0
+    while first < len(columns):
+        last = min(first + size - filled, len(columns))
+        filled += last - first
+        yield columns.take(first, last), filled == size
+        filled, first = filled % size, last
+
+
 class Rounds:
     """Confidence sequences of the groups of a grouping *by*, updated after every complete block.
 
     *groups* are the codes of those that have a mass; *sequences* has one for each of them, over the strata that reach
     into it, whose numbers are in *strata*, shape (groups, width), -1 beyond the last. A draw fails as often as its
-    *repeats* trials and the bits of a word do, on average. *cost*, shape (strata,), is how many lanes a trial of
-    each stratum has taken in complete blocks, by which the next ones are planned unless the design has prices.
+    *repeats* trials and the bits of a word do, on average. *blocks* of the same trials, which see them first, tell how
+    many came from each stratum, and what they cost: by that the next ones are planned unless the design has prices.
     """
 
-    def __init__(self, space: Space, design: Design, by: str, *, level: float, repeats: int = 1) -> None:
+    def __init__(
+        self, space: Space, design: Design, by: str, blocks: Blocks, *, level: float, repeats: int = 1
+    ) -> None:
         self.space, self.axis, self.design, self.repeats = space, space.axis(by), design, repeats
         target = design.targets.get(by, min(design.targets.values(), default=0.01))
         reach, masses = design.strata.within(space, self.axis)
@@ -150,48 +192,39 @@ class Rounds:
         self.strata = np.where(held, order, -1)
         shares = np.where(held, design.strata.masses[order] / masses[self.groups, None], 0.0)
         prior = None if design.strata.prior is None else np.where(held, design.strata.prior[order], 0.5)
-        self._spent = np.ones((2, len(design.strata)))  # lanes and trials
-        self.cost = cost = np.ones(len(design.strata))  # changed in place: what it is when a round is planned
-        price = design.price or (lambda _: cost[order])
+        self._given = given = list[tuple[Floats, NDArray[np.bool_]]]()  # of each block
+        price = design.price or (lambda _: blocks.cost[len(given)][order])
         self.sequences = Sequences(shares, target=target, level=level, prior=prior, price=price)
-        self._given: list[tuple[Floats, NDArray[np.bool_]]] = []  # of each block
-        self._begin()
+        self._blocks, self._filled, self._failures = blocks, 0, self._none()
 
-    def _begin(self) -> None:
-        """Begin to count a block: failures by group and stratum, trials and lanes by stratum."""
-        self._failures = np.zeros((len(self.axis), len(self.design.strata)))
-        self._trials, self._lanes = np.zeros((2, len(self.design.strata)))
-        self._filled = 0
+    def _none(self) -> Floats:
+        return np.zeros((len(self.axis), len(self.design.strata)))
 
     def add(self, columns: Columns) -> None:
         """Take in the next trials; what completes a block updates the sequences."""
-        size, first = self.design.block * self.repeats, 0
-        while first < len(columns):
-            last = min(first + size - self._filled, len(columns))
-            self._count(columns.take(first, last))
-            self._filled, first = self._filled + last - first, last
-            if self._filled == size:
+        for part, complete in _by_block(columns, self._blocks.size, self._filled):
+            self._count(part)
+            if complete:
                 self._complete()
+        self._filled = (self._filled + len(columns)) % self._blocks.size
 
     def _count(self, columns: Columns) -> None:
-        stratum, failed, strata = columns.stratum, masks_of(columns, "failed"), len(self._trials)
-        self._trials += np.bincount(stratum, minlength=strata)
-        self._lanes += np.bincount(stratum, columns.lanes, strata)
+        """Count failures by group and stratum."""
+        failed, strata = masks_of(columns, "failed"), len(self.design.strata)
         for part in flips_by_group(self.space, columns, self.axis):
-            cell = part.code * strata + stratum[part.rows]
+            cell = part.code * strata + columns.stratum[part.rows]
             share = part.count(failed) / part.whole
             self._failures += np.bincount(cell, share, self._failures.size).reshape(self._failures.shape)
 
     def _complete(self) -> None:
         held, before = self.strata >= 0, self.sequences.settled
+        trials = self._blocks.trials[len(self._given)]
         k = np.where(held, self._failures[self.groups[:, None], self.strata], 0.0) / self.repeats
-        n = np.where(held, self._trials[self.strata], 0.0) / self.repeats
+        n = np.where(held, trials[self.strata], 0.0) / self.repeats
         self.sequences.update(np.minimum(k, n), n)
-        self._spent += self._lanes, self._trials
-        self.cost[:] = self._spent[0] / self._spent[1]
         full = np.asarray(((n > 0) | ~held).all(axis=1))
         self._given.append((self.sequences.settled - before, full))
-        self._begin()
+        self._failures = self._none()
 
     @property
     def weights(self) -> Floats:
