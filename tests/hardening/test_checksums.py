@@ -160,3 +160,35 @@ def test_sums_of_a_batch_need_no_bound_of_their_own_for_tokens():
     wrong[3, 2, 1] = 99
     assert guard.alarms(safe.layer, (given,), wrong).nonzero().tolist() == [[3]]
     assert torch.allclose(guard(safe.layer, (given,), wrong), clean)
+
+
+class _Wrong:
+    """The hook that adds to one value of what a layer gives."""
+
+    def __call__(self, _module, _args, output):
+        return output + 1e9 * (torch.arange(output.numel()) == 1).view(output.shape)
+
+
+LAYERS = {"conv": nn.Conv2d(2, 3, 3), "linear": nn.Linear(8, 3)}
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        *(("conv", shape) for shape in [(0, 2, 8, 8), (2, 8, 8)]),
+        *(("linear", shape) for shape in [(0, 8), (20, 0, 8), (8,), (2, 8, 5, 8), (20, 2, 8, 8), (2, 3, 2, 5, 8)]),
+    ],
+)
+def test_layers_are_checked_on_inputs_of_any_shape(layer, shape):
+    plain, given = LAYERS[layer], torch.randn(shape)
+    safe = harden(nn.Sequential(plain), Checksums())
+    with torch.no_grad():
+        right = plain(given)
+        assert torch.equal(safe(given), right)
+        if not given.numel():
+            return
+        assert not detecting(safe, mend=False)(given)["detected"].any()
+        safe[0].register_forward_hook(
+            lambda _, __, out: out + 1e9 * (torch.arange(out.numel()) == 1).view(out.shape), prepend=True
+        )
+        assert torch.equal(safe(given), right)

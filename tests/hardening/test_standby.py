@@ -151,8 +151,8 @@ def test_an_exception_leaves_guards_at_rest():
 class Halved:
     """Keeps half of each weight, so that clean words are not what to compute with."""
 
-    def __call__(self, model, _profile):
-        watch_parameter(model, "0.weight", self, encoded=model[0].weight / 2)
+    def __call__(self, model, profile):
+        watch_parameter(model, "0.weight", self, profile, encoded=model[0].weight / 2)
         return model
 
     def decode(self, value, _held):

@@ -241,3 +241,11 @@ def test_what_neurons_hold_of_the_last_batch_is_no_memory_of_hardening():
     safe[1].mem = torch.zeros(500)
     stored = 4 * (6 + 2 + 2)  # weight, bias, beta and threshold
     assert overhead(model, safe) == pytest.approx(2 * 4 / stored)
+
+
+@pytest.mark.parametrize("per", ["layer", "channel"])
+def test_weights_with_nan_have_no_range(per):
+    weight = WEIGHTS.clone()
+    weight[1, 2] = float("nan")
+    with pytest.raises(ModelError, match=r"'layer.weight' holds NaN, so it has no range; mend the model"):
+        harden(Exposed(weight), WeightRanges(per=per))

@@ -1,5 +1,6 @@
 """Checksums: of the words of weights, and of what convolutions and linear layers compute (ABFT)."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,15 +43,16 @@ class WeightChecksums:
 
     sites: str | tuple[str, ...] = "*"
 
-    def __call__(self, model: nn.Module, _profile: Profile | None) -> nn.Module:
+    def __call__(self, model: nn.Module, profile: Profile | None) -> nn.Module:
         """Return *model* with sums beside its weights."""
-        found = chosen(model, self.sites, types=(torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8))
+        kinds = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8)
+        found = chosen(model, self.sites, profile, types=kinds)
         matrices = {name: tensor for name, tensor in found.items() if tensor.ndim > 1}
         if not matrices:
             raise ModelError("checksums need weights of two or more axes, got none; choose others")
         for name, tensor in matrices.items():
             rows, columns = _sums(words_of(tensor.contiguous()))
-            watch_parameter(model, name, _Restored(), held={"rows": rows, "columns": columns})
+            watch_parameter(model, name, _Restored(), profile, held={"rows": rows, "columns": columns})
         return model
 
 
@@ -131,18 +133,22 @@ class _Check(nn.Module):
     """Tells which sums are off beyond rounding, shape (n, channels)."""
 
     def forward(self, given: Tensor, output: Tensor, weight: Tensor, bias: Tensor | None, expected: Tensor) -> Tensor:
-        kind = wide(output)
-        positions = output[0, 0].numel() if output.ndim == 4 else 1
-        found = output.sum((2, 3), dtype=kind) if output.ndim == 4 else output.sum(-1, keepdim=True, dtype=kind)
-        size = given.abs().sum((2, 3), dtype=kind) if given.ndim == 4 else given.abs().to(kind)
-        magnitude = weight.abs().sum((2, 3)) if weight.ndim == 4 else weight.abs().sum(0, keepdim=True)
+        kind, filters, positions = wide(output), weight.ndim == 4, _positions(output, weight)
+        found = output.sum((2, 3), dtype=kind) if filters else output.sum(-1, keepdim=True, dtype=kind)
+        size = given.abs().sum((2, 3), dtype=kind) if filters else given.abs().to(kind)
+        magnitude = weight.abs().sum((2, 3)) if filters else weight.abs().sum(0, keepdim=True)
         terms = F.linear(size, magnitude.to(kind))
         if bias is not None:
-            terms = terms + positions * (bias.abs() if weight.ndim == 4 else bias.abs().sum())
-        additions = positions + weight[0].numel() + (0 if weight.ndim == 4 else len(weight))
+            terms = terms + positions * (bias.abs() if filters else bias.abs().sum())
+        additions = positions + weight[0].numel() + (0 if filters else len(weight))
         most = rounding(terms, additions, output.dtype)
         # No difference of the two, which would be rounding alone, another for each size of batch.
         return ~((found <= expected + most) & (found >= expected - most))
+
+
+def _positions(output: Tensor, weight: Tensor) -> int:
+    """Return how many outputs of each channel an input has that are added up."""
+    return math.prod(output.shape[2:]) if weight.ndim == 4 else 1
 
 
 def _added(batch: Tensor) -> Tensor:
@@ -161,14 +167,16 @@ class ChecksumGuard:
     place: str = "output"
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        if _alone(module, output):
+            return self(module, (args[0][None],), output[None])[0]
         captured = bool(torch.compiler.is_compiling())
-        if captured or len(output) < _MANY:
+        if captured or len(output) < _MANY or not output.numel():
             wrong = self._wrong(module, args[0], output)
             # A captured graph has no branches: it computes twice, and takes what is right.
             if not captured and not bool(wrong.any()):
                 return output
             again = _computed(module, args[0])
-            return torch.where(wrong[..., None, None] if output.ndim == 4 else wrong, again, output)
+            return torch.where(wrong[..., None, None] if isinstance(module, nn.Conv2d) else wrong, again, output)
         with torch._C.DisableTorchFunction():  # nothing here is an operation of the model, whatever the batch
             return output if self.agrees(module, args[0], output) else _computed(module, args[0])
 
@@ -179,7 +187,7 @@ class ChecksumGuard:
         found, whole = _added(output), _added(given)
         start = None if bias is None else len(given) * bias.to(found.dtype)
         off = (found - _applied(module, whole, weight.to(found.dtype), start)).abs()
-        off = off.flatten(1).amax(1) if output.ndim == 4 else off.view(-1, off.shape[-1]).amax(0)
+        off = off.flatten(1).amax(1) if isinstance(module, nn.Conv2d) else off.view(-1, off.shape[-1]).amax(0)
         taps, additions = weight.abs().flatten(1).sum(1, dtype=found.dtype), len(given) + weight[0].numel()
         # The sum of magnitudes is no less than that of the inputs, and no more where none is negative.
         for magnitudes in (whole.abs, lambda: _added(given.abs())):
@@ -190,6 +198,8 @@ class ChecksumGuard:
 
     def alarms(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Return the inputs for which a sum is off."""
+        if _alone(module, output):
+            return self.alarms(module, (args[0][None],), output[None])
         return self._wrong(module, args[0], output).flatten(1).any(1)
 
     def _wrong(self, module: nn.Module, given: Tensor, output: Tensor) -> Tensor:
@@ -201,8 +211,7 @@ class ChecksumGuard:
             expected = F.linear(given.to(kind), weight.sum(0, dtype=kind)[None])
         if bias is not None:
             assert isinstance(bias, Tensor)
-            positions = output[0, 0].numel() if output.ndim == 4 else 1
-            expected = expected + (positions * bias if output.ndim == 4 else bias.sum())
+            expected = expected + (_positions(output, weight) * bias if weight.ndim == 4 else bias.sum())
         check = module.checksum
         assert isinstance(check, nn.Module)
         wrong: Tensor = check(given, output, weight, bias, expected)
@@ -214,6 +223,11 @@ def _fits(module: nn.Module) -> bool:
         return True
     plain = isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"
     return plain and not isinstance(module.padding, str)
+
+
+def _alone(module: nn.Module, output: Tensor) -> bool:
+    """Return whether a layer gave the output of one input without an axis for more."""
+    return output.ndim == (3 if isinstance(module, nn.Conv2d) else 1)
 
 
 def _computed(module: nn.Module, given: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from torchfault.errors import ModelError
+from torchfault.hardening.reads import inside, readers
 from torchfault.model.memory import STORED
 from torchfault.model.wrappers import copied, unwrapped
 from torchfault.storages import Affine, Stored
@@ -17,7 +18,6 @@ __all__ = [
     "Signs",
     "Uncover",
     "cover",
-    "dequantise_last",
     "dequantiser",
     "signed",
     "unpacked",
@@ -42,10 +42,10 @@ def unpacked(model: nn.Module) -> nn.Module:
     True
     """
     twin = copied(unwrapped(model))
-    for path, module in twin.named_modules():
+    for path, module in list(twin.named_modules()):
         kept: dict[str, Stored] = module.__dict__.get(STORED, {})
         for name in [name for name, stored in kept.items() if _fits(stored)]:
-            _unpack(module, path, name, kept.pop(name))
+            _unpack(twin, f"{path}.{name}".lstrip("."), kept.pop(name))
         if not kept:
             module.__dict__.pop(STORED, None)
     return twin
@@ -55,16 +55,18 @@ def _fits(stored: Stored) -> bool:
     return isinstance(stored.storage, Affine) and stored.storage.width == 8
 
 
-def _unpack(module: nn.Module, path: str, name: str, stored: Stored) -> None:
-    if not torch.equal(stored.value(), module.get_parameter(name)):
-        where = f"{path}.{name}".lstrip(".")
-        raise ModelError(f"'{where}' is not what its stored words stand for; represent the model anew after changes")
-    for part, words in stored.words.items():
-        place = f"{name}_{part}" if part else name
-        module.register_parameter(place, nn.Parameter(words.clone(), requires_grad=False))
+def _unpack(model: nn.Module, name: str, stored: Stored) -> None:
+    if not torch.equal(stored.value(), model.get_parameter(name)):
+        raise ModelError(f"'{name}' is not what its stored words stand for; represent the model anew after changes")
     assert isinstance(stored.storage, Affine)
-    module.register_forward_pre_hook(Dequantised(name, stored.storage, tuple(stored.words), stored.dtype))
-    module.register_forward_hook(Uncover(name), always_call=True)
+    held = {part: nn.Parameter(words.clone(), requires_grad=False) for part, words in stored.words.items()}
+    for path, place in readers(model, name, {}):
+        module = model.get_submodule(path)
+        owner, last = inside(module, place)
+        for part, words in held.items():
+            owner.register_parameter(f"{last}_{part}" if part else last, words)
+        module.register_forward_pre_hook(Dequantised(place, stored.storage, tuple(held), stored.dtype))
+        module.register_forward_hook(Uncover(place), always_call=True)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class Dequantised:
 
     def values(self, module: nn.Module) -> Tensor:
         """Return the values that the words of *module* stand for now."""
-        words = {part: getattr(module, f"{self.name}_{part}" if part else self.name) for part in self.parts}
+        owner, last = inside(module, self.name)
+        words = {part: getattr(owner, f"{last}_{part}" if part else last) for part in self.parts}
         return self.storage.decode(words, words[""].shape).to(self.dtype)
 
 
@@ -92,7 +95,8 @@ class Signs:
     name: str
 
     def __call__(self, module: nn.Module, _args: tuple[Any, ...]) -> None:
-        cover(module, self.name, signed(getattr(module, self.name)))
+        owner, last = inside(module, self.name)
+        cover(module, self.name, signed(getattr(owner, last)))
 
 
 def signed(codes: Tensor) -> Tensor:
@@ -111,19 +115,13 @@ def dequantiser(module: nn.Module, name: str) -> Dequantised | None:
     return next((hook for hook in every if isinstance(hook, Dequantised) and hook.name == name), None)
 
 
-def dequantise_last(module: nn.Module) -> None:
-    """Put the hooks that make values of codes behind all others: they read what guards leave."""
-    every: list[tuple[int, object]] = list(module._forward_pre_hooks.items())
-    for key in [key for key, hook in every if isinstance(hook, Dequantised)]:
-        module._forward_pre_hooks[key] = module._forward_pre_hooks.pop(key)
-
-
 def cover(module: nn.Module, name: str, value: Tensor) -> None:
-    """Have *module* read *value* where it asks for its parameter or buffer *name*, until :class:`Uncover` runs."""
-    module.__dict__[name] = value
-    if isinstance(module, nn.RNNBase):  # it reads a list that it made of its parameters
-        module.__dict__.setdefault(_LIST, module._flat_weights)
-        module.__dict__["_flat_weights"] = [getattr(module, one) for one in module._flat_weights_names]
+    """Have *value* be read where *module* or one in it asks for *name*, until :class:`Uncover` runs."""
+    owner, last = inside(module, name)
+    owner.__dict__[last] = value
+    if isinstance(owner, nn.RNNBase):  # it reads a list that it made of its parameters
+        owner.__dict__.setdefault(_LIST, owner._flat_weights)
+        owner.__dict__["_flat_weights"] = [getattr(owner, one) for one in owner._flat_weights_names]
 
 
 @dataclass(frozen=True)
@@ -133,6 +131,7 @@ class Uncover:
     place: str
 
     def __call__(self, module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
-        module.__dict__.pop(self.place, None)
-        if _LIST in module.__dict__:
-            module.__dict__["_flat_weights"] = module.__dict__.pop(_LIST)
+        owner, last = inside(module, self.place)
+        owner.__dict__.pop(last, None)
+        if _LIST in owner.__dict__:
+            owner.__dict__["_flat_weights"] = owner.__dict__.pop(_LIST)

@@ -36,9 +36,9 @@ class Parity:
 
     sites: str | tuple[str, ...] = "*"
 
-    def __call__(self, model: nn.Module, _profile: Profile | None) -> nn.Module:
+    def __call__(self, model: nn.Module, profile: Profile | None) -> nn.Module:
         """Return *model* with encoded parameters."""
-        return _encode(model, self.sites, _Parity())
+        return _encode(model, self.sites, profile, _Parity())
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Triplicate:
         if not 1 <= self.bits <= 5:
             raise ModelError(f"from 1 to 5 bits of the exponent can be kept thrice, got {self.bits}")
 
-    def __call__(self, model: nn.Module, _profile: Profile | None) -> nn.Module:
+    def __call__(self, model: nn.Module, profile: Profile | None) -> nn.Module:
         """Return *model* with encoded parameters."""
-        return _encode(model, self.sites, _Majority(self.bits))
+        return _encode(model, self.sites, profile, _Majority(self.bits))
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,17 @@ class Secded:
 
     sites: str | tuple[str, ...] = "*"
 
-    def __call__(self, model: nn.Module, _profile: Profile | None) -> nn.Module:
+    def __call__(self, model: nn.Module, profile: Profile | None) -> nn.Module:
         """Return *model* with encoded parameters."""
-        return _encode(model, self.sites, _Square())
+        return _encode(model, self.sites, profile, _Square())
 
 
-def _encode(model: nn.Module, sites: str | tuple[str, ...], code: "_Parity | _Majority | _Square") -> nn.Module:
-    for name, tensor in chosen(model, sites, types=_FLOAT32).items():
-        watch_parameter(model, name, code, encoded=_encoded(words_of(tensor.contiguous()), code).view(tensor.dtype))
+def _encode(
+    model: nn.Module, sites: str | tuple[str, ...], profile: Profile | None, code: "_Parity | _Majority | _Square"
+) -> nn.Module:
+    for name, tensor in chosen(model, sites, profile, types=_FLOAT32).items():
+        words = _encoded(words_of(tensor.contiguous()), code)
+        watch_parameter(model, name, code, profile, encoded=words.view(tensor.dtype))
     return model
 
 

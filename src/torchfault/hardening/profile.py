@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torchfault.data import Data, Tree, call, rows
 from torchfault.errors import DataError, did_you_mean
+from torchfault.hardening.reads import Reads
 from torchfault.model.discover import check_inference
 from torchfault.model.disturb import undisturbed
 
@@ -60,12 +61,14 @@ class Profile:
     What the model itself gives is ``:output``, which is left out where it is not finite on some input.
 
     *outer* tells, for a module that reads the very tensor that a module around it reads, the outermost such module: a
-    bound there holds for all who read the tensor. *inputs* is how many inputs it was taken from.
+    bound there holds for all who read the tensor. *inputs* is how many inputs it was taken from, and *reads* tells in
+    the calls of which modules parameters and buffers were read.
     """
 
     ranges: Mapping[str, Range]
     outer: Mapping[str, str] = field(default_factory=dict)
     inputs: int = 0
+    reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Range:
         if name not in self.ranges:
@@ -95,14 +98,16 @@ def profile(model: nn.Module, data: Data | Tree, *, batch: int = 64) -> Profile:
     """
     check_inference(model)
     data = data if isinstance(data, Data) else Data(data)
-    watch = _Watch()
+    watch, reads = _Watch(), Reads(model)
     hooks: list[Any] = []
     for name, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(lambda *_, name=name: reads.begin(name), prepend=True))
         if name:
             hooks.append(module.register_forward_pre_hook(lambda _, args, name=name: watch.read(name, args)))
         hooks.append(module.register_forward_hook(lambda _, __, out, name=name: watch.gave(name, out)))
+        hooks.append(module.register_forward_hook(lambda *_: reads.end(), always_call=True))
     try:
-        with undisturbed(model):
+        with undisturbed(model), reads:
             for start in range(0, len(data), batch):
                 watch.begin()
                 call(model, rows(data.inputs, slice(start, start + batch)))
@@ -111,7 +116,7 @@ def profile(model: nn.Module, data: Data | Tree, *, batch: int = 64) -> Profile:
             hook.remove()
     # an answer without finite numbers is told, with how many inputs have one, by what strikes the model
     ranges = {name: sums.range(name) for name, sums in watch.sums.items() if name != ":output" or sums.finite}
-    return Profile(ranges, watch.outer, len(data))
+    return Profile(ranges, watch.outer, len(data), reads.found)
 
 
 class _Watch:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +41,8 @@ def save_hardened(model: nn.Module, path: str | Path, *, profile: Profile) -> No
     for name, found in profile.ranges.items():
         held |= {f"{_PREFIX}{name}/{part}": getattr(found, part).clone().contiguous() for part in _TENSORS}
     axes = {name: found.axis for name, found in profile.ranges.items()}
-    told = json.dumps({"axes": axes, "outer": dict(profile.outer), "inputs": profile.inputs})
-    save_file(held, path, metadata={"torchfault_profile": told})
+    told = {"axes": axes, "outer": dict(profile.outer), "inputs": profile.inputs, "reads": dict(profile.reads)}
+    save_file(held, path, metadata={"torchfault_profile": json.dumps(told)})
 
 
 def load_hardened(model: nn.Module, path: str | Path, *methods: Method) -> nn.Module:
@@ -74,11 +75,12 @@ def load_hardened(model: nn.Module, path: str | Path, *methods: Method) -> nn.Mo
     return safe
 
 
-def _profile(told: Mapping[str, Mapping[str, object]], held: Mapping[str, Tensor]) -> Profile:
+def _profile(told: Mapping[str, Mapping[str, Any]], held: Mapping[str, Tensor]) -> Profile:
     def part(name: str, of: str) -> Tensor:
         key = f"{_PREFIX}{name}/{of}"
         return torch.tensor(False) if of in _LATER and key not in held else held[key]
 
     ranges = {name: Range(int(str(axis)), *(part(name, of) for of in _TENSORS)) for name, axis in told["axes"].items()}
     outer = {name: str(around) for name, around in told["outer"].items()}
-    return Profile(ranges, outer, int(str(told["inputs"])))
+    reads = {name: tuple(map(str, paths)) for name, paths in told.get("reads", {}).items()}
+    return Profile(ranges, outer, int(str(told["inputs"])), reads)

@@ -14,6 +14,7 @@ from torchfault.hardening.codes import Dequantised, Uncover
 from torchfault.hardening.harden import Guard, check_free
 from torchfault.hardening.looks import Kept, Look, collect, fine, wrong_rows
 from torchfault.hardening.profile import Profile
+from torchfault.hardening.reads import inside
 from torchfault.hardening.stored import StoredGuard, words_of
 from torchfault.names import matching
 
@@ -99,7 +100,8 @@ class _Aside:
         for module in list(self.model.modules())[1:]:
             resting = set(_resting(module))
             for name in sorted(resting):
-                alike.setdefault(_size(getattr(module, name)), []).append((module, name))
+                owner, last = inside(module, name)
+                alike.setdefault(_size(getattr(owner, last)), []).append((owner, last))
             for kind in _HOOKS:
                 every: dict[int, Any] = dict(getattr(module, kind))
                 mine = frozenset(key for key, hook in every.items() if _stands_by(module, hook, resting))
@@ -158,10 +160,11 @@ def _resting(module: nn.Module) -> Iterator[str]:
     every: list[object] = list(module._forward_pre_hooks.values())
     guarded = [hook for hook in every if isinstance(hook, StoredGuard)]
     for name in dict.fromkeys(guard.place for guard in guarded):
-        value = stored = getattr(module, name).detach()
+        owner, last = inside(module, name)
+        value = stored = getattr(owner, last).detach()
         for guard in guarded:
             if guard.place == name:
-                value = guard.decoder.decode(value, guard.held(module))
+                value = guard.decoded(module, value)
         if torch.equal(words_of(value), words_of(stored)):
             yield name
 

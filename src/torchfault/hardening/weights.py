@@ -34,12 +34,12 @@ class InvariantBits:
     sites: str | tuple[str, ...] = "*"
     buffers: bool = False
 
-    def __call__(self, model: nn.Module, _profile: Profile | None) -> nn.Module:
+    def __call__(self, model: nn.Module, profile: Profile | None) -> nn.Module:
         """Return *model* with guards before its parameters."""
-        for name, tensor in chosen(model, self.sites, types=_TYPES, buffers=self.buffers).items():
+        for name, tensor in chosen(model, self.sites, profile, types=_TYPES, buffers=self.buffers).items():
             words = words_of(tensor.contiguous()).reshape(-1)
             held = {"ever": _fold(words, torch.bitwise_or), "always": _fold(words, torch.bitwise_and)}
-            watch_parameter(model, name, _Bits(), held=held)
+            watch_parameter(model, name, _Bits(), profile, held=held)
         return model
 
 
@@ -92,16 +92,19 @@ class WeightRanges:
                 f"'{self.per}'"
             )
 
-    def __call__(self, model: nn.Module, _profile: Profile | None) -> nn.Module:
+    def __call__(self, model: nn.Module, profile: Profile | None) -> nn.Module:
         """Return *model* with guards before its parameters."""
-        for name, tensor in chosen(model, self.sites, types=_TYPES, buffers=self.buffers).items():
+        for name, tensor in chosen(model, self.sites, profile, types=_TYPES, buffers=self.buffers).items():
             axes = tuple(range(1, tensor.ndim)) if self.per == "channel" and tensor.ndim > 1 else None
             low, high = (
                 (tensor.amin(), tensor.amax())
                 if axes is None
                 else (tensor.amin(axes, keepdim=True), tensor.amax(axes, keepdim=True))
             )
-            watch_parameter(model, name, _Bounds(self.action), held={"low": low.clone(), "high": high.clone()})
+            if low.isnan().any():
+                raise ModelError(f"'{name}' holds NaN, so it has no range; mend the model, or choose other parameters")
+            bounds = {"low": low.clone(), "high": high.clone()}
+            watch_parameter(model, name, _Bounds(self.action), profile, held=bounds)
         return model
 
 

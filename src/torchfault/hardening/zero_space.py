@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from torchfault.errors import ModelError
-from torchfault.hardening.codes import FREE, Dequantised, Signs, dequantise_last, dequantiser
-from torchfault.hardening.harden import check_free
+from torchfault.hardening.codes import FREE, Dequantised, Signs, dequantiser
 from torchfault.hardening.profile import Profile
-from torchfault.hardening.stored import StoredGuard, chosen, watch_parameter
-from torchfault.names import site_name
+from torchfault.hardening.reads import readers
+from torchfault.hardening.stored import chosen, in_turn, watch_parameter
 
 __all__ = ["ZeroSpace"]
 
@@ -43,21 +42,24 @@ class ZeroSpace:
 
     sites: str | tuple[str, ...] = "*"
 
-    def __call__(self, model: nn.Module, _profile: Profile | None) -> nn.Module:
+    def __call__(self, model: nn.Module, profile: Profile | None) -> nn.Module:
         """Return *model* with encoded codes, and scales to match."""
-        found = chosen(model, self.sites, types=(torch.int8,))
-        for name, codes in found.items():
-            module, last = model.get_submodule(site_name(name).owner), site_name(name).last
-            made = dequantiser(module, last)
+        for name, codes in chosen(model, self.sites, profile, types=(torch.int8,)).items():
+            places = [
+                (model.get_submodule(path), place)
+                for path, place in readers(model, name, profile.reads if profile else {})
+            ]
+            module, place = places[0]
+            made = dequantiser(module, place)
             if made is None or codes.numel() < _BLOCK:
                 raise ModelError(
                     f"zero-space protection needs 8 codes or more that represent(model, 'int8') made, got '{name}'; "
                     "choose other parameters"
                 )
-            check_free(module, site_name(name).owner, StoredGuard(last, _Hsiao()))
-            watch_parameter(model, name, _Hsiao(), encoded=_encoded(_limited(module, made)))
-            module.register_forward_pre_hook(Signs(last))
-            dequantise_last(module)
+            watch_parameter(model, name, _Hsiao(), profile, encoded=_encoded(_limited(module, made)))
+            for module, place in places:
+                module.register_forward_pre_hook(Signs(place))
+                in_turn(module)
         return model
 
 
