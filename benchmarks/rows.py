@@ -27,7 +27,7 @@ __all__ = [
 Found = Mapping[str, Any]
 _NETWORKS = {"digits": "digits", "digits_cnn": "the digits CNN", "resnet20": "ResNet-20", "resnet32": "ResNet-32"}
 _TARGETS = {"w": "weights", "o": "outputs"}
-_RESOLVED = ("pooled", "closure")
+_RESOLVED = ("pooled", "closure", "certified")
 _SHARES = ("coverage", "coverage_of_sites", "coverage_of_the_worst_site")
 _BITS = {"mantissa, 0 to 7": range(8), "8 to 15": range(8, 16), "16 to 22": range(16, 23)}
 _BITS |= {"exponent, 23 to 29": range(23, 30), "30": range(30, 31), "sign": range(31, 32)}
@@ -118,14 +118,14 @@ def _ratios(overhead: Found, kind: str) -> str:
 def coverage(found: Found) -> list[str]:
     """Return how often intervals hold the truth, of the campaigns that give every trial a lane of its own."""
     heads = ["campaign", "trials", "bias", "coverage", "of sites", "worst site", "price"]
-    names = [name for name in found["coverage"] if not _shares_lanes(name)]
+    names = [name for name in found["coverage"] if not _saves_lanes(name)]
     return table(heads, [[name, *_counted(found, name, ("trials",)), *_held(found, name)] for name in names])
 
 
 def resolvers(found: Found) -> list[str]:
-    """Return the same of the campaigns whose trials share lanes, and which intervals missed by the assumption."""
+    """Return the same of the campaigns with fewer lanes than trials, and which intervals missed by an assumption."""
     heads = ["campaign", "trials", "lanes", "bias", "coverage", "of sites", "worst site", "price", "missed by it"]
-    names = [name for name in found["coverage"] if _shares_lanes(name)]
+    names = [name for name in found["coverage"] if _saves_lanes(name)]
     rows = [
         [name, *_counted(found, name, ("trials", "lanes")), *_held(found, name), f"{found['astray'][name]:.0f}"]
         for name in names
@@ -133,7 +133,7 @@ def resolvers(found: Found) -> list[str]:
     return table(heads, rows)
 
 
-def _shares_lanes(name: str) -> bool:
+def _saves_lanes(name: str) -> bool:
     return any(word in name for word in _RESOLVED)
 
 

@@ -32,6 +32,8 @@ NAMES = (
     "adaptive, model",
     "deviation, sites",
     "deviation, margins, sites",
+    "deviation, certified, sites",
+    "deviation, certified, model",
     "uniform, pooled",
     "deviation, pooled",
     "whole words, closure",

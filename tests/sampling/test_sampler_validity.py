@@ -2,8 +2,10 @@
 
 import pytest
 
+from benchmarks import rows
 from tests.support.proposal import TopBits
 from tests.support.validity import CASES, judge
+from torchfault.resolve import Direct
 from torchfault.testing import check_sampler
 
 # Of fifty cases, a fair one exceeds this many standard errors once in three hundred runs of the suite.
@@ -14,6 +16,17 @@ WORST = 0.925
 
 def test_a_sampler_in_one_file_is_one():
     check_sampler(TopBits())
+
+
+def test_campaigns_are_told_with_their_lanes_where_not_every_trial_has_one(known):
+    columns = ("bias", "price", "trials", "lanes", "astray", "coverage_of_sites", "coverage_of_the_worst_site")
+    record = {column: dict.fromkeys(CASES, 1.0) for column in ("coverage", *columns)}
+    direct = [name for name, case in CASES.items() if isinstance(case(known).resolver, Direct)]
+    first = [
+        [line.split(" | ")[0].removeprefix("| ") for line in part(record)] for part in (rows.coverage, rows.resolvers)
+    ]
+    assert first[0][2:] == direct
+    assert first[1][2:] == [name for name in CASES if name not in direct]
 
 
 @pytest.mark.parametrize(
