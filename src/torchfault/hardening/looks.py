@@ -33,36 +33,47 @@ class Look:
 
 @dataclass(frozen=True, eq=False)
 class _Keep:
-    """The hook that keeps what a module reads and gives, as far as it is looked at."""
+    """The hook that keeps what a module reads or gives."""
 
-    path: str
-    roles: tuple[str, ...]
-    kept: Kept
+    role: str
+    parts: list[Tensor]
 
     def __call__(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        for role in self.roles:
-            self.kept.setdefault((self.path, role), []).append(args[0] if role == "input" else output)
+        self.parts.append(args[0] if self.role == "input" else output)
 
 
 def collect(model: nn.Module, looks: Sequence[Look], kept: Kept) -> None:
-    """Have the modules inside *model* that *looks* are about put into *kept* what they read and give."""
-    for path in dict.fromkeys(look.path for look in looks if look.path):
-        roles = tuple(look.role for look in looks if look.path == path)
-        model.get_submodule(path).register_forward_hook(_Keep(path, roles, kept))
+    """Have the modules of *model* that *looks* are about put into *kept* what they read and give."""
+    for look in looks:
+        parts = kept.setdefault((look.path, look.role), [])
+        if look.path:  # what the model itself gives is at hand where looks are taken
+            model.get_submodule(look.path).register_forward_hook(_Keep(look.role, parts))
 
 
 def fine(looks: Sequence[Look], kept: Kept, low: Tensor, high: Tensor) -> bool:
     """Return whether all is as golden values are; *low* and *high* have a bound for each look, shape (looks,)."""
-    # Few operations: in a pass of a millisecond, each takes a thousandth and more of it.
-    for look, least, most in zip(looks, low.unbind(), high.unbind(), strict=True):
-        first, *others = kept[look.path, look.role]
-        if look.steady and not all(torch.equal(first, other) for other in others):
+    # Few operations, and fast ones: in a pass of a millisecond, each takes a thousandth and more of it.
+    return all(
+        _fine(look, kept[look.path, look.role], least, most)
+        for look, least, most in zip(looks, low.tolist(), high.tolist(), strict=True)
+    )
+
+
+def _fine(look: Look, parts: Sequence[Tensor], low: float, high: float) -> bool:
+    value = (torch.stack(tuple(parts)) if len(parts) > 1 else parts[0]).detach()
+    if look.steady and len(parts) > 1:
+        if not _nothing(value[1:] - value[:-1]):
             return False
-        value = torch.stack((first, *others)) if others and not look.steady else first
-        near = value.round().clamp_(least, most) if look.whole else value.clamp(least, most)
-        if not torch.equal(near, value):  # nor is it where there is a NaN
-            return False
-    return True
+        value = value[0]
+    if look.whole:
+        return _nothing(value.round().clamp_(low, high).sub_(value))
+    # Both are NaN where there is one, and are in no range.
+    return low <= float(value.amin()) and float(value.amax()) <= high
+
+
+def _nothing(off: Tensor) -> bool:
+    """Return whether all of *off*, which it may alter, is 0: in a fifth of the time that ``torch.equal`` takes."""
+    return float(off.abs_().sum()) == 0
 
 
 def wrong_rows(looks: Sequence[Look], kept: Kept, low: Tensor, high: Tensor) -> Tensor:

@@ -132,6 +132,11 @@ class _Aside:
         assert held is not None
         return not torch.equal(found, held)
 
+    def forget(self) -> None:
+        """Let go of what looks have kept."""
+        for parts in self.kept.values():
+            parts.clear()
+
     def act(self) -> None:
         """Put the guards where they were, before the hooks that have come since."""
         self.acting = True
@@ -186,7 +191,7 @@ class _Begin:
     aside: _Aside
 
     def __call__(self, _module: nn.Module, _args: tuple[Any, ...]) -> None:
-        self.aside.kept.clear()
+        self.aside.forget()
         if torch.compiler.is_compiling() or (self.aside.words and self.aside.off()):
             self.aside.act()
 
@@ -211,7 +216,7 @@ class StandbyGuard:
             self.aside.act()
             return by_rows(rows, module.forward(*args, **named), output)
         finally:
-            self.aside.kept.clear()
+            self.aside.forget()
             if self.aside.acting:
                 self.aside.rest()
 
