@@ -195,6 +195,21 @@ def test_the_engine_strikes_one_pass():
         assert same == share * len(trials)
 
 
+@pytest.mark.parametrize("method", [InvariantBits(), Secded()], ids=repr)
+def test_one_flip_in_words_does_the_same_in_the_module_and_in_its_captured_graph(method):
+    safe = harden(network(), Ranges(action="zero"), method, Standby(), profile=profile(network(), DATA))
+    outcomes = []
+    for executor in ("hooks", "graph"):
+        engine = Engine(safe, Data(DATA), executor=executor)
+        space = engine.space.select(["0.weight", "3.bias"])
+        trials = strike(space, space.locate(range(0, len(space), 3)), model=BitFlip(), rng=np.random.default_rng(0))
+        tops = torch.zeros(len(trials), dtype=torch.int64)
+        for lanes in engine.run(trials):
+            tops[torch.from_numpy(lanes.trial)] = lanes.outputs.argmax(1)
+        outcomes.append(tops)
+    assert torch.equal(*outcomes)
+
+
 def test_detectors_ask_the_look():
     golden = profile(network(), DATA)
     watched = detecting(harden(network(1e30, (0,)), Ranges(), Standby(), profile=golden), mend=False)
