@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.support.digits import save_digits
-from torchfault.cli import main
+from torchfault.cli import hardened, main
 from torchfault.hardening import InvariantBits, Ranges, guards, load_hardened
 from torchfault.zoo import digits_cnn
 
@@ -27,12 +27,46 @@ def test_the_hardened_model_is_measured_saved_and_read_again(capfd):
     assert "weights" in out
     assert "activations" in out
     assert "accuracy" in out
-    assert "load_hardened(digits_cnn(), 'hardened.safetensors', Ranges(" in out
+    assert "load_hardened(load_model('torchfault.zoo:digits_cnn'), 'hardened.safetensors', Ranges(" in out
     again = load_hardened(digits_cnn(), "hardened.safetensors", Ranges(), InvariantBits())
     other = load_hardened(digits_cnn(), "hardened.safetensors", Ranges(), InvariantBits())
     given = torch.rand(3, 1, 8, 8)
     assert len(list(guards(again))) == 12
     assert torch.equal(again(given), other(given))
+
+
+def read_again(out):
+    """Run the lines that tell how the hardened model is read, and return it."""
+    names = {}
+    exec("\n".join(line.strip() for line in out.splitlines() if line.startswith(("  from ", "  model = "))), names)
+    return names["model"]
+
+
+def test_codes_are_hardened_as_they_are_stored(capfd):
+    given = [*HARDEN, "--storage", "int8", "--method", "zero-space", "--method", "invariant-bits"]
+    status, (out, err) = main(given), capfd.readouterr()
+    assert status == 0, err
+    safe = read_again(out)
+    assert safe.conv1.weight.dtype == torch.int8
+    image = torch.rand(1, 1, 8, 8)
+    clean = safe(image)
+    safe.conv1.weight.data[0, 0, 0, 0] ^= 1 << 5
+    assert torch.equal(safe(image), clean)
+
+
+def test_outputs_of_layers_that_checksums_part_are_struck_in_both(capfd):
+    status, (out, err) = main([*HARDEN, "--method", "checksums", "--json"]), capfd.readouterr()
+    assert status == 0, err
+    assert [row["faults"] for row in json.loads(out)["survival"]] == ["weights", "activations"]
+    assert "not struck" not in err
+
+
+@pytest.mark.parametrize(("more", "executor"), [((), "hooks"), (("--executor", "graph"), "graph")])
+def test_guards_on_standby_are_struck_as_they_run(more, executor, monkeypatch):
+    seen = []
+    monkeypatch.setattr(hardened, "build_engine", lambda settings, *_, **__: seen.append(settings.executor) or 1 / 0)
+    assert main([*HARDEN, "--method", "ranges", "--method", "standby", *more]) == 1
+    assert seen == [executor]
 
 
 def test_figures_for_machines_are_the_table(capfd):

@@ -23,6 +23,28 @@ class Unrolled(nn.Module):
         return self.head(state[0])
 
 
+class _Product(nn.Module):
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return left @ right
+
+
+class Halves(nn.Module):
+    """Gives a module a part of a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.product = nn.Parameter(torch.ones(6, 3)), _Product()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(x, self.weight.chunk(2)[0].t())
+
+
+def test_a_pass_is_counted_where_modules_are_given_parts_of_parameters() -> None:
+    model = Halves()
+    assert effort(model, torch.ones(2, 3)).flops == 2 * 2 * 3 * 3
+    assert model.weight.requires_grad
+
+
 def test_a_pass_is_counted() -> None:
     layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5))
     found = effort(nn.Sequential(*layers).eval(), torch.zeros(1, 3, 6, 6))

@@ -11,7 +11,16 @@ from torchfault.engine import Engine
 from torchfault.engine.graph.executor import GraphExecutor
 from torchfault.engine.hooks.executor import HooksExecutor
 from torchfault.faults import BitFlip
-from torchfault.hardening import InvariantBits, Ranges, Secded, WeightChecksums, WeightRanges, harden, profile
+from torchfault.hardening import (
+    Checksums,
+    InvariantBits,
+    Ranges,
+    Secded,
+    WeightChecksums,
+    WeightRanges,
+    harden,
+    profile,
+)
 from torchfault.model.discover import find
 from torchfault.recipes import survival
 from torchfault.testing import check_executor
@@ -68,3 +77,12 @@ def test_the_same_faults_fail_less_after_hardening():
     same = survival(before, before, trials=400).set_index("faults")
     assert (same["fewer"] == 1).all()
     assert (same["low"] < 1).all()
+
+
+def test_what_checksums_put_right_is_struck_where_they_see_it():
+    torch.manual_seed(3)
+    model, data = nn.Sequential(nn.Linear(8, 4)).eval(), Data(torch.randn(20, 8))
+    table = survival(Engine(model, data), Engine(harden(model, Checksums()), data), trials=400).set_index("faults")
+    assert table.loc["activations", "before"] > 0.05
+    assert table.loc["activations", "after"] == 0
+    assert table.loc["weights", "before"] == table.loc["weights", "after"]

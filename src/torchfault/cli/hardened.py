@@ -23,7 +23,14 @@ from torchfault.cli.screen import (
 )
 from torchfault.cli.showing import short
 from torchfault.config import Settings
-from torchfault.config.build import build_data, build_engine, build_model, build_space, check_runs
+from torchfault.config.build import (
+    build_data,
+    build_engine,
+    build_model,
+    build_representation,
+    build_space,
+    check_runs,
+)
 from torchfault.errors import ConfigError, DataError
 from torchfault.files import check_target, written
 
@@ -36,6 +43,8 @@ if TYPE_CHECKING:
     from torchfault.hardening import Method, Profile
 
 __all__ = ["harden_model"]
+
+_TOLD = 5  # sites named in a line
 
 
 def harden_model(
@@ -55,6 +64,7 @@ def harden_model(
     """
     from torchfault.hardening import harden, method, overhead, profile, unpacked
     from torchfault.recipes import survival
+    from torchfault.recipes.survival import counterparts
     from torchfault.store import Store
 
     check_format(form, as_json=as_json)
@@ -63,18 +73,25 @@ def harden_model(
     chosen = [method(text) for text in methods]
     try:
         with header.Opening() as opening, guarded(opening):
-            model = unpacked(build_model(settings))  # so that both have the same words
+            model = build_model(settings)
             header.tell_model(opening, settings, model)
             data = build_data(settings.data, seed=settings.seed)
             first, rest = _parted(data, known)
             header.tell_data(opening, data)
             check_runs(model, data)
+            model = unpacked(build_representation(settings, model, first))  # so that both have the same words
             with working("looking at the model without faults"):
                 golden = profile(model, first)
             safe = harden(model, *chosen, profile=golden)
             with working("capturing the models"):
-                before, after = (build_engine(settings, one, rest, lanes=2 * trials) for one in (model, safe))
+                as_run = _as_run(settings, chosen)
+                before, after = (build_engine(as_run, one, rest, lanes=2 * trials) for one in (model, safe))
             space = build_space(settings, before.space)
+            if apart := [name for name, other in counterparts(space, after.space).items() if not other]:
+                few = f"{', '.join(apart[:_TOLD])}{', ...' if len(apart) > _TOLD else ''}"
+                opening.note(
+                    f"{count(len(apart))} sites are not struck, where the hardened model computes otherwise: {few}"
+                )
             name = "-".join((settings.name or "harden", *methods))
             with Store(settings.store) as store, Watch(method=settings.method, before=opening.flush) as watch:
                 table = survival(
@@ -103,6 +120,18 @@ def harden_model(
         _show(table, clean)
         for line in ("", *call):
             say(f"  {line}" if line else "", out=True)
+
+
+def _as_run(settings: Settings, chosen: "list[Method]") -> Settings:
+    """Return *settings* for engines of models that are represented already.
+
+    A captured graph has no branches, so that guards on standby would act in every pass.
+    """
+    from torchfault.hardening import Standby
+
+    stands_by = settings.executor == "auto" and any(isinstance(one, Standby) for one in chosen)
+    executor = "hooks" if stands_by else settings.executor
+    return settings.model_copy(update={"storage": None, "activations": None, "executor": executor})
 
 
 def _parted(data: "Data", known: float) -> "tuple[Data, Data]":
@@ -168,10 +197,16 @@ def _times(value: float) -> str:
 
 def _call(settings: Settings, chosen: "list[Method]", output: Path) -> list[str]:
     """Return how Python gets the hardened model back, line by line."""
-    module, _, factory = (settings.model.factory or "").partition(":")
-    names = ", ".join(dict.fromkeys(type(one).__name__ for one in chosen))
+    given = f", kwargs={settings.model.kwargs!r}" if settings.model.kwargs else ""
+    names, model = [type(one).__name__ for one in chosen], f"load_model({settings.model.factory!r}{given})"
+    more = []
+    if settings.storage is not None or settings.activations is not None:
+        more.append("from torchfault import represent")
+        kept = "" if settings.activations is None else f", activations={settings.activations!r}, data=known"
+        model = f"represent({model}, {settings.storage!r}{kept})"
     return [
-        f"from {module} import {factory}",
-        f"from torchfault.hardening import {names}, load_hardened",
-        f"model = load_hardened({factory}(), {str(output)!r}, {', '.join(map(repr, chosen))})",
+        *more,
+        "from torchfault.adapters.load import load_model",
+        f"from torchfault.hardening import {', '.join(dict.fromkeys(names))}, load_hardened",
+        f"model = load_hardened({model}, {str(output)!r}, {', '.join(map(repr, chosen))})",
     ]

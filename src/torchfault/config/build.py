@@ -32,6 +32,7 @@ __all__ = [
     "build_fault",
     "build_judges",
     "build_model",
+    "build_representation",
     "build_space",
     "build_workers",
     "check_runs",
@@ -101,6 +102,15 @@ def build_data(source: DataSource, *, seed: int) -> "Data":
     )
 
 
+def build_representation(settings: Settings, model: "nn.Module", data: "Data") -> "nn.Module":
+    """Return *model* with weights and activations kept as *settings* say, ranges of which are told by *data*."""
+    if settings.storage is None and settings.activations is None:
+        return model
+    from torchfault.adapters.represent import represent
+
+    return represent(model, settings.storage, activations=settings.activations, data=data)
+
+
 def build_engine(settings: Settings, model: "nn.Module", data: "Data", *, lanes: int | None = None) -> "Engine":
     """Return an engine for *model* on *data*, as *settings* say, for about so many *lanes* (``None``: not known).
 
@@ -109,10 +119,7 @@ def build_engine(settings: Settings, model: "nn.Module", data: "Data", *, lanes:
     """
     from torchfault.engine import Engine
 
-    if settings.storage is not None or settings.activations is not None:
-        from torchfault.adapters.represent import represent
-
-        model = represent(model, settings.storage, activations=settings.activations, data=data)
+    model = build_representation(settings, model, data)
     if not settings.training:  # there, a trial run would move running means
         check_runs(model, data)
     return Engine(

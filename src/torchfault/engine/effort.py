@@ -63,7 +63,14 @@ def effort(model: nn.Module, inputs: Tree) -> Effort:
     >>> effort(nn.Sequential(nn.Linear(10, 10, bias=False), nn.ReLU()), torch.zeros(1, 10))
     Effort(calls=4, flops=200)
     """
-    with undisturbed(model), plain_kernels(), _Calls() as calls, FlopCounterMode(display=False) as counter:
-        reset_states(model)
-        call(model, inputs)
+    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in asked:  # torch's counter follows gradients, and fails where a module is given part of one
+            parameter.requires_grad_(False)
+        with undisturbed(model), plain_kernels(), _Calls() as calls, FlopCounterMode(display=False) as counter:
+            reset_states(model)
+            call(model, inputs)
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
     return Effort(calls.count, int(counter.get_total_flops()))

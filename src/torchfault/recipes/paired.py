@@ -26,7 +26,7 @@ __all__ = ["paired"]
 
 def paired(
     engines: Mapping[str, Engine],
-    sites: str | Sequence[str] = "*",
+    sites: str | Sequence[str] | Mapping[str, Sequence[str]] = "*",
     *,
     trials: int = 1000,
     criterion: Criterion | None = None,
@@ -39,10 +39,10 @@ def paired(
     """Return how often one random bit flip fails in each of *engines*, struck in the same elements on the same inputs.
 
     *engines* run representations of one model, on the same data. *sites* are globs of what all of them have, in the
-    same shapes, as the weights are; each trial draws an element, an input, and how high a bit it strikes, which in a
-    word of w bits is bit w u for a number u from 0 to 1. A row for each has the share that fails (*criterion*, the top
-    class unless told) with its interval, and what it has more than the first, *difference*, with an interval of paired
-    differences that is far narrower than that of two samples.
+    same shapes, as the weights are, or names for each engine, in the same order; each trial draws an element, an input,
+    and how high a bit it strikes, which in a word of w bits is bit w u for a number u from 0 to 1. A row for each has
+    the share that fails (*criterion*, the top class unless told) with its interval, and what it has more than the
+    first, *difference*, with an interval of paired differences that is far narrower than that of two samples.
 
     Each engine has a campaign of its own, *name* and its own name, which *store* keeps and goes on with where it was
     interrupted; *progress* is told of each. Raises :class:`SamplingError` where sites differ, and
@@ -59,8 +59,11 @@ def paired(
     """
     import pandas as pd
 
-    spaces = {how: _ordered(engine.space.select(sites)) for how, engine in engines.items()}
-    _check(spaces, engines)
+    if isinstance(sites, Mapping):
+        spaces = {how: _listed(engine.space, sites[how]) for how, engine in engines.items()}
+    else:
+        spaces = {how: _ordered(engine.space.select(sites)) for how, engine in engines.items()}
+    _check(spaces, engines, named=not isinstance(sites, Mapping))
     failed = {}
     for how, engine in engines.items():
         judge = criterion or Top1Change()
@@ -111,8 +114,13 @@ def _ordered(space: FaultSpace) -> FaultSpace:
     return FaultSpace(tuple(sorted(space.sites, key=lambda site: site.name)))
 
 
-def _check(spaces: Mapping[str, FaultSpace], engines: Mapping[str, Engine]) -> None:
-    shapes = {name: [(site.name, site.shape) for site in space.sites] for name, space in spaces.items()}
+def _listed(space: FaultSpace, names: Sequence[str]) -> FaultSpace:
+    known = {site.name: site for site in space.sites}
+    return FaultSpace(tuple(known[name] for name in names))
+
+
+def _check(spaces: Mapping[str, FaultSpace], engines: Mapping[str, Engine], *, named: bool) -> None:
+    shapes = {how: [(named and site.name, site.shape) for site in space.sites] for how, space in spaces.items()}
     first = next(iter(shapes))
     for name, mine in shapes.items():
         if mine != shapes[first] or len(engines[name].data) != len(engines[first].data):
