@@ -6,6 +6,7 @@ import torch
 
 from tests.support.agreement import assert_agree, collect, random_trials
 from tests.support.networks import NETWORKS
+from torchfault.engine import device_memory
 from torchfault.engine.crashes import separated
 from torchfault.engine.device_memory import free_bytes
 from torchfault.engine.engine import Engine
@@ -45,7 +46,7 @@ def test_a_lane_that_does_not_fit_alone_is_an_error():
 def test_sweeps_are_halved_and_stay_so(name, faults, monkeypatch):
     model, data = NETWORKS[name]()
     engine = Engine(model, data, executor="graph")
-    monkeypatch.setattr(scheduler, "_MOST_CPU_TENSOR_BYTES", 40 * int(engine._executor.footprint.largest.max()))
+    monkeypatch.setattr(device_memory, "_MOST_CPU_TENSOR_BYTES", 40 * int(engine._executor.footprint.largest.max()))
     trials = random_trials(engine.space, len(data), 400, faults=faults)
     expected, plain, failed = collect(engine, trials), Sweep.run, []
 

@@ -199,7 +199,8 @@ def test_random_words_are_written_as_they_are_given(two_layers, rng):
 
 @pytest.mark.parametrize("memory", [1 << 20, 1 << 30])
 @pytest.mark.parametrize("chip", ACCELERATORS.values(), ids=ACCELERATORS)
-def test_parts_are_the_same_trials_within_the_memory(chip, memory, two_layers, rng):
+def test_parts_are_the_same_trials_within_the_memory(chip, memory, two_layers, rng, monkeypatch):
+    monkeypatch.setattr("torchfault.hardware.upsets._AT_ONCE", 2048)
     model, data, layers = two_layers[0].model, two_layers[0].data, two_layers[1]
     engine = Engine(model, data, memory=memory)
     space, fault, n = upset_space(chip, layers.works, engine.space), Upset(layers), 3000

@@ -6,7 +6,24 @@ from contextlib import suppress
 
 import torch
 
-__all__ = ["free_bytes", "give_back_memory"]
+__all__ = ["free_bytes", "give_back_memory", "tensor_bytes"]
+
+# On a CPU a tensor beyond so much for a thread leaves its caches (16 MiB: lanes of weights of ResNet-20 at 0.157 of a
+# golden image, 4 MiB: 0.141; 3 MiB takes 3 % less time than 4 of lanes of inputs, and 3 to 14 % less of weights, 2 MiB
+# more again); beyond the most, glibc maps it anew from the system at every allocation.
+_CPU_TENSOR_BYTES, _MOST_CPU_TENSOR_BYTES = 3 << 20, 16 << 20
+_GPU_TENSOR_BYTES = 512 << 20
+
+
+def tensor_bytes(device: torch.device) -> int:
+    """Return how large the values of lanes that run together may be on *device*, to be worked on fastest.
+
+    >>> tensor_bytes(torch.device("cpu")) >= 3 << 20
+    True
+    """
+    if device.type != "cpu":
+        return _GPU_TENSOR_BYTES
+    return min(_CPU_TENSOR_BYTES * torch.get_num_threads(), _MOST_CPU_TENSOR_BYTES)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -291,10 +291,10 @@ class SweepMonitor:
         lanes, reached = sweep.lane[:count], self._reached(node)
         if not reached[lanes].any():
             return
-        parts = dict[int, Tensor]()
+        golden, parts = self.golden.take(node.position, sweep.inputs[:count]), dict[int, Tensor]()
         for which in self._parts(node):
             mine = self._part(node, value, which, None)[:count].contiguous()
-            theirs = self._part(node, self.golden.values[node.position], which, sweep.inputs[:count]).contiguous()
+            theirs = self._part(node, golden, which, None).contiguous()
             parts[which] = reached[lanes] & ~identical_lanes(mine, theirs)
         differs = torch.stack([*parts.values(), torch.zeros_like(reached[lanes])]).any(0)
         self.alive[node.position] = torch.zeros_like(reached).index_put((lanes,), differs)

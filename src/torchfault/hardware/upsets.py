@@ -42,7 +42,7 @@ Words = NDArray[np.uint64]
 Rows = tuple[Ints, Ints, Ints, Words, Words]
 _NO_ROWS: Rows = (*np.zeros((3, 0), dtype=np.int64), *np.zeros((2, 0), dtype=np.uint64))
 _PARTS = 512  # upsets whose running sums are gathered at a time, a row of the layer's depth each
-_AT_ONCE = 2048  # trials made together
+_AT_ONCE = 8192  # trials made together
 _EDIT = 128  # bytes that one changed word takes until it is an edit
 
 

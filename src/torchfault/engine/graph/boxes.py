@@ -135,9 +135,9 @@ class LocalLanes:
 
     def step(self, node: Node) -> Local | None:
         """Return the box of the value of *node*, ``None`` where no rule applies or it is too large."""
-        if node.constant or not has_windows(node, self.golden.values[node.position]):
+        if node.constant or not has_windows(node, self.golden.like(node.position)):
             return None
-        image = tuple(self.golden.values[node.position].shape[2:])
+        image = tuple(self.golden.like(node.position).shape[2:])
         found = self._elementwise(node) or self._in_blocks(node, image)
         found = found or self._sliced(node, image) or self._reaching(node, image)
         if found is None:
@@ -183,7 +183,7 @@ class LocalLanes:
             given: list[Any] = [None, 0, 0, 2**63 - 1, 1]
             given[: len(node.args)] = node.args
             source, dim, start, end, step = given
-            whole = self.golden.values[source.node].shape
+            whole = self.golden.like(source.node).shape
             if start not in (0, None) or isinstance(end, Size) or (end is not None and end < whole[dim]):
                 return None
             return self._strided(source.node, int(dim), int(step), image)

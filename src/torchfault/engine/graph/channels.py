@@ -140,7 +140,7 @@ class ChannelLanes:
         """Return what becomes of the channels in *node*, ``None`` where no rule applies."""
         read = {source: self.values[source] for source in node.reads if source in self.values}
         channels = {source: part for source, part in read.items() if isinstance(part, Channel)}
-        if len(channels) < len(read) or not _has_channels(node, self.golden.values[node.position]):
+        if len(channels) < len(read) or not _has_channels(node, self.golden.like(node.position)):
             return None
         first, *others = channels.values()
         if any(not torch.equal(one.index, first.index) for one in others):
@@ -158,13 +158,15 @@ class ChannelLanes:
         data = {}
         for source in operands:
             known = self.values.get(source)
-            golden = self.golden.values[source]
-            data[source] = known.data if isinstance(known, Channel) else _channel(golden, self.rows, index)
+            if isinstance(known, Channel):
+                data[source] = known.data
+            else:
+                data[source] = _channel(self.golden.values[source], self.rows, index)
         return Channel(index, run_node(node, data.__getitem__, len(self.rows)))
 
     def _alike(self, node: Node, source: int, channel: Channel) -> Channel | None:
         """Run an operation that does the same to every channel: a pooling, a slice of the image, a change of shape."""
-        before, after = self.golden.values[source].shape, self.golden.values[node.position].shape
+        before, after = self.golden.like(source).shape, self.golden.like(node.position).shape
         dims, args = len(before) - 2, node.args
         if node.op in ("pad", "constant_pad_nd"):
             channels = args[1][2 * dims :]

@@ -1,6 +1,6 @@
 """The graph executor: lanes sorted by where they board, swept through the captured program in one growing batch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from torchfault.data import Data, Tree, concatenate, leaves, rows
-from torchfault.engine.device_memory import give_back_memory
+from torchfault.engine.device_memory import give_back_memory, tensor_bytes
 from torchfault.engine.executor import Lanes, check_trials
 from torchfault.engine.graph.events import events_of, strikes_of
 from torchfault.engine.graph.golden_pass import Footprint, Golden, footprint, golden_pass
@@ -18,6 +18,7 @@ from torchfault.engine.graph.kernels import for_processor, has_images
 from torchfault.engine.graph.modules import Modules
 from torchfault.engine.graph.scheduler import ChunkRun
 from torchfault.engine.graph.segments import segments
+from torchfault.engine.graph.spared import Reused, Spares, spares
 from torchfault.engine.graph.striker import Striker
 from torchfault.engine.graph.sweep import Schedule, schedule
 from torchfault.engine.hooks.executor import HooksExecutor
@@ -30,6 +31,7 @@ from torchfault.model.export import capture
 from torchfault.model.memory import homes
 from torchfault.model.opaque.trace import trace
 from torchfault.model.places import Captured
+from torchfault.model.program import Value
 from torchfault.space import FaultSpace
 from torchfault.trials import Trials
 
@@ -87,8 +89,12 @@ class GraphExecutor:
         with torch.inference_mode(), plain_kernels():
             one = golden_pass(self.program, data.inputs, _FIRST, channels_last=self.channels_last)
             self.segments = segments(self.program, one.values, self.plan.last_reader, most=memory // 3)
-            self.footprint: Footprint = footprint(self.program, one, self.plan.last_reader, self.segments)
+            self.spares = self._spares(one.values)
+            held = self.spares or self.segments
+            self.footprint: Footprint = footprint(self.program, one, self.plan.last_reader, held.nbytes)
             del one
+        step = max(1, tensor_bytes(self.device) // max(int(self.footprint.largest[0]), 1))
+        self.reused = None if self.spares is None else Reused(self.spares.nodes, self.chunk, step)
         self.strikes = strikes_of(self.program, self.places)
         parts, places = self.found.fold.parts, self.places
         self.watched = {name: [places[p] for p in parts.get(name, (name,)) if p in places] for name in self.space.names}
@@ -106,17 +112,30 @@ class GraphExecutor:
         """Every site of the model, in execution order."""
         return self.found.space
 
+    def _spares(self, one: Mapping[int, Value]) -> Spares | None:
+        """Return what is not held of golden values where those of all inputs, each as large as *one*, do not fit."""
+        if len(self.segments.starts) > 1 or self.segments.nbytes * len(self.data) <= self._most:
+            return None
+        return spares(self.program, one, self.plan.last_reader)
+
+    @property
+    def _most(self) -> int:
+        """The bytes for golden values within which those of all inputs are kept."""
+        return self.memory // (2 if self.memory >= _AMPLE else 3)
+
     @property
     def chunk(self) -> int:
         """The number of inputs of whose golden values something is kept at a time.
 
         All, if half of an ample memory holds them, or a third of another: lanes of ResNet-20 whose activations are
-        emulated take a quarter of the time where golden values fit. Else a quarter, since memory that is used again
-        lies in pieces.
+        emulated take a quarter of the time where golden values fit. Else as many, where less is held of each
+        (:mod:`torchfault.engine.graph.spared`); a quarter of the memory where not, since what is used again lies in
+        pieces.
         """
         each, every = max(self.footprint.golden, 1), len(self.data)
-        most = self.memory // (2 if self.memory >= _AMPLE else 3)
-        return every if most // each >= every else int(max(1, self.memory // 4 // each))
+        if (fit := self._most // each) >= every:
+            return every
+        return int(max(1, fit if self.spares is not None else self.memory // 4 // each))
 
     @torch.inference_mode()
     @plain_kernels()
@@ -127,12 +146,16 @@ class GraphExecutor:
     def _golden(self, inputs: NDArray[np.int64]) -> Golden:
         if self._kept is None or not np.isin(inputs, self._kept.inputs).all():
             # Memory of the same size is used again; giving it back and asking for it costs as much as the pass.
-            larger = self._kept is not None and len(inputs) > self._kept.lanes
+            larger = self._kept is not None and self.reused is None and len(inputs) > self._kept.lanes
             self._kept = None
             if larger:
                 give_back_memory()
             self._kept = golden_pass(
-                self.program, self.data.inputs, inputs, channels_last=self.channels_last, plan=self.segments
+                self.program,
+                self.data.inputs,
+                inputs,
+                channels_last=self.channels_last,
+                plan=self.reused or self.segments,
             )
         return self._kept
 
@@ -161,6 +184,8 @@ class GraphExecutor:
     def forget(self) -> None:
         """Drop what is kept of the golden pass, and give its memory back."""
         self._kept = None
+        if self.reused is not None:
+            self.reused.forget()
         give_back_memory()
 
     def run(self, trials: Trials, monitor: MonitorRun | None = None) -> Iterator[Lanes]:
@@ -222,7 +247,8 @@ class GraphExecutor:
         with torch.inference_mode(), plain_kernels():
             golden = self._golden(inputs)
             striker = Striker(self.program, self.places, trials, self.device, self.stored, self.modules)
-            room = self.memory - self.footprint.golden * golden.lanes
+            held = golden.lanes if self.reused is None else self.chunk
+            room = self.memory - self.footprint.golden * held
             looking = None if monitor is None else SweepMonitor(monitor.take(numbers), self.watched, golden)
             found = ChunkRun(trials, events, golden, striker, self.plan, self.footprint, room, looking).lanes()
         while True:

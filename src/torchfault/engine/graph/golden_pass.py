@@ -1,7 +1,8 @@
 """The golden pass: every value of the program for a chunk of inputs, and how much memory lanes will need."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -9,11 +10,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchfault.data import Tree, leaves, rows
-from torchfault.engine.graph.segments import Segmented, Segments
+from torchfault.engine.graph.spared import Spared
 from torchfault.model.lane_axis import take_value
 from torchfault.model.program import Program, Value, evaluate
 
 __all__ = ["Footprint", "Golden", "footprint", "golden_pass"]
+
+
+class Holder(Protocol):
+    """What decides which values of a batch are held, and where."""
+
+    def values(self, program: Program, inputs: Sequence[Tensor], lanes: int) -> Mapping[int, Value]:
+        """Return the values of all nodes of *program* for *inputs*, the leaves of the input tree."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +42,20 @@ class Golden:
         """Return the rows of values that stand for *inputs*, all of which it holds."""
         return np.searchsorted(self.inputs, inputs)
 
+    def holds(self, node: int) -> bool:
+        """Whether the value of *node* is there, and not to be computed again where it is asked for."""
+        return not isinstance(self.values, Spared) or node not in self.values.nodes
+
+    def like(self, node: int) -> Value:
+        """Return the value of *node*, or a tensor of its shape without data where it is not held."""
+        return self.values.like(node) if isinstance(self.values, Spared) else self.values[node]
+
+    def take(self, node: int, index: Tensor) -> Value:
+        """Return the rows *index* of the value of *node*."""
+        if isinstance(self.values, Spared):
+            return self.values.take(node, index)
+        return take_value(self.values[node], self.program.nodes[node].layout, index)
+
     @property
     def device(self) -> torch.device:
         """Where the values are."""
@@ -46,7 +69,12 @@ class Golden:
 
 
 def golden_pass(
-    program: Program, data: Tree, inputs: NDArray[np.int64], *, channels_last: bool, plan: Segments | None = None
+    program: Program,
+    data: Tree,
+    inputs: NDArray[np.int64],
+    *,
+    channels_last: bool,
+    plan: Holder | None = None,
 ) -> Golden:
     """Run *program* without faults on some *inputs* of *data*, ascending numbers.
 
@@ -57,9 +85,8 @@ def golden_pass(
     chunk = leaves(rows(data, chosen))
     if channels_last:
         chunk = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in chunk]
-    if plan is None or len(plan.starts) == 1:
-        return Golden(program, evaluate(program, chunk, len(inputs)), inputs)
-    return Golden(program, Segmented(program, plan, chunk, len(inputs)), inputs)
+    hold = evaluate if plan is None else plan.values
+    return Golden(program, hold(program, chunk, len(inputs)), inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +103,8 @@ def _bytes(value: Value) -> int:
     return sum(leaf.numel() * leaf.element_size() for leaf in leaves(value))
 
 
-def footprint(program: Program, one: Golden, last_reader: list[int], plan: Segments) -> Footprint:
-    """Return the memory that one input or lane needs, from a golden pass over a single input."""
+def footprint(program: Program, one: Golden, last_reader: list[int], golden: int) -> Footprint:
+    """Return the memory that lanes need, from a golden pass over a single input, of which *golden* bytes are held."""
     count = len(program.nodes)
     size = np.zeros(count, dtype=np.int64)
     for node in program.nodes:
@@ -88,7 +115,7 @@ def footprint(program: Program, one: Golden, last_reader: list[int], plan: Segme
     for node in program.nodes:
         until = max(last_reader[node.position], node.position)
         alive[node.position : until + 1] += size[node.position]
-    return Footprint(plan.nbytes, _from_here_on(alive), _from_here_on(size))
+    return Footprint(golden, _from_here_on(alive), _from_here_on(size))
 
 
 def _from_here_on(values: NDArray[np.int64]) -> NDArray[np.int64]:

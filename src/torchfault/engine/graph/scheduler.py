@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchfault.engine.crashes import separated
-from torchfault.engine.device_memory import free_bytes
+from torchfault.engine.device_memory import free_bytes, tensor_bytes
 from torchfault.engine.executor import Lanes
 from torchfault.engine.graph.boxes import Local, LocalLanes, has_windows, is_small, receptive_window
 from torchfault.engine.graph.channels import Channel, ChannelLanes, in_channels
@@ -30,11 +30,6 @@ from torchfault.trials import Trials
 
 __all__ = ["ChunkRun"]
 
-# On a CPU a tensor beyond so much for a thread leaves its caches (16 MiB: lanes of weights of ResNet-20 at 0.157 of a
-# golden image, 4 MiB: 0.141; 3 MiB takes 3 % less time than 4 of lanes of inputs, and 3 to 14 % less of weights, 2 MiB
-# more again); beyond the most, glibc maps it anew from the system at every allocation.
-_CPU_TENSOR_BYTES, _MOST_CPU_TENSOR_BYTES = 3 << 20, 16 << 20
-_GPU_TENSOR_BYTES = 512 << 20
 _AT_ONCE = 512
 
 Ints = NDArray[np.int64]
@@ -176,15 +171,14 @@ class ChunkRun:
 
     def _first_box(self, node: Node, group: Group) -> Local | None:
         """Return the box in which the value of *node* changes, where that is known to be a small part of it."""
-        golden = self.golden.values
-        if group.place.role == "parameter" or not has_windows(node, golden[node.position]):
+        if group.place.role == "parameter" or not has_windows(node, self.golden.like(node.position)):
             return None
         lanes = LocalLanes(self.golden, group.lanes, self.plan.last_reader)
         if group.place.role == "output":
             return self._struck_box(lanes, node.position, group)
         operands = lane_arguments(node, self.plan.program)
         source = operands[group.place.which]
-        if operands.count(source) > 1 or not has_windows(self.plan.program.nodes[source], golden[source]):
+        if operands.count(source) > 1 or not has_windows(self.plan.program.nodes[source], self.golden.like(source)):
             return None
         if node.op.startswith("conv") and node.args[0] == Ref(source) and not group.place.part:
             return self._patched_box(lanes, node, group, source)
@@ -243,11 +237,9 @@ class ChunkRun:
 
     def _capacity(self, node: int) -> int:
         """Return how many lanes that board at *node* or later fit into the memory and, on a CPU, into the caches."""
-        cached = min(_CPU_TENSOR_BYTES * torch.get_num_threads(), _MOST_CPU_TENSOR_BYTES)
-        largest = cached if self.device.type == "cpu" else _GPU_TENSOR_BYTES
         # A sixth: gathering, joining and comparing values hold copies beside what is alive.
         by_memory = self.memory // 6 // max(int(self.footprint.alive[node]), 1)
-        by_tensor = largest // max(int(self.footprint.largest[node]), 1)
+        by_tensor = tensor_bytes(self.device) // max(int(self.footprint.largest[node]), 1)
         return int(max(1, min(by_memory, by_tensor, self.most)))
 
     def _at_once(self, node: int) -> int:

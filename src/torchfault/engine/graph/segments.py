@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from torchfault.data import leaves
-from torchfault.model.program import Program, Value, run_node
+from torchfault.model.program import Program, Value, evaluate, run_node
 
-__all__ = ["Segmented", "Segments", "segments"]
+__all__ = ["Segmented", "Segments", "bytes_held", "memory_of", "segments"]
 
 _AT_HAND = 2  # segments whose values are all held: an operation reads its own and the one before
 _MOST = 64
@@ -25,6 +25,12 @@ class Segments:
     starts: tuple[int, ...]
     kept: frozenset[int]
     nbytes: int
+
+    def values(self, program: Program, inputs: Sequence[Tensor], lanes: int) -> Mapping[int, Value]:
+        """Return the values of *program* for one batch of *inputs*; all are held where there is one segment."""
+        if len(self.starts) == 1:
+            return evaluate(program, inputs, lanes)
+        return Segmented(program, self, inputs, lanes)
 
 
 class Segmented(Mapping[int, Value]):
@@ -71,7 +77,7 @@ def segments(program: Program, values: Mapping[int, Value], last_reader: Sequenc
 
     Where none do, those that need the least.
     """
-    memories = _memories(program, values)
+    memories = memory_of(program, values)
     found = None
     for count in range(1, min(_MOST, len(program.nodes)) + 1):
         plan = _cut(program, memories, last_reader, count)
@@ -83,7 +89,7 @@ def segments(program: Program, values: Mapping[int, Value], last_reader: Sequenc
     return found
 
 
-def _memories(program: Program, values: Mapping[int, Value]) -> list[dict[int, int]]:
+def memory_of(program: Program, values: Mapping[int, Value]) -> list[dict[int, int]]:
     """Return the memory that the value of each node lies in: bytes by address; none for constants."""
     found: list[dict[int, int]] = []
     for node in program.nodes:
@@ -115,14 +121,15 @@ def _cut(program: Program, memories: list[dict[int, int]], last_reader: Sequence
         for position in range(start, end)
         if count == 1 or last_reader[position] >= end or not program.nodes[position].reads
     )
-    held = _bytes(memories[position] for position in kept)
+    held = bytes_held(memories[position] for position in kept)
     largest = max(
-        _bytes(memories[p] for p in range(start, end) if p not in kept) for start, end in zip(starts, ends, strict=True)
+        bytes_held(memories[p] for p in range(start, end) if p not in kept)
+        for start, end in zip(starts, ends, strict=True)
     )
     return Segments(tuple(starts), kept, held + _AT_HAND * largest)
 
 
-def _bytes(memories: Iterator[dict[int, int]]) -> int:
+def bytes_held(memories: Iterator[dict[int, int]]) -> int:
     """Return the bytes of some memories, each counted once."""
     found: dict[int, int] = {}
     for one in memories:

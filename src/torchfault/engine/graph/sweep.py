@@ -152,14 +152,10 @@ class Sweep:
         return have
 
     def _extend(self, have: Value, count: int, lanes: int, position: int, layout: Any) -> Value:
-        index = self.inputs[count:lanes]
-        golden = self.golden.values[position]
+        golden = self.golden.take(position, self.inputs[count:lanes])
 
-        def longer(mine: Tensor | None, theirs: Tensor, where: LaneAxis | None) -> Any:
-            if where is None:
-                return theirs
-            added = take(theirs, where, index)
-            return added if mine is None or not count else join([mine, added], where)
+        def longer(mine: Tensor | None, added: Tensor, where: LaneAxis | None) -> Any:
+            return added if where is None or mine is None or not count else join([mine, added], where)
 
         if isinstance(layout, tuple):
             parts = have if count else [None] * len(layout)
@@ -192,6 +188,8 @@ class Sweep:
 
     def _let_masked_leave(self, node: Node) -> None:
         """Drop the lanes that have become bit-identical to golden and to which nothing more will happen."""
+        if not self.golden.holds(node.position):  # what reads it is compared
+            return
         value, count = self.values.get(node.position, (None, 0))
         if count < self.aboard:
             # Lanes behind the prefix are golden here; only those on board count.
