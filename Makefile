@@ -7,7 +7,9 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 # A file is one worker's, so that no two make what its tests share.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
-PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+# Most of what is installed is never imported: Python compiles what is.
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
+PIP_INSTALL := $(PIP) -c constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint format docs clean
@@ -63,5 +65,5 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 
 # Without their dependencies: torchvision's would replace a CPU torch by gigabytes of CUDA.
 $(VENV)/.ecosystem: ecosystem.txt $(VENV)/.dev
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --upgrade --target $(VENV)/ecosystem -r ecosystem.txt
+	@$(PIP) --no-deps --upgrade --target $(VENV)/ecosystem -r ecosystem.txt
 	@touch $@
