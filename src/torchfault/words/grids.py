@@ -7,7 +7,7 @@ from torch import Tensor
 
 __all__ = ["to_affine", "to_fixed", "to_minifloat"]
 
-_MANTISSA, _EXPONENT, _BIAS, _INFINITY = 23, 8, 127, 0x7F800000  # of float32
+_MANTISSA, _EXPONENT, _BIAS, _INFINITY, _SIGN = 23, 8, 127, 0x7F800000, -1 << 31  # of float32
 _LEAST_DROP = 2  # bits, with which a value is less than half of what it is added to
 
 
@@ -38,8 +38,8 @@ def to_minifloat(
 ) -> Tensor:
     """Return float32 *values* as floats of *exponent* and *mantissa* bits hold them.
 
-    They saturate at *largest*, or become infinity (``None``). *exact* does the same by way of words: it is asked for
-    NaN, and for formats nearly as wide as float32.
+    They saturate at *largest*, and NaN is what *exact* says; or they become infinity (``None``), and NaN keeps its upper
+    bits. *exact* rounds by way of words, and is asked for formats nearly as wide as float32, too.
 
     >>> to_minifloat(torch.tensor([0.3, 100.0]), exponent=3, mantissa=2, largest=28.0, exact=torch.nan_to_num)
     tensor([ 0.3125, 28.0000])
@@ -55,16 +55,29 @@ def to_minifloat(
             found.clamp_(-largest, largest)
         else:  # what is too large becomes infinity, and all else comes back
             found.mul_(2.0 ** (_BIAS - top)).mul_(2.0 ** (top - _BIAS))
-        found.copysign_(values)
-    if values.numel() and values.amax().isnan():
-        # To select by a mask takes longer than all else, so only rows that have some are looked through, lanes that are
-        # lost: lanes of e4m3 take 5 % less time, of MX in e4m3 7 to 9 %.
-        lost = values.isnan()
-        rows = lost.reshape(len(lost), -1).any(1).nonzero().squeeze(1) if lost.ndim else ...
-        part, where = found[rows], lost[rows]
-        part[where] = exact(values[rows][where])
-        found[rows] = part
+        found.view(torch.int32).bitwise_or_(values.view(torch.int32).bitwise_and(_SIGN))  # faster than to copy signs
+    # Few rows, lanes mostly, are lost to NaN, but most batches have some.
+    if values.numel() and (lost := values.amax(tuple(range(1, values.ndim))).isnan()).any():
+        rows = lost.nonzero().squeeze(1) if lost.ndim else ...
+        kept = None if largest is None else exact(values.new_full((), torch.nan))
+        found[rows] = _with_nan(found[rows], values[rows], drop, kept)
     return found
+
+
+def _with_nan(found: Tensor, values: Tensor, drop: int, kept: Tensor | None) -> Tensor:
+    """Return *found*, but where *values* are NaN these without the *drop* lowest bits, or *kept* with their sign.
+
+    By whole numbers, since to select by a mask takes as long as forty of these operations.
+    """
+    bits, mine = values.view(torch.int32), found.view(torch.int32)
+    if kept is None:
+        words = bits.bitwise_and(-1 << drop)
+        quiet = words.bitwise_and((1 << _MANTISSA) - 1).sub_(1).bitwise_right_shift_(31)  # -1 where nothing is left
+        words.bitwise_or_(quiet.bitwise_and_(1 << _MANTISSA - 1))
+    else:
+        words = bits.bitwise_and(_SIGN).bitwise_or_(kept.view(torch.int32))
+    lost = bits.bitwise_and(~_SIGN).neg_().add_(_INFINITY).bitwise_right_shift_(31)  # -1 for NaN, 0 for numbers
+    return words.bitwise_xor_(mine).bitwise_and_(lost).bitwise_xor_(mine).view(torch.float32)
 
 
 def _by_bits(values: Tensor, drop: int) -> Tensor:
