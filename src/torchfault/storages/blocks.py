@@ -51,15 +51,15 @@ def filters(shape: Sequence[int]) -> Row:
 
 
 def cut(rows: Tensor, block: int) -> Tensor:
-    """Return *rows* cut into blocks, the last one filled up with zeros: (rows, blocks, block)."""
-    count = -(-rows.shape[1] // block)
+    """Return *rows*, (rows, length, ...), as (rows, blocks, block, ...), the last block filled up with zeros."""
+    count, rest = -(-rows.shape[1] // block), rows.shape[2:]
     left = count * block - rows.shape[1]
-    filled = torch.nn.functional.pad(rows, (0, left)) if left else rows
-    return filled.reshape(rows.shape[0], count, block)
+    filled = torch.nn.functional.pad(rows, (0, 0) * len(rest) + (0, left)) if left else rows
+    return filled.reshape(rows.shape[0], count, block, *rest)
 
 
 def largest_in(blocks: Tensor) -> Tensor:
-    """Return the largest magnitude in each block, shape (rows, blocks), and NaN where one holds NaN.
+    """Return the largest magnitude in each block, shape (rows, blocks, ...), and NaN where one holds NaN.
 
     The bits of float32 magnitudes are in their order, NaN behind all; as whole numbers they take a third of the time.
     """
@@ -70,8 +70,9 @@ def largest_in(blocks: Tensor) -> Tensor:
 
 def joined(blocks: Tensor, like: Tensor) -> Tensor:
     """Return blocks in the shape of *like*, without what filled them up."""
-    rows = blocks.reshape(blocks.shape[0], -1)
-    return rows[:, : like.numel() // max(blocks.shape[0], 1)].reshape(like.shape)
+    rows = blocks.flatten(1, 2)
+    others = rows.numel() // max(rows.shape[1], 1)
+    return rows[:, : like.numel() // max(others, 1)].reshape(like.shape)
 
 
 def block_of(element: Tensor, row: Row, block: int) -> Tensor:

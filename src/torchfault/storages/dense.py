@@ -189,7 +189,9 @@ class BlockFloat:
         return {"": joined(codes.to(torch.int8), tensor), "exponent": exponent.to(torch.uint8)}
 
     def round(self, rows: Tensor) -> Tensor:
-        """Return what the words of a matrix stand for, in a new one; infinity counts as the largest float32, NaN as 0.
+        """Return what the words of *rows*, (rows, length, ...), stand for, in a new tensor.
+
+        Infinity counts as the largest float32, NaN as 0.
 
         Exact but for the rounding itself: the steps are powers of two, and no code times its step is out of range.
         """

@@ -174,7 +174,7 @@ class LocalLanes:
         count = (last - first).amax(0) + 1
         first = first.minimum(_row(image, local.offset) // steps - count)
         size, offset = tuple((count * steps[0]).tolist()), first * steps
-        data = self.box(source, offset, size).movedim(-1, 1).contiguous()
+        data = self.box(source, offset, size).movedim(-1, 1)
         return Local(offset, node.rounded.storage.round(data).movedim(1, -1))
 
     def _sliced(self, node: Node, image: tuple[int, ...]) -> Local | None:
