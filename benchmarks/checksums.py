@@ -1,8 +1,6 @@
 """Checksums of ResNet-20's convolutions: what they see of the faults that change an answer, and whether they err."""
 
-import statistics
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,13 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.engine import MEAN, STD, cpu_seconds, data_folder, resnet20
+from benchmarks.engine import MEAN, STD, data_folder
+from benchmarks.latency import latency
+from benchmarks.subjects import resnet
 from torchfault.criteria import NonFinite, Top1Change
 from torchfault.criteria.compose import verdict
 from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.faults import BitFlip
-from torchfault.hardening import Checksums, detecting, guards, harden
+from torchfault.hardening import Checksums, Standby, detecting, guards, harden, profile
 from torchfault.hardening.checksums import ChecksumGuard
 from torchfault.statistics import proportion
 from torchfault.trials import strike
@@ -27,22 +27,28 @@ _LAYERS = "*conv*"
 
 
 def abft(*, clean: int, trials: int) -> dict[str, Any]:
-    """Return the coverage of flips that change an answer, with its bounds, the latency and the false alarms.
+    """Return the coverage of flips that change an answer, with its bounds, the latencies and the false alarms.
 
     Faults are bit flips in what convolutions give, one to an image among 128; *trials* are drawn, and those that change
-    an answer are shown to the check of their layer. False alarms are counted on *clean* inputs, 128 at a time, and
-    input by input on as many of *attention*, in float32 and bfloat16.
+    an answer are shown to the check of their layer. False alarms are counted on *clean* inputs, 128 at a time, of
+    checksums that stand by, whose bounds are no wider, and input by input on as many of *attention*, in float32 and
+    bfloat16.
     """
-    model, data = resnet20(slice(1000))
-    model.requires_grad_(False)
+    subject = resnet()
+    model, data = subject.model, subject.measured
     safe = harden(model, Checksums(_LAYERS))
+    resting = harden(
+        model, Checksums(_LAYERS), Standby(words=False), profile=profile(model, subject.known, batch=_BATCH)
+    )
     seen, failed = _coverage(model, safe, data.take(slice(0, _BATCH)), trials)
     coverage = proportion(seen, failed, method="clopper-pearson", level=0.95)
-    alarms = _alarms(safe, clean)
+    alarms = _alarms(resting, clean)
+    slower = latency(model, {"at work": safe, "standby": resting}, data, batch=_BATCH)
     at_most = proportion(alarms, clean, method="clopper-pearson", level=0.95).high
     return {
         "coverage": [coverage.value, coverage.low, coverage.high, failed],
-        "latency": _latency(model, safe, data.inputs[:_BATCH]),
+        "latency": slower["standby"],
+        "latency_at_work": slower["at work"],
         "false_alarms": [alarms, clean, at_most],
         "attention": {str(dtype)[6:]: _attention(dtype, clean) for dtype in (torch.float32, torch.bfloat16)},
     }
@@ -103,27 +109,19 @@ def _batches(clean: int) -> Iterator[Tensor]:
         yield batch.flip(3) if start // _BATCH % 2 else batch
 
 
-def _alarms(safe: nn.Module, clean: int) -> int:
-    """Return on how many batches of *clean* inputs a check finds something."""
-    alarms = 0
+def _alarms(resting: nn.Module, clean: int) -> int:
+    """Return on how many batches of *clean* inputs something looks wrong."""
+    alarms, guard = 0, next(guard for path, _, guard in guards(resting) if not path)
 
-    def count(guard: ChecksumGuard, layer: nn.Module, args: Any, output: Tensor) -> None:
+    def count(model: nn.Module, args: Any, output: Tensor) -> None:
         nonlocal alarms
-        alarms += not guard.agrees(layer, args[0], output)
+        alarms += bool(guard.alarms(model, args, output).any())
 
-    hooks = []
-    for _, layer, guard in guards(safe):
-        assert isinstance(guard, ChecksumGuard)
-        hooks.append(
-            layer.register_forward_hook(
-                lambda layer, args, out, guard=guard: count(guard, layer, args, out), prepend=True
-            )
-        )
+    hook = resting.register_forward_hook(count, prepend=True)
     with torch.inference_mode():
         for batch in _batches(clean):
-            safe(batch)
-    for hook in hooks:
-        hook.remove()
+            resting(batch)
+    hook.remove()
     return alarms
 
 
@@ -137,15 +135,3 @@ def _attention(dtype: torch.dtype, clean: int) -> list[float]:
             patches = F.unfold(batch, 4, stride=4).transpose(1, 2).to(dtype)
             alarms += int(watched(patches)["detected"].sum())
     return [alarms, clean, proportion(alarms, clean, method="clopper-pearson", level=0.95).high]
-
-
-def _latency(model: nn.Module, safe: nn.Module, given: Tensor) -> float:
-    """Return by how much longer a pass takes, by CPU time on one thread: the median of ratios of passes in turn."""
-    threads, ratios = torch.get_num_threads(), []
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        for _ in range(21):
-            times = [cpu_seconds(partial(one, given)) for one in (model, safe)]
-            ratios.append(times[1] / times[0])
-    torch.set_num_threads(threads)
-    return statistics.median(ratios) - 1

@@ -7,21 +7,16 @@ left out without it). Golden ranges are from other images than those measured, a
 network (benchmarks/subjects.py), by draws that have no part in what is told of it. Failures: another top class than
 without faults, or a number that is not finite; single bit flips one to an image, bit error rates on all parameters, or
 on all that operations give, together.
-Latency is CPU time of a forward pass on one thread, the median of ratios of passes that took turns, each behind one
-of the same model that is not timed, so that none pays for what another leaves in the caches; wall clocks of shared
-machines tell less.
 """
 
 import argparse
 import json
 import math
-import statistics
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -31,8 +26,8 @@ from torch import Tensor, nn
 
 from benchmarks import architecture, rows, training
 from benchmarks.checksums import abft
-from benchmarks.engine import cpu_seconds
 from benchmarks.error_rates import accuracy, flips
+from benchmarks.latency import latency
 from benchmarks.subjects import NETWORKS, Recipes, Subject, resnet, unbuildable
 from torchfault.campaign import Campaign, run
 from torchfault.criteria import NonFinite, Top1Change
@@ -279,25 +274,6 @@ def _top(model: nn.Module, data: Data) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.inference_mode():
         scores = model(data.inputs)
     return scores.argmax(1), ~scores.isfinite().all(1)
-
-
-def latency(plain: nn.Module, models: Mapping[str, nn.Module], data: Data, *, batch: int) -> dict[str, float]:
-    """Return by how much longer a pass takes: 0.05 is 5 %. Models take turns, in another order each time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    given = data.inputs.repeat(-(-batch // len(data)), *[1] * (data.inputs.ndim - 1))[:batch]
-    every, ratios = {"plain": plain, **models}, {name: list[float]() for name in models}
-    order = np.random.default_rng(0)
-    with torch.inference_mode():
-        for _ in range(round(min(max(0.3 / cpu_seconds(partial(plain, given)), 7), 150))):
-            took = dict[str, float]()
-            for name in order.permutation(list(every)):
-                every[name](given)
-                took[name] = cpu_seconds(partial(every[name], given))
-            for name in models:
-                ratios[name].append(took[name] / took["plain"])
-    torch.set_num_threads(threads)
-    return {name: statistics.median(many) - 1 for name, many in ratios.items()}
 
 
 def protection(subject: Subject, *, trials: int) -> dict[str, Any]:

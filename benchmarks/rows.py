@@ -313,10 +313,13 @@ def checksums(found: Found) -> list[str]:
     told = found["abft"]
     value, low, _, failed = told["coverage"]
     alarms, clean, most = told["false_alarms"]
+    cost = f"{100 * told['latency']:.1f} % of the pass at batch 128"
+    if "latency_at_work" in told:
+        cost = f"{cost} on standby ({100 * told['latency_at_work']:.1f} % at work)"
     return [
         f"Checksums of ResNet-20's convolutions saw {100 * value:.2f} % (at least {100 * low:.2f} %) of {failed} "
-        f"flips that change an answer, for {100 * told['latency']:.1f} % of the pass at batch 128, with {alarms} "
-        f"alarms on {clean:,} clean inputs (at most {most:.1e} of them).",
+        f"flips that change an answer, for {cost}, with {alarms} alarms on {clean:,} clean inputs (at most {most:.1e} "
+        "of them).",
         *(
             f"Those of attention raised {alarms} on {clean:,} inputs in {dtype} (at most {most:.1e} of them)."
             for dtype, (alarms, clean, most) in told["attention"].items()

@@ -169,13 +169,14 @@ class _Wrong:
         return output + 1e9 * (torch.arange(output.numel()) == 1).view(output.shape)
 
 
-LAYERS = {"conv": nn.Conv2d(2, 3, 3), "linear": nn.Linear(8, 3)}
+LAYERS = {"conv": nn.Conv2d(2, 3, 3), "many channels": nn.Conv2d(2, 20, 3), "linear": nn.Linear(8, 3)}
 
 
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [
         *(("conv", shape) for shape in [(0, 2, 8, 8), (2, 8, 8)]),
+        *(("many channels", shape) for shape in [(2, 8, 8), (20, 2, 8, 8)]),
         *(("linear", shape) for shape in [(0, 8), (20, 0, 8), (8,), (2, 8, 5, 8), (20, 2, 8, 8), (2, 3, 2, 5, 8)]),
     ],
 )

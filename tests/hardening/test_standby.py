@@ -13,7 +13,18 @@ from torchfault.data import Data
 from torchfault.engine import Engine
 from torchfault.errors import ModelError, SpaceError
 from torchfault.faults import BitFlip
-from torchfault.hardening import InvariantBits, Ranges, Secded, Standby, ZeroSpace, detecting, guards, harden, profile
+from torchfault.hardening import (
+    Checksums,
+    InvariantBits,
+    Ranges,
+    Secded,
+    Standby,
+    ZeroSpace,
+    detecting,
+    guards,
+    harden,
+    profile,
+)
 from torchfault.hardening.ranges import RangeGuard
 from torchfault.hardening.standby import by_rows
 from torchfault.hardening.stored import StoredGuard, watch_parameter
@@ -210,10 +221,44 @@ def test_one_flip_in_words_does_the_same_in_the_module_and_in_its_captured_graph
     assert torch.equal(*outcomes)
 
 
+@pytest.mark.parametrize("value", [0.3, float("nan")])
+@pytest.mark.parametrize("rows", [20, 5])
+def test_checksums_that_stand_by_see_what_no_range_tells(value, rows):
+    """In batches of 16 and more by sums at the end of the pass, in smaller ones at once."""
+    plain = network()
+    data, golden = DATA[:rows], profile(plain, DATA)
+    safe = harden(plain, Checksums(), Standby(margin=100), profile=golden)
+    calls = []
+
+    def wrong(_layer, _args, out):
+        calls.append(len(out))
+        return torch.where(torch.arange(out.numel()).view(out.shape) == 9, value, out) if len(calls) == 1 else None
+
+    assert torch.equal(safe(data), plain(data))
+    assert safe[2].calls == 1
+    safe[0].register_forward_hook(wrong, prepend=True)
+    assert torch.equal(safe(data), plain(data))
+    assert safe[2].calls == (3 if rows == 20 else 2)
+    assert torch.equal(safe(data), plain(data))
+    assert resting(safe)
+    exported = torch.export.export(safe, (data,), strict=False).module()
+    assert torch.equal(exported(data), plain(data))
+
+
+def test_sums_are_of_the_weights_that_a_layer_computes_with():
+    golden, many = profile(network(), DATA), DATA.repeat(2, 1)
+    safe = harden(network(), Halved(), Checksums(), Standby(), profile=golden)
+    assert torch.allclose(safe(many), network()(many))
+    assert safe[2].calls == 1
+
+
 def test_detectors_ask_the_look():
     golden = profile(network(), DATA)
     watched = detecting(harden(network(1e30, (0,)), Ranges(), Standby(), profile=golden), mend=False)
     assert watched(DATA)["detected"].nonzero().flatten().tolist() == [1]
+    summed = harden(network(), Checksums(), Standby(), profile=golden)
+    summed[3].register_forward_hook(lambda _layer, _args, out: out + 0.1, prepend=True)
+    assert detecting(summed, mend=False)(DATA)["detected"].all()
 
 
 def test_standby_passes_the_suite():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,9 +15,10 @@ from torchfault.hardening.harden import check_free
 from torchfault.hardening.profile import Profile
 from torchfault.hardening.rounding import rounding, wide
 from torchfault.hardening.stored import chosen, watch_parameter, words_of
+from torchfault.hardening.sums import BatchSums, added, agree
 from torchfault.names import matching
 
-__all__ = ["Checksums", "WeightChecksums"]
+__all__ = ["ChecksumGuard", "Checksums", "WeightChecksums", "few"]
 
 _MANY = 16  # inputs of a batch, from which on sums over the batch cost less than sums over positions
 
@@ -151,13 +152,13 @@ def _positions(output: Tensor, weight: Tensor) -> int:
     return math.prod(output.shape[2:]) if weight.ndim == 4 else 1
 
 
-def _added(batch: Tensor) -> Tensor:
-    """Return the sum over the inputs of a batch, in float32 at least."""
-    kind = wide(batch)
-    if batch.dtype != kind:
-        return batch.sum(0, dtype=kind)
-    whole = batch.new_ones(1, len(batch)) @ batch.reshape(len(batch), -1)  # half the time of a sum over the first axis
-    return whole.view(batch.shape[1:])
+def few(module: nn.Module, output: Tensor) -> bool:
+    """Return whether inputs are checked one by one: there are few, or one without an axis for more.
+
+    >>> few(nn.Conv2d(1, 20, 3), torch.zeros(20, 4, 4)), few(nn.Linear(2, 3), torch.zeros(20, 3))
+    (True, False)
+    """
+    return _alone(module, output) or len(output) < _MANY or not output.numel()
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class ChecksumGuard:
         if _alone(module, output):
             return self(module, (args[0][None],), output[None])[0]
         captured = bool(torch.compiler.is_compiling())
-        if captured or len(output) < _MANY or not output.numel():
+        if captured or few(module, output):
             wrong = self._wrong(module, args[0], output)
             # A captured graph has no branches: it computes twice, and takes what is right.
             if not captured and not bool(wrong.any()):
@@ -182,19 +183,9 @@ class ChecksumGuard:
 
     def agrees(self, module: nn.Module, given: Tensor, output: Tensor) -> bool:
         """Return whether the outputs of a batch add up to what the layer makes of the sum of its inputs."""
-        weight: Any = module.weight
-        bias: Any = module.bias
-        found, whole = _added(output), _added(given)
-        start = None if bias is None else len(given) * bias.to(found.dtype)
-        off = (found - _applied(module, whole, weight.to(found.dtype), start)).abs()
-        off = off.flatten(1).amax(1) if isinstance(module, nn.Conv2d) else off.view(-1, off.shape[-1]).amax(0)
-        taps, additions = weight.abs().flatten(1).sum(1, dtype=found.dtype), len(given) + weight[0].numel()
-        # The sum of magnitudes is no less than that of the inputs, and no more where none is negative.
-        for magnitudes in (whole.abs, lambda: _added(given.abs())):
-            terms = taps * magnitudes().amax() + (0 if start is None else start.abs())
-            if bool((off <= rounding(terms, additions, output.dtype)).all()):
-                return True
-        return False
+        sums = BatchSums.of(module, given, output)
+        # Where the first is no bound, of inputs that cancel out, the magnitudes are added up too.
+        return agree([sums]) or agree([replace(sums, most=added(given.abs()).amax())])
 
     def alarms(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Return the inputs for which a sum is off."""
@@ -236,14 +227,6 @@ def _computed(module: nn.Module, given: Tensor) -> Tensor:
         return again
     assert isinstance(module, nn.Linear)
     return F.linear(given, module.weight, module.bias)
-
-
-def _applied(module: nn.Module, given: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return what *module* makes of a single input by *weight* and *bias*."""
-    if isinstance(module, nn.Conv2d):
-        assert not isinstance(module.padding, str)
-        return F.conv2d(given[None], weight, bias, module.stride, module.padding, module.dilation)[0]
-    return F.linear(given, weight, bias)
 
 
 def _conv_sums(layer: nn.Conv2d, given: Tensor) -> Tensor:

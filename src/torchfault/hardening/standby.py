@@ -10,12 +10,14 @@ from torch.utils import _pytree as pytree
 
 from torchfault.data import Tree
 from torchfault.errors import ModelError
+from torchfault.hardening.checksums import ChecksumGuard, few
 from torchfault.hardening.codes import Dequantised, Uncover
 from torchfault.hardening.harden import Guard, check_free
 from torchfault.hardening.looks import Kept, Look, collect, fine, wrong_rows
 from torchfault.hardening.profile import Profile
 from torchfault.hardening.reads import inside
 from torchfault.hardening.stored import StoredGuard, words_of
+from torchfault.hardening.sums import BatchSums, agree
 from torchfault.names import matching
 
 __all__ = ["Standby", "StandbyGuard", "by_rows"]
@@ -34,7 +36,8 @@ class Standby:
     told): values may leave their golden range by *margin* of its width, are whole numbers where golden ones are, and do
     not change from call to call of a module where golden ones do not. Inputs in which anything is off are computed once
     more, with guards: a transient fault is gone by then. Without *words* stored ones are not added up, and guards act
-    in a second pass alone, if what is looked at tells of a wrong word.
+    in a second pass alone, if what is looked at tells of a wrong word. Where :class:`Checksums` stand by, the sums of a
+    batch of 16 inputs and more are kept, and at the end of the pass those of layers alike are checked together.
 
     A captured graph has no branches: in what ``torch.export`` makes of the model, guards act in every pass. Guards of
     the model's own parameters and inputs do so anywhere, and those whose clean words are not what to compute with.
@@ -85,11 +88,12 @@ class Standby:
 
 @dataclass(eq=False)
 class _Aside:
-    """The guards of a *model* that stand by, and what *looks* have kept of the pass that runs."""
+    """The guards of a *model* that stand by, and what *looks* and checksums have kept of the pass that runs."""
 
     model: nn.Module
     looks: tuple[Look, ...]
     kept: Kept = field(default_factory=dict)
+    added: list[BatchSums] = field(default_factory=list)
     words: list[list[tuple[nn.Module, str]]] = field(default_factory=list)
     hooks: list[tuple[nn.Module, str, dict[int, Any], frozenset[int]]] = field(default_factory=list)
     acting: bool = True
@@ -133,7 +137,8 @@ class _Aside:
         return not torch.equal(found, held)
 
     def forget(self) -> None:
-        """Let go of what looks have kept."""
+        """Let go of what has been kept."""
+        self.added.clear()
         for parts in self.kept.values():
             parts.clear()
 
@@ -147,12 +152,15 @@ class _Aside:
             hooks.update(every | since)
 
     def rest(self) -> None:
-        """Take the guards out of their modules again."""
+        """Take the guards out of their modules again; in the place of checksums something keeps the sums."""
         self.acting = False
-        for module, kind, _, mine in self.hooks:
+        for module, kind, every, mine in self.hooks:
             hooks = getattr(module, kind)
             for key in mine:
-                hooks.pop(key, None)
+                if isinstance(guard := every[key], ChecksumGuard):
+                    hooks[key] = _Add(guard, self.added)
+                else:
+                    hooks.pop(key, None)
 
 
 def _size(tensor: Tensor) -> tuple[object, int]:
@@ -185,6 +193,21 @@ def _stands_by(module: nn.Module, hook: object, resting: set[str]) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
+class _Add:
+    """The hook that keeps the sums of what a layer reads and gives; small batches are checked at once."""
+
+    guard: ChecksumGuard
+    sums: list[BatchSums]
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if few(module, output):
+            return self.guard(module, args, output)
+        with torch._C.DisableTorchFunction():  # as in the guard, no operation of the model
+            self.sums.append(BatchSums.of(module, args[0], output))
+        return None
+
+
+@dataclass(frozen=True, eq=False)
 class _Begin:
     """The hook before a pass: guards act in it where stored words are wrong."""
 
@@ -210,9 +233,10 @@ class StandbyGuard:
             if torch.compiler.is_compiling() or output is None:  # an exception is on its way
                 return None
             looked = self._looked(module, output)
-            if fine(*looked):
+            agreed = self._agree()
+            if agreed and fine(*looked):
                 return None
-            rows = wrong_rows(*looked)
+            rows = wrong_rows(*looked) | (not agreed)
             self.aside.act()
             return by_rows(rows, module.forward(*args, **named), output)
         finally:
@@ -221,8 +245,12 @@ class StandbyGuard:
                 self.aside.rest()
 
     def alarms(self, module: nn.Module, _args: tuple[Any, ...], output: Tree) -> Tensor:
-        """Return which rows look wrong; all of them where stored words are."""
-        return wrong_rows(*self._looked(module, output)) | self.aside.off()
+        """Return which rows look wrong; all of them where stored words are, or sums over the batch."""
+        return wrong_rows(*self._looked(module, output)) | self.aside.off() | (not self._agree())
+
+    def _agree(self) -> bool:
+        with torch._C.DisableTorchFunction():
+            return agree(self.aside.added)
 
     def _looked(self, module: nn.Module, output: Tree) -> tuple[tuple[Look, ...], Kept, Tensor, Tensor]:
         if isinstance(output, Tensor):
