@@ -36,7 +36,8 @@ def test_the_choice_and_the_front_are_shown(capfd):
         (["--budget", "much"], "got 'much'"),
         (["--budget", "1%", "--by", "chan"], "did you mean 'channel'?"),
         (["other", "--budget", "1%"], "other"),
-        (["--budget", "1%", "--level", "2"], "level"),
+        (["--budget", "1%", "--level", "2"], "a level between 0.5 and 1, got 2"),
+        (["--budget", "1%", "--level", "0.4"], "a level between 0.5 and 1, got 0.4"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(more, message, capfd):

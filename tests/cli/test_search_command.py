@@ -6,7 +6,11 @@ import pytest
 
 from tests.cli.test_cli import run
 from torchfault.cli import main
+from torchfault.cli.architectures import _show
+from torchfault.config import Settings
+from torchfault.nas import Candidate, front
 from torchfault.results import dropped, load
+from torchfault.statistics import Estimate
 from torchfault.store import Store
 
 MODEL = ("--model", "torchfault.demo:model", "--data", "torchfault.demo:data", "--limit", "60", "--kinds", "weight")
@@ -33,6 +37,24 @@ def test_searches_are_told_side_by_side_and_each_by_itself(capfd):
     assert "draws lower the accuracy of 100.00 % by 25.00 % of itself" in out
     out, _ = run(capfd, "show", "model-search-rising", "--by", "found", "--format", "csv")
     assert out.splitlines()[0] == "trial,site,element,bit,drop"
+
+
+@pytest.mark.parametrize(("kind", "head"), [("ra_sw", "RA_SW %"), ("mvf", "1 - MVF %"), ("none", "")])
+def test_what_counts_beside_accuracy_is_named_as_it_is(kind, head, capfd):
+    robust = None if kind == "none" else Estimate(0.9, 0.8, 0.95, 100, "wilson")
+    one = Candidate(0, {"depth": 2}, 0.5, 1000, robust, 0.8, False, (1.0, 1.0))
+    given = {"model": {"factory": "m:f"}, "data": {"path": "x.npz"}, "name": "nets"}
+    search = {"architecture": 1, "robustness": kind}
+    _show(Settings.model_validate({**given, "recipe": "search", "search": search}), [one], front([one]))
+    assert head in capfd.readouterr().out
+
+
+def test_searches_that_found_nothing_are_told(capfd):
+    flags = ("search", *MODEL, "--drop", "90%", "--bits", "0-3", "--trials", "40")
+    rows = [line.split() for line in run(capfd, *flags)[0].splitlines()[2:4]]
+    assert [(row[0], *row[1:5]) for row in rows] == [(name, "-", "-", "-", "0") for name in ("uniform", "rising")]
+    told = json.loads(run(capfd, *flags, "--json")[0])
+    assert [(row["draws"], row["drop"]) for row in told["searches"]] == [(None, None)] * 2
 
 
 def test_a_search_goes_on_where_it_stopped(capfd):

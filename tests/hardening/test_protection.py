@@ -86,7 +86,10 @@ def test_bad_input_is_refused_in_one_line(results):
         (lambda: protect(results, "bit", budget=0), StatisticsError, "budget above 0, got 0"),
         (lambda: protect(results, "bti", budget=1), SamplingError, "did you mean 'bit'"),
         (lambda: protect(results, "bit", budget=1, cost=lambda _: -1.0), StatisticsError, "0 or more"),
-        (lambda: protect(nothing, "bit", budget=1), StatisticsError, "no trial failed"),
+        (lambda: protect(results, (), budget=1), SamplingError, "by one or more of layer, .* got none"),
+        (lambda: protect(results, "bit", budget=1, level=0.4), StatisticsError, "between 0.5 and 1, got 0.4"),
+        (lambda: front(results, "bit", level=1.0), StatisticsError, "between 0.5 and 1, got 1"),
+        (lambda: protect(nothing, "bit", budget=1), StatisticsError, "none of the trials that choose failed"),
         (
             lambda: protect(run(replace(example_campaign(trials=64), sampler=Uniform(faults=2))), "bit", budget=1),
             SamplingError,

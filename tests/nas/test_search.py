@@ -164,6 +164,8 @@ def test_what_cannot_be_is_refused(data, plan, tmp_path, monkeypatch):
     train, test = data
     with pytest.raises(DataError, match="needs labels"):
         Plan(Data(train.inputs), test)
+    with pytest.raises(DataError, match="labels that nothing to learn from has, 9 among them"):
+        Plan(train, Data(test.inputs, torch.full_like(test.labels, 9)))
     with pytest.raises(CampaignError, match="got 'raa'; did you mean 'ra'"):
         Robustness("raa")
     with pytest.raises(CampaignError, match="grow from 1 up"):

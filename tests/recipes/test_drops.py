@@ -86,6 +86,9 @@ def test_what_cannot_be_is_refused(engine, space):
             drops(engine, space, drop=wrong)
     with pytest.raises(DataError, match="needs labels"):
         drops(Engine(engine.model, Data(engine.data.inputs), executor="hooks"), space, drop=0.1)
+    wrong = Data(engine.data.inputs, torch.full((len(engine.data),), 99))
+    with pytest.raises(DataError, match="the metric is 0 without faults, of which nothing can be lost"):
+        drops(Engine(engine.model, wrong, executor="hooks"), space, drop=0.1)
     with pytest.raises(CampaignError, match="looked for no drop"):
         dropped(run(Campaign(engine, space, metric=accuracy, stop=MaxTrials(5))))
     with pytest.raises(StatisticsError, match="a campaign without one; give metric=accuracy"):

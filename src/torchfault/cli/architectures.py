@@ -33,6 +33,8 @@ __all__ = ["run_architectures"]
 _TRAINED = 0.75  # of the inputs; the others judge
 _EXACT = ("number", "accuracy", "macs")
 _BOUNDED = ("robust", "low", "high")
+_HEADS = {"ra": "RA %", "ra_sw": "RA_SW %", "mvf": "1 - MVF %", "none": ""}
+_TOLD = {"ra": "under faults", "ra_sw": "under faults", "mvf": "of flips leave the answer"}
 
 
 def run_architectures(settings: Settings, wanted: Wanted) -> None:
@@ -45,10 +47,10 @@ def run_architectures(settings: Settings, wanted: Wanted) -> None:
         plan = _plan(settings)
     say((settings.name, "bold"), (f"  ({settings.search.architecture} architectures)", "dim"))
     facts([("space", settings.model.factory), ("data", f"{len(plan.train)} inputs learnt, {len(plan.test)} judge")])
-    trials = settings.search.architecture
+    trials, kind = settings.search.architecture, settings.search.robustness
     with Ticker() as ticker:
         study = search_architectures(
-            plan, store=settings.store, name=settings.name, trials=trials, progress=partial(_tell, ticker, trials)
+            plan, store=settings.store, name=settings.name, trials=trials, progress=partial(_tell, ticker, trials, kind)
         )
     found = candidates(study)
     frame = front(found)
@@ -87,9 +89,9 @@ def _plan(settings: Settings) -> "Plan":
     )
 
 
-def _tell(ticker: Ticker, trials: int, found: "Candidate", done: int) -> None:
+def _tell(ticker: Ticker, trials: int, kind: str, found: "Candidate", done: int) -> None:
     interruption.check()
-    robust = "" if found.robust is None else f", {share(found.robust.value)} % under faults"
+    robust = "" if found.robust is None else f", {share(found.robust.value)} % {_TOLD[kind]}"
     dropped = ", dominated" if found.dominated else ""
     line = f"{done} of {trials} architectures  {share(found.accuracy)} % accuracy{robust}, {count(found.macs)} MACs"
     ticker.show(line + dropped, done / trials)
@@ -101,7 +103,7 @@ def _show(settings: Settings, found: "list[Candidate]", frame: "pd.DataFrame") -
     say(f"{count(len(found))} architectures{told}; none beats these {len(frame)} in everything:", out=True)
     say(out=True)
     known = [name for name in (*_EXACT, *_BOUNDED) if name in frame]
-    heads = {"accuracy": "accuracy %", "robust": f"{settings.search.robustness.upper()} %", "macs": "MACs"}
+    heads = {"accuracy": "accuracy %", "robust": _HEADS[settings.search.robustness], "macs": "MACs"}
     columns = [Column(heads.get(name, name), True) for name in known]
     choices = [str(name) for name in frame.columns if name not in known]
     rows = []

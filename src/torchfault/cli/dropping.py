@@ -50,9 +50,10 @@ def show_searches(searches: "Sequence[tuple[str, Results]]", wanted: Wanted) -> 
     if wanted.form != "table":
         print_frame(frame, wanted.form)
         return
+    known = frame.astype(object).where(frame.notna(), None)
     rows = [
         [score, _number(draws), _seconds(seconds), _share(drop), count(found), count(trials)]
-        for score, draws, seconds, drop, found, trials in frame.itertuples(index=False)
+        for score, draws, seconds, drop, found, trials in known.itertuples(index=False)
     ]
     heads = ("draws", "seconds", "drop %", "found", "trials")
     note = "draws, seconds, drop: until and of the first that lowers the accuracy so far; trials: all that ran"
@@ -98,12 +99,12 @@ def _faults(look: Look, frame: "pd.DataFrame") -> Table:
 
 
 def _number(draws: "int | None") -> str:
-    return "-" if draws is None or draws != draws else count(int(draws))
+    return "-" if draws is None else count(draws)
 
 
 def _seconds(seconds: float | None) -> str:
-    return "-" if seconds is None or seconds != seconds else f"{seconds:.2g}"
+    return "-" if seconds is None else f"{seconds:.2g}"
 
 
-def _share(drop: float) -> str:
-    return "-" if drop != drop else share(drop)
+def _share(drop: float | None) -> str:
+    return "-" if drop is None else share(drop)

@@ -33,12 +33,10 @@ def choose(
     """Print the choice for *budget*, a share of all bits, and the front for all budgets."""
     from torchfault.hardening import front, protect
     from torchfault.results import load
-    from torchfault.statistics.intervals import check_level
     from torchfault.store import Store
 
     check_format(form, as_json=as_json)
     most = _share_of(budget)
-    check_level(level)
     with Store(where, access="read") as store:
         results = load(store, find(store, name).name)
     found = protect(results, by, budget=most, exact=exact, level=level)

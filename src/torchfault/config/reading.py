@@ -77,7 +77,7 @@ class _Places:
     def of(self, key: Key) -> str:
         """Return ``file:line: key`` or the flag that set *key*, or the flag or file that lacks it."""
         here = [one.flag for one in self.overrides if key[: len(one.key)] == one.key]
-        below = [one.flag for one in self.overrides if one.key[: len(key)] == key]
+        below = [one.flag for one in self.overrides if key and one.key[: len(key)] == key]
         if here or (below and not (self.marked and key in self.marked.lines)):
             return (here or below)[-1]
         # A single choice of sites may stand in the file without the list around it.
@@ -115,7 +115,8 @@ def _problem(error: Any, places: _Places) -> str:
         return f"{places.of(key)}: missing; add it to the configuration{_flag_for(key)}"
     if kind == "extra_forbidden":
         return f"{places.of(key)}: no such key{_nearest(tagged)}"
-    return f"{places.of(key)}: {said(error)}"
+    place = places.of(key)  # none for what several keys together make wrong
+    return f"{place}: {said(error)}" if place else said(error)
 
 
 def _flag_for(key: Key) -> str:

@@ -57,7 +57,8 @@ def protect(
     with the columns of a group, *bits* among them, and returns what its protection costs, in any unit; unless told, it
     is the group's share of all bits, and *budget* a share too. Every second trial chooses, by integer programming, or
     greedily unless *exact*; the others tell what is left. Raises :class:`SamplingError` for trials of several faults or
-    of unequal weights, and :class:`StatisticsError` for a budget of 0, or where nothing failed.
+    of unequal weights, and :class:`StatisticsError` for a budget of 0, a level that is not above 0.5, or where nothing
+    failed.
 
     >>> from torchfault.campaign import run
     >>> from torchfault.testing import example_campaign
@@ -67,6 +68,7 @@ def protect(
     """
     if not budget > 0:
         raise StatisticsError(f"protection needs a budget above 0, got {budget:g}")
+    _check_level(level)
     groups, trials = _groups(results, by, cost), _trials(results, by)
     failures = groups.failures(trials)
     picked = _exactly(failures, groups.cost, budget) if exact else _greedily(failures, groups.cost, budget)
@@ -94,6 +96,7 @@ def front(
     """
     import pandas as pd
 
+    _check_level(level)
     groups, trials = _groups(results, by, cost), _trials(results, by)
     failures = groups.failures(trials)
     order = _by_worth(failures, groups.cost)
@@ -142,7 +145,7 @@ class _Groups:
         """Return the failures in each group among the trials that choose."""
         struck = np.searchsorted(self.codes, trials.codes[::2][trials.failed[::2]])
         if not len(struck):
-            raise StatisticsError("no trial failed, so nothing tells what to protect; run more trials")
+            raise StatisticsError("none of the trials that choose failed, so nothing tells what to protect; run more")
         return np.bincount(struck, minlength=len(self.codes)).astype(np.float64)
 
     def protection(self, picked: Ints, trials: _Trials, level: float) -> Protection:
@@ -153,6 +156,11 @@ class _Groups:
         chosen, every = self.table.iloc[np.sort(picked)].reset_index(drop=True), float(self.table["bits"].sum())
         spent = float(self.cost[picked].sum())
         return Protection(self.by, chosen, spent, float(chosen["bits"].sum()) / every, removed, left, codes)
+
+
+def _check_level(level: float) -> None:
+    if not 0.5 < level < 1:
+        raise StatisticsError(f"a bound on one side has a level between 0.5 and 1, got {level:g}; 0.95 is usual")
 
 
 def _one_sided(hits: int, n: int, level: float) -> Estimate:
@@ -171,6 +179,8 @@ def _trials(results: Results, by: str | Sequence[str]) -> _Trials:
 
 def _fields(by: str | Sequence[str]) -> tuple[str, ...]:
     asked = (by,) if isinstance(by, str) else tuple(by)
+    if not asked:
+        raise SamplingError(f"groups are told apart by one or more of {', '.join(FIELDS)}, got none")
     for field in asked:
         if field not in FIELDS:
             raise SamplingError(

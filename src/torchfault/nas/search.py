@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchfault.campaign.description import describe, differences
 from torchfault.criteria import accuracy
@@ -38,7 +38,8 @@ class Plan:
     """How candidates are made and judged: *build* chooses one, *epochs* of Adam train it on *train*, *test* judges.
 
     *robustness* is the third objective beside accuracy and MACs, ``None`` for these two alone; *error* the risk of a
-    :class:`Race` that a candidate of the front is dropped. Raises :class:`DataError` for data without labels.
+    :class:`Race` that a candidate of the front is dropped. Raises :class:`DataError` for data without labels, and for
+    labels in *test* that *train* lacks.
     """
 
     train: Data
@@ -54,6 +55,12 @@ class Plan:
     def __post_init__(self) -> None:
         if self.train.labels is None or self.test.labels is None:
             raise DataError("architectures are judged by their accuracy, which needs labels, got inputs alone")
+        if isinstance(self.train.labels, Tensor) and isinstance(self.test.labels, Tensor):
+            never = sorted(set(self.test.labels.unique().tolist()) - set(self.train.labels.unique().tolist()))
+            if never:
+                raise DataError(
+                    f"what judges has labels that nothing to learn from has, {never[0]} among them; mix the data"
+                )
 
 
 @dataclass(frozen=True)

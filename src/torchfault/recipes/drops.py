@@ -39,8 +39,9 @@ def drops(
     Faults are drawn by *sampler*, uniformly unless told, and each runs on all inputs; it ends with the batch in which
     the last of them was found, or where *stop* says so, 10,000 trials unless told.
     :func:`torchfault.results.dropped` tells the draws and seconds until then. Raises :class:`CampaignError` for a share
-    outside 0 to 1, and :class:`DataError` for inputs without labels. Source: Colucci, Steininger & Shafique, "ISimDL",
-    arXiv 2303.08035, 2023.
+    outside 0 to 1, and :class:`DataError` for inputs without labels or a metric that is not above 0.
+
+    Source: Colucci, Steininger & Shafique, "ISimDL", arXiv 2303.08035, 2023.
 
     >>> from torchfault import demo
     >>> engine = Engine(demo.model(), demo.data().take(slice(0, 20)), executor="hooks")
@@ -52,6 +53,8 @@ def drops(
     if engine.data.labels is None:
         raise DataError("the accuracy needs labels, got inputs alone; give data with labels")
     golden = golden_metric(metric, engine.golden(), engine.data.labels)
+    if not golden > 0:
+        raise DataError(f"the metric is {golden:g} without faults, of which nothing can be lost; check the labels")
     return Campaign(
         engine,
         space,
