@@ -9,7 +9,20 @@ from torch import nn
 
 from tests.support.networks import NETWORKS
 from torchfault.data import Data
-from torchfault.hardening import InvariantBits, Parity, Ranges, Secded, Triplicate, WeightRanges, harden, profile
+from torchfault.errors import DataError, ModelError
+from torchfault.hardening import (
+    InvariantBits,
+    Parity,
+    Ranges,
+    Secded,
+    Standby,
+    Triplicate,
+    WeightRanges,
+    harden,
+    overhead,
+    profile,
+)
+from torchfault.hardening import method as method_of
 from torchfault.testing import check_hardening
 
 METHODS = {
@@ -105,3 +118,35 @@ def test_a_hardened_model_has_the_names_of_the_model_and_more():
     found = safe.load_state_dict(copy.deepcopy(model).state_dict(), strict=False)
     assert not found.unexpected_keys
     assert all(key.endswith(("_ever", "_always", "_low", "_high")) for key in found.missing_keys)
+
+
+PLAIN, DATA = nn.Sequential(nn.Linear(3, 2)).eval(), torch.rand(9, 3, generator=torch.Generator().manual_seed(0))
+OTHER = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)).eval()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda: harden(PLAIN, Ranges), ModelError, r"is a value such as Ranges\(\), got <class"),
+        (lambda: harden(PLAIN, "ranges"), ModelError, "text is read by torchfault.hardening.method"),
+        (lambda: harden(PLAIN, Ranges(), profile=DATA), ModelError, "are a Profile, got Tensor"),
+        (
+            lambda: harden(PLAIN, Ranges(), profile=profile(OTHER, DATA)),
+            ModelError,
+            "of another model, which has '1.bias'",
+        ),
+        (lambda: Ranges(margin=float("nan")), ModelError, "finite margin of 0 or more, got 1 and nan"),
+        (lambda: Ranges(margin=float("inf")), ModelError, "finite margin of 0 or more, got 1 and inf"),
+        (lambda: Standby(margin=float("nan")), ModelError, "a finite number of 0 or more, got nan"),
+        (lambda: profile(PLAIN, DATA, batch=0), DataError, "a batch has 1 input or more, got 0"),
+        (lambda: overhead(nn.ReLU(), nn.ReLU()), ModelError, "has no parameters or buffers"),
+        (lambda: method_of("ranges:clamp:zero"), ModelError, "action is given twice, as clamp and zero"),
+        (lambda: method_of("ranges:0.9:0.99"), ModelError, "share is given twice, as 0.9 and 0.99"),
+        (lambda: method_of("parity:zero"), ModelError, "parity has no option 'zero'$"),
+        (lambda: method_of("weight-ranges:buffer"), ModelError, "did you mean 'buffers'"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(call, error, said):
+    with pytest.raises(error, match=said) as caught:
+        call()
+    assert "\n" not in str(caught.value)

@@ -271,7 +271,7 @@ def test_standby_passes_the_suite():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ModelError, match="golden ranges"):
         harden(network(), Standby())
-    with pytest.raises(ModelError, match="margin is 0 or more"):
+    with pytest.raises(ModelError, match="margin is a finite number of 0 or more"):
         Standby(margin=-1)
     golden = profile(network(), DATA)
     with pytest.raises(ModelError, match="guarded in this way already"):

@@ -57,6 +57,12 @@ def test_bad_input_is_refused_in_one_line(trained):
         (lambda: train_bounds(model, data), ModelError, "without such guards"),
         (lambda: train_bounds(harden(model, Ranges(action="zero"), profile=golden), data), ModelError, "ranges clamp"),
         (lambda: train_bounds(harden(model, Ranges(), profile=golden), Data(data.inputs)), DataError, "with labels"),
+        (lambda: train_bounds(harden(model, Ranges(), profile=golden), data, epochs=0), ModelError, "got epochs=0"),
+        (
+            lambda: train_bounds(harden(model, Ranges(), profile=golden), data, rate=float("nan")),
+            ModelError,
+            "rate=nan",
+        ),
     ):
         with pytest.raises(error, match=message) as caught:
             call()

@@ -46,7 +46,7 @@ def harden(model: nn.Module, *methods: Method, profile: Profile | None = None) -
     saves its state and runs under :class:`torchfault.Engine` as any other, and what protects it can be struck too (with
     ``buffers=True``). Codes of 8 bits of a represented model become parameters first (:func:`unpacked`). *profile*, of
     :func:`torchfault.hardening.profile`, tells methods the golden ranges. Raises :class:`ModelError` without a method,
-    and for one that does not fit or that protects the model already.
+    for one that does not fit or that protects the model already, and for a profile of another model.
 
     >>> import torch
     >>> from torchfault.hardening import InvariantBits
@@ -60,9 +60,26 @@ def harden(model: nn.Module, *methods: Method, profile: Profile | None = None) -
     if not methods:
         raise ModelError("hardening needs a method, got none; give one, such as Ranges() or InvariantBits()")
     twin = unpacked(model)
+    _check(twin, methods, profile)
     for method in methods:
         twin = method(twin, profile)
     return twin
+
+
+def _check(model: nn.Module, methods: tuple[object, ...], profile: object) -> None:
+    for method in methods:
+        if isinstance(method, type) or not callable(method):
+            raise ModelError(
+                f"a method of hardening is a value such as Ranges(), got {repr(method)[:60]}; text is read by "
+                "torchfault.hardening.method"
+            )
+    if profile is None:
+        return
+    if not isinstance(profile, Profile):
+        raise ModelError(f"golden ranges are a Profile, got {type(profile).__name__}; give profile(model, data)")
+    known = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    if others := sorted(profile.reads.keys() - known):
+        raise ModelError(f"the profile is of another model, which has '{others[0]}'; give profile(model, data)")
 
 
 def guards(model: nn.Module) -> Iterator[tuple[str, nn.Module, Guard]]:
@@ -103,7 +120,9 @@ def overhead(model: nn.Module, hardened: nn.Module) -> float:
     >>> overhead(model, harden(model, InvariantBits()))
     0.02020202020202011
     """
-    return _bytes(hardened) / _bytes(model) - 1
+    if not (before := _bytes(model)):
+        raise ModelError("the model has no parameters or buffers, so nothing can grow by a share")
+    return _bytes(hardened) / before - 1
 
 
 def _bytes(model: nn.Module) -> int:

@@ -1,6 +1,7 @@
 """Methods as text, as the command line writes them: ``ranges:zero:channel``."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from torchfault.errors import ModelError, did_you_mean
@@ -48,17 +49,22 @@ def method(text: str) -> Method:
         )
     given: dict[str, Any] = {}
     for option in options:
-        if option in _WORDS and name in ("ranges", "weight-ranges"):
-            given[_WORDS[option]] = option
-            continue
-        if option == "buffers" and name in ("invariant-bits", "weight-ranges"):
-            given["buffers"] = True
-            continue
-        key, kind = _NUMBERS.get(name, ("", str))
-        try:
-            given[key] = kind(option) if key else None
-        except ValueError:
-            key = ""
-        if not key:
-            raise ModelError(f"'{text}': {name} has no option '{option}'{did_you_mean(option, _WORDS)}")
+        key, value = _option(name, option, text)
+        if key in given:
+            raise ModelError(f"'{text}': the {key} is given twice, as {given[key]} and {value}")
+        given[key] = value
     return METHODS[name](**given)
+
+
+def _option(name: str, option: str, text: str) -> tuple[str, Any]:
+    """Return what *option* of the method called *name* sets, and to what."""
+    words = {word: (key, word) for word, key in _WORDS.items()} if name in ("ranges", "weight-ranges") else {}
+    more = {"buffers": ("buffers", True)} if name in ("invariant-bits", "weight-ranges") else {}
+    known: Mapping[str, tuple[str, Any]] = words | more
+    if option in known:
+        return known[option]
+    if name in _NUMBERS:
+        key, kind = _NUMBERS[name]
+        with suppress(ValueError):
+            return key, kind(option)
+    raise ModelError(f"'{text}': {name} has no option '{option}'{did_you_mean(option, known)}")

@@ -97,6 +97,8 @@ def profile(model: nn.Module, data: Data | Tree, *, batch: int = 64) -> Profile:
     ['0:input', '0:output', '1:input', '1:output', ':output']
     """
     check_inference(model)
+    if batch < 1:
+        raise DataError(f"a batch has 1 input or more, got {batch}")
     data = data if isinstance(data, Data) else Data(data)
     watch, reads = _Watch(), Reads(model)
     hooks: list[Any] = []

@@ -1,5 +1,6 @@
 """Range restriction: activations outside of what they are without faults are brought back."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,9 +53,10 @@ class Ranges:
                 f"ranges take action 'clamp', 'zero' or 'mean' and per 'layer' or 'channel', got '{self.action}' and "
                 f"'{self.per}'"
             )
-        if not 0.5 <= self.share <= 1 or self.margin < 0:
+        if not (0.5 <= self.share <= 1 and 0 <= self.margin < math.inf):
             raise ModelError(
-                f"ranges take a share from 0.5 to 1 and a margin of 0 or more, got {self.share:g} and {self.margin:g}"
+                f"ranges take a share from 0.5 to 1 and a finite margin of 0 or more, got {self.share:g} and "
+                f"{self.margin:g}"
             )
 
     def __call__(self, model: nn.Module, profile: Profile | None) -> nn.Module:

@@ -1,6 +1,7 @@
 """A hardened model in a file: its state, and the golden ranges that it was made with."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -11,18 +12,21 @@ from torch import Tensor, nn
 
 from torchfault.errors import ModelError, brief
 from torchfault.files import unreadable
-from torchfault.hardening.harden import Method, harden
+from torchfault.hardening.harden import Method, guards, harden
 from torchfault.hardening.profile import Profile, Range
 
 __all__ = ["load_hardened", "save_hardened"]
 
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _PREFIX = "profile/"
 _TENSORS = tuple(field.name for field in fields(Range) if field.name != "axis")
 _LATER = ("whole", "steady")  # earlier files lack them: not known to be so, and not looked at
 
 
-def save_hardened(model: nn.Module, path: str | Path, *, profile: Profile) -> None:
-    """Write the state of a hardened *model* and its *profile* to a safetensors file.
+def save_hardened(model: nn.Module, path: str | Path, *, profile: Profile | None = None) -> None:
+    """Write the state of a hardened *model* and the *profile* that it was hardened with, if any, to a safetensors file.
+
+    Raises :class:`ModelError` where the file cannot be written.
 
     >>> import tempfile, torch
     >>> from torchfault.hardening import Ranges, profile
@@ -35,14 +39,19 @@ def save_hardened(model: nn.Module, path: str | Path, *, profile: Profile) -> No
     >>> torch.equal(again(data), plain(data))
     True
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    profile = profile or Profile({})
     held = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
     for name, found in profile.ranges.items():
         held |= {f"{_PREFIX}{name}/{part}": getattr(found, part).clone().contiguous() for part in _TENSORS}
     axes = {name: found.axis for name, found in profile.ranges.items()}
     told = {"axes": axes, "outer": dict(profile.outer), "inputs": profile.inputs, "reads": dict(profile.reads)}
-    save_file(held, path, metadata={"torchfault_profile": json.dumps(told)})
+    try:
+        save_file(held, path, metadata={"torchfault_profile": json.dumps(told), "torchfault_guards": _guards(model)})
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"'{path}' cannot be written: {brief(error)}; choose another place") from None
 
 
 def load_hardened(model: nn.Module, path: str | Path, *methods: Method) -> nn.Module:
@@ -56,15 +65,15 @@ def load_hardened(model: nn.Module, path: str | Path, *methods: Method) -> nn.Mo
         raise ModelError(f"'{path}' {why}; give a file that save_hardened wrote")
     try:
         with safe_open(path, framework="pt") as opened:
-            told = (opened.metadata() or {}).get("torchfault_profile")
+            kept = opened.metadata() or {}
             held = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ModelError(f"'{path}' is not a readable safetensors file: {brief(error)}") from None
-    if told is None:
+    if "torchfault_profile" not in kept:
         raise ModelError(f"'{path}' holds no golden ranges; give a file that save_hardened wrote")
     try:
-        golden = _profile(json.loads(told), held)
-    except (KeyError, ValueError) as error:
+        golden = _profile(json.loads(kept["torchfault_profile"]), held)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"'{path}' holds golden ranges in part only ({brief(error)}); save it anew") from None
     safe = harden(model, *methods, profile=golden)
     state = {name: tensor for name, tensor in held.items() if not name.startswith(_PREFIX)}
@@ -72,7 +81,14 @@ def load_hardened(model: nn.Module, path: str | Path, *methods: Method) -> nn.Mo
         safe.load_state_dict(state)
     except RuntimeError as error:
         raise ModelError(f"'{path}' is of another model or of other methods: {brief(error)}") from None
+    if kept.get("torchfault_guards", _guards(safe)) != _guards(safe):  # earlier files do not tell
+        raise ModelError(f"'{path}' is of methods with other options than {', '.join(map(repr, methods))}; give those")
     return safe
+
+
+def _guards(model: nn.Module) -> str:
+    """Return what stands where in a hardened *model*, as text; in what order methods came is no difference."""
+    return "\n".join(sorted(f"{path} {_ADDRESS.sub('', repr(guard))}" for path, _, guard in guards(model)))
 
 
 def _profile(told: Mapping[str, Mapping[str, Any]], held: Mapping[str, Tensor]) -> Profile:

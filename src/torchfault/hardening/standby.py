@@ -1,5 +1,6 @@
 """Guards that stand by: a pass is only looked at, and where something is wrong guards act in a second one."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,8 +59,8 @@ class Standby:
     words: bool = True
 
     def __post_init__(self) -> None:
-        if self.margin < 0:
-            raise ModelError(f"a margin is 0 or more, got {self.margin:g}")
+        if not 0 <= self.margin < math.inf:
+            raise ModelError(f"a margin is a finite number of 0 or more, got {self.margin:g}")
 
     def __call__(self, model: nn.Module, profile: Profile | None) -> nn.Module:
         """Return *model* with its guards set aside, and a look at every pass."""
@@ -223,7 +224,7 @@ class _Begin:
 class StandbyGuard:
     """The hook behind a pass, which computes again what looks wrong."""
 
-    aside: _Aside
+    aside: _Aside = field(repr=False)
     place: str = "output"
 
     def __call__(

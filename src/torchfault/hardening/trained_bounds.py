@@ -1,5 +1,7 @@
 """Trained bounds: ranges as narrow as the answers on data allow, where golden ranges are as wide as any value was."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,7 +33,7 @@ def train_bounds(
     plus *pull* times the mean share small; weights stay as they are. After each of the *epochs* the accuracy on *data*
     is looked at: where it is lower than before by more than *drop*, the bounds of the epoch before are kept, and
     training ends. Values above their bound are clamped to it. Raises :class:`ModelError` for a model without clamping
-    ranges, and :class:`DataError` for data without labels.
+    ranges and for numbers with which nothing could be trained, and :class:`DataError` for data without labels.
 
     Source: Ghavami et al., FitAct, DATE 2022, where bounds of neurons are trained with a pull towards 0.
 
@@ -45,6 +47,11 @@ def train_bounds(
     """
     if data.labels is None:
         raise DataError("bounds are trained by the labels of data, got none; give data with labels")
+    if epochs < 1 or batch < 1 or not (0 < rate < math.inf and 0 <= pull < math.inf):
+        raise ModelError(
+            "bounds are trained for 1 epoch or more in batches of 1 or more, at finite rates above 0, got "
+            f"epochs={epochs}, batch={batch}, rate={rate:g}, pull={pull:g}"
+        )
     twin = copied(model)
     places = _clamped(twin)
     wide = [module.get_buffer(name).clone() for module, name in places]
