@@ -5,8 +5,8 @@ in a file of its own that appears whole or not at all, and goes on where it stop
 what is complete into one file. An outcome is exact where it was run, is certified
 (:mod:`torchfault.resolve.certification`) or meets nothing but zeros; of the other flips of a word in one direction, on
 one image, the search down their sizes takes smaller ones to fail no more than larger ones. What rests on that is marked
-bit by bit, and one word in a thousand, drawn at random, is enumerated in full: what it refutes is counted. ``--json``
-tells what a gathered file holds, and what the library's estimators make of it by look-up.
+bit by bit, and one word in a thousand, of small layers about eight, drawn at random, is enumerated in full: what it
+refutes is counted. ``--json`` tells what a gathered file holds, and what the library's estimators make of it by look-up.
 """
 
 import argparse
@@ -37,7 +37,7 @@ __all__ = ["KEPT", "Truth", "load"]
 KEPT = ROOT / "benchmarks" / "truth_resnet20.npz"
 WORDS = 128  # in a piece
 IMAGES, BITS = 100, 32
-_EVERY = 1000  # one word in so many is enumerated in full
+_EVERY, _LEAST = 1000, 8  # one word in so many is enumerated in full, and about so many of each layer
 _COUNTS = ("lanes", "enumerated", "refuted", "disproved")
 
 
@@ -59,7 +59,7 @@ def load(path: Path = KEPT, sites: list[str] | None = None) -> Truth:
     with np.load(path) as held:
         counts = json.loads(str(held["counts"]))
         chosen = [name for name in counts if sites is None or name in sites]
-        fail = {name: np.unpackbits(held[f"{name}:fail"], axis=-1, count=IMAGES).astype(bool) for name in chosen}
+        fail = {name: np.unpackbits(held[f"{name}:fail"], axis=-1, count=IMAGES).view(bool) for name in chosen}
         return Truth(fail, {name: held[f"{name}:inferred"] for name in chosen}, {name: counts[name] for name in chosen})
 
 
@@ -108,7 +108,8 @@ def settled(
     block = Block(part, index, trials, lambda asked: ran(engine, asked), lambda: nothing, np.zeros(len(index)), calm)
     resolver.resolve(block, np.arange(len(index)))
     said, vouched, proven = block.failed.copy(), block.flag("vouched").copy(), block.flag("proven").copy()
-    chosen = np.flatnonzero((rng.random(end - first) < 1 / _EVERY)[element])
+    share = max(1 / _EVERY, _LEAST / space.site(name).elements)
+    chosen = np.flatnonzero((rng.random(end - first) < share)[element])
     block.run_alone(chosen)
     wrong = (block.failed != said)[chosen]
     inferred = block.flag("vouched").reshape(shape).sum(axis=2)
