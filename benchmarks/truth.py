@@ -6,7 +6,8 @@ what is complete into one file. An outcome is exact where it was run, is certifi
 (:mod:`torchfault.resolve.certification`) or meets nothing but zeros; of the other flips of a word in one direction, on
 one image, the search down their sizes takes smaller ones to fail no more than larger ones. What rests on that is marked
 bit by bit, and one word in a thousand, of small layers about eight, drawn at random, is enumerated in full: what it
-refutes is counted. ``--json`` tells what a gathered file holds, and what the library's estimators make of it by look-up.
+refutes is counted. ``--json`` tells what a gathered file holds, and what the library's estimators make of it by
+look-up.
 """
 
 import argparse
