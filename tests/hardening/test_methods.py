@@ -9,8 +9,10 @@ from torch import nn
 
 from tests.support.networks import NETWORKS
 from torchfault.data import Data
+from torchfault.engine import Engine
 from torchfault.errors import DataError, ModelError
 from torchfault.hardening import (
+    Checksums,
     InvariantBits,
     Parity,
     Ranges,
@@ -18,6 +20,8 @@ from torchfault.hardening import (
     Standby,
     Triplicate,
     WeightRanges,
+    detecting,
+    detection,
     harden,
     overhead,
     profile,
@@ -120,6 +124,16 @@ def test_a_hardened_model_has_the_names_of_the_model_and_more():
     assert all(key.endswith(("_ever", "_always", "_low", "_high")) for key in found.missing_keys)
 
 
+class Foreign(nn.Parameter):
+    """A tensor that hides its words, as those of torchao do."""
+
+
+def foreign():
+    model = nn.Sequential(nn.Linear(3, 2)).eval()
+    model[0].weight = Foreign(model[0].weight.detach(), requires_grad=False)
+    return model
+
+
 PLAIN, DATA = nn.Sequential(nn.Linear(3, 2)).eval(), torch.rand(9, 3, generator=torch.Generator().manual_seed(0))
 OTHER = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)).eval()
 
@@ -135,6 +149,10 @@ OTHER = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)).eval()
             ModelError,
             "of another model, which has '1.bias'",
         ),
+        (lambda: harden(foreign(), InvariantBits()), ModelError, "'0.weight' is a Foreign, .* know plain tensors"),
+        (lambda: harden(foreign(), Checksums()), ModelError, "got a model without any"),
+        (lambda: detecting(detecting(harden(PLAIN, InvariantBits()))), ModelError, "tells what its guards see already"),
+        (lambda: detection(Engine(PLAIN, Data(DATA))), ModelError, "needs an engine of what detecting"),
         (lambda: Ranges(margin=float("nan")), ModelError, "finite margin of 0 or more, got 1 and nan"),
         (lambda: Ranges(margin=float("inf")), ModelError, "finite margin of 0 or more, got 1 and inf"),
         (lambda: Standby(margin=float("nan")), ModelError, "a finite number of 0 or more, got nan"),

@@ -14,7 +14,7 @@ from torchfault.hardening.attention import check_attention
 from torchfault.hardening.harden import check_free
 from torchfault.hardening.profile import Profile
 from torchfault.hardening.rounding import rounding, wide
-from torchfault.hardening.stored import chosen, watch_parameter, words_of
+from torchfault.hardening.stored import PLAIN, chosen, watch_parameter, words_of
 from torchfault.hardening.sums import BatchSums, added, agree
 from torchfault.names import matching
 
@@ -210,6 +210,8 @@ class ChecksumGuard:
 
 
 def _fits(module: nn.Module) -> bool:
+    if any(type(parameter) not in PLAIN for parameter in module.parameters(recurse=False)):
+        return False
     if isinstance(module, nn.Linear | nn.MultiheadAttention):
         return True
     plain = isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"

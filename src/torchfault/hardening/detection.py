@@ -76,7 +76,7 @@ def detecting(model: nn.Module, *, mend: bool = True) -> Detecting:
 
     Its output is a dictionary: *output* is the model's own, *detected* a boolean for each row, which criteria read as
     any output (``Top1Change(output="output")``), *first* the number of the first guard that saw something. Unless
-    *mend*, guards look and change nothing. Raises :class:`ModelError` for a model without guards.
+    *mend*, guards look and change nothing. Raises :class:`ModelError` for a model without guards, or one that tells.
 
     >>> from torchfault.hardening import Ranges, harden, profile
     >>> plain, data = nn.Sequential(nn.Linear(2, 2)), torch.rand(50, 2)
@@ -84,6 +84,8 @@ def detecting(model: nn.Module, *, mend: bool = True) -> Detecting:
     >>> safe(torch.tensor([[0.5, 0.5], [0.5, 1e9]]))["detected"]
     tensor([False,  True])
     """
+    if any(isinstance(module, Detecting) for module in model.modules()):
+        raise ModelError("the model tells what its guards see already; give the hardened model as it was before")
     twin = copied(model)
     standing = list(guards(twin))
     if not standing:
@@ -167,7 +169,8 @@ def detection(
     A trial fails by *criterion* on the model's own output (another top class unless told), or by a number that is not
     finite. False alarms are counted over all inputs of the engine, and have an upper bound where there is none. The
     trials are a campaign, which *store* keeps under *name* and goes on with where it was interrupted; its verdict
-    ``detected`` is what guards saw, so that ``show --flag detected --by layer`` tells where.
+    ``detected`` is what guards saw, so that ``show --flag detected --by layer`` tells where. Raises
+    :class:`ModelError` for an engine of another model.
 
     >>> from torchfault import Data
     >>> from torchfault.hardening import InvariantBits, harden
@@ -178,6 +181,9 @@ def detection(
     >>> found.coverage.value, found.false_alarms.value
     (1.0, 0.0)
     """
+    if not isinstance(engine.model, Detecting):
+        kind = type(engine.model).__name__
+        raise ModelError(f"detection needs an engine of what detecting() returns, got one of a {kind}; give that")
     space, golden = engine.space if space is None else space, engine.golden()
     bits = [f"first.{bit}" for bit in range(int(golden["first"].max()).bit_length())]
     campaign = Campaign(
@@ -202,9 +208,8 @@ def detection(
     return Detection(coverage, precision, alarms, tuple(np.bincount(passed).tolist()))
 
 
-def _passed(model: nn.Module, given: Tree, layers: list[str], first: NDArray[np.int64]) -> NDArray[np.int64]:
+def _passed(model: Detecting, given: Tree, layers: list[str], first: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return how many layers computed between each of *layers* and the guard of that number; others are left out."""
-    assert isinstance(model, Detecting)
     asked: dict[str, int] = {}  # when a layer has computed, so many guards have been asked
 
     def note(name: str, *_: Any) -> None:

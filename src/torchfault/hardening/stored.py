@@ -15,7 +15,10 @@ from torchfault.hardening.reads import inside, readers
 from torchfault.model.memory import STORED
 from torchfault.names import matching, site_name
 
-__all__ = ["Decoder", "StoredGuard", "chosen", "in_turn", "watch_parameter", "words_of"]
+__all__ = ["PLAIN", "Decoder", "StoredGuard", "chosen", "in_turn", "watch_parameter", "words_of"]
+
+PLAIN = (Tensor, nn.Parameter, nn.Buffer)
+"""The types of tensors whose words can be seen; those of torchao, for one, hold them in others."""
 
 
 class Decoder(Protocol):
@@ -147,6 +150,12 @@ def chosen(
                 f"'{name}' is kept as {stored.storage.name}, and methods for stored words know plain numbers and codes "
                 "of 8 bits; choose other parameters, or another storage"
             )
+    kinds = {name: type(tensor).__name__ for name, tensor in known.items() if type(tensor) not in PLAIN}
+    if foreign := [name for name in found if name in kinds]:
+        raise ModelError(
+            f"'{foreign[0]}' is a {kinds[foreign[0]]}, and methods for stored words know plain tensors; choose other "
+            "parameters, or quantise by represent(model, 'int8')"
+        )
     fit = {name: tensor for name, tensor in found.items() if tensor.dtype in types and tensor.numel()}
     if not fit:
         listed, got = ", ".join(str(one) for one in types), {str(tensor.dtype) for tensor in found.values()}
