@@ -120,7 +120,7 @@ def _counted(name: str, *, trials: int, repeats: int) -> tuple[dict[str, Any], s
         engines |= standing_by(models, few, kind)
         chosen, draws = [method for method in (*methods, *BOTH) if method in models], trials * subject.often[kind]
         found = single(engines, chosen, kind, trials=draws)
-        many = 1 if engines["recipe"].executor == "hooks" else 5  # a pass for each takes its time
+        many = 2 if engines["recipe"].executor == "hooks" else 5  # a pass for each takes its time
         found |= single(engines, ["recipe"], kind, trials=many * draws)
         for method, row in found.items():
             board[method][kind] = row

@@ -107,15 +107,16 @@ def spiking() -> Subject:
 
     What is out of range in the count is clamped: to zero the largest would take the answer away. Currents of the first
     layer are the same at all steps, spikes and their count are whole numbers: looks hold what a pass gave against that.
+    Currents of the second that are far off leave the potentials that they are added to far off to the end.
     """
     model, data = spiking_digits()
     ranges = (Ranges("*:input", action="zero"), Ranges("0:output"))
     recipes = {
         "invariant bits, ranges": (InvariantBits(), *ranges),
         "weight ranges, ranges": (WeightRanges(action="zero"), *ranges),
-        "SECDED, on standby for currents and spikes": (
+        "SECDED, on standby for currents, spikes and potentials": (
             Secded(),
-            Standby((":output", "0.1:input", "0.2:input", "0.3:input")),
+            Standby((":output", "0.1:input", "0.1:output", "0.3:state.mem")),
         ),
     }
     known, measured = data.take(slice(0, 50)), data.take(slice(50, None))

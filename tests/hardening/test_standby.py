@@ -48,6 +48,31 @@ class Strikes(nn.Module):
         return x
 
 
+class Leaky(nn.Module):
+    """Adds what it reads to nine tenths of what it holds, which is fresh in each run, and gives spikes."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("level", torch.zeros(0), persistent=False)
+
+    def forward(self, x):
+        held = self.level if self.level.shape == x.shape else torch.zeros_like(x)
+        self.level = 0.9 * held + x - (held > 1).float()
+        return (self.level > 1).float()
+
+
+class Neurons(nn.Module):
+    """Runs one layer of neurons for five steps, and counts what they give."""
+
+    def __init__(self, strikes):
+        super().__init__()
+        self.current, self.strikes, self.neurons = nn.Linear(4, 6), strikes, Leaky()
+
+    def forward(self, x):
+        self.neurons.level = torch.zeros(0)
+        return torch.stack([self.neurons(self.strikes(self.current(x))) for _ in range(5)]).sum(0)
+
+
 class Steps(nn.Module):
     """Runs the same layers three times, on currents that stay as they are, and counts spikes."""
 
@@ -138,6 +163,36 @@ def test_what_golden_values_share_is_looked_at(step):
     plain.strikes = Strikes()
     for sites in ("spikes:output", ":output"):
         assert torch.equal(harden(plain, Standby(sites), profile=golden)(DATA), clean)
+
+
+@pytest.mark.parametrize("value", [1e9, -1e6, float("nan")])
+@pytest.mark.parametrize("step", [0, 4])
+def test_what_neurons_hold_at_the_end_tells_of_currents_that_were_far_off(value, step):
+    torch.manual_seed(0)
+    plain = Neurons(Strikes()).eval().requires_grad_(False)
+    golden, clean = profile(plain, DATA), plain(DATA)
+    assert float(golden["neurons:state.level"].high.max()) == float(plain.neurons.level.max())
+    assert torch.equal(harden(plain, Ranges("neurons:*"), profile=golden)(DATA), clean)  # of what is read and given
+    plain.strikes = Strikes(value, (step,))
+    safe = harden(plain, Standby("neurons:state.level", words=False), profile=golden)
+    assert torch.equal(safe(DATA), clean)
+    assert safe.strikes.calls == 10
+    assert torch.equal(safe(DATA), clean)
+    assert safe.strikes.calls == 15
+
+
+def test_what_a_module_gives_is_looked_at_behind_hooks_that_came_later():
+    plain = network()
+    golden, clean, calls = profile(plain, DATA), plain(DATA), []
+    safe = harden(plain, Standby(("0:input", "0:output")), profile=golden)
+
+    def struck(_layer, _args, out):
+        calls.append(out)
+        return out + 1e6 if len(calls) == 1 else out
+
+    safe[0].register_forward_hook(struck)
+    assert torch.equal(safe(DATA), clean)
+    assert len(calls) == 2
 
 
 def test_a_captured_graph_has_guards_in_every_pass():

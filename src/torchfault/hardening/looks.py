@@ -1,18 +1,18 @@
 """Looks: what a pass has computed, held against what golden values are like, once, at its end."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from torchfault.hardening.profile import Range
+from torchfault.model.states import Slot, module_slots
 
-__all__ = ["Look", "collect", "fine", "wrong_rows"]
+__all__ = ["Kept", "Look", "fine", "wrong_rows"]
 
-Kept = dict[tuple[str, str], list[Tensor]]
-"""What modules have read and given in a pass, by path and role, one tensor for each call."""
+_STATE = "state."
 
 
 @dataclass(frozen=True)
@@ -31,31 +31,74 @@ class Look:
         return cls(path, role, bool(golden.whole), bool(golden.steady))
 
 
+@dataclass(eq=False)
+class Kept:
+    """What modules of a model have read, given and held in a pass where *looks* are taken.
+
+    *parts* has by path and role one tensor for each call, or the state that is held when the pass ends.
+    """
+
+    looks: tuple[Look, ...]
+    parts: dict[tuple[str, str], list[Tensor]] = field(default_factory=dict)
+    hooks: list[tuple[nn.Module, int]] = field(default_factory=list)
+    states: list[tuple[nn.Module, Slot, list[Tensor]]] = field(default_factory=list)
+
+    def collect(self, model: nn.Module) -> None:
+        """Have the modules inside *model* keep what is looked at; what the model itself gives is told at the end."""
+        for path in dict.fromkeys(look.path for look in self.looks):
+            module, roles = model.get_submodule(path), [look.role for look in self.looks if look.path == path]
+            parts = {role: self.parts.setdefault((path, role), []) for role in roles}
+            self.states += [(module, _slot(module, name), parts[name]) for name in roles if name.startswith(_STATE)]
+            calls = {role: kept for role, kept in parts.items() if not role.startswith(_STATE)}
+            if path and calls:
+                handle = module.register_forward_hook(_Keep(calls.get("input"), calls.get("output")))
+                self.hooks.append((module, handle.id))
+
+    def begin(self) -> None:
+        """Be the last to see what modules give, in the pass that begins."""
+        self.forget()
+        for module, key in self.hooks:
+            hooks: dict[int, Any] = module._forward_hooks
+            hooks[key] = hooks.pop(key)
+
+    def end(self, output: Any) -> None:
+        """Take what the model gives, and what modules hold when the pass ends."""
+        if isinstance(output, Tensor):
+            self.parts["", "output"] = [output]
+        for module, slot, parts in self.states:
+            parts[:] = [slot.read(module)]
+
+    def forget(self) -> None:
+        """Let go of it all."""
+        for parts in self.parts.values():
+            parts.clear()
+
+
+def _slot(module: nn.Module, role: str) -> Slot:
+    """Return the place of the state that *role* tells, such as ``state.mem``."""
+    return next(slot for slot in module_slots(module) if slot.name == role.removeprefix(_STATE))
+
+
 @dataclass(frozen=True, eq=False)
 class _Keep:
-    """The hook that keeps what a module reads or gives."""
+    """The hook that keeps what a module reads and gives, as far as it is looked at."""
 
-    role: str
-    parts: list[Tensor]
+    read: list[Tensor] | None
+    given: list[Tensor] | None
 
     def __call__(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.parts.append(args[0] if self.role == "input" else output)
+        if self.read is not None:
+            self.read.append(args[0])
+        if self.given is not None:
+            self.given.append(output)
 
 
-def collect(model: nn.Module, looks: Sequence[Look], kept: Kept) -> None:
-    """Have the modules of *model* that *looks* are about put into *kept* what they read and give."""
-    for look in looks:
-        parts = kept.setdefault((look.path, look.role), [])
-        if look.path:  # what the model itself gives is at hand where looks are taken
-            model.get_submodule(look.path).register_forward_hook(_Keep(look.role, parts))
-
-
-def fine(looks: Sequence[Look], kept: Kept, low: Tensor, high: Tensor) -> bool:
+def fine(kept: Kept, low: Tensor, high: Tensor) -> bool:
     """Return whether all is as golden values are; *low* and *high* have a bound for each look, shape (looks,)."""
     # Few operations, and fast ones: in a pass of a millisecond, each takes a thousandth and more of it.
     return all(
-        _fine(look, kept[look.path, look.role], least, most)
-        for look, least, most in zip(looks, low.tolist(), high.tolist(), strict=True)
+        _fine(look, kept.parts[look.path, look.role], least, most)
+        for look, least, most in zip(kept.looks, low.tolist(), high.tolist(), strict=True)
     )
 
 
@@ -76,12 +119,12 @@ def _nothing(off: Tensor) -> bool:
     return float(off.abs_().sum()) == 0
 
 
-def wrong_rows(looks: Sequence[Look], kept: Kept, low: Tensor, high: Tensor) -> Tensor:
+def wrong_rows(kept: Kept, low: Tensor, high: Tensor) -> Tensor:
     """Return in which rows something is not as golden values are, shape (n,)."""
     right = [
         one.flatten(1).all(1) if one.ndim > 1 else one.all().expand(len(one))
-        for look, least, most in zip(looks, low, high, strict=True)
-        for one in _right(look, kept[look.path, look.role], least, most)
+        for look, least, most in zip(kept.looks, low, high, strict=True)
+        for one in _right(look, kept.parts[look.path, look.role], least, most)
     ]
     return ~torch.stack(right).all(0)
 

@@ -1,6 +1,6 @@
 """What the activations of a model are like without faults: ranges by channel of what every module reads and gives."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torchfault.errors import DataError, did_you_mean
 from torchfault.hardening.reads import Reads
 from torchfault.model.discover import check_inference
 from torchfault.model.disturb import undisturbed
+from torchfault.model.states import find_cells
 
 __all__ = ["LEVELS", "Profile", "Range", "channel_axis", "profile"]
 
@@ -58,7 +59,8 @@ class Range:
 class Profile:
     """The golden :class:`Range` of what modules read and give, by names such as ``conv1:input`` and ``conv1:output``.
 
-    What the model itself gives is ``:output``, which is left out where it is not finite on some input.
+    What the model itself gives is ``:output``, which is left out where it is not finite on some input; what a module
+    holds of its time steps when a pass has ended is called as ``lif1:state.mem``.
 
     *outer* tells, for a module that reads the very tensor that a module around it reads, the outermost such module: a
     bound there holds for all who read the tensor. *inputs* is how many inputs it was taken from, and *reads* tells in
@@ -116,9 +118,22 @@ def profile(model: nn.Module, data: Data | Tree, *, batch: int = 64) -> Profile:
     finally:
         for hook in hooks:
             hook.remove()
+    for name, value in _states(model, data, batch) if watch.again else ():
+        watch.note(name, value)
     # an answer without finite numbers is told, with how many inputs have one, by what strikes the model
     ranges = {name: sums.range(name) for name, sums in watch.sums.items() if name != ":output" or sums.finite}
     return Profile(ranges, watch.outer, len(data), reads.found)
+
+
+def _states(model: nn.Module, data: Data, batch: int) -> Iterator[tuple[str, Any]]:
+    """Yield what modules still hold of their time steps, batch by batch, when *model* has run."""
+    cells = find_cells(model, rows(data.inputs, slice(0, 2)))
+    held = [(cell.path, slot) for cell in cells for slot in cell.held]
+    with undisturbed(model):
+        for start in range(0, len(data) if held else 0, batch):
+            call(model, rows(data.inputs, slice(start, start + batch)))
+            for path, slot in held:
+                yield f"{path}:state.{slot.name}", slot.read(model.get_submodule(path))
 
 
 class _Watch:
@@ -127,16 +142,18 @@ class _Watch:
     def __init__(self) -> None:
         self.sums: dict[str, _Sums] = {}
         self.outer: dict[str, str] = {}
+        self.again = False  # whether a module was called more than once in a pass
+        self._called: set[str] = set()
         self._readers: dict[int, list[str]] = {}
         self._held: list[Tensor] = []
 
     def begin(self) -> None:
-        self._readers, self._held = {}, []
+        self._readers, self._held, self._called = {}, [], set()
         for sums in self.sums.values():
             sums.last = None
 
     def read(self, name: str, args: tuple[Any, ...]) -> None:
-        if args and self._note(f"{name}:input", args[0]):
+        if args and self.note(f"{name}:input", args[0]):
             readers = self._readers.setdefault(id(args[0]), [])
             around = next((one for one in readers if name.startswith(f"{one}.")), name)
             readers.append(name)
@@ -144,9 +161,12 @@ class _Watch:
             self.outer[name] = around if self.outer.get(name, around) == around else name
 
     def gave(self, name: str, output: Any) -> None:
-        self._note(f"{name}:output", output)
+        self.again |= name in self._called
+        self._called.add(name)
+        self.note(f"{name}:output", output)
 
-    def _note(self, name: str, value: Any) -> bool:
+    def note(self, name: str, value: Any) -> bool:
+        """Take a tensor of floating point with an axis of inputs and one of channels into account, or nothing."""
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 2:
             return False
         axis = channel_axis(value)

@@ -87,7 +87,7 @@ class Ranges:
 
     def _places(self, model: nn.Module, profile: Profile) -> list[str]:
         if self.sites:
-            known = list(profile.ranges)
+            known = [name for name in profile.ranges if name.endswith((":input", ":output"))]
             return [known[i] for i in sorted(matching(known, self.sites, what="tensor of the profile"))]
         norms = nn.modules.batchnorm._BatchNorm
         readers = [

@@ -14,7 +14,7 @@ from torchfault.errors import ModelError
 from torchfault.hardening.checksums import ChecksumGuard, few
 from torchfault.hardening.codes import Dequantised, Uncover
 from torchfault.hardening.harden import Guard, check_free
-from torchfault.hardening.looks import Kept, Look, collect, fine, wrong_rows
+from torchfault.hardening.looks import Kept, Look, fine, wrong_rows
 from torchfault.hardening.profile import Profile
 from torchfault.hardening.reads import inside
 from torchfault.hardening.stored import StoredGuard, words_of
@@ -42,8 +42,7 @@ class Standby:
 
     A captured graph has no branches: in what ``torch.export`` makes of the model, guards act in every pass. Guards of
     the model's own parameters and inputs do so anywhere, and those whose clean words are not what to compute with.
-    Strike the model with ``Engine(..., executor="hooks")``. What a module gives is struck behind hooks on it: look at
-    what the next one reads.
+    Strike the model with ``Engine(..., executor="hooks")``.
 
     >>> from torchfault.hardening import InvariantBits, harden, profile
     >>> model, data = nn.Sequential(nn.Linear(2, 2), nn.ReLU()), torch.rand(50, 2)
@@ -68,8 +67,7 @@ class Standby:
             raise ModelError("guards stand by for golden ranges; give profile=profile(model, data)")
         known = list(profile.ranges)
         names = [known[i] for i in sorted(matching(known, self.sites, what="tensor of the profile"))]
-        looks = tuple(Look.of(name, profile[name]) for name in names)
-        aside = _Aside(model, looks)
+        aside = _Aside(model, Kept(tuple(Look.of(name, profile[name]) for name in names)))
         guard = StandbyGuard(aside)
         check_free(model, "", guard)
         low, high = (
@@ -81,7 +79,7 @@ class Standby:
         model.register_buffer("standby_high", high + wide)
         aside.set(words=self.words)
         model.register_buffer("standby_sums", aside.sums())
-        collect(model, looks, aside.kept)
+        aside.kept.collect(model)
         model.register_forward_pre_hook(_Begin(aside), prepend=True)
         model.register_forward_hook(guard, with_kwargs=True, always_call=True)
         return model
@@ -89,11 +87,10 @@ class Standby:
 
 @dataclass(eq=False)
 class _Aside:
-    """The guards of a *model* that stand by, and what *looks* and checksums have kept of the pass that runs."""
+    """The guards of a *model* that stand by, and what looks and checksums have *kept* of the pass that runs."""
 
     model: nn.Module
-    looks: tuple[Look, ...]
-    kept: Kept = field(default_factory=dict)
+    kept: Kept
     added: list[BatchSums] = field(default_factory=list)
     words: list[list[tuple[nn.Module, str]]] = field(default_factory=list)
     hooks: list[tuple[nn.Module, str, dict[int, Any], frozenset[int]]] = field(default_factory=list)
@@ -136,12 +133,6 @@ class _Aside:
             found, held = self.sums(), self.model._buffers["standby_sums"]
         assert held is not None
         return not torch.equal(found, held)
-
-    def forget(self) -> None:
-        """Let go of what has been kept."""
-        self.added.clear()
-        for parts in self.kept.values():
-            parts.clear()
 
     def act(self) -> None:
         """Put the guards where they were, before the hooks that have come since."""
@@ -215,7 +206,8 @@ class _Begin:
     aside: _Aside
 
     def __call__(self, _module: nn.Module, _args: tuple[Any, ...]) -> None:
-        self.aside.forget()
+        self.aside.added.clear()
+        self.aside.kept.begin()
         if torch.compiler.is_compiling() or (self.aside.words and self.aside.off()):
             self.aside.act()
 
@@ -241,7 +233,8 @@ class StandbyGuard:
             self.aside.act()
             return by_rows(rows, module.forward(*args, **named), output)
         finally:
-            self.aside.forget()
+            self.aside.added.clear()
+            self.aside.kept.forget()
             if self.aside.acting:
                 self.aside.rest()
 
@@ -253,13 +246,12 @@ class StandbyGuard:
         with torch._C.DisableTorchFunction():
             return agree(self.aside.added)
 
-    def _looked(self, module: nn.Module, output: Tree) -> tuple[tuple[Look, ...], Kept, Tensor, Tensor]:
-        if isinstance(output, Tensor):
-            self.aside.kept["", "output"] = [output]
+    def _looked(self, module: nn.Module, output: Tree) -> tuple[Kept, Tensor, Tensor]:
+        self.aside.kept.end(output)
         low, high = module._buffers["standby_low"], module._buffers["standby_high"]
         assert low is not None
         assert high is not None
-        return self.aside.looks, self.aside.kept, low, high
+        return self.aside.kept, low, high
 
 
 def by_rows(rows: Tensor, again: Tree, first: Tree) -> Tree:
