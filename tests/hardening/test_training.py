@@ -9,11 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from torchfault import FaultSpace, Site
 from torchfault.data import Data
 from torchfault.engine import inject
 from torchfault.errors import DataError, FaultError
 from torchfault.faults import Value
-from torchfault.hardening import FaultDraws, Refreshed, train_with_faults
+from torchfault.hardening import FaultDraws, InvariantBits, Refreshed, harden, train_with_faults
 from torchfault.model.discover import find
 from torchfault.sampling import BitErrorRate, Exhaustive, Importance, Search, Table
 
@@ -196,5 +197,16 @@ def test_bad_input_is_refused_in_one_line(model, data):
             FaultDraws(space, **options)
     with pytest.raises(FaultError, match="through 'faulty' or 'clean' words, got 'plain'"):
         train_with_faults(model, data, optimizer, None, gradient="plain")
+    for options in ({"epochs": 0}, {"batch": 0}):
+        with pytest.raises(FaultError, match="1 epoch or more in batches of 1 input or more, got"):
+            train_with_faults(model, data, optimizer, None, **options)
+    for other in (copy.deepcopy(model), copy.deepcopy(model).requires_grad_(False)):
+        with pytest.raises(FaultError, match="has no parameter of the model that gets gradients"):
+            train_with_faults(other, data, optimizer, None)
+    safe = harden(model, InvariantBits())
+    with pytest.raises(FaultError, match="no gradient reaches a parameter"):
+        train_with_faults(safe, data, torch.optim.SGD(safe.parameters(), lr=0.1), None)
+    with pytest.raises(FaultError, match=r"'0.weight' is \(3,\) in the draws and \(16, 6\) in the model"):
+        train_with_faults(model, data, optimizer, FaultDraws(FaultSpace((Site("0.weight", (3,)),))))
     with pytest.raises(FaultError, match="bound of gradients is above 0, got 0"):
         train_with_faults(model, data, optimizer, None, clip=0.0)

@@ -72,6 +72,12 @@ class FaultySteps:
         device = next((parameter.device for parameter in model.parameters()), "cpu")
         with _at_rest(model):
             self._found = find(model, data.to(device))
+        shapes = {site.name: site.shape for site in self._found.space.sites}
+        for site in draws.space.sites if draws else ():
+            if (mine := shapes.get(site.name, site.shape)) != site.shape:
+                raise FaultError(
+                    f"'{site.name}' is {site.shape} in the draws and {mine} in the model; draw from its sites"
+                )
 
     def begin(self, step: int) -> None:
         """Strike the faults of *step*; what an earlier step left struck is put right first."""

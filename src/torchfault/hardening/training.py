@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchfault.data import Data, Tree, call, leaves
-from torchfault.errors import DataError
+from torchfault.errors import DataError, FaultError
 from torchfault.hardening.draws import FaultDraws
 from torchfault.hardening.faulty_steps import FaultySteps, Gradient
 
@@ -56,7 +56,7 @@ def train_with_faults(
     The batches of an epoch depend on *seed* and the epoch alone: a training that begins at epoch *first* with model and
     optimiser as they were, and the *state* of the former :class:`Training`, goes on as one in one piece. *loss* is the
     cross entropy unless told; *after* are called with the number of every finished step. Raises :class:`DataError` for
-    data without labels.
+    data without labels, and :class:`FaultError` where nothing would be learnt.
 
     >>> _ = torch.manual_seed(0)
     >>> model, images = nn.Sequential(nn.Linear(4, 3)), torch.randn(60, 4)
@@ -67,8 +67,7 @@ def train_with_faults(
     >>> found.loss[-1] < found.loss[0], found.step
     (True, 20)
     """
-    if data.labels is None:
-        raise DataError("training needs labels, got inputs alone; give Data(inputs, labels)")
+    _check(model, data, optimizer, epochs, batch)
     steps = FaultySteps(model, data, draws, gradient=gradient, clip=clip)
     if state is not None:
         steps.resume(state)
@@ -88,6 +87,16 @@ def train_with_faults(
     return Training((first + epochs) * each, tuple(means), steps.skipped, steps.state())
 
 
+def _check(model: nn.Module, data: Data, optimizer: torch.optim.Optimizer, epochs: int, batch: int) -> None:
+    if data.labels is None:
+        raise DataError("training needs labels, got inputs alone; give Data(inputs, labels)")
+    if epochs < 1 or batch < 1:
+        raise FaultError(f"training takes 1 epoch or more in batches of 1 input or more, got {epochs} and {batch}")
+    mine = {parameter for parameter in model.parameters() if parameter.requires_grad}
+    if not any(one in mine for group in optimizer.param_groups for one in group["params"]):
+        raise FaultError("the optimiser has no parameter of the model that gets gradients; give it model.parameters()")
+
+
 def _step(
     steps: FaultySteps,
     step: int,
@@ -100,6 +109,8 @@ def _step(
     try:
         steps.begin(step)
         value = loss(call(steps.model, part.inputs), part.labels)
+        if not value.requires_grad:
+            raise FaultError("no gradient reaches a parameter, as behind guards of their words; train before hardening")
         steps.computed(value)
         torch.autograd.backward(value)
     finally:
