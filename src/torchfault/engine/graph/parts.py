@@ -99,9 +99,9 @@ def elementwise_operands(node: Node, golden: Golden, *, but: str = "") -> Sequen
     Those with constants, *but* for the one operation named, are others: these may belong to elements that a part lacks.
     """
     program = golden.program
-    operands, shape = lane_arguments(node, program), golden.like(node.position).shape
     if node.op != but and (node.op not in _ELEMENTWISE or any(program.nodes[s].constant for s in node.reads)):
         return None
+    operands, shape = lane_arguments(node, program), golden.like(node.position).shape
     if any(program.nodes[s].positional or golden.like(s).shape != shape for s in operands):
         return None
     return operands
