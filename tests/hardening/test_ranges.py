@@ -183,3 +183,24 @@ def test_every_channel_has_its_own_bounds_in_tensors_of_any_axes(shape, action):
 def test_an_empty_batch_passes(net):
     safe = harden(net, Ranges(per="channel"), profile=profile(net, torch.randn(20, 3)))
     assert safe(torch.empty(0, 3)).shape == (0, 2)
+
+
+def test_golden_ranges_are_the_same_in_batches_of_any_size():
+    class Twice(nn.Module):  # the sample of what is called twice outgrows its first memory
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.fc(self.fc(x))
+
+    torch.manual_seed(0)
+    model, data = Twice().eval(), torch.randn(50, 3)
+    whole = profile(model, data, batch=50)
+    for batch in (7, 1):
+        parts = profile(model, data, batch=batch)
+        assert parts.ranges.keys() == whole.ranges.keys()
+        for name, found in parts.ranges.items():
+            for part in ("low", "high", "mean", "quantiles"):
+                assert torch.allclose(getattr(found, part), getattr(whole[name], part), atol=1e-6), (name, part)
+            assert (bool(found.whole), bool(found.steady)) == (bool(whole[name].whole), bool(whole[name].steady))

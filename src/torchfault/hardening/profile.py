@@ -102,7 +102,7 @@ def profile(model: nn.Module, data: Data | Tree, *, batch: int = 64) -> Profile:
     if batch < 1:
         raise DataError(f"a batch has 1 input or more, got {batch}")
     data = data if isinstance(data, Data) else Data(data)
-    watch, reads = _Watch(), Reads(model)
+    watch, reads = _Watch(-(-len(data) // batch)), Reads(model)
     hooks: list[Any] = []
     for name, module in model.named_modules():
         hooks.append(module.register_forward_pre_hook(lambda *_, name=name: reads.begin(name), prepend=True))
@@ -139,7 +139,8 @@ def _states(model: nn.Module, data: Data, batch: int) -> Iterator[tuple[str, Any
 class _Watch:
     """Gathers while the model runs; holds the tensors of one batch, so that no other takes their place in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
         self.sums: dict[str, _Sums] = {}
         self.outer: dict[str, str] = {}
         self.again = False  # whether a module was called more than once in a pass
@@ -173,51 +174,59 @@ class _Watch:
         known = self.sums.get(name)
         if known is not None and known.channels != value.shape[axis]:
             return False  # called with tensors of other shapes: the first one counts
-        self.sums.setdefault(name, _Sums(axis, value.shape[axis])).add(value)
+        self.sums.setdefault(name, _Sums(axis, value, self.batches)).add(value)
         return True
 
 
-@dataclass(eq=False)
 class _Sums:
-    """The running statistics of one tensor."""
+    """The running statistics of one tensor, of which a pass gives *like*, in so many *batches* at least.
 
-    axis: int
-    channels: int
-    count: int = 0
-    low: list[Tensor] = field(default_factory=list)
-    high: list[Tensor] = field(default_factory=list)
-    total: list[Tensor] = field(default_factory=list)
-    sample: list[Tensor] = field(default_factory=list)
-    whole: bool = True
-    steady: bool = True
-    last: Tensor | None = None  # what the module gave before, in this pass
+    All memory is had at once: pieces that came later would lie between activations, which then find no room there.
+    """
+
+    def __init__(self, axis: int, like: Tensor, batches: int) -> None:
+        self.axis, self.channels = axis, like.shape[axis]
+        self.low, self.high = (like.new_full((self.channels,), end) for end in (torch.inf, -torch.inf))
+        self.total = like.new_zeros(self.channels, dtype=torch.float64)
+        self.count, self.sampled = 0, 0
+        self.sample = like.new_empty((self.channels, 0), dtype=torch.float32)
+        self.batches, self.whole, self.steady = batches, True, True
+        self.last: Tensor | None = None  # what the module gave before, in this pass
 
     def add(self, value: Tensor) -> None:
         self.whole = self.whole and torch.equal(value.round(), value)
         self.steady = self.steady and (self.last is None or torch.equal(value, self.last))
         self.last = value.clone()
         flat = value.movedim(self.axis, 0).reshape(self.channels, -1)
-        self.low.append(flat.amin(1))
-        self.high.append(flat.amax(1))
-        self.total.append(flat.double().sum(1))
+        torch.minimum(self.low, flat.amin(1), out=self.low)
+        torch.maximum(self.high, flat.amax(1), out=self.high)
+        self.total += flat.double().sum(1)
         self.count += flat.shape[1]
-        step = max(flat.numel() // _SAMPLE, 1)
-        self.sample.append(flat[:, ::step].float().clone())
+        self._draw(flat[:, :: max(flat.numel() // _SAMPLE, 1)])
+
+    def _draw(self, drawn: Tensor) -> None:
+        first, self.sampled = self.sampled, self.sampled + drawn.shape[1]
+        if self.sampled > self.sample.shape[1]:
+            more = self.sample.new_empty((self.channels, first + drawn.shape[1] * self.batches))
+            more[:, :first] = self.sample[:, :first]
+            self.sample = more
+        self.sample[:, first : self.sampled] = drawn
 
     @property
     def finite(self) -> bool:
         """Whether all values are finite numbers: NaN goes through minima and maxima."""
-        return all(bool(bound.isfinite().all()) for bound in (*self.low, *self.high))
+        return all(bool(bound.isfinite().all()) for bound in (self.low, self.high))
 
     def range(self, name: str) -> Range:
-        low, high = torch.stack(self.low).amin(0), torch.stack(self.high).amax(0)
         if not self.finite:
             raise DataError(f"'{name}' is no finite number without faults; mend the model or its data")
         levels = torch.tensor(LEVELS, dtype=torch.float64)
-        drawn = torch.cat(self.sample, dim=1).sort(dim=1).values
-        quantiles = drawn[:, (levels * (drawn.shape[1] - 1)).round().long()].t().to(low.dtype)
-        mean = (torch.stack(self.total).sum(0) / self.count).to(low.dtype)
-        return Range(self.axis, low, high, mean, quantiles, torch.tensor(self.whole), torch.tensor(self.steady))
+        drawn = self.sample[:, : self.sampled].sort(dim=1).values
+        quantiles = drawn[:, (levels * (drawn.shape[1] - 1)).round().long()].t().to(self.low.dtype)
+        mean = (self.total / self.count).to(self.low.dtype)
+        return Range(
+            self.axis, self.low, self.high, mean, quantiles, torch.tensor(self.whole), torch.tensor(self.steady)
+        )
 
 
 def _between(quantiles: Tensor, at: float) -> Tensor:
