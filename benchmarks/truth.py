@@ -27,6 +27,7 @@ from benchmarks.engine import outcomes, resnet20
 from benchmarks.sections import ROOT
 from torchfault.data import leaves
 from torchfault.engine import Engine
+from torchfault.errors import SpaceError
 from torchfault.faults import BitFlip
 from torchfault.model.operands import operands
 from torchfault.resolve import Block, Gated, MeetsZeros, Monotone, Resolver, certified
@@ -130,9 +131,12 @@ def ran(engine: Engine, trials: Trials) -> dict[str, NDArray[np.bool_]]:
 
 
 def gather(folder: Path, space: FaultSpace, path: Path) -> list[str]:
-    """Join the pieces of the sites that are complete in *folder* into one file, and return these sites."""
-    arrays: dict[str, Any] = {}
-    counts = {}
+    """Join the pieces of the sites that are complete in *folder* into one file, and return these sites.
+
+    What the file holds of other sites stays in it.
+    """
+    arrays, counts = _gathered(path)
+    complete = []
     for site in space.sites:
         files = [_file(folder, name, first) for name, first, _ in pieces(space) if name == site.name]
         if not all(file.exists() for file in files):
@@ -141,8 +145,23 @@ def gather(folder: Path, space: FaultSpace, path: Path) -> list[str]:
         arrays |= {f"{site.name}:{key}": np.concatenate([one[key] for one in held]) for key in ("fail", "inferred")}
         total = np.sum([one["counts"] for one in held], axis=0)
         counts[site.name] = dict(zip(_COUNTS, total.tolist(), strict=True))
-    np.savez_compressed(path, allow_pickle=False, counts=np.array(json.dumps(counts)), **arrays)
-    return list(counts)
+        complete.append(site.name)
+    if not complete:
+        raise SystemExit(f"no site is complete in {folder}; make its pieces first: benchmarks/truth.py make")
+    counts = {site.name: counts[site.name] for site in space.sites if site.name in counts}
+    part = path.with_suffix(".part.npz")
+    np.savez_compressed(part, allow_pickle=False, counts=np.array(json.dumps(counts)), **arrays)
+    os.replace(part, path)
+    return complete
+
+
+def _gathered(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:
+    """Return the arrays and the counts of a gathered file, none where there is no file yet."""
+    if not path.exists():
+        return {}, {}
+    with np.load(path) as held:
+        arrays = {key: held[key] for key in held.files if key != "counts"}
+        return arrays, json.loads(str(held["counts"]))
 
 
 def _file(folder: Path, name: str, first: int) -> Path:
@@ -190,7 +209,10 @@ def main() -> None:
         print(json.dumps(found, indent=None if given.json else 1))
         return
     engine = Engine(*resnet20(slice(IMAGES)))
-    space = layers(engine, given.sites)
+    try:
+        space = layers(engine, given.sites)
+    except SpaceError as error:
+        raise SystemExit(f"--sites: {error}") from None
     if given.step == "make":
         print(f"{make(given.folder, engine, space, minutes=given.minutes)} pieces left")
     else:

@@ -78,6 +78,13 @@ def test_pieces_are_made_once_appear_whole_and_are_gathered_by_site(tmp_path):
     assert told["layers"]["fc2.weight"] == pytest.approx(held.fail["fc2.weight"].mean(), abs=1e-6)
     assert list(making.load(path, ["fc2.weight"]).fail) == ["fc2.weight"]
     json.dumps(told)
+    for file in folder.glob("fc2.weight@*"):
+        file.unlink()
+    assert making.gather(folder, space, path) == ["conv1.weight"]
+    assert making.told(making.load(path)) == told  # what the file held of others stays
+    with pytest.raises(SystemExit, match=r"no site is complete in .*; make its pieces first"):
+        making.gather(tmp_path / "none", space, path)
+    assert making.told(making.load(path)) == told
 
 
 def test_what_strikes_together_fails_where_any_of_it_fails_alone(rng):

@@ -171,6 +171,7 @@ CASES: dict[str, tuple[str | list[str], str]] = {
     "value given twice": (config(sampler="'uniform:3,faults=4'"), "'uniform' is given faults twice"),
     "resolver of one": (config(resolver="'pooled:1'"), "resolver.size: expected a number of at least 2, got 1"),
     "unknown resolver": (config(resolver="poled"), "resolver: no resolver is called 'poled'; did you mean 'pooled'"),
+    "option of another section": (config(sampler="adaptive:block=7"), "no such key; adaptive takes "),
     "adaptive without a goal": (config(sampler="adaptive"), "adaptive draws towards half-widths, got none"),
     "half-width by nothing": (config(stop="{half_width: {sight: 0.1}}"), "got 'sight'; did you mean 'site'"),
     "half-width twice": (config(stop="{half_width: [0.1, 0.2]}"), "the half-width of 'model' is given twice"),

@@ -140,13 +140,13 @@ def _nearest(key: Key) -> str:
         own = next(str(part) for part in key[1:] if part in kinds)
         if others := [name for name, kind in kinds.items() if wrong in kind.options()]:
             return f" of {own}; {wrong} goes with {' and '.join(others)}"
-        siblings: Iterable[str] = kinds[own].options()
-    else:
-        section: type[Section] | None = Settings
-        for part in plain[:-1]:
-            field = section.model_fields.get(part) if section else None
-            section = next(sections_in(field.annotation), None) if field else None
-        siblings = section.model_fields if section else ()
+        options = kinds[own].options()
+        return did_you_mean(wrong, options) or f"; {own} takes {', '.join(options) or 'no options'}"
+    section: type[Section] | None = Settings
+    for part in plain[:-1]:
+        field = section.model_fields.get(part) if section else None
+        section = next(sections_in(field.annotation), None) if field else None
+    siblings: Iterable[str] = section.model_fields if section else ()
     if elsewhere := [dotted for dotted in leaf_keys() if dotted.split(".")[-1] == wrong]:
         return f"; did you mean '{elsewhere[0]}'?"
     return did_you_mean(wrong, siblings) or f"; known here: {', '.join(siblings) or 'none'}"
