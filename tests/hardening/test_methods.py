@@ -82,6 +82,9 @@ class Meddling:
         elif self.how == "hidden":
             shift = torch.zeros(2)
             model.register_forward_hook(lambda _module, _args, output: output + shift.add_(1))
+        elif self.how == "idle":
+            model[0].add_module("never", nn.Identity())
+            model[0].never.register_forward_pre_hook(Nervous("input"))
         elif self.how == "alarm":
             model.register_forward_pre_hook(Nervous("input"))
         return model
@@ -105,6 +108,7 @@ class Nervous:
         ("memory", "nothing lasts"),
         ("chance", "hardened again is the same"),
         ("hidden", "hardened again is the same|clean outputs"),
+        ("idle", r"every guard stands on a module that runs.*\['0.never'\] do not"),
         ("alarm", "no guard sees anything wrong"),
         ("", "refuses a model"),
     ],

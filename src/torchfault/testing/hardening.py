@@ -19,10 +19,10 @@ def check_hardening(method: Method, model: nn.Module, data: Data, *, tolerance: 
     """Raise AssertionError, naming the rule, where *method* does not harden *model* as promised.
 
     The rules: a hashable value, equal to its copy; the model stays as it was; outputs on *data*, of which golden ranges
-    are taken too, change by at most *tolerance* (0: not at all), and no guard sees anything wrong; the same again gives
-    the same; nothing but parameters and buffers lasts from one pass to the next; the state of one hardened model, read
-    by another, makes both compute the same; the hardened model exports and copies; it runs under both executors, where
-    every parameter and buffer of it is a site; and a model that is protected already is refused.
+    are taken too, change by at most *tolerance* (0: not at all), every guard runs, and none sees anything wrong; the
+    same again gives the same; nothing but parameters and buffers lasts from one pass to the next; the state of one
+    hardened model, read by another, makes both compute the same; the hardened model exports and copies; it runs under
+    both executors, where every parameter and buffer of it is a site; and a model that is protected already is refused.
 
     >>> from torchfault.hardening import InvariantBits
     >>> check_hardening(InvariantBits(), nn.Sequential(nn.Linear(3, 2)).eval(), Data(torch.randn(4, 3)))
@@ -63,6 +63,16 @@ def _check_memory(method: Method, safe: nn.Module, data: Data, first: list[Tenso
         hold(all(map(equal, first, _outputs(safe, data))), "another pass gives other outputs")
         hold(held == _attributes(safe), f"a pass adds or removes {sorted(held ^ _attributes(safe))[:3]}")
         hold(_same(state, _state(safe)), "a pass alters the state")
+    with rule(method, "every guard stands on a module that runs"):
+        ran, standing = set[nn.Module](), {module: path for path, module, _ in guards(safe)}
+        hooks = [module.register_forward_pre_hook(lambda module, _: ran.add(module)) for module in standing]
+        _outputs(safe, data)
+        for hook in hooks:
+            hook.remove()
+        hold(
+            standing.keys() <= ran,
+            f"{sorted(path for module, path in standing.items() if module not in ran)[:3]} do not",
+        )
     with rule(method, "no guard sees anything wrong in a clean model"):
         alarms: list[Tensor] = []
         hooks = [
