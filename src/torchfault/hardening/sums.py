@@ -47,7 +47,8 @@ class BatchSums:
     def of(cls, layer: nn.Module, given: Tensor, output: Tensor) -> Self:
         """Return the sums of what *layer* has read and given in this call."""
         held: Any = layer
-        return cls(layer, held.weight, held.bias, len(given), added(given), added(output), output.dtype)
+        first = added(output)  # while it is in the caches: the layer has just written it
+        return cls(layer, held.weight, held.bias, len(given), added(given), first, output.dtype)
 
     @property
     def alike(self) -> tuple[object, ...]:
