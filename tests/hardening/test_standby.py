@@ -195,6 +195,27 @@ def test_what_a_module_gives_is_looked_at_behind_hooks_that_came_later():
     assert len(calls) == 2
 
 
+def test_modules_that_run_on_several_shapes_or_not_at_all_are_looked_at_where_they_are_alike():
+    class Sometimes(nn.Module):
+        def __init__(self, strikes):
+            super().__init__()
+            self.act, self.strikes, self.many = nn.Tanh(), strikes, nn.Tanh()
+
+        def forward(self, x):
+            x = self.act(self.strikes(x)) + self.act(x[:, :2]).sum(1, keepdim=True)
+            return self.many(x) if len(x) > 10 else x
+
+    plain = Sometimes(Strikes()).eval()
+    golden = profile(plain, DATA)
+    for rows in (20, 8):
+        plain.strikes = Strikes()
+        clean = plain(DATA[:rows])
+        plain.strikes = Strikes(1e6, (0,))
+        safe = harden(plain, Standby(("act:input", "many:input")), profile=golden)
+        assert torch.equal(safe(DATA[:rows]), clean)
+        assert safe.strikes.calls == 2
+
+
 def test_a_captured_graph_has_guards_in_every_pass():
     safe = harden(network(), InvariantBits(), Standby(), profile=profile(network(), DATA))
     exported = torch.export.export(safe, (DATA,), strict=False).module()

@@ -62,11 +62,14 @@ class Kept:
             hooks[key] = hooks.pop(key)
 
     def end(self, output: Any) -> None:
-        """Take what the model gives, and what modules hold when the pass ends."""
+        """Take what the model gives, and what modules hold as the pass ends; of several shapes the first one counts."""
         if isinstance(output, Tensor):
             self.parts["", "output"] = [output]
         for module, slot, parts in self.states:
             parts[:] = [slot.read(module)]
+        for parts in self.parts.values():
+            if any(part.shape != parts[0].shape for part in parts):
+                parts[:] = [part for part in parts if part.shape == parts[0].shape]
 
     def forget(self) -> None:
         """Let go of it all."""
@@ -103,6 +106,8 @@ def fine(kept: Kept, low: Tensor, high: Tensor) -> bool:
 
 
 def _fine(look: Look, parts: Sequence[Tensor], low: float, high: float) -> bool:
+    if not parts:  # a module that did not run in this pass
+        return True
     value = (torch.stack(tuple(parts)) if len(parts) > 1 else parts[0]).detach()
     if look.steady and len(parts) > 1:
         if not _nothing(value[1:] - value[:-1]):
