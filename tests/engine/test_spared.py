@@ -30,6 +30,17 @@ class Block(nn.Module):
         return self.head((self.body(x) - x).relu().mean((2, 3)))
 
 
+class Counting(nn.Module):
+    """Picks a value of each input by its number in the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)[torch.arange(len(x)), x.argmax(1)].unsqueeze(1)
+
+
 def residual(images: int = 40) -> tuple[nn.Module, Data]:
     torch.manual_seed(5)
     model = Block()
@@ -121,6 +132,7 @@ def test_a_program_with_values_that_are_no_rows_of_inputs_runs_in_one_piece():
     many = Data(map_tensors(lambda x: torch.cat([x] * 20), data.inputs))
     tight = Engine(model, many, executor="graph", memory="1MiB")
     assert (tight.graph.reused, tight.graph.chunk < len(many)) == (None, True)
+    assert planned(Counting(), Data(torch.randn(6, 4)))[1] is None
 
 
 @pytest.mark.parametrize("name", ["residual", "depthwise", "digits"])

@@ -138,7 +138,7 @@ def spares(program: Program, values: Mapping[int, Value], last_reader: Sequence[
     all rows of inputs: these run in one piece.
     """
     computed = [node for node in program.nodes if node.reads and not (node.constant or node.view)]
-    if any(node.positional or node.layout != _LANES for node in computed):
+    if any(node.positional for node in program.nodes) or any(node.layout != _LANES for node in computed):
         return None
     memories, readers = memory_of(program, values), program.readers()
     end = len(program.nodes)
