@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -117,7 +117,7 @@ def _counted(name: str, *, trials: int, repeats: int) -> tuple[dict[str, Any], s
     few, both = subject.measured.take(slice(0, 100)), (*BOTH, "recipe")
     engines = engines_of(subject, models, few)
     for kind, methods in (("weights", WEIGHTS), ("activations", ACTIVATIONS)):
-        engines |= standing_by(models, few, kind)
+        engines |= standing_by(models, few, captured=kind == "weights" and subject.captured)
         chosen, draws = [method for method in (*methods, *BOTH) if method in models], trials * subject.often[kind]
         found = single(engines, chosen, kind, trials=draws)
         many = 2 if engines["recipe"].executor == "hooks" else 5  # a pass for each takes its time
@@ -158,8 +158,8 @@ def engines_of(subject: Subject, models: Mapping[str, nn.Module], data: Data) ->
     }
 
 
-def standing_by(models: Mapping[str, nn.Module], data: Data, kind: str) -> dict[str, Engine]:
-    """Return engines of the models whose guards stand by, for faults of a *kind*.
+def standing_by(models: Mapping[str, nn.Module], data: Data, *, captured: bool) -> dict[str, Engine]:
+    """Return engines of the models whose guards stand by, *captured* where that tells the same.
 
     A captured graph has guards at work in every pass. So has the module where sums of stored words are off, as one flip
     makes them: of weights the graph, whose lanes are far cheaper, tells the same. Activations, and weights without
@@ -168,8 +168,8 @@ def standing_by(models: Mapping[str, nn.Module], data: Data, kind: str) -> dict[
     engines = {}
     for name, model in models.items():
         if isinstance(sums := getattr(model, "standby_sums", None), Tensor):
-            captured = kind == "weights" and len(sums) > 0
-            engines[name] = Engine(model, data, executor="auto" if captured else "hooks", memory=MEMORY)
+            executor: Literal["auto", "hooks"] = "auto" if captured and len(sums) else "hooks"
+            engines[name] = Engine(model, data, executor=executor, memory=MEMORY)
     return engines
 
 
@@ -185,7 +185,7 @@ def choose(subject: Subject, golden: Profile, *, trials: int) -> tuple[str, dict
     }
     engines = engines_of(subject, models, few)
     for kind in KINDS:
-        engines |= standing_by(models, few, kind)
+        engines |= standing_by(models, few, captured=kind == "weights" and subject.captured)
         draws = trials * subject.often[kind]
         for name, row in single(engines, list(models), kind, trials=draws, seed=CHOICE).items():
             fewer = max(row["before"], 1 / draws) / max(row["after"], 0.5 / draws)
