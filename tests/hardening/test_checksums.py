@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from torchfault.data import Data
 from torchfault.engine import Engine
@@ -20,6 +19,9 @@ LAYERS = [
     nn.Conv2d(2, 2, 2, stride=3),
     nn.Conv2d(2, 2, 5, stride=2, padding=4),
     nn.Conv2d(2, 3, 1),
+    nn.Conv2d(4, 6, 3, padding=1, groups=2),
+    nn.Conv2d(4, 4, (3, 4), padding="same", dilation=(1, 2), groups=4),
+    nn.Conv2d(3, 3, 3, stride=2, padding="valid", groups=3, bias=False),
 ]
 
 
@@ -28,9 +30,25 @@ def test_sums_of_the_input_give_the_sums_of_the_output(layer):
     given = torch.randn(3, layer.in_channels, 9, 11, dtype=torch.float64)
     layer = layer.double()
     with torch.no_grad():
-        plain = F.conv2d(given, layer.weight, None, layer.stride, layer.padding, layer.dilation)
+        plain = layer._conv_forward(given, layer.weight, None)
         assert torch.allclose(_conv_sums(layer, given), plain.sum((2, 3)))
     layer.float()
+
+
+SMALL = [
+    nn.Conv2d(2, 3, 5, padding=2),
+    nn.Conv2d(2, 3, 7, stride=2, padding=6, dilation=2),
+    nn.Conv2d(2, 2, (4, 2), padding="same", groups=2),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("layer", SMALL, ids=repr)
+def test_images_smaller_than_the_padding_are_added_up_too(layer, size):
+    layer, given = layer.double(), torch.randn(3, 2, size, size, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.allclose(_conv_sums(layer, given), layer._conv_forward(given, layer.weight, None).sum((2, 3)))
 
 
 class Around(nn.Module):
@@ -50,12 +68,12 @@ def _set(out, row, value):
     return out
 
 
-@pytest.mark.parametrize("layer", [*LAYERS[:2], nn.Linear(11, 6), nn.Linear(11, 6, bias=False)], ids=repr)
+@pytest.mark.parametrize("layer", [*LAYERS[:2], *LAYERS[-3:], nn.Linear(11, 6), nn.Linear(11, 6, bias=False)], ids=repr)
 @pytest.mark.parametrize("value", [1e30, 40.0, float("nan"), float("-inf")])
 def test_a_wrong_result_is_found_and_computed_again(layer, value):
     torch.manual_seed(0)
     model = Around(layer).requires_grad_(False)
-    given = torch.randn(4, 3, 9, 11) if isinstance(layer, nn.Conv2d) else torch.randn(4, 11)
+    given = torch.randn(4, layer.in_channels, 9, 11) if isinstance(layer, nn.Conv2d) else torch.randn(4, 11)
     safe, clean = harden(model, Checksums()), model(given)
     guard = next(guards(safe))[2]
     wrong = _set(clean, 2, value)
@@ -63,7 +81,7 @@ def test_a_wrong_result_is_found_and_computed_again(layer, value):
     assert torch.equal(guard(safe.layer, (given,), wrong), clean)
 
 
-@pytest.mark.parametrize("layer", LAYERS[:4], ids=repr)
+@pytest.mark.parametrize("layer", [*LAYERS[:4], *LAYERS[-3:]], ids=repr)
 def test_rounding_alone_raises_no_alarm(layer):
     torch.manual_seed(1)
     model = Around(layer).requires_grad_(False)
@@ -162,14 +180,7 @@ def test_sums_of_a_batch_need_no_bound_of_their_own_for_tokens():
     assert torch.allclose(guard(safe.layer, (given,), wrong), clean)
 
 
-class _Wrong:
-    """The hook that adds to one value of what a layer gives."""
-
-    def __call__(self, _module, _args, output):
-        return output + 1e9 * (torch.arange(output.numel()) == 1).view(output.shape)
-
-
-LAYERS = {"conv": nn.Conv2d(2, 3, 3), "many channels": nn.Conv2d(2, 20, 3), "linear": nn.Linear(8, 3)}
+SHAPED = {"conv": nn.Conv2d(2, 3, 3), "many channels": nn.Conv2d(2, 20, 3), "linear": nn.Linear(8, 3)}
 
 
 @pytest.mark.parametrize(
@@ -181,7 +192,7 @@ LAYERS = {"conv": nn.Conv2d(2, 3, 3), "many channels": nn.Conv2d(2, 20, 3), "lin
     ],
 )
 def test_layers_are_checked_on_inputs_of_any_shape(layer, shape):
-    plain, given = LAYERS[layer], torch.randn(shape)
+    plain, given = SHAPED[layer], torch.randn(shape)
     safe = harden(nn.Sequential(plain), Checksums())
     with torch.no_grad():
         right = plain(given)

@@ -11,11 +11,15 @@ def layers(kind, bias):
     torch.manual_seed(0)
     if kind == "conv":  # two alike, and one of its own
         return [nn.Conv2d(3, 4, 3, padding=1, bias=bias) for _ in range(2)] + [nn.Conv2d(3, 4, 3, 2, bias=bias)]
+    if kind == "depthwise":
+        return [nn.Conv2d(3, 6, 3, padding="same", groups=3, bias=bias) for _ in range(2)] + [nn.Conv2d(3, 6, 1)]
     return [nn.Linear(6, 4, bias=bias) for _ in range(2)] + [nn.Linear(6, 5, bias=bias)]
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("kind", "shape"), [("conv", (3, 8, 7)), ("linear", (6,)), ("linear", (5, 6))])
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("conv", (3, 8, 7)), ("depthwise", (3, 8, 7)), ("linear", (6,)), ("linear", (5, 6))]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 def test_a_wrong_value_in_any_of_several_layers_shows(kind, shape, bias, dtype):
     every = [layer.to(dtype).requires_grad_(False) for layer in layers(kind, bias)]

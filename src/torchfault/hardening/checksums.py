@@ -89,7 +89,7 @@ class Checksums:
     over all positions is the product of the filter and of sums of the input, and a channel that is off is computed
     again. That is done on the weights as they are stored: it is the computation that is checked; stored weights are for
     :class:`WeightChecksums`. Sums of numbers of 16 bits are kept in float32. *sites* are globs of modules; without them
-    all convolutions over images, without groups and with zeros around, all linear layers and ``nn.MultiheadAttention``.
+    all convolutions over images with zeros around, all linear layers and ``nn.MultiheadAttention``.
 
     Attention then computes its products one by one, projections, queries with keys and shares with values, and computes
     rows of them again whose sums are off; :func:`checked_attention` is for models that call a function instead.
@@ -113,7 +113,7 @@ class Checksums:
         }
         if not fit:
             raise ModelError(
-                "checksums are for Conv2d without groups, Linear and MultiheadAttention, got a model without any"
+                "checksums are for Conv2d with zeros around, Linear and MultiheadAttention, got a model without any"
             )
         names = list(fit)
         for i in sorted(matching(names, self.sites or "*", what="layer that can be checked")):
@@ -138,7 +138,7 @@ class _Check(nn.Module):
         found = output.sum((2, 3), dtype=kind) if filters else output.sum(-1, keepdim=True, dtype=kind)
         size = given.abs().sum((2, 3), dtype=kind) if filters else given.abs().to(kind)
         magnitude = weight.abs().sum((2, 3)) if filters else weight.abs().sum(0, keepdim=True)
-        terms = F.linear(size, magnitude.to(kind))
+        terms = _by_groups(size, magnitude.to(kind)) if filters else F.linear(size, magnitude.to(kind))
         if bias is not None:
             terms = terms + positions * (bias.abs() if filters else bias.abs().sum())
         additions = positions + weight[0].numel() + (0 if filters else len(weight))
@@ -214,8 +214,7 @@ def _fits(module: nn.Module) -> bool:
         return False
     if isinstance(module, nn.Linear | nn.MultiheadAttention):
         return True
-    plain = isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"
-    return plain and not isinstance(module.padding, str)
+    return isinstance(module, nn.Conv2d) and module.padding_mode == "zeros"
 
 
 def _alone(module: nn.Module, output: Tensor) -> bool:
@@ -233,28 +232,48 @@ def _computed(module: nn.Module, given: Tensor) -> Tensor:
 
 def _conv_sums(layer: nn.Conv2d, given: Tensor) -> Tensor:
     """Return the sum over all positions of each output channel without its bias, from sums of the input."""
-    assert not isinstance(layer.padding, str)
-    down, across = zip(layer.kernel_size, layer.padding, layer.stride, layer.dilation, strict=True)
+    down, across = zip(layer.kernel_size, _pads(layer), layer.stride, layer.dilation, strict=True)
     rows = _windows(given, 2, *down)
     sums = torch.stack([torch.stack(_windows(row, 2, *across), dim=2) for row in rows], dim=2)
-    return F.linear(sums.flatten(1), layer.weight.flatten(1).to(sums.dtype))
+    return _by_groups(sums, layer.weight.to(sums.dtype))
 
 
-def _windows(value: Tensor, axis: int, size: int, pad: int, step: int, far: int) -> list[Tensor]:
+def _by_groups(values: Tensor, weight: Tensor) -> Tensor:
+    """Return the products of filters with the channels that each reads.
+
+    *values* (n, channels, ...) and *weight* (filters, channels of a group, ...) give (n, filters).
+
+    >>> _by_groups(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[1.0, 1.0], [1.0, 10.0]]))
+    tensor([[ 3., 43.]])
+    """
+    groups = values.shape[1] // weight.shape[1]
+    if groups == 1:
+        return F.linear(values.flatten(1), weight.flatten(1))
+    parts, filters = values.unflatten(1, (groups, -1)).flatten(2), weight.unflatten(0, (groups, -1)).flatten(2)
+    return torch.einsum("ngk,gok->ngo", parts, filters).flatten(1)
+
+
+def _pads(layer: nn.Conv2d) -> list[tuple[int, int]]:
+    """Return the zeros before and behind the image along each axis."""
+    if not isinstance(layer.padding, str):
+        return [(pad, pad) for pad in layer.padding]
+    taps = zip(layer.kernel_size, layer.dilation, strict=True)
+    every = [far * (size - 1) if layer.padding == "same" else 0 for size, far in taps]
+    return [(pad // 2, pad - pad // 2) for pad in every]
+
+
+def _windows(value: Tensor, axis: int, size: int, pads: tuple[int, int], step: int, far: int) -> list[Tensor]:
     """Return, for each of the *size* taps of a filter, the sum over *axis* of what it reads at all positions."""
     length = value.shape[axis]
-    last = (length + 2 * pad - far * (size - 1) - 1) // step * step  # where the filter begins for the last time
+    last = (length + sum(pads) - far * (size - 1) - 1) // step * step  # where the filter begins for the last time
     whole = value.sum(axis, dtype=wide(value)) if step == 1 else None
     found = []
     for tap in range(size):
-        first, end = tap * far - pad, tap * far - pad + last  # may lie in the padding, which adds nothing
+        first, end = tap * far - pads[0], tap * far - pads[0] + last  # may lie in the padding, which adds nothing
         low, high = (first if first >= 0 else first % step), min(end, length - 1)
-        if whole is None:
-            found.append(
-                value.narrow(axis, low, high + 1 - low)[(slice(None),) * axis + (slice(None, None, step),)].sum(
-                    axis, dtype=wide(value)
-                )
-            )
+        if whole is None or high < low:
+            read = value.narrow(axis, min(low, length), max(high + 1 - low, 0))
+            found.append(read[(slice(None),) * axis + (slice(None, None, step),)].sum(axis, dtype=wide(value)))
             continue
         above = value.narrow(axis, high + 1, length - high - 1).sum(axis, dtype=whole.dtype)
         found.append(whole - value.narrow(axis, 0, low).sum(axis, dtype=whole.dtype) - above)

@@ -54,7 +54,7 @@ class BatchSums:
     def alike(self) -> tuple[object, ...]:
         """What layers share that are checked together."""
         layer = self.layer
-        steps = (layer.stride, layer.padding, layer.dilation) if isinstance(layer, nn.Conv2d) else ()
+        steps = (layer.stride, layer.padding, layer.dilation, layer.groups) if isinstance(layer, nn.Conv2d) else ()
         return self.weight.shape, self.given.shape, self.count, self.dtype, self.bias is None, steps
 
 
@@ -97,11 +97,10 @@ def _agree(group: Sequence[BatchSums]) -> bool:
 def _applied(layer: nn.Module, given: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return what layers like *layer* make of an input each, by *weight* and *bias*, all with an axis of the layers."""
     if isinstance(layer, nn.Conv2d):
-        assert not isinstance(layer.padding, str)
-        several = (layer.stride, layer.padding, layer.dilation, len(given))
-        found = F.conv2d(
-            given.flatten(0, 1)[None], weight.flatten(0, 1), None if bias is None else bias.flatten(), *several
-        )
+        groups = len(given) * layer.groups
+        start = None if bias is None else bias.flatten()
+        images, filters = given.flatten(0, 1)[None], weight.flatten(0, 1)
+        found = F.conv2d(images, filters, start, layer.stride, layer.padding, layer.dilation, groups)
         return found.view(len(given), -1, *found.shape[2:])
     rows = given.flatten(1, -2) if given.ndim > 2 else given[:, None]
     found = rows @ weight.mT if bias is None else torch.baddbmm(bias[:, None], rows, weight.mT)
