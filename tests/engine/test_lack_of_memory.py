@@ -3,15 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tests.support.agreement import assert_agree, collect, random_trials
 from tests.support.networks import NETWORKS
+from torchfault.data import Data
 from torchfault.engine import device_memory
 from torchfault.engine.crashes import separated
 from torchfault.engine.device_memory import free_bytes
 from torchfault.engine.engine import Engine
-from torchfault.engine.graph import scheduler
+from torchfault.engine.graph import recompute, scheduler
 from torchfault.engine.graph.sweep import Sweep
+from torchfault.hardening import Secded, harden
 
 LACKS = {
     "gpu": torch.OutOfMemoryError("CUDA out of memory"),
@@ -107,3 +110,20 @@ def test_sweeps_are_no_wider_than_what_is_free(monkeypatch):
     widths.clear()
     assert_agree(collect(engine, trials), expected)
     assert max(widths) < widest / 4
+
+
+def test_what_is_computed_from_struck_weights_alone_counts_for_the_lanes_that_run_together(monkeypatch):
+    torch.manual_seed(0)
+    model = harden(nn.Sequential(nn.Linear(16, 16)).eval().requires_grad_(False), Secded())
+    data, weight = Data(torch.randn(20, 16)), model[0].weight
+    parts, run = [], recompute.Anew._vmap
+    monkeypatch.setattr(recompute.Anew, "_vmap", lambda *args: parts.append(len(args[4])) or run(*args))
+    limit, found = 400 * weight.nbytes, []
+    for most in (limit, 10**9):
+        monkeypatch.setattr(recompute, "_VMAP_BYTES", most)
+        engine = Engine(model, data, executor="graph")
+        trials = random_trials(engine.space.select("0.weight", bits=[20, 30]), len(data), 200, seed=1)
+        found.append(collect(engine._executor, trials))
+    assert sum(parts) == 2 * 200
+    assert max(parts[:-1]) * 10 * weight.nbytes <= limit  # to decode takes dozens of tensors of the weight's size
+    assert_agree(*found)

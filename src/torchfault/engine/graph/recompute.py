@@ -1,12 +1,13 @@
 """Run the one struck operation anew, for lanes whose faults have no closed form there."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchfault.data import leaves
 from torchfault.engine.graph.groups import Editor, Group, among, by_tensor
 from torchfault.engine.graph.modules import Modules
 from torchfault.engine.stored import edited
@@ -17,7 +18,7 @@ from torchfault.storages import Stored
 
 __all__ = ["Anew", "put_value"]
 
-_VMAP_BYTES = 64 << 20
+_VMAP_BYTES = 64 << 20  # of parameters of lanes that run together, and of what is computed from these alone
 
 Read = Callable[[int], Value]
 
@@ -112,19 +113,26 @@ class Anew:
     def _changed(self, node: Node, edited: Mapping[int, Tensor]) -> dict[int, Value]:
         """Return the values of *edited* parameters and of everything computed from them that *node* reads."""
         changed: dict[int, Value] = dict(edited)
-        first = min(edited, default=node.position)
-        for between in self.program.nodes[first : node.position]:
-            if between.constant and between.target and any(source in changed for source in between.reads):
-                changed[between.position] = run_node(
-                    between, lambda p: changed[p] if p in changed else self.program.constants[p], 1
-                )
+        for between in self._between(edited, node):
+            changed[between.position] = run_node(
+                between, lambda p: changed[p] if p in changed else self.program.constants[p], 1
+            )
         return changed
+
+    def _between(self, edited: Collection[int], node: Node) -> list[Node]:
+        """Return what is computed from the parameters at *edited* alone before *node*."""
+        found: dict[int, Node] = {}
+        for between in self.program.nodes[min(edited, default=node.position) : node.position]:
+            if between.constant and between.target and any(s in edited or s in found for s in between.reads):
+                found[between.position] = between
+        return list(found.values())
 
     def _on_many(self, node: Node, value: Value, groups: Sequence[Group], lanes: Tensor, values: Read) -> bool:
         if len(lanes) < 2 or not isinstance(node.layout, LaneAxis):
             return False
         positions = sorted({g.place.node for g in groups})
-        bytes_each = sum(self.program.constants[p].nbytes for p in positions)
+        computed = [between.position for between in self._between(positions, node) if not between.view]
+        bytes_each = sum(leaf.nbytes for p in (*positions, *computed) for leaf in leaves(self.program.constants[p]))
         step = int(max(1, _VMAP_BYTES // max(bytes_each, 1)))
         for begin in range(0, len(lanes), step):
             part = lanes[begin : begin + step]
