@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support.agreement import collect, random_trials
+from tests.support.agreement import assert_within_rounding, collect, random_trials, shaken
 from tests.support.networks import NETWORKS
 from tests.support.torch_types import skip_without
 from torchfault.adapters.represent import represent
@@ -375,8 +375,12 @@ def test_executors_find_the_same_words_and_outcomes_in_any_network(name, how):
     ours = [s.name for s in engines[0].space.sites if s.is_activation and s.word != "float32"]
     trials = random_trials(engines[0].space.select(ours), len(data), 40, faults=2, seed=1)
     graph, hooks = (collect(engine._executor, trials) for engine in engines)
-    for a, b in zip(graph, hooks, strict=True):
-        assert torch.isclose(a, b, rtol=0.05, atol=0.05).flatten(1).all(1).float().mean() > 0.9
+
+    def again(seed, row):  # a sum in another order may end on the other side of where words are rounded
+        other = Engine(represent(shaken(model, seed), activations={"*": how}), data, executor="hooks")
+        return collect(other._executor, trials.take(np.array([row])))
+
+    assert_within_rounding(graph, hooks, again)
     for engine in engines:
         for a, b in zip(leaves(engine.golden()), leaves(_called(twin, data)), strict=True):
             assert torch.isclose(a, b, rtol=0.05, atol=0.05).all()

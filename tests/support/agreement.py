@@ -1,6 +1,7 @@
 """Draw trials over all sites, collect an executor's outcomes, and hold them against the reference's."""
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -64,9 +65,19 @@ def assert_reference(
     agree runs again by the reference, on models with such weights, and the executor must lie among what they give.
     """
     mine, theirs = collect(executor, trials), leaves(reference(model, data, trials, reached=reached))
+
+    def again(seed: int, row: int) -> list[Tensor]:
+        return leaves(reference(shaken(model, seed), data, trials.take(np.array([row])), reached=reached))
+
+    assert_within_rounding(mine, theirs, again, tolerance=tolerance)
+
+
+def assert_within_rounding(
+    mine: list[Tensor], theirs: list[Tensor], again: Callable[[int, int], list[Tensor]], *, tolerance: float = 2e-4
+) -> None:
+    """Check that the rows of two lists agree, or differ by what *again* (seed, row) gives by :func:`shaken` models."""
     for row in torch.nonzero(~agreeing(mine, theirs, tolerance=tolerance)).flatten().tolist():
-        one = trials.take(np.array([row]))
-        others = [leaves(reference(_shaken(model, seed), data, one, reached=reached)) for seed in range(8)]
+        others = [again(seed, row) for seed in range(8)]
         for a, b, *near in zip(mine, theirs, *others, strict=True):
             a, b, cloud = a[row].double(), b[row].double(), torch.cat(near).double()
             room = 8 * _apart(cloud, b).amax(0) + tolerance * b.nan_to_num(0, 0, 0).abs().amax() + 1e-6
@@ -81,7 +92,7 @@ def _apart(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(a.isfinite() & b.isfinite(), (a - b).abs(), between)
 
 
-def _shaken(model: nn.Module, seed: int) -> nn.Module:
+def shaken(model: nn.Module, seed: int) -> nn.Module:
     """Return a copy of *model* whose weights differ in their last bits."""
     twin, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
     with torch.no_grad():
