@@ -1,6 +1,7 @@
 """Fixtures that every test may ask for: real weights, real images, a seeded generator."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,9 @@ for _kind in ("CACHE", "STATE"):  # not the user's own
 # Before torch is imported, and for the processes that tests start; two processes of two threads wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("TORCHFAULT_MKLDNN", "1")  # torch itself has no variable that switches oneDNN off
+
+# Ignored where a shell without job control runs the tests in the background; what they interrupt would go on.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A loaded machine must not fail a test that is right: examples may take as long as they take.
 settings.register_profile("torchfault", deadline=None)
