@@ -344,7 +344,7 @@ def _fewer_fail(one: Found) -> str:
 
 
 def _protection(told: Found) -> list[str]:
-    share = "more than was tried" if told["share_95"] is None else f"{100 * told['share_95']:.3f} %"
+    share = "more than was tried" if told["share_95"] is None else f"{100 * told['share_95']:.2g} %"
     heads = [
         "ResNet-20: memory added for 95 % fewer failures",
         "removed by 1 %",
