@@ -52,7 +52,7 @@ def test_what_was_found_becomes_lines():
     row = {"weights": one, "accuracy_change": -0.001, "latency": 0.04, "latency_single": 0.3, "memory": 0.0004}
     found = {
         "leaderboard": {"digits": {"parity": row, "zero-space": {"refused": "no codes"}}},
-        "protection": {"share_95": 0.0004, "removed": [0.97, 0.95], "predicted": [0.001, 0.002]}
+        "protection": {"share_95": 4.17e-6, "removed": [0.97, 0.95], "predicted": [0.001, 0.002]}
         | {"measured": [0.001, 0.0008, 0.0012]},
     }
     abft = {
@@ -67,7 +67,7 @@ def test_what_was_found_becomes_lines():
     lines = rows.hardening(found)
     assert "| parity | all [3, -] | -0.10 | +4.0 %, +30 % | +0.04 % |" in lines
     assert "- zero-space refuses: no codes." in lines
-    assert any("| 0.040 % | 97.0 % [at least 95.0] | 0.100 % [at most 0.200] |" in line for line in lines)
+    assert any("| 0.00042 % | 97.0 % [at least 95.0] | 0.100 % [at most 0.200] |" in line for line in lines)
     assert "for 4.5 % of the pass at batch 128 on standby (12.0 % at work), with" in rows.checksums(abft)[0]
     assert "0 alarms on 100,000 clean inputs (at most 3.0e-05 of them)" in rows.checksums(abft)[0]
     assert "raised 2 on 1,000 inputs in bfloat16 (at most 7.0e-03 of them)" in rows.checksums(abft)[1]
