@@ -117,7 +117,7 @@ def test_what_is_computed_from_struck_weights_alone_counts_for_the_lanes_that_ru
     model = harden(nn.Sequential(nn.Linear(16, 16)).eval().requires_grad_(False), Secded())
     data, weight = Data(torch.randn(20, 16)), model[0].weight
     parts, run = [], recompute.Anew._vmap
-    monkeypatch.setattr(recompute.Anew, "_vmap", lambda *args: parts.append(len(args[4])) or run(*args))
+    monkeypatch.setattr(recompute.Anew, "_vmap", lambda *args: parts.append(len(args[5])) or run(*args))
     limit, found = 400 * weight.nbytes, []
     for most in (limit, 10**9):
         monkeypatch.setattr(recompute, "_VMAP_BYTES", most)

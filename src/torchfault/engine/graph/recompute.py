@@ -86,7 +86,8 @@ class Anew:
         for lane in lanes:
             one = lane.view(1)
             mine = among(groups, one)
-            changed = self._changed(node, {p: self._parameter(p, mine) for p in {g.place.node for g in mine}})
+            own = {p: self._parameter(p, mine) for p in {g.place.node for g in mine}}
+            changed = self._changed(self._between(own, node), own)
             read = lambda p, c=changed: c[p] if p in c else values(p)  # noqa: E731
             put_value(value, node.layout, one, self.on_inputs(node, among(inputs, one), one, read)[1])
 
@@ -110,12 +111,12 @@ class Anew:
             changed[group.place.part] = words
         return stored.value(changed)
 
-    def _changed(self, node: Node, edited: Mapping[int, Tensor]) -> dict[int, Value]:
-        """Return the values of *edited* parameters and of everything computed from them that *node* reads."""
+    def _changed(self, computed: Sequence[Node], edited: Mapping[int, Tensor]) -> dict[int, Value]:
+        """Return the values of *edited* parameters and of all that is *computed* from them."""
         changed: dict[int, Value] = dict(edited)
-        for between in self._between(edited, node):
-            changed[between.position] = run_node(
-                between, lambda p: changed[p] if p in changed else self.program.constants[p], 1
+        for node in computed:
+            changed[node.position] = run_node(
+                node, lambda p: changed[p] if p in changed else self.program.constants[p], 1
             )
         return changed
 
@@ -131,14 +132,15 @@ class Anew:
         if len(lanes) < 2 or not isinstance(node.layout, LaneAxis):
             return False
         positions = sorted({g.place.node for g in groups})
-        computed = [between.position for between in self._between(positions, node) if not between.view]
-        bytes_each = sum(leaf.nbytes for p in (*positions, *computed) for leaf in leaves(self.program.constants[p]))
+        computed = self._between(positions, node)
+        held = (*positions, *(one.position for one in computed if not one.view))
+        bytes_each = sum(leaf.nbytes for p in held for leaf in leaves(self.program.constants[p]))
         step = int(max(1, _VMAP_BYTES // max(bytes_each, 1)))
         for begin in range(0, len(lanes), step):
             part = lanes[begin : begin + step]
             stacks = [self._stack(p, groups, part) for p in positions]
             try:
-                result = self._vmap(node, positions, stacks, part, values)
+                result = self._vmap(node, computed, positions, stacks, part, values)
             except (RuntimeError, ValueError):
                 return False  # no batching rule for this operation
             put(value, node.layout, part, result)
@@ -154,7 +156,15 @@ class Anew:
             self.editor.write(stack, LaneAxis(0), [replace(group, lanes=torch.searchsorted(lanes, group.lanes))])
         return stack
 
-    def _vmap(self, node: Node, positions: list[int], stacks: list[Tensor], lanes: Tensor, values: Read) -> Tensor:
+    def _vmap(
+        self,
+        node: Node,
+        computed: Sequence[Node],
+        positions: list[int],
+        stacks: list[Tensor],
+        lanes: Tensor,
+        values: Read,
+    ) -> Tensor:
         sources = list(dict.fromkeys(lane_arguments(node, self.program)))
         layouts = [self.program.nodes[s].layout for s in sources]
         if not all(isinstance(w, LaneAxis) for w in layouts) or any(self.program.nodes[s].positional for s in sources):
@@ -163,7 +173,7 @@ class Anew:
         shapes = [_one_lane_shape(values(s), w) for s, w in zip(sources, layouts, strict=True)]
 
         def one(parameters: list[Tensor], inputs: list[Tensor]) -> Tensor:
-            changed = self._changed(node, dict(zip(positions, parameters, strict=True)))
+            changed = self._changed(computed, dict(zip(positions, parameters, strict=True)))
             mine = {s: x.reshape(shape) for s, x, shape in zip(sources, inputs, shapes, strict=True)}
             known = {**self.program.constants, **mine, **changed}
             result: Tensor = run_node(node, known.__getitem__, 1)
