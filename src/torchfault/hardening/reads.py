@@ -31,7 +31,7 @@ def readers(model: nn.Module, name: str, seen: Mapping[str, tuple[str, ...]]) ->
     paths = seen.get(name) or tuple(_runs(model, one.rpartition(".")[0]) for one in names)
     found: dict[nn.Module, tuple[str, str]] = {}
     for path in paths:
-        place = next(one for one in names if not path or one.startswith(f"{path}."))
+        place = next(one for one in names if _around(path, one))
         found.setdefault(model.get_submodule(path), (path, place.removeprefix(f"{path}.") if path else place))
     outer = [path for path, _ in found.values()]
     return [one for one in found.values() if not any(path != one[0] and _around(path, one[0]) for path in outer)]
@@ -91,7 +91,7 @@ class Reads(TorchFunctionMode):
         return result
 
     def _note(self, names: list[str]) -> None:
-        holds = (path for path in reversed(self._running) if any(not path or n.startswith(f"{path}.") for n in names))
+        holds = (path for path in reversed(self._running) if any(_around(path, name) for name in names))
         if (path := next(holds, None)) is not None:
             self._found.setdefault(names[0], {})[path] = None
 
@@ -128,5 +128,5 @@ def _runs(model: nn.Module, path: str) -> str:
 
 
 def _around(path: str, other: str) -> bool:
-    """Return whether the module at *path* holds the one at *other*."""
+    """Return whether the module at *path* holds the module, parameter or buffer at *other*."""
     return not path or other.startswith(f"{path}.")
