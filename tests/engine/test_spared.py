@@ -1,5 +1,8 @@
 """Where golden values do not fit, those held lie in memory that is used again, and lanes do not tell the difference."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +12,9 @@ from tests.support.agreement import assert_agree, assert_reference, collect, ran
 from tests.support.networks import NETWORKS
 from torchfault.data import Data, leaves, map_tensors
 from torchfault.engine.engine import Engine
-from torchfault.engine.graph.golden_pass import golden_pass
+from torchfault.engine.graph.golden_pass import Golden, golden_pass
 from torchfault.engine.graph.spared import Reused, spares
+from torchfault.engine.graph.sweep import Sweep
 from torchfault.engine.monitor import Monitor
 
 
@@ -173,3 +177,19 @@ def test_monitors_see_what_is_not_held():
         tables.append(monitor.table())
     assert (tables[0]["lanes"] == tables[1]["lanes"]).all()
     np.testing.assert_allclose(tables[0]["changed"], tables[1]["changed"], atol=1)
+
+
+def test_what_sweeps_held_is_free_at_once():
+    model, data = residual()
+    engine = Engine(model, data, executor="graph")
+    trials = random_trials(engine.space, len(data), 400, seed=2, faults=2)
+    gc.collect()
+    gc.disable()
+    try:
+        collect(engine, trials)
+        kept = [weakref.ref(found) for found in gc.get_objects() if type(found) is Golden]
+        engine._executor.forget()
+        assert [found for ref in kept if (found := ref()) is not None] == []
+        assert not [found for found in gc.get_objects() if type(found) is Sweep]
+    finally:
+        gc.enable()

@@ -128,14 +128,14 @@ class GraphExecutor:
         """The number of inputs of whose golden values something is kept at a time.
 
         All, if half of an ample memory holds them, or a third of another: lanes of ResNet-20 whose activations are
-        emulated take a quarter of the time where golden values fit. Else as many, where less is held of each
-        (:mod:`torchfault.engine.graph.spared`); a quarter of the memory where not, since what is used again lies in
-        pieces.
+        emulated take a quarter of the time where golden values fit. Else as many as three quarters of that hold,
+        where less is held of each (:mod:`torchfault.engine.graph.spared`): what lanes leave lies in pieces, up to a
+        quarter of the memory. A quarter of the memory where not, since what is used again lies in pieces too.
         """
         each, every = max(self.footprint.golden, 1), len(self.data)
-        if (fit := self._most // each) >= every:
+        if self._most // each >= every:
             return every
-        return int(max(1, fit if self.spares is not None else self.memory // 4 // each))
+        return int(max(1, (3 * self._most // 4 if self.spares is not None else self.memory // 4) // each))
 
     @torch.inference_mode()
     @plain_kernels()

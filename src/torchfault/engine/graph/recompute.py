@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class Anew:
         self, node: Node, groups: Sequence[Group], lanes: Tensor, values: Read
     ) -> tuple[dict[int, Value], Value]:
         """Return the edited inputs of *node* for the sorted *lanes*, and what it makes of them."""
-        read, arguments = self._sub_batch(lanes, values), lane_arguments(node, self.program)
+        read, arguments = partial(self._of_lanes, lanes, values), lane_arguments(node, self.program)
         copies: list[Value] = [_clone(read(source)) for source in arguments]
         for which, mine in by_tensor(groups):
             layout = self.program.nodes[arguments[which]].layout
@@ -54,14 +55,15 @@ class Anew:
 
         return dict(zip(arguments, copies, strict=True)), run_node(node, swap, len(lanes))
 
-    def _sub_batch(self, lanes: Tensor, values: Read) -> Read:
-        def read(position: int) -> Value:
-            node = self.program.nodes[position]
-            if node.positional:
-                return run_node(node, read, len(lanes))
-            return take_value(values(position), node.layout, lanes)
+    def _of_lanes(self, lanes: Tensor, values: Read, position: int) -> Value:
+        """Return the value of a node for *lanes* alone.
 
-        return read
+        No closure that calls itself: such a one keeps *values*, a whole sweep, until Python looks for cycles.
+        """
+        node = self.program.nodes[position]
+        if node.positional:
+            return run_node(node, partial(self._of_lanes, lanes, values), len(lanes))
+        return take_value(values(position), node.layout, lanes)
 
     def on_parameters(
         self,
