@@ -75,12 +75,19 @@ def test_what_was_found_becomes_lines():
 
 def test_the_fastest_recipe_is_chosen_that_keeps_answers_and_gains_enough():
     told = {
-        "slow": {"fewer": 40, "changed": 0.0, "latency": 0.2},
-        "fast": {"fewer": 12, "changed": 0.002, "latency": 0.1},
-        "wrong": {"fewer": 50, "changed": 0.01, "latency": 0.01},
-        "weak": {"fewer": 5, "changed": 0.0, "latency": 0.01},
+        "slow": {"fewer": 40, "most": 90, "changed": 0.0, "latency": 0.2},
+        "fast": {"fewer": 12, "most": 30, "changed": 0.002, "latency": 0.1},
+        "wrong": {"fewer": 50, "most": 99, "changed": 0.01, "latency": 0.01},
+        "weak": {"fewer": 5, "most": 8, "changed": 0.0, "latency": 0.01},
     }
     assert hardening.fastest(told) == "fast"
+    quick = {
+        "likely": {"fewer": 9, "most": 20, "changed": 0.0, "latency": 0.03},
+        "less": {"fewer": 7, "most": 12, "changed": 0.0, "latency": 0.02},
+    }
+    assert hardening.fastest(told | quick) == "likely"
+    quick["sure"] = {"fewer": 11, "most": 25, "changed": 0.0, "latency": 0.04}
+    assert hardening.fastest(told | quick) == "sure"
     assert hardening.fastest({name: told[name] for name in ("weak", "wrong")}) == "weak"
     assert hardening.fastest({"wrong": told["wrong"]}) == "wrong"
     assert hardening.CHOICE != hardening.MEASUREMENT
