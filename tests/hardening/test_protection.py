@@ -45,6 +45,8 @@ def test_the_exact_choice_is_the_best_of_all_choices(rng):
             for some in combinations(range(8), n)
             if cost[list(some)].sum() <= budget
         )
+        if budget < cost.min():
+            continue
         picked = _exactly(failures, cost, budget)
         assert failures[picked].sum() == best
         assert cost[picked].sum() <= budget * (1 + 1e-9)
@@ -84,6 +86,11 @@ def test_bad_input_is_refused_in_one_line(results):
     nothing = run(replace(campaign, space=campaign.space.select("weight", bits=[0])))
     for call, error, message in (
         (lambda: protect(results, "bit", budget=0), StatisticsError, "budget above 0, got 0"),
+        (
+            lambda: protect(results, "bit", budget=1e-3),
+            StatisticsError,
+            "a budget of 0.001 pays for no group in which a trial failed: the cheapest costs 0.0312",
+        ),
         (lambda: protect(results, "bti", budget=1), SamplingError, "did you mean 'bit'"),
         (lambda: protect(results, "bit", budget=1, cost=lambda _: -1.0), StatisticsError, "0 or more"),
         (lambda: protect(results, (), budget=1), SamplingError, "by one or more of layer, .* got none"),

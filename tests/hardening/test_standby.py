@@ -24,6 +24,7 @@ from torchfault.hardening import (
     guards,
     harden,
     profile,
+    recomputing,
 )
 from torchfault.hardening.ranges import RangeGuard
 from torchfault.hardening.standby import by_rows
@@ -225,6 +226,27 @@ def test_a_captured_graph_has_guards_in_every_pass():
     assert torch.allclose(exported(DATA), network()(DATA))
 
 
+def test_compiling_is_refused_and_what_is_exported_compiles():
+    safe = harden(network(), InvariantBits(), Standby(), profile=profile(network(), DATA))
+    with pytest.raises(Exception, match="compile the model hardened without Standby") as caught:
+        torch.compile(safe, backend="eager")(DATA)
+    assert "ModelError" in f"{caught.type} {caught.value}"
+    assert torch.equal(safe(DATA), network()(DATA))
+    exported = torch.export.export(safe, (DATA,), strict=False).module()
+    with torch.no_grad():
+        exported.get_parameter("0.weight").view(torch.int32)[1, 1] ^= 1 << 30
+    torch.testing.assert_close(torch.compile(exported, backend="eager")(DATA), network()(DATA))
+
+
+def test_one_that_computes_again_exports():
+    safe = recomputing(harden(network(), InvariantBits(), Ranges(), Standby(), profile=profile(network(), DATA)))
+    exported = torch.export.export(safe, (DATA,)).module()
+    torch.testing.assert_close(exported(DATA), network()(DATA))
+    with torch.no_grad():
+        exported.get_parameter("watched.model.0.weight").view(torch.int32)[1, 1] ^= 1 << 30
+    torch.testing.assert_close(exported(DATA), network()(DATA))
+
+
 def test_an_exception_leaves_guards_at_rest():
     safe = harden(network(), InvariantBits(), Standby(), profile=profile(network(), DATA))
     safe[0].weight.view(torch.int32)[0, 0] ^= 1 << 30
@@ -352,6 +374,21 @@ def test_what_does_not_fit_is_refused():
     golden = profile(network(), DATA)
     with pytest.raises(ModelError, match="guarded in this way already"):
         harden(network(), Standby(), Standby(), profile=golden)
+
+
+def test_a_module_that_takes_the_place_of_a_guarded_one_is_refused():
+    safe = harden(network(), InvariantBits(), Standby(), profile=profile(network(), DATA))
+    other = copy.deepcopy(safe)
+    other[0] = nn.Bilinear(4, 4, 6)  # as conversions do that keep nothing of hooks
+    with pytest.raises(
+        ModelError, match=r"'0' was a Linear whose guards stand by and is Bilinear now; convert .* first"
+    ):
+        other(DATA)
+    assert torch.equal(safe(DATA), network()(DATA))
+    around = copy.deepcopy(safe)
+    around[0] = nn.Sequential(around[0], nn.Identity())
+    around[0][0].weight.view(torch.int32)[1, 1] ^= 1 << 30
+    assert torch.equal(around(DATA), network()(DATA))
 
 
 def test_a_copy_has_guards_of_its_own():

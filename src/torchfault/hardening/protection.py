@@ -57,8 +57,8 @@ def protect(
     with the columns of a group, *bits* among them, and returns what its protection costs, in any unit; unless told, it
     is the group's share of all bits, and *budget* a share too. Every second trial chooses, by integer programming, or
     greedily unless *exact*; the others tell what is left. Raises :class:`SamplingError` for trials of several faults or
-    of unequal weights, and :class:`StatisticsError` for a budget of 0, a level that is not above 0.5, or where nothing
-    failed.
+    of unequal weights, and :class:`StatisticsError` for a budget that pays for no group in which anything failed, a
+    level that is not above 0.5, or where nothing failed.
 
     >>> from torchfault.campaign import run
     >>> from torchfault.testing import example_campaign
@@ -71,6 +71,12 @@ def protect(
     _check_level(level)
     groups, trials = _groups(results, by, cost), _trials(results, by)
     failures = groups.failures(trials)
+    able = failures > 0
+    if not (able & _within(groups.cost, budget)).any():
+        raise StatisticsError(
+            f"a budget of {budget:g} pays for no group in which a trial failed: the cheapest costs "
+            f"{groups.cost[able].min():.3g}; raise the budget, or tell smaller groups apart, such as by site and bit"
+        )
     picked = _exactly(failures, groups.cost, budget) if exact else _greedily(failures, groups.cost, budget)
     return groups.protection(picked, trials, level)
 
@@ -259,10 +265,15 @@ def _by_worth(failures: Floats, cost: Floats) -> Ints:
     return order[failures[order] > 0]
 
 
+def _within(cost: Any, budget: float) -> Any:
+    """Return whether a cost is in a budget, but for the rounding of sums."""
+    return cost <= budget * (1 + 1e-12)
+
+
 def _greedily(failures: Floats, cost: Floats, budget: float) -> Ints:
     picked, spent = [], 0.0
     for group in _by_worth(failures, cost).tolist():
-        if spent + cost[group] <= budget * (1 + 1e-12):
+        if _within(spent + cost[group], budget):
             picked.append(group)
             spent += cost[group]
     return np.array(picked, dtype=np.int64)
@@ -272,9 +283,7 @@ def _exactly(failures: Floats, cost: Floats, budget: float) -> Ints:
     """Return the groups with most failures within the budget, by integer programming over those with any."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    able = np.flatnonzero((failures > 0) & (cost <= budget))
-    if not len(able):
-        return able
+    able = np.flatnonzero((failures > 0) & _within(cost, budget))
     limit = LinearConstraint(cost[able][None] / budget, -np.inf, 1.0)
     solved = milp(
         -failures[able], constraints=limit, bounds=Bounds(0, 1), integrality=np.ones(len(able), dtype=np.int64)

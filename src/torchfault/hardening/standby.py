@@ -94,6 +94,7 @@ class _Aside:
     added: list[BatchSums] = field(default_factory=list)
     words: list[list[tuple[nn.Module, str]]] = field(default_factory=list)
     hooks: list[tuple[nn.Module, str, dict[int, Any], frozenset[int]]] = field(default_factory=list)
+    places: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list)
     acting: bool = True
 
     def set(self, *, words: bool) -> None:
@@ -110,7 +111,27 @@ class _Aside:
                 if mine:
                     self.hooks.append((module, kind, every, mine))
         self.words = list(alike.values()) if words else []
+        guarded = {module for module, *_ in self.hooks}
+        self.places = [
+            (outer, name, module)
+            for outer in self.model.modules()
+            for name, module in outer.named_children()
+            if not guarded.isdisjoint(module.modules())
+        ]
         self.rest()
+
+    def check_places(self) -> None:
+        """Raise for a module with guards that the model has no more: nobody would put them back there."""
+        if all(outer._modules.get(name) is module for outer, name, module in self.places):
+            return
+        now = set(self.model.modules())
+        for outer, name, module in self.places:
+            if module not in now and outer in now:
+                other = type(outer._modules.get(name)).__name__
+                raise ModelError(
+                    f"'{name}' was a {type(module).__name__} whose guards stand by and is {other} now; convert a model "
+                    "first, then harden it"
+                )
 
     def sums(self) -> Tensor:
         """Return the sums of the stored words whose guards stand by, shape (groups,): of small ones together."""
@@ -126,13 +147,13 @@ class _Aside:
             sums.append((flat.view(torch.int64) if whole else words_of(flat)).sum())
         return torch.stack(sums) if sums else torch.zeros(0, dtype=torch.int64)
 
-    def off(self) -> bool:
+    def off(self) -> Tensor:
         """Return whether stored words are not what they were."""
         # Before the model's own operations, which are to keep their names.
         with torch._C.DisableTorchFunction():
-            found, held = self.sums(), self.model._buffers["standby_sums"]
-        assert held is not None
-        return not torch.equal(found, held)
+            held = self.model._buffers["standby_sums"]
+            assert held is not None
+            return (self.sums() != held).any()
 
     def act(self) -> None:
         """Put the guards where they were, before the hooks that have come since."""
@@ -199,6 +220,16 @@ class _Add:
         return None
 
 
+# Called while torch compiles, and its error is what the caller gets.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _refuse_to_compile() -> None:
+    raise ModelError(
+        "guards that stand by need passes that Python runs, and torch.compile has none; compile the model hardened "
+        "without Standby, or what torch.export.export(model, inputs, strict=False) makes of it: there guards act in "
+        "every pass"
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class _Begin:
     """The hook before a pass: guards act in it where stored words are wrong."""
@@ -206,8 +237,12 @@ class _Begin:
     aside: _Aside
 
     def __call__(self, _module: nn.Module, _args: tuple[Any, ...]) -> None:
+        if torch.compiler.is_dynamo_compiling():
+            _refuse_to_compile()
         self.aside.added.clear()
         self.aside.kept.begin()
+        if not torch.compiler.is_compiling():
+            self.aside.check_places()
         if torch.compiler.is_compiling() or (self.aside.words and self.aside.off()):
             self.aside.act()
 
@@ -240,7 +275,8 @@ class StandbyGuard:
 
     def alarms(self, module: nn.Module, _args: tuple[Any, ...], output: Tree) -> Tensor:
         """Return which rows look wrong; all of them where stored words are, or sums over the batch."""
-        return wrong_rows(*self._looked(module, output)) | self.aside.off() | (not self._agree())
+        found = wrong_rows(*self._looked(module, output)) | self.aside.off()
+        return found if self._agree() else torch.ones_like(found)
 
     def _agree(self) -> bool:
         with torch._C.DisableTorchFunction():
