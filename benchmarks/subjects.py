@@ -41,7 +41,7 @@ class Subject:
 
     *often* is how many times more trials of each kind it gets: those of small networks take next to no time, and of
     some hardly any fails. Weights of models on standby are struck in *captured* graphs, unless these run many steps: a
-    graph that decodes words ten times takes 1 GiB for every thousand lanes.
+    graph that decodes words in each of ten steps takes as long for a lane as the module does for a pass.
     """
 
     model: nn.Module
