@@ -160,6 +160,14 @@ def test_many_lanes_of_packed_layers_are_what_injection_gives_bit_for_bit(name, 
             assert equal(mine[i : i + 1], model(DATA.inputs[which : which + 1]))
 
 
+@pytest.mark.skipif("fbgemm" not in torch.backends.quantized.supported_engines, reason="torch has no fbgemm here")
+def test_channels_of_weights_that_unpack_in_channels_last_order_run_alone(monkeypatch):
+    monkeypatch.setattr(torch.backends.quantized, "engine", "fbgemm")  # as "x86" is where there is no VNNI
+    model = static()
+    assert not model[1]._weight_bias()[0].int_repr().is_contiguous()
+    test_many_lanes_of_packed_layers_are_what_injection_gives_bit_for_bit("static", 1)
+
+
 def test_output_channels_of_layers_run_alone_where_that_changes_nothing():
     model = static()
     rows = trace(model, DATA, find(model, DATA)).rows

@@ -126,7 +126,8 @@ def _rows(layer: Any, like: Tensor | None) -> Rows | None:
     if bool(zero.any()) or (per_channel and weight.q_per_channel_axis() != 0):
         return None
     scales, scale = (weight.q_per_channel_scales(), 0.0) if per_channel else (None, weight.q_scale())
-    return Rows(layer, weight.int_repr(), scales, scale, None if bias is None else bias.detach(), like)
+    # Without VNNI, torch unpacks weights in channels-last order.
+    return Rows(layer, weight.int_repr().contiguous(), scales, scale, None if bias is None else bias.detach(), like)
 
 
 def _agrees(rows: Rows, x: Tensor, golden: Tensor) -> bool:
