@@ -71,13 +71,13 @@ def protect(
     _check_level(level)
     groups, trials = _groups(results, by, cost), _trials(results, by)
     failures = groups.failures(trials)
-    able = failures > 0
-    if not (able & _within(groups.cost, budget)).any():
+    picked = _exactly(failures, groups.cost, budget) if exact else _greedily(failures, groups.cost, budget)
+    if not len(picked):
         raise StatisticsError(
             f"a budget of {budget:g} pays for no group in which a trial failed: the cheapest costs "
-            f"{groups.cost[able].min():.3g}; raise the budget, or tell smaller groups apart, such as by site and bit"
+            f"{groups.cost[failures > 0].min():.3g}; raise the budget, or tell smaller groups apart, such as by site "
+            "and bit"
         )
-    picked = _exactly(failures, groups.cost, budget) if exact else _greedily(failures, groups.cost, budget)
     return groups.protection(picked, trials, level)
 
 
@@ -284,6 +284,8 @@ def _exactly(failures: Floats, cost: Floats, budget: float) -> Ints:
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     able = np.flatnonzero((failures > 0) & _within(cost, budget))
+    if not len(able):
+        return able
     limit = LinearConstraint(cost[able][None] / budget, -np.inf, 1.0)
     solved = milp(
         -failures[able], constraints=limit, bounds=Bounds(0, 1), integrality=np.ones(len(able), dtype=np.int64)

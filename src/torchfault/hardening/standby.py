@@ -241,9 +241,11 @@ class _Begin:
             _refuse_to_compile()
         self.aside.added.clear()
         self.aside.kept.begin()
-        if not torch.compiler.is_compiling():
-            self.aside.check_places()
-        if torch.compiler.is_compiling() or (self.aside.words and self.aside.off()):
+        if torch.compiler.is_compiling():
+            self.aside.act()
+            return
+        self.aside.check_places()
+        if self.aside.words and self.aside.off():
             self.aside.act()
 
 
@@ -275,8 +277,7 @@ class StandbyGuard:
 
     def alarms(self, module: nn.Module, _args: tuple[Any, ...], output: Tree) -> Tensor:
         """Return which rows look wrong; all of them where stored words are, or sums over the batch."""
-        found = wrong_rows(*self._looked(module, output)) | self.aside.off()
-        return found if self._agree() else torch.ones_like(found)
+        return wrong_rows(*self._looked(module, output)) | self.aside.off() | (not self._agree())
 
     def _agree(self) -> bool:
         with torch._C.DisableTorchFunction():
