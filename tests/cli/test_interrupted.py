@@ -1,5 +1,6 @@
 """Campaigns of every recipe end by any signal, at any moment, and go on to the very results of a run in one piece."""
 
+import concurrent.futures
 import contextlib
 import importlib
 import re
@@ -13,6 +14,7 @@ import pytest
 
 from tests.support.digits import save_digits
 from torchfault.cli import interruption, main
+from torchfault.cli.trust import remember
 
 MODEL = ["--model", "torchfault.zoo:digits_cnn", "--data", "digits.npz"]
 RECIPES = {
@@ -184,6 +186,21 @@ def test_a_store_of_someone_else_is_not_trusted(capfd, folder, monkeypatch):
     assert main(["resume", "--trials", "70", "--trust"]) == 0
     assert main(["resume", "--trials", "80"]) == 0, "what was run once is known from then on"
     assert main([*command[:-1], "90"]) == 0, "a configuration at hand is the user's own"
+
+
+def test_campaigns_that_start_together_are_all_remembered(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr("torchfault.cli.trust._MOST", 100)
+    with concurrent.futures.ThreadPoolExecutor(8) as several:
+        list(several.map(lambda number: remember({"seed": number}), range(150)))
+    file = tmp_path / "torchfault" / "trusted"
+    assert len(set(file.read_text().split())) == 150
+    remember({"seed": 149})
+    assert len(file.read_text().split()) == 150, "what is known is not noted twice"
+    for number in range(150, 201):
+        remember({"seed": number})
+    assert len(file.read_text().split()) == 101, "the oldest go"
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_torchfaults_own_models_need_no_trust(capfd, folder, monkeypatch):

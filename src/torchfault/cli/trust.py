@@ -14,17 +14,21 @@ from torchfault.errors import ConfigError
 
 __all__ = ["check_trusted", "remember"]
 
-_MOST = 10_000  # configurations that are remembered
+_MOST = 10_000  # configurations that are remembered at least
 
 
 def remember(kept: Mapping[str, Any]) -> None:
     """Note that this user has run the configuration that a store keeps; where that cannot be noted, nothing is."""
     line, file = _digest(kept), _file()
     with suppress(OSError, ValueError):
+        file.parent.mkdir(parents=True, exist_ok=True)
         held = file.read_text(encoding="ascii").split() if file.exists() else []
-        if line not in held:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("\n".join([*held[-_MOST:], line]) + "\n", encoding="ascii")
+        if line in held:
+            return
+        if len(held) >= 2 * _MOST:
+            _write_anew(file, held[-_MOST:])
+        with file.open("a", encoding="ascii") as grown:  # one line: campaigns that start together lose none
+            grown.write(f"{line}\n")
 
 
 def check_trusted(kept: Mapping[str, Any], settings: Settings, *, name: str) -> None:
@@ -39,6 +43,12 @@ def check_trusted(kept: Mapping[str, Any], settings: Settings, *, name: str) -> 
         f"the store says that campaign '{name}' imports and runs {', '.join(wanted)}, and it was not begun by you on "
         "this machine; give --trust if you know the store, or run it from a configuration of your own"
     )
+
+
+def _write_anew(file: Path, lines: list[str]) -> None:
+    fresh = file.with_name(f"{file.name}.{os.getpid()}")
+    fresh.write_text("".join(f"{line}\n" for line in lines), encoding="ascii")
+    fresh.replace(file)
 
 
 def _digest(kept: Mapping[str, Any]) -> str:
