@@ -110,7 +110,7 @@ def _fine(look: Look, parts: Sequence[Tensor], low: float, high: float) -> bool:
         return True
     if look.steady and len(parts) > 1:
         # What is off in a call by less than the rounding of a sum is steady enough.
-        if len({float(part.detach().sum()) for part in parts}) > 1:
+        if len(set(torch.stack(tuple(parts)).detach().view(len(parts), -1).sum(1).tolist())) > 1:
             return False
         parts = parts[:1]
     value = (torch.stack(tuple(parts)) if len(parts) > 1 else parts[0]).detach()
@@ -120,8 +120,8 @@ def _fine(look: Look, parts: Sequence[Tensor], low: float, high: float) -> bool:
         return float(flat.dot(flat)) - float(flat.sum()) == 0  # NaN where there are infinities
     if look.whole:
         return float(value.round().clamp_(low, high).sub_(value).abs_().sum()) == 0
-    # Both are NaN where there is one, and are in no range.
-    return low <= float(value.amin()) and float(value.amax()) <= high
+    least, most = torch.aminmax(value)  # both are NaN where there is one, and are in no range
+    return low <= float(least) and float(most) <= high
 
 
 def wrong_rows(kept: Kept, low: Tensor, high: Tensor) -> Tensor:
