@@ -51,14 +51,21 @@ class Section:
         return (*self.command, *getattr(self, size))
 
 
+_HARDENING = ("benchmarks/hardening.py", "--json")
+
+
 def _samplers(name: str) -> Section:
     return Section(("benchmarks/samplers.py", name, "--json"), ("--quick",), (), ("--full",))
+
+
+def _leaderboard(network: str) -> Section:
+    command = (*_HARDENING, "--only", "leaderboard", "--network", network)
+    return Section(command, ("--trials", "20", "--repeats", "1"), (), ("--trials", "4000"))
 
 
 _ENGINE = ("benchmarks/engine.py", "--json")
 _FEW = ("--lanes", "1024", "--repeats", "1", "--trials", "200")
 _RESILIENCY = ("benchmarks/resiliency.py", "--json", "--threads", "1")
-_HARDENING = ("benchmarks/hardening.py", "--json")
 SECTIONS: Mapping[str, Section] = {
     "engine": Section(_ENGINE, _FEW, ("--lanes", "4096", "--repeats", "5", "--trials", "2000")),
     "coverage": _samplers("coverage"),
@@ -92,12 +99,11 @@ SECTIONS: Mapping[str, Section] = {
         ("benchmarks/networks.py", "--json"),
         ("--only", "mobilenet_v2", "--lanes", "16", "--repeats", "1", "--trials", "4"),
     ),
-    "hardening": Section(
-        (*_HARDENING, "--only", "leaderboard", "--only", "protection"),
-        ("--network", "digits CNN", "--trials", "100", "--repeats", "1"),
-        (),
-        ("--trials", "4000"),
-    ),
+    "hardening_resnet20": _leaderboard("ResNet-20"),
+    "hardening_int8": _leaderboard("int8 ResNet-20"),
+    "hardening_spiking": _leaderboard("spiking digits"),
+    "hardening_digits": _leaderboard("digits CNN"),
+    "protection": Section((*_HARDENING, "--only", "protection"), ("--trials", "100"), (), ("--trials", "4000")),
     "checksums": Section((*_HARDENING, "--only", "abft"), ("--trials", "200", "--clean", "2000")),
     "training": Section(("benchmarks/training.py", "--json"), ("--seeds", "2", "--trials", "500", "--repeats", "1")),
     "architectures": Section(

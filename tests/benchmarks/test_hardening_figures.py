@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import checksums, hardening, rows, subjects
+from benchmarks import checksums, hardening, leaderboard, rows, subjects
 
 
 @pytest.mark.slow
@@ -15,7 +15,7 @@ def test_the_benchmark_tells_of_every_method(monkeypatch, capsys):
     hardening.main()
     figures = json.loads(capsys.readouterr().out)
     board = figures["leaderboard"]["digits CNN"]
-    assert set(board) == {*hardening.WEIGHTS, *hardening.ACTIVATIONS, *hardening.BOTH, "recipe"}
+    assert set(board) == {*leaderboard.WEIGHTS, *leaderboard.ACTIVATIONS, *leaderboard.BOTH, "recipe"}
     assert "torch.int8, got torch.float32" in board.pop("zero-space")["refused"]
     for name, row in board.items():
         assert row["accuracy_change"] >= -0.01, name
@@ -80,17 +80,17 @@ def test_the_fastest_recipe_is_chosen_that_keeps_answers_and_gains_enough():
         "wrong": {"fewer": 50, "most": 99, "changed": 0.01, "latency": 0.01},
         "weak": {"fewer": 5, "most": 8, "changed": 0.0, "latency": 0.01},
     }
-    assert hardening.fastest(told) == "fast"
+    assert leaderboard.fastest(told) == "fast"
     quick = {
         "likely": {"fewer": 9, "most": 20, "changed": 0.0, "latency": 0.03},
         "less": {"fewer": 7, "most": 12, "changed": 0.0, "latency": 0.02},
     }
-    assert hardening.fastest(told | quick) == "likely"
+    assert leaderboard.fastest(told | quick) == "likely"
     quick["sure"] = {"fewer": 11, "most": 25, "changed": 0.0, "latency": 0.04}
-    assert hardening.fastest(told | quick) == "sure"
-    assert hardening.fastest({name: told[name] for name in ("weak", "wrong")}) == "weak"
-    assert hardening.fastest({"wrong": told["wrong"]}) == "wrong"
-    assert hardening.CHOICE != hardening.MEASUREMENT
+    assert leaderboard.fastest(told | quick) == "sure"
+    assert leaderboard.fastest({name: told[name] for name in ("weak", "wrong")}) == "weak"
+    assert leaderboard.fastest({"wrong": told["wrong"]}) == "wrong"
+    assert leaderboard.CHOICE != leaderboard.MEASUREMENT
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
