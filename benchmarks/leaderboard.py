@@ -50,6 +50,7 @@ KINDS = {"weights": ("weight", "bias", "norm"), "activations": ("output",)}
 CHOICE, MEASUREMENT = 1, 0  # seeds: no draw of the second has a part in what is chosen
 MEMORY = "384MiB"  # of each engine: some fifteen at once, in two processes, would take 21 GiB with the usual one
 FEWER, CHANGED, SLOWER = 10, 0.002, 0.05  # what a recipe is to reach, and what it may take of answers and of time
+TURNS = 31  # at least, of the passes that tell which recipe is fast, and how fast it is
 WEIGHTS: Recipes = {
     "invariant bits": (InvariantBits(),),
     "weight ranges": (WeightRanges(),),
@@ -102,12 +103,14 @@ def leaderboard(names: Sequence[str], *, trials: int, repeats: int) -> Iterator[
 def _costs(subject: Subject, models: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:
     """Return by method what it costs in clean accuracy, memory and time."""
     right = accuracy(subject.model, subject.measured)
-    slower = [latency(subject.model, models, subject.measured, batch=batch) for batch in (128, 1)]
+    slower, single = (latency(subject.model, models, subject.measured, batch=batch) for batch in (128, 1))
+    slower |= latency(subject.model, {"recipe": models["recipe"]}, subject.measured, batch=128, least=TURNS)
     return {
         method: {
             "accuracy_change": accuracy(model, subject.measured) - right,
-            "latency": slower[0][method],
-            "latency_single": slower[1][method],
+            "latency": slower[method].value,
+            "latency_bounds": [slower[method].low, slower[method].high],
+            "latency_single": single[method].value,
             "memory": overhead(subject.model, model),
         }
         for method, model in models.items()
@@ -198,10 +201,11 @@ def choose(
 ) -> tuple[str, dict[str, Any]]:
     """Return the recipe to measure, and what told for it: what was *tried* on faults of each kind, and known images."""
     models, _ = hardened(subject, subject.recipes, golden)
-    slower, before = latency(subject.model, models, subject.known, batch=128), _top(subject.model, subject.known)[0]
+    slower = latency(subject.model, models, subject.known, batch=128, least=TURNS)
+    before = _top(subject.model, subject.known)[0]
     found = {
         name: {least: min(rows[name][least] for rows in tried) for least in ("fewer", "most")}
-        | {"latency": slower[name]}
+        | {"latency": slower[name].value}
         | {"changed": float((_top(model, subject.known)[0] != before).float().mean())}
         for name, model in models.items()
     }

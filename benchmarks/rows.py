@@ -313,7 +313,7 @@ def checksums(found: Found) -> list[str]:
     told = found["abft"]
     value, low, _, failed = told["coverage"]
     alarms, clean, most = told["false_alarms"]
-    cost = f"{100 * told['latency']:.1f} % of the pass at batch 128"
+    cost = f"{_slower(told).removeprefix('+')} of the pass at batch 128"
     if "latency_at_work" in told:
         cost = f"{cost} on standby ({100 * told['latency_at_work']:.1f} % at work)"
     return [
@@ -333,8 +333,17 @@ def _compares(one: Any) -> bool:
 
 def _hardened(row: Found, kinds: Sequence[str]) -> list[str]:
     cells = ["-" if kind not in row else _fewer_fail(row[kind]) for kind in kinds]
-    slower = f"{100 * row['latency']:+.1f} %, {100 * row['latency_single']:+.0f} %"
+    slower = f"{_slower(row)}, {100 * row['latency_single']:+.0f} %"
     return [*cells, f"{100 * row['accuracy_change']:+.2f}", slower, f"{100 * row['memory']:+.2f} %"]
+
+
+def _slower(row: Found) -> str:
+    told = f"{100 * row['latency']:+.1f} %"
+    return (
+        f"{told} [{', '.join(f'{100 * end:.1f}' for end in row['latency_bounds'])}]"
+        if "latency_bounds" in row
+        else told
+    )
 
 
 def _fewer_fail(one: Found) -> str:

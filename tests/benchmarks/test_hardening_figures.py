@@ -1,11 +1,15 @@
 """The figures of hardening: every method, every kind of fault, on the digits; what to protect; checksums."""
 
 import json
+import math
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import checksums, hardening, leaderboard, rows, subjects
+from benchmarks.latency import _median
+from torchfault.statistics import proportion
 
 
 @pytest.mark.slow
@@ -66,11 +70,23 @@ def test_what_was_found_becomes_lines():
     }
     lines = rows.hardening(found)
     assert "| parity | all [3, -] | -0.10 | +4.0 %, +30 % | +0.04 % |" in lines
+    row["latency_bounds"] = [-0.012, 0.05]
+    assert "| parity | all [3, -] | -0.10 | +4.0 % [-1.2, 5.0], +30 % | +0.04 % |" in rows.hardening(found)
     assert "- zero-space refuses: no codes." in lines
     assert any("| 0.00042 % | 97.0 % [at least 95.0] | 0.100 % [at most 0.200] |" in line for line in lines)
     assert "for 4.5 % of the pass at batch 128 on standby (12.0 % at work), with" in rows.checksums(abft)[0]
     assert "0 alarms on 100,000 clean inputs (at most 3.0e-05 of them)" in rows.checksums(abft)[0]
     assert "raised 2 on 1,000 inputs in bfloat16 (at most 7.0e-03 of them)" in rows.checksums(abft)[1]
+
+
+def test_bounds_of_a_latency_hold_its_median_as_often_as_they_say():
+    rng, held = np.random.default_rng(3), 0
+    for _ in range(400):
+        found = _median(rng.exponential(1.0, 31))
+        held += found.low <= math.log(2) <= found.high
+        assert found.low <= found.value <= found.high
+        assert found.trials == 31
+    assert proportion(held, 400, level=0.99).high >= 0.95
 
 
 def test_the_fastest_recipe_is_chosen_that_keeps_answers_and_gains_enough():
