@@ -1,13 +1,13 @@
 """The truth about ResNet-20: every single-bit fault of the weights of its layers on 100 images, piece by piece.
 
 ``python -m benchmarks.truth make --sites linear.weight --minutes 20`` settles pieces of 128 words on all images, each
-in a file of its own that appears whole or not at all, and goes on where it stopped, after a kill too; ``gather`` joins
-what is complete into one file. An outcome is exact where it was run, is certified
-(:mod:`torchfault.resolve.certification`) or meets nothing but zeros; of the other flips of a word in one direction, on
-one image, the search down their sizes takes smaller ones to fail no more than larger ones. What rests on that is marked
-bit by bit, and one word in a thousand, of small layers about eight, drawn at random, is enumerated in full: what it
-refutes is counted. ``--json`` tells what a gathered file holds, and what the library's estimators make of it by
-look-up.
+in a file of its own that appears whole or not at all, and goes on where it stopped, after a kill too, in several
+processes with ``--share 1/2`` and so on; ``gather`` joins what is complete into one file. An outcome is exact where it
+was run, is certified (:mod:`torchfault.resolve.certification`) or meets nothing but zeros; of the other flips of a word
+in one direction, on one image, the search down their sizes takes smaller ones to fail no more than larger ones. What
+rests on that is marked bit by bit, and one word in a thousand, of small layers about eight, drawn at random, is
+enumerated in full: what it refutes is counted. ``--json`` tells what a gathered file holds, and what the library's
+estimators make of it by look-up.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,15 @@ def pieces(space: FaultSpace) -> Iterator[tuple[str, int, int]]:
             yield site.name, first, min(first + WORDS, site.elements)
 
 
-def make(folder: Path, engine: Engine, space: FaultSpace, *, minutes: float) -> int:
-    """Settle the pieces of *space* that *folder* lacks for so many *minutes*; return how many are left."""
+def make(folder: Path, engine: Engine, space: FaultSpace, *, minutes: float, share: tuple[int, int] = (1, 1)) -> int:
+    """Settle the pieces of *space* that *folder* lacks for so many *minutes*; return how many are left.
+
+    Processes that work at once have a *share* each, such as the first of two.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     ending = time.monotonic() + 60 * minutes
-    todo = [piece for piece in pieces(space) if not _file(folder, *piece[:2]).exists()]
+    mine = islice(pieces(space), share[0] - 1, None, share[1])
+    todo = [piece for piece in mine if not _file(folder, *piece[:2]).exists()]
     resolver = exact_first(engine, space) if todo else None
     for done, piece in enumerate(todo):
         if resolver is None or time.monotonic() > ending:
@@ -189,6 +194,13 @@ def layers(engine: Engine, names: list[str] | None = None) -> FaultSpace:
     return space.select(names) if names else space
 
 
+def _share(text: str) -> tuple[int, int]:
+    number, _, of = text.partition("/")
+    if not (number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+        raise argparse.ArgumentTypeError(f"expected a share such as 1/2, got '{text}'")
+    return int(number), int(of)
+
+
 def main() -> None:
     """Make pieces, gather them, or tell what is known."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -199,6 +211,9 @@ def main() -> None:
     parser.add_argument("--sites", nargs="*", help="sites to make, the last first (all)")
     parser.add_argument("--minutes", type=float, default=60, help="when to stop making, at the end of a piece (60)")
     parser.add_argument("--repetitions", type=int, default=1000, help="campaigns of each estimator (1000)")
+    parser.add_argument(
+        "--share", type=_share, default=(1, 1), help="of the pieces, such as 1/2 for one process of two"
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.step is None:
@@ -214,7 +229,7 @@ def main() -> None:
     except SpaceError as error:
         raise SystemExit(f"--sites: {error}") from None
     if given.step == "make":
-        print(f"{make(given.folder, engine, space, minutes=given.minutes)} pieces left")
+        print(f"{make(given.folder, engine, space, minutes=given.minutes, share=given.share)} pieces left")
     else:
         print(", ".join(gather(given.folder, layers(engine), given.file)))
 

@@ -54,10 +54,21 @@ def test_a_piece_holds_what_lanes_say_and_marks_what_none_has_said():
     assert disproved == 0
 
 
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "one/2"])
+def test_shares_are_of_as_many_processes(text, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["truth", "make", "--share", text])
+    with pytest.raises(SystemExit):
+        making.main()
+    assert f"expected a share such as 1/2, got '{text}'" in capsys.readouterr().err
+
+
 def test_pieces_are_made_once_appear_whole_and_are_gathered_by_site(tmp_path):
     space, folder, path = engine().space.select(["conv1.weight", "fc2.weight"]), tmp_path / "pieces", tmp_path / "t.npz"
     assert [piece[0] for piece in making.pieces(space)] == ["fc2.weight"] * 7 + ["conv1.weight"] * 2
     assert making.make(folder, engine(), space, minutes=-1) == 9
+    assert [making.make(folder, engine(), space, minutes=-1, share=(number, 2)) for number in (1, 2)] == [5, 4]
+    assert making.make(folder, engine(), space, minutes=60, share=(2, 2)) == 0
+    assert making.make(folder, engine(), space, minutes=-1) == 5
     (folder / "fc2.weight@000000.part").write_bytes(b"cut off by a kill")
     assert making.make(folder, engine(), space, minutes=60) == 0
     before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in folder.glob("*.npz")}
