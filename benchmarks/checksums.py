@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.engine import MEAN, STD, data_folder
-from benchmarks.latency import latency
+from benchmarks.latency import TURNS, latency
 from benchmarks.subjects import resnet
 from torchfault.criteria import NonFinite, Top1Change
 from torchfault.criteria.compose import verdict
@@ -43,7 +43,7 @@ def abft(*, clean: int, trials: int) -> dict[str, Any]:
     seen, failed = _coverage(model, safe, data.take(slice(0, _BATCH)), trials)
     coverage = proportion(seen, failed, method="clopper-pearson", level=0.95)
     alarms = _alarms(resting, clean)
-    slower = latency(model, {"at work": safe, "standby": resting}, data, batch=_BATCH, least=31)
+    slower = latency(model, {"at work": safe, "standby": resting}, data, batch=_BATCH, least=TURNS)
     at_most = proportion(alarms, clean, method="clopper-pearson", level=0.95).high
     return {
         "coverage": [coverage.value, coverage.low, coverage.high, failed],

@@ -18,6 +18,8 @@ from benchmarks.engine import cpu_seconds
 from torchfault.data import Data
 from torchfault.statistics import Estimate
 
+TURNS = 31  # at least, of passes whose latency is told with its bounds, or decides
+
 
 def latency(
     plain: nn.Module, models: Mapping[str, nn.Module], data: Data, *, batch: int, least: int = 7

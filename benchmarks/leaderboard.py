@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.error_rates import accuracy, flips
-from benchmarks.latency import latency
+from benchmarks.latency import TURNS, latency
 from benchmarks.subjects import NETWORKS, Recipes, Subject, unbuildable
 from torchfault.criteria import NonFinite, Top1Change
 from torchfault.criteria.compose import verdict
@@ -50,7 +50,6 @@ KINDS = {"weights": ("weight", "bias", "norm"), "activations": ("output",)}
 CHOICE, MEASUREMENT = 1, 0  # seeds: no draw of the second has a part in what is chosen
 MEMORY = "384MiB"  # of each engine: some fifteen at once, in two processes, would take 21 GiB with the usual one
 FEWER, CHANGED, SLOWER = 10, 0.002, 0.05  # what a recipe is to reach, and what it may take of answers and of time
-TURNS = 31  # at least, of the passes that tell which recipe is fast, and how fast it is
 WEIGHTS: Recipes = {
     "invariant bits": (InvariantBits(),),
     "weight ranges": (WeightRanges(),),

@@ -338,12 +338,8 @@ def _hardened(row: Found, kinds: Sequence[str]) -> list[str]:
 
 
 def _slower(row: Found) -> str:
-    told = f"{100 * row['latency']:+.1f} %"
-    return (
-        f"{told} [{', '.join(f'{100 * end:.1f}' for end in row['latency_bounds'])}]"
-        if "latency_bounds" in row
-        else told
-    )
+    bounds = ", ".join(f"{100 * end:.1f}" for end in row.get("latency_bounds", ()))
+    return f"{100 * row['latency']:+.1f} %" + (f" [{bounds}]" if bounds else "")
 
 
 def _fewer_fail(one: Found) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from torchfault.config import Settings
 from torchfault.config.persistence import factories
 from torchfault.errors import ConfigError
+from torchfault.files import written
 
 __all__ = ["check_trusted", "remember"]
 
@@ -26,7 +27,8 @@ def remember(kept: Mapping[str, Any]) -> None:
         if line in held:
             return
         if len(held) >= 2 * _MOST:
-            _write_anew(file, held[-_MOST:])
+            with written(file, force=True) as part:
+                part.write_text("".join(f"{known}\n" for known in held[-_MOST:]), encoding="ascii")
         with file.open("a", encoding="ascii") as grown:  # one line: campaigns that start together lose none
             grown.write(f"{line}\n")
 
@@ -43,12 +45,6 @@ def check_trusted(kept: Mapping[str, Any], settings: Settings, *, name: str) -> 
         f"the store says that campaign '{name}' imports and runs {', '.join(wanted)}, and it was not begun by you on "
         "this machine; give --trust if you know the store, or run it from a configuration of your own"
     )
-
-
-def _write_anew(file: Path, lines: list[str]) -> None:
-    fresh = file.with_name(f"{file.name}.{os.getpid()}")
-    fresh.write_text("".join(f"{line}\n" for line in lines), encoding="ascii")
-    fresh.replace(file)
 
 
 def _digest(kept: Mapping[str, Any]) -> str:
