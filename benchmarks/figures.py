@@ -9,7 +9,7 @@ it to the JSON.
 import argparse
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,16 +106,27 @@ def write(name: str) -> bool:
     return True
 
 
+def _names() -> list[str]:
+    return sorted({*FIGURES, *(figure.section for figure in FIGURES.values())})
+
+
+def named(names: Sequence[str]) -> list[str]:
+    """Return the figures that are told by *names*, their own or their sections', all of them where none is told."""
+    return [name for name, figure in FIGURES.items() if not names or {name, figure.section} & set(names)]
+
+
 def main() -> None:
     """Measure sections, or write figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=["measure", "write", "take"])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)}; all unless told")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"figures or sections, of {', '.join(_names())}; all unless told"
+    )
     parser.add_argument("--record", type=Path, metavar="FILE", help="with take: what benchmarks/all.py --json printed")
     options = parser.parse_args()
-    names = options.names or list(FIGURES)
-    if unknown := set(names) - FIGURES.keys():
-        parser.error(f"a figure is {', '.join(FIGURES)}, got {', '.join(sorted(unknown))}")
+    if unknown := set(options.names) - set(_names()):
+        parser.error(f"a figure or its section is {', '.join(_names())}, got {', '.join(sorted(unknown))}")
+    names = named(options.names)
     if (options.action == "take") != (options.record is not None):
         parser.error("take goes with --record FILE")
     held = json.loads(options.record.read_text(encoding="utf-8"))["sections"] if options.record else {}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.figures import FIGURES, KEPT, block, keep, kept, written
+from benchmarks.figures import FIGURES, KEPT, block, keep, kept, named, written
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = [name for name, figure in FIGURES.items() if kept(figure.section) is not None]
@@ -50,3 +50,8 @@ def test_every_place_has_its_figure_and_every_file_its_place():
 def test_what_no_commit_holds_is_not_kept():
     with pytest.raises(SystemExit, match="commit, then measure"):
         keep("engine", {"commit": "0" * 40 + "+"})
+
+
+def test_figures_are_told_by_their_names_and_by_their_sections():
+    assert named(["training", "engine"]) == ["engine", "drops", "trained"]
+    assert named([]) == list(FIGURES)
