@@ -36,7 +36,7 @@ model, data = deployed()
 engine = Engine(model, data, memory="{budget}MiB")
 for _ in range(2):  # kernels are loaded and kept on their first use, whatever the engine
     with watched() as peak:
-        engine._executor._graph.forget()
+        engine.graph.forget()
         for _ in engine.run(random_trials(engine.space.select(kinds={kinds}), len(data), 2000, seed=1)):
             pass
         found = peak()
