@@ -106,10 +106,6 @@ def write(name: str) -> bool:
     return True
 
 
-def _names() -> list[str]:
-    return sorted({*FIGURES, *(figure.section for figure in FIGURES.values())})
-
-
 def named(names: Sequence[str]) -> list[str]:
     """Return the figures that are told by *names*, their own or their sections', all of them where none is told."""
     return [name for name, figure in FIGURES.items() if not names or {name, figure.section} & set(names)]
@@ -117,15 +113,15 @@ def named(names: Sequence[str]) -> list[str]:
 
 def main() -> None:
     """Measure sections, or write figures."""
+    known = {*FIGURES, *(figure.section for figure in FIGURES.values())}
+    listed = ", ".join(sorted(known))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=["measure", "write", "take"])
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"figures or sections, of {', '.join(_names())}; all unless told"
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"figures or sections, of {listed}; all unless told")
     parser.add_argument("--record", type=Path, metavar="FILE", help="with take: what benchmarks/all.py --json printed")
     options = parser.parse_args()
-    if unknown := set(options.names) - set(_names()):
-        parser.error(f"a figure or its section is {', '.join(_names())}, got {', '.join(sorted(unknown))}")
+    if unknown := set(options.names) - known:
+        parser.error(f"a figure or its section is {listed}, got {', '.join(sorted(unknown))}")
     names = named(options.names)
     if (options.action == "take") != (options.record is not None):
         parser.error("take goes with --record FILE")

@@ -189,7 +189,7 @@ def test_what_sweeps_held_is_free_at_once():
     try:
         collect(engine, trials)
         kept = [weakref.ref(found) for found in held(Golden) if id(found) not in others]
-        engine._executor.forget()
+        engine.graph.forget()
         assert kept
         assert not any(ref() is not None for ref in kept)
         assert not [found for found in held(Sweep) if id(found) not in others]
