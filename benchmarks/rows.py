@@ -210,11 +210,15 @@ def accelerators(found: Found) -> list[str]:
 def upset_costs(found: Found) -> list[str]:
     """Return what a lane of a campaign of upsets costs.
 
-    >>> upset_costs({"cost": [{"images": 100, "lanes": 4096, "golden_images": 0.333}]})[-1]
-    '| 100 | 4,096 | 0.33 |'
+    >>> cost = {"images": 9, "lanes": 4096, "memory": "1GiB", "first": 0.5, "golden_images": 0.333}
+    >>> upset_costs({"cost": [cost]})[-1]
+    '| 9 | 4,096 | 1GiB | 0.50 | 0.33 |'
     """
-    rows = [[f"{one['images']:,}", f"{one['lanes']:,}", f"{one['golden_images']:.2f}"] for one in found["cost"]]
-    return table(["images", "upsets", "golden passes of one image a lane"], rows)
+    rows = [
+        [f"{one['images']:,}", f"{one['lanes']:,}", one["memory"], f"{one['first']:.2f}", f"{one['golden_images']:.2f}"]
+        for one in found["cost"]
+    ]
+    return table(["images", "upsets", "memory", "first campaign", "the next"], rows)
 
 
 def estimators(found: Found) -> list[str]:

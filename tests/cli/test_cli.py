@@ -524,6 +524,21 @@ def test_progress_is_plain_lines_without_a_terminal(capfd, monkeypatch):
     assert proportion(19, 950, level=0.9, method="jeffreys").format_percent() in lines[-1]
 
 
+def test_progress_of_several_campaigns_tells_which_one_runs(capfd, monkeypatch):
+    from torchfault.campaign import Standing
+    from torchfault.cli import progress
+    from torchfault.statistics import proportion
+
+    clock = iter(float(second) for second in range(1000))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock) * 2)
+    with progress.Watch(method="wilson") as watch:
+        for part in ("weights before", "weights after"):
+            for done in range(0, 501, 100):
+                watch(Standing(done, 500, 250.0, None, proportion(done // 50, done), done, part))
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split("  ")[1] for line in lines] == ["weights before"] * 5 + ["weights after"] * 5
+
+
 def test_progress_is_one_live_line_on_a_terminal(monkeypatch):
     from rich.console import Console
 

@@ -74,7 +74,11 @@ def test_the_same_faults_fail_less_after_hardening():
     assert table.loc["activations", "fewer"] > 1
     assert table.loc["weights", "difference_high"] < 0
     assert (table["before"] - table["after"] + table["difference"]).abs().max() < 1e-12
-    same = survival(before, before, trials=400).set_index("faults")
+    parts = []
+    same = survival(before, before, trials=400, progress=lambda standing: parts.append(standing.part))
+    same = same.set_index("faults")
+    told = ["weights before", "weights after", "activations before", "activations after"]
+    assert list(dict.fromkeys(parts)) == told
     assert (same["fewer"] == 1).all()
     assert (same["low"] < 1).all()
 

@@ -28,6 +28,7 @@ from torchfault.sampling import (
     Sampler,
     Search,
     Statistical,
+    Table,
     Uniform,
     WholeWords,
     bit_probabilities,
@@ -88,7 +89,9 @@ def _words(known: Enumerated) -> dict[str, np.ndarray]:
 
 @cache
 def _by_effect(known: Enumerated) -> Importance:
-    return Importance(effect(known.engine.model, known.data, known.space))
+    """Return the sampler by effect, its score written out: what a thousand campaigns look at is computed once."""
+    score = effect(known.engine.model, known.data, known.space)
+    return Importance(Table({site.name: score.rows(site, np.arange(site.elements)) for site in known.space.sites}))
 
 
 def _data_aware(known: Enumerated) -> Statistical:

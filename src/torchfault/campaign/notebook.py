@@ -45,7 +45,8 @@ def bar_html(standing: Standing) -> str:
     """
     of = f" of {count(standing.total)}" if standing.total else ""
     bounds = f' max="{standing.total}" value="{standing.done}"' if standing.total else ""
-    parts = [f"{count(standing.done)}{of} trials", f"{count(standing.rate)}/s"]
+    parts = [standing.part] if standing.part else []
+    parts += [f"{count(standing.done)}{of} trials", f"{count(standing.rate)}/s"]
     parts += [f"{duration(standing.left)} left"] if standing.left is not None else []
     estimate = standing.estimate
     share = estimate.trials and 0 <= estimate.low <= estimate.high <= 1

@@ -25,7 +25,8 @@ class Standing:
 
     *total* and *left* are forecasts where a half-width or a time budget decides, and ``None`` where nothing tells.
     *lanes* counts those that ran, also amid trials whose outcomes become known together. The *estimate* is that of the
-    finished batches: within one, trials end in an order that depends on where they strike.
+    finished batches: within one, trials end in an order that depends on where they strike. Where a recipe runs several
+    campaigns, one after the other, *part* tells which of them this is.
 
     >>> from torchfault.statistics import proportion
     >>> Standing(500, 1000, 250.0, 2.0, proportion(5, 500), 500).left
@@ -38,6 +39,7 @@ class Standing:
     left: float | None
     estimate: Estimate
     lanes: int
+    part: str = ""
 
 
 def expected_trials(

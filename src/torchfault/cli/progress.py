@@ -47,6 +47,7 @@ class Ticker:
             self._live.update(told(*_bar(share), line), refresh=True)
             return
         waited, done = time.monotonic() - self._spoke, share or 0.0
+        self._share = min(self._share, done)  # a next campaign begins anew
         if waited > _MOST or (waited > _LEAST and done - self._share >= _STEP):
             self._spoke, self._share = time.monotonic(), done
             say(f"  {line}")
@@ -89,7 +90,8 @@ class Watch:
         of = f" of {count(standing.total)}" if standing.total else ""
         left = f"  {duration(standing.left)} left" if standing.left is not None else ""
         running = f"  {self._estimate(standing.estimate)}" if standing.estimate.trials else ""
-        return f"{count(standing.done)}{of} trials  {count(round(standing.rate))}/s{left}{running}"
+        part = f"{standing.part}  " if standing.part else ""
+        return f"{part}{count(standing.done)}{of} trials  {count(round(standing.rate))}/s{left}{running}"
 
     def _estimate(self, estimate: "Estimate") -> str:
         from torchfault.statistics import proportion

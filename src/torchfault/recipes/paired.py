@@ -1,7 +1,7 @@
 """The same faults in several representations of a model: which fails more, by pairs of trials."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from torchfault.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["paired"]
+__all__ = ["in_part", "paired"]
 
 
 def paired(
@@ -45,9 +45,9 @@ def paired(
     first, *difference*, with an interval of paired differences that is far narrower than that of two samples.
 
     Each engine has a campaign of its own, *name* and its own name, which *store* keeps and goes on with where it was
-    interrupted; *progress* is told of each. Raises :class:`SamplingError` where sites differ, and
-    :class:`CampaignError` where the outputs of one are not finite without faults, or where *store* holds another
-    campaign of that name.
+    interrupted; *progress* is told of each, as a part by the engine's name. Raises :class:`SamplingError` where sites
+    differ, and :class:`CampaignError` where the outputs of one are not finite without faults, or where *store* holds
+    another campaign of that name.
 
     >>> import torch
     >>> from torchfault import Data, represent
@@ -70,7 +70,7 @@ def paired(
         campaign = Campaign(
             engine, spaces[how], sampler=_Heights(), criterion=judge, seed=seed, stop=MaxTrials(trials), level=level
         )
-        results = run(campaign, store=store, name=f"{name}-{how}", progress=progress)
+        results = run(campaign, store=store, name=f"{name}-{how}", progress=in_part(progress, how))
         failed[how] = results.columns.failed[:trials].astype(bool)  # the store may hold more
     base, found = next(iter(failed.values())), []
     for how, mine in failed.items():
@@ -80,6 +80,13 @@ def paired(
         found.append((how, trials, float(mine.mean()), low, high, more.value, more.low, more.high))
     columns = ["format", "trials", "value", "low", "high", "difference", "difference_low", "difference_high"]
     return pd.DataFrame(found, columns=columns)
+
+
+def in_part(progress: Callable[[Standing], None] | None, name: str) -> Callable[[Standing], None] | None:
+    """Return what tells *progress* of a campaign as the part *name*, before what its own parts are called."""
+    if progress is None:
+        return None
+    return lambda standing: progress(replace(standing, part=f"{name} {standing.part}".rstrip()))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torchfault.criteria import Criterion
 from torchfault.engine import Engine
 from torchfault.errors import SamplingError
 from torchfault.names import site_name
-from torchfault.recipes.paired import paired
+from torchfault.recipes.paired import in_part, paired
 from torchfault.space import FaultSpace
 from torchfault.statistics import Estimate
 from torchfault.statistics.intervals import clopper_pearson
@@ -71,7 +71,7 @@ def survival(
             level=level,
             store=store,
             name=f"{name}-{faults}",
-            progress=progress,
+            progress=in_part(progress, faults),
         )
         one, two = (round(value * trials) for value in found["value"])
         fewer, told = ratio(one, two, trials, level=level), found.iloc[1]
