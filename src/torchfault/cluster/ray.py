@@ -1,10 +1,12 @@
 """Workers that are actors of Ray: on this machine, or on those of a cluster."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from torchfault.campaign.workers import Bench, Crew
 from torchfault.cluster.dispatch import Dispatch, LostError
@@ -16,6 +18,8 @@ from torchfault.trials import Trials
 __all__ = ["Ray"]
 
 _MOST_FRUITLESS = 3  # actors in a row that may be lost before they have taken up the campaign
+_PATIENCE = 10.0  # seconds until a machine has answered
+_CLIENT_PORT = 10001  # of ray:// addresses, unless told
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,17 @@ def _connected(ray: Any, address: str | None, cores: int) -> None:
     """Connect to the cluster at *address*, or start one of so many *cores* here, whatever the machine has."""
     own = {"num_cpus": cores, "include_dashboard": False} if address is None else {"address": address}
     try:
+        if address is not None:
+            _look_for(address)
         ray.init(log_to_driver=False, configure_logging=False, **own)
     except Exception as error:
         where = "here" if address is None else f"at '{address}'"
         raise EngineError(f"no Ray cluster {where} ({brief(error)}); start one with `ray start --head`") from error
+
+
+def _look_for(address: str) -> None:
+    """Raise :class:`OSError` where nothing listens at *address*: Ray itself tries again for many minutes."""
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    port = _CLIENT_PORT if parts.scheme == "ray" and parts.port is None else parts.port
+    if parts.hostname and port is not None:  # else a word of Ray's, such as auto
+        socket.create_connection((parts.hostname, port), timeout=_PATIENCE).close()
