@@ -37,8 +37,8 @@ from torchfault.results.upset_sample import negative
 from torchfault.statistics import Estimate, MaxTrials
 
 LEVEL = 0.95
-# Images, upsets of a campaign, and memory, 5 GiB of which hold golden values of all images.
-COSTS = ((100, 4096, "1GiB"), (1000, 4096, "1GiB"), (1000, 16_384, "1GiB"), (1000, 4096, "5GiB"))
+# Images, upsets of a campaign, and memory, 4 GiB of which hold golden values of all images.
+COSTS = ((100, 4096, "1GiB"), (1000, 4096, "1GiB"), (1000, 16_384, "1GiB"), (1000, 4096, "4GiB"))
 MODES = {"all images": None, "lanes": 1}
 
 

@@ -524,6 +524,19 @@ def test_progress_is_plain_lines_without_a_terminal(capfd, monkeypatch):
     assert proportion(19, 950, level=0.9, method="jeffreys").format_percent() in lines[-1]
 
 
+def test_it_tells_that_more_memory_would_spare_passes_without_faults(capfd):
+    graph = [*BASE[:4], "--executor", "graph", "--kinds", "weight", "--trials", "300", "--memory", "1MiB"]
+    told = r"note: golden values of \d+ of \d+ inputs fit into 1 MiB of memory, those of all into (\d+) MiB; .*--memory"
+    adaptive = ["--sampler", "adaptive", "--half-width", "0.001"]
+    out, err = run(capfd, "run", *graph, *adaptive)
+    assert "no estimate yet: 300 trials are too few for this way to draw" in out
+    found = re.search(told, " ".join(err.split()))
+    assert found
+    assert "golden values of" not in run(capfd, "run", *graph, "--name", "once")[1], "drawn at once"
+    enough = [*graph[:-1], f"{found[1]}MiB", *adaptive, "--name", "enough"]
+    assert "golden values of" not in run(capfd, "run", *enough)[1]
+
+
 def test_progress_of_several_campaigns_tells_which_one_runs(capfd, monkeypatch):
     from torchfault.campaign import Standing
     from torchfault.cli import progress

@@ -1,6 +1,7 @@
 """Where golden values do not fit, those held lie in memory that is used again, and lanes do not tell the difference."""
 
 import gc
+import re
 import weakref
 
 import numpy as np
@@ -164,6 +165,21 @@ def test_golden_outputs_may_be_asked_for_while_lanes_run():
         tight.graph._outputs = None
         tight.golden()
     assert_agree([torch.stack([rows[i] for i in range(len(trials))])], collect(roomy, trials))
+
+
+@pytest.mark.parametrize("images", [40, 500])
+def test_the_memory_that_is_told_holds_golden_values_of_all_inputs(images):
+    model, data = residual(images)
+    tight = Engine(model, data, executor="graph", memory="3MiB")
+    told = re.fullmatch(
+        rf"golden values of {tight.graph.chunk} of {images} inputs fit into 3 MiB of memory, those of all into (\d+) MiB",
+        tight.recomputed,
+    )
+    assert told, tight.recomputed
+    enough = Engine(model, data, executor="graph", memory=f"{told[1]}MiB")
+    assert (enough.graph.chunk, enough.recomputed) == (images, "")
+    assert Engine(model, data, executor="graph", memory=f"{int(told[1]) - 1}MiB").graph.chunk < images
+    assert Engine(model, data, executor="hooks", memory="3MiB").recomputed == ""
 
 
 def test_monitors_see_what_is_not_held():

@@ -128,6 +128,7 @@ def tell_campaign(
     opening: Opening, settings: Settings, campaign: "Campaign", *, failure: str, store: str, done: int
 ) -> None:
     """Say what is struck, what counts as a *failure*, when it ends, and where it is kept (*done* trials are there)."""
+    from torchfault.campaign.campaign import population_of
     from torchfault.space import FaultSpace
 
     space, what = campaign.space, f"{count(len(campaign.space))} upsets"
@@ -136,6 +137,8 @@ def tell_campaign(
     drawn = ", ".join([how_drawn(settings), describe_stop(settings), f"seed {settings.seed}"])
     kept = f"{masked(store)}{f', which holds {count(done)} trials' if done else ''}" if store else ""
     opening.facts(("faults", what), ("failure", failure), ("trials", drawn), ("store", kept))
+    if (anew := campaign.engine.recomputed) and campaign.sampler.design(population_of(campaign)).adapts:
+        opening.note(f"{anew}; in less, each block of trials computes them again (--memory)")
 
 
 def how_drawn(settings: Settings) -> str:

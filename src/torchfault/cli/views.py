@@ -1,5 +1,6 @@
 """How results are shown, alike for every recipe: a headline, tables by name for people and for machines, a plot."""
 
+import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,12 +110,11 @@ def summary(results: "Results", look: Look) -> None:
     record = results.record
     estimate = results.estimate(look.flag, level=look.level, method=look.method)
     metric, verb = results.columns.values is not None, "fail" if look.flag == "failed" else f"are '{look.flag}'"
-    found = (
-        f"{results.measured} {estimate}"
-        if metric
-        else f"{estimate.format_percent()} of {count(len(results))} trials {verb}"
-    )
+    trials = f"{count(len(results))} trials"
+    found = f"{results.measured} {estimate}" if metric else f"{estimate.format_percent()} of {trials} {verb}"
     how = f"  ({100 * look.level:g} % interval, {estimate.method})"
+    if math.isnan(estimate.value):
+        found, how = f"no estimate yet: {trials} are too few for this way to draw", ""
     say((record.name, "bold"), f"  {found}", (how, "dim"), out=True)
     known, proven = results.audit(level=look.level), results.proofs()
     facts(

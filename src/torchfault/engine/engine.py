@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -168,7 +169,7 @@ class Engine:
                 ("lane by lane", self.alone or ""),
                 ("faults", f"{len(self.space):,}"),
                 ("sites", ", ".join(f"{number:,} {kind}" for kind, number in kinds.items())),
-                ("memory", f"{self.memory / 2**20:,.0f} MiB"),
+                ("memory", self.recomputed or f"{self.memory / 2**20:,.0f} MiB"),
             ],
         )
 
@@ -201,6 +202,19 @@ class Engine:
     def graph(self) -> GraphExecutor | None:
         """The executor that holds golden values of what it captured; ``None`` where lanes run otherwise."""
         return self._executor if isinstance(self._executor, GraphExecutor) else None
+
+    @property
+    def recomputed(self) -> str:
+        """Which golden values are computed again wherever a batch of trials needs them; empty where all are kept."""
+        graph = self.graph
+        if graph is None or graph.chunk >= len(self.data):
+            return ""
+        needed = math.ceil(graph.ample / 2**20)
+        needed, unit = (math.ceil(needed / 2**10), "GiB") if needed >= 2**10 else (needed, "MiB")
+        return (
+            f"golden values of {graph.chunk:,} of {len(self.data):,} inputs fit into {self.memory / 2**20:,.0f} MiB of "
+            f"memory, those of all into {needed:,} {unit}"
+        )
 
     def golden(self) -> Tree:
         """Return the outputs without faults, one row per input."""

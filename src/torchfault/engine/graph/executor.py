@@ -137,6 +137,12 @@ class GraphExecutor:
             return every
         return int(max(1, (3 * self._most // 4 if self.spares is not None else self.memory // 4) // each))
 
+    @property
+    def ample(self) -> int:
+        """The bytes of memory that would keep for all inputs what is held of each."""
+        every = 2 * self.footprint.golden * len(self.data)
+        return every if every >= _AMPLE else min(3 * every // 2, _AMPLE)
+
     @torch.inference_mode()
     @plain_kernels()
     def held(self, inputs: NDArray[np.int64]) -> Golden:
