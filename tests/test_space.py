@@ -79,10 +79,10 @@ def test_a_million_numbers_of_a_space_of_trillions_take_no_time(rng):
     space = FaultSpace(tuple(Site(f"layer{i}.weight", (4096, 4096)) for i in range(3000)))
     assert len(space) == 3000 * 2**29 > 2**40
     index = rng.integers(0, len(space), 1_000_000)
-    began = time.perf_counter()
+    began = time.process_time()
     where = space.locate(index)
     back = space.number(*where)
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 5
     assert np.array_equal(back, index)
 
 

@@ -5,6 +5,7 @@ import re
 import resource
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from urllib.parse import unquote
 
@@ -175,16 +176,17 @@ def test_an_estimate_reads_with_the_digits_that_its_interval_bears():
 
 
 @pytest.mark.slow
-def test_ten_million_trials_take_ten_seconds_and_no_more_room(tmp_path):
-    results = drawn(trials=1 << 16)
+def test_ten_million_trials_take_not_much_longer_than_to_keep_them_and_no_more_room(tmp_path):
+    results, began = drawn(trials=1 << 16), time.process_time()
     with Store(tmp_path / "torchfault.db") as store:
         store.create(replace(results.record, trials=0, seconds=0.0))
         for first in range(0, 10_000_000, 1 << 16):
             store.append("stored", results.columns, first=first, seconds=1.0)
         store.finish("stored")
+    kept = time.process_time() - began  # on this machine, at this hour: two to three times this is usual
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "torchfault", "report", "-o", "page.html"]
     subprocess.run(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10, "seconds of one core"
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 6 * kept, "seconds of one core"
     assert (tmp_path / "page.html").stat().st_size < 300_000
