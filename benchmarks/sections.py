@@ -8,6 +8,7 @@ import platform
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -168,27 +169,30 @@ def commit(root: Path = ROOT) -> str:
 def measured(name: str, size: Size = "usual", *, root: Path = ROOT) -> dict[str, Any]:
     """Return the record of a section, measured now by the checkout at *root*: command, when, on what, what it found.
 
-    Raises :class:`RuntimeError`, with the last line of what it said, where it fails.
+    What it says of its progress is shown. Raises :class:`RuntimeError`, with the last line of that, where it fails.
     """
     import torch
 
     words, began = SECTIONS[name].words(size), time.monotonic()
     paths = {"PYTHONPATH": os.pathsep.join((str(root / "src"), str(root)))}
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=root,
-        env=os.environ | paths,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}: {said[-1]}")
+    said, options = "it said nothing", {"cwd": root, "env": os.environ | paths, "text": True}
+    with (
+        tempfile.TemporaryFile("w+") as printed,
+        subprocess.Popen([sys.executable, *words], stdout=printed, stderr=subprocess.PIPE, **options) as running,
+    ):
+        assert running.stderr is not None
+        for line in running.stderr:
+            print(line, end="", file=sys.stderr, flush=True)
+            said = line.strip() or said
+        if running.wait():
+            raise RuntimeError(f"{' '.join(words)} ended with {running.returncode}: {said}")
+        printed.seek(0)
+        found = json.load(printed)
     return {
         "command": " ".join(("python", *words)),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": commit(root),
         "machine": {**machine(), "torch": torch.__version__},
         "seconds": round(time.monotonic() - began, 1),
-        "found": json.loads(done.stdout),
+        "found": found,
     }

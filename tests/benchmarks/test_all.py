@@ -40,7 +40,9 @@ def test_a_section_that_fails_is_told_and_the_others_go_on(capsys):
     found, failed = driver.run_all(["broken", "fine"], "quick")
     assert set(found) == {"fine"}
     assert "no data here" in failed["broken"]
-    assert "2 of 2  fine" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "2 of 2  fine" in shown
+    assert "busy" in shown.splitlines(), "progress of the section itself"
 
 
 def test_changed_code_belongs_to_no_commit(tmp_path):

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from torchfault.data import Data
     from torchfault.engine import Engine
 
-__all__ = ["Opening", "describe_stop", "kind_text", "tell_campaign", "tell_data", "tell_engine", "tell_model"]
+__all__ = [
+    "Opening",
+    "describe_stop",
+    "kind_text",
+    "tell_campaign",
+    "tell_data",
+    "tell_engine",
+    "tell_memory",
+    "tell_model",
+]
 
 _READY = ("torchfault.demo:model",)
 _PATIENCE = 5.0  # seconds
@@ -128,7 +137,6 @@ def tell_campaign(
     opening: Opening, settings: Settings, campaign: "Campaign", *, failure: str, store: str, done: int
 ) -> None:
     """Say what is struck, what counts as a *failure*, when it ends, and where it is kept (*done* trials are there)."""
-    from torchfault.campaign.campaign import population_of
     from torchfault.space import FaultSpace
 
     space, what = campaign.space, f"{count(len(campaign.space))} upsets"
@@ -137,7 +145,13 @@ def tell_campaign(
     drawn = ", ".join([how_drawn(settings), describe_stop(settings), f"seed {settings.seed}"])
     kept = f"{masked(store)}{f', which holds {count(done)} trials' if done else ''}" if store else ""
     opening.facts(("faults", what), ("failure", failure), ("trials", drawn), ("store", kept))
-    if (anew := campaign.engine.recomputed) and campaign.sampler.design(population_of(campaign)).adapts:
+
+
+def tell_memory(opening: Opening, engine: "Engine", campaign: "Campaign") -> None:
+    """Say how much memory would spare passes without faults, where blocks of trials come back to the same inputs."""
+    from torchfault.campaign.campaign import population_of
+
+    if (anew := engine.recomputed) and campaign.sampler.design(population_of(campaign)).adapts:
         opening.note(f"{anew}; in less, each block of trials computes them again (--memory)")
 
 

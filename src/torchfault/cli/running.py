@@ -155,6 +155,7 @@ def _results(settings: Settings, store: "Store | None", held: "Record | None") -
             store="" if store is None else short(settings.store),
             done=0 if held is None else held.trials,
         )
+        header.tell_memory(opening, engine, campaign)
         if store is not None:
             remember(kept)
         try:
