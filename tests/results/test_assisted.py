@@ -25,7 +25,7 @@ from torchfault.sampling import (
     WholeWords,
     stream,
 )
-from torchfault.sampling.learned import fit
+from torchfault.sampling.learned import Fitted, fit
 from torchfault.sensitivity import effect
 from torchfault.statistics import HalfWidth, MaxTrials, assisted_mean, weighted_mean
 from torchfault.store import Columns, Store
@@ -226,6 +226,13 @@ def test_a_learned_campaign_resumes_byte_by_byte(tmp_path):
         np.testing.assert_array_equal(getattr(resumed.columns, name), getattr(whole.columns, name))
     assert whole.columns.weights.max() <= 2
     assert whole.estimate().method.startswith("weighted")
+
+
+def test_the_whole_space_is_scored_once_for_each_fit(monkeypatch):
+    scored, totals = [], Fitted.totals
+    monkeypatch.setattr(Fitted, "totals", lambda self, site: scored.append((id(self), site.name)) or totals(self, site))
+    run(Campaign(Double(), SPACE, sampler=Learned(Heavy(), block=64), stop=MaxTrials(64 * 20)))
+    assert len(scored) == 5 * len(SPACE.sites), "after 1, 2, 4, 8 and 16 blocks"
 
 
 def test_a_learned_campaign_needs_a_rule():

@@ -1,5 +1,7 @@
 """Importance sampling: bits in closed form against the words, exact weights, estimates that hold for any score."""
 
+import gc
+import weakref
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -176,6 +178,15 @@ def test_a_floor_bounds_the_weights_and_reaches_everything():
 @pytest.mark.parametrize("name", SCORES)
 def test_importance_keeps_the_rules_of_samplers(name):
     check_sampler(Importance(SCORES[name], floor=0.2), POPULATION)
+
+
+def test_what_is_known_of_a_space_ends_with_its_sampler():
+    sampler = Importance(SCORES["gradient"])
+    drawn(sampler, 10, seed=0)
+    ended = weakref.ref(sampler)
+    del sampler
+    gc.collect()
+    assert ended() is None
 
 
 def test_a_space_of_a_billion_faults_is_never_listed():

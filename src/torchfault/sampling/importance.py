@@ -141,7 +141,8 @@ def _fault_space(population: Population) -> FaultSpace:
 class _Ladder:
     """What draws by a score need of a space: each site's *shares*, and the running sum over its elements."""
 
-    sampler: Importance
+    score: Score  # of the sampler, which it must not hold: ladders last as long as their samplers
+    threshold: float
     space: FaultSpace
     shares: Floats
     sums: tuple[Floats, ...]
@@ -166,7 +167,7 @@ class _Ladder:
             )
         shares = {"score": totals, "size": space.sizes.astype(np.float64), "equal": np.ones(len(totals))}
         share = np.where(totals > 0, shares[sampler.shares], 0.0)
-        return cls(sampler, space, share / share.sum(), sums)
+        return cls(sampler.score, sampler.threshold, space, share / share.sum(), sums)
 
     def pick(self, at: Floats) -> Ints:
         """Return one fault number for each column of *at*, four numbers from 0 to 1: site, element, bit and mixture."""
@@ -175,9 +176,9 @@ class _Ladder:
         for position in np.unique(site):
             here, one = np.flatnonzero(site == position), self.space.sites[position]
             element[here] = _rung(self.sums[position], at[1, here])
-            free = here[at[3, here] < self.sampler.threshold]
+            free = here[at[3, here] < self.threshold]
             element[free] = np.minimum((at[1, free] * one.elements).astype(np.int64), one.elements - 1)
-            rows = _filled(self.sampler.score.rows(one, element[here]))
+            rows = _filled(self.score.rows(one, element[here]))
             steps = np.cumsum(rows, axis=1)
             bit[here] = np.asarray(one.bits)[_rungs(steps, at[2, here])]
         return self.space.number(site, element, bit)
@@ -185,14 +186,14 @@ class _Ladder:
     def density(self, index: ArrayLike) -> Floats:
         """Return the probability of each fault number under draws by the score alone, shape (n,)."""
         where = self.space.locate(index)
-        if not self.sampler.threshold:
+        if not self.threshold:
             totals = np.array([column[-1] if len(column) else 1.0 for column in self.sums])
             scale = self.shares / np.where(totals > 0, totals, 1.0)
-            return np.asarray(score_of(self.sampler.score, self.space, index) * scale[where.site])
+            return np.asarray(score_of(self.score, self.space, index) * scale[where.site])
         q = np.zeros(len(where.site))
         for position in np.unique(where.site):
             here, one = np.flatnonzero(where.site == position), self.space.sites[position]
-            rows = self.blend(int(position), self.sampler.score.rows(one, where.element[here]))
+            rows = self.blend(int(position), self.score.rows(one, where.element[here]))
             q[here] = rows[np.arange(len(here)), np.searchsorted(one.bits, where.bit[here])]
         return q
 
@@ -201,7 +202,7 @@ class _Ladder:
         total = self.sums[position][-1]
         if not self.shares[position]:
             return np.zeros_like(rows)
-        t, own = self.sampler.threshold, _filled(rows)
+        t, own = self.threshold, _filled(rows)
         free = own / own.sum(axis=1, keepdims=True) / self.space.sites[position].elements
         return np.asarray(self.shares[position] * ((1 - t) * rows / total + t * free))
 

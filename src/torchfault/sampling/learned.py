@@ -1,6 +1,6 @@
 """Learned importance: the outcomes so far tell how much a score is worth, and which sites and bits it misjudges."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,7 @@ class Learned:
     _: KW_ONLY
     floor: float = 0.5
     block: int = 1024
+    _first: Importance = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.floor <= 1 or self.block < 1:
@@ -88,6 +89,7 @@ class Learned:
                 f"a floor is above 0, at most 1, and a block has a trial or more, got {self.floor} and {self.block}: "
                 "what was learnt from few outcomes may be wrong"
             )
+        object.__setattr__(self, "_first", Importance(self.score, floor=self.floor, block=self.block))
 
     def design(self, population: Population) -> Design:
         """Return one stratum, drawn from without end by weights up to 1 / *floor*."""
@@ -97,35 +99,35 @@ class Learned:
         self, population: Population, n: int, *, rng: np.random.Generator, start: int, tally: Tally | None = None
     ) -> Draws:
         """Return the block that begins at *start*, by what a regression makes of the outcomes in *tally*."""
-        score = self.score
+        sampler = self._first
         if tally is not None and (blocks := start // self.block):
             trials = self.block << (blocks.bit_length() - 1)
             assert isinstance(population.space, FaultSpace)
             space = population.space
-            held = tally.follow(("learned", id(self)), lambda: _Fits(self.score, space, self.block))
-            score = held.by(trials) or self.score
-        return self._by(score).draw(population, n, rng=rng, start=start)
-
-    def _by(self, score: Score) -> Importance:
-        return Importance(score, floor=self.floor, block=self.block)
+            sampler = tally.follow(("learned", id(self)), lambda: _Fits(self._first, space)).by(trials)
+        return sampler.draw(population, n, rng=rng, start=start)
 
 
 class _Fits:
-    """The fits of a campaign so far: one at each power of two of its blocks."""
+    """What is drawn by after each power of two of a campaign's blocks: scores that are fitted, or the *first* one."""
 
-    def __init__(self, score: Score, space: FaultSpace, block: int) -> None:
-        self.score, self.space, self.block = score, space, block
-        self._columns, self._fitted = Columns.empty(), dict[int, Fitted | None]()
+    def __init__(self, first: Importance, space: FaultSpace) -> None:
+        self.first, self.space = first, space
+        self._columns, self._trials, self._last = Columns.empty(), 0, first
 
     def add(self, columns: Columns) -> None:
         """Take in the next trials."""
         self._columns = Columns.join([self._columns, columns])
 
-    def by(self, trials: int) -> Fitted | None:
-        """Return the fit to the first so many trials, ``None`` where their outcomes are all alike."""
-        if trials not in self._fitted:
-            self._fitted[trials] = fit(self.score, self.space, self._columns.take(0, trials), power=0.5)
-        return self._fitted[trials]
+    def by(self, trials: int) -> Importance:
+        """Return the sampler by the fit to the first so many trials, the first where their outcomes are all alike.
+
+        The last one is kept, with what it knows of the whole space, until another is due.
+        """
+        if trials != self._trials:
+            score = fit(self.first.score, self.space, self._columns.take(0, trials), power=0.5)
+            self._trials, self._last = trials, self.first if score is None else replace(self.first, score=score)
+        return self._last
 
 
 def fit(score: Score, space: FaultSpace, columns: Columns, *, power: float = 1.0) -> Fitted | None:
