@@ -220,7 +220,7 @@ def main() -> None:
         from benchmarks.truth_estimators import estimators
 
         truth = load(given.file)
-        found = told(truth) | {"estimators": estimators(truth, repetitions=given.repetitions)}
+        found = told(truth) | {"estimators": estimators(given.file, repetitions=given.repetitions)}
         print(json.dumps(found, indent=None if given.json else 1))
         return
     engine = Engine(*resnet20(slice(IMAGES)))

@@ -1,16 +1,21 @@
 """The library's estimators held against the truth about ResNet-20: campaigns whose outcomes are looked up."""
 
+import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.engine import resnet20
-from benchmarks.truth import IMAGES, Truth, layers
+from benchmarks.truth import IMAGES, Truth, layers, load
 from tests.support.enumerated import Enumerated
 from tests.support.validity import CASES, Case, judge
 from torchfault.data import leaves
@@ -60,25 +65,38 @@ def any_alone(known: Enumerated, trials: Trials) -> Tensor:
     return torch.where(torch.from_numpy(fails)[:, None], golden.roll(1, 1), golden)
 
 
-def estimators(truth: Truth, *, repetitions: int, names: Iterable[str] = NAMES) -> dict[str, dict[str, float]]:
+def estimators(path: Path, *, repetitions: int, names: Sequence[str] = NAMES) -> dict[str, dict[str, float]]:
     """Return the bias of each estimator in standard errors, and how often its 95 % interval holds the truth.
 
-    Each is repeated so many times, on the sites that *truth* holds; ``trials`` and ``lanes`` are means.
+    Each is repeated so many times, on the sites that the gathered file *path* holds, as many side by side as there are
+    processors; ``trials`` and ``lanes`` are means.
     """
-    known = known_of(truth, Engine(*resnet20(slice(IMAGES))))
     found = {}
-    for name in names:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of campaigns that end early
-            one = judge(known, name, repetitions, case=_certified(known) if name == "uniform, certified" else None)
-        found[name] = {
-            "bias_se": round(one.bias, 2),
-            "coverage": round(one.coverage, 4),
-            "trials": round(one.trials),
-            "lanes": round(one.lanes),
-        }
-        print(f"{name}: {found[name]}", file=sys.stderr)
-    return found
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        judged = {pool.submit(_judged, path, name, repetitions): name for name in names}
+        for done in as_completed(judged):
+            found[judged[done]] = done.result()
+            print(f"{len(found)} of {len(names)}  {judged[done]}: {done.result()}", file=sys.stderr, flush=True)
+    return {name: found[name] for name in names}
+
+
+def _judged(path: Path, name: str, repetitions: int) -> dict[str, float]:
+    torch.set_num_threads(1)  # the processors are taken by other estimators
+    known = _known(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of campaigns that end early
+        one = judge(known, name, repetitions, case=_certified(known) if name == "uniform, certified" else None)
+    return {
+        "bias_se": round(one.bias, 2),
+        "coverage": round(one.coverage, 4),
+        "trials": round(one.trials),
+        "lanes": round(one.lanes),
+    }
+
+
+@cache
+def _known(path: Path) -> Enumerated:
+    return known_of(load(path), Engine(*resnet20(slice(IMAGES))))
 
 
 def _certified(known: Enumerated) -> Case:
