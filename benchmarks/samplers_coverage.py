@@ -1,17 +1,13 @@
 """The coverage section: how often 95 % intervals hold the truth of a network enumerated in full, and at which price."""
 
-import os
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from math import isnan
-from multiprocessing import get_context
 from typing import Any
 
-import torch
-
 from benchmarks.sections import Size
+from benchmarks.side_by_side import side_by_side
 from tests.support.enumerated import enumerated
 from tests.support.validity import CASES, judge
 
@@ -26,9 +22,7 @@ def coverage(size: Size) -> dict[str, Any]:
 
     Cases run side by side, as many as there are processors: three minutes of two, a quarter of an hour in full.
     """
-    names = list(CASES)
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        found = dict(zip(names, pool.map(partial(_judged, repetitions=REPETITIONS[size]), names), strict=True))
+    found = side_by_side(partial(_judged, repetitions=REPETITIONS[size]), list(CASES))
     columns = {"coverage": "coverage", "sites": "coverage_of_sites", "worst": "coverage_of_the_worst_site"}
     columns |= {name: name for name in ("bias", "price", "trials", "lanes", "astray")}
     return {
@@ -38,5 +32,4 @@ def coverage(size: Size) -> dict[str, Any]:
 
 
 def _judged(name: str, *, repetitions: int) -> dict[str, float]:
-    torch.set_num_threads(1)  # the processors are taken by other cases
     return asdict(judge(enumerated(), name, repetitions))

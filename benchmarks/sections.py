@@ -175,10 +175,12 @@ def measured(name: str, size: Size = "usual", *, root: Path = ROOT) -> dict[str,
 
     words, began = SECTIONS[name].words(size), time.monotonic()
     paths = {"PYTHONPATH": os.pathsep.join((str(root / "src"), str(root)))}
-    said, options = "it said nothing", {"cwd": root, "env": os.environ | paths, "text": True}
+    said, command = "it said nothing", [sys.executable, *words]
     with (
         tempfile.TemporaryFile("w+") as printed,
-        subprocess.Popen([sys.executable, *words], stdout=printed, stderr=subprocess.PIPE, **options) as running,
+        subprocess.Popen(
+            command, cwd=root, env=os.environ | paths, stdout=printed, stderr=subprocess.PIPE, text=True
+        ) as running,
     ):
         assert running.stderr is not None
         for line in running.stderr:

@@ -1,13 +1,9 @@
 """The library's estimators held against the truth about ResNet-20: campaigns whose outcomes are looked up."""
 
-import os
-import sys
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from functools import cache
-from multiprocessing import get_context
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +11,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.engine import resnet20
-from benchmarks.truth import IMAGES, Truth, layers, load
+from benchmarks.side_by_side import side_by_side
+from benchmarks.truth import IMAGES, layers, load
 from tests.support.enumerated import Enumerated
 from tests.support.validity import CASES, Case, judge
 from torchfault.data import leaves
@@ -45,8 +42,10 @@ NAMES = (
 )
 
 
-def known_of(truth: Truth, engine: Engine) -> Enumerated:
-    """Return ResNet-20 with the outcomes that are known, for campaigns that look them up."""
+@cache
+def known_of(path: Path) -> Enumerated:
+    """Return ResNet-20 with the outcomes that the gathered file *path* holds, for campaigns that look them up."""
+    truth, engine = load(path), Engine(*resnet20(slice(IMAGES)))
     space = layers(engine, list(truth.fail))
     outcomes = np.concatenate([truth.fail[site.name].reshape(-1, IMAGES) for site in space.sites])
     return Enumerated(engine, space, outcomes, any_alone)
@@ -71,18 +70,11 @@ def estimators(path: Path, *, repetitions: int, names: Sequence[str] = NAMES) ->
     Each is repeated so many times, on the sites that the gathered file *path* holds, as many side by side as there are
     processors; ``trials`` and ``lanes`` are means.
     """
-    found = {}
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        judged = {pool.submit(_judged, path, name, repetitions): name for name in names}
-        for done in as_completed(judged):
-            found[judged[done]] = done.result()
-            print(f"{len(found)} of {len(names)}  {judged[done]}: {done.result()}", file=sys.stderr, flush=True)
-    return {name: found[name] for name in names}
+    return side_by_side(partial(_judged, path=path, repetitions=repetitions), names)
 
 
-def _judged(path: Path, name: str, repetitions: int) -> dict[str, float]:
-    torch.set_num_threads(1)  # the processors are taken by other estimators
-    known = _known(path)
+def _judged(name: str, *, path: Path, repetitions: int) -> dict[str, float]:
+    known = known_of(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of campaigns that end early
         one = judge(known, name, repetitions, case=_certified(known) if name == "uniform, certified" else None)
@@ -92,11 +84,6 @@ def _judged(path: Path, name: str, repetitions: int) -> dict[str, float]:
         "trials": round(one.trials),
         "lanes": round(one.lanes),
     }
-
-
-@cache
-def _known(path: Path) -> Enumerated:
-    return known_of(load(path), Engine(*resnet20(slice(IMAGES))))
 
 
 def _certified(known: Enumerated) -> Case:

@@ -1,6 +1,5 @@
 """How results are shown, alike for every recipe: a headline, tables by name for people and for machines, a plot."""
 
-import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,7 +112,7 @@ def summary(results: "Results", look: Look) -> None:
     trials = f"{count(len(results))} trials"
     found = f"{results.measured} {estimate}" if metric else f"{estimate.format_percent()} of {trials} {verb}"
     how = f"  ({100 * look.level:g} % interval, {estimate.method})"
-    if math.isnan(estimate.value):
+    if not estimate.trials:
         found, how = f"no estimate yet: {trials} are too few for this way to draw", ""
     say((record.name, "bold"), f"  {found}", (how, "dim"), out=True)
     known, proven = results.audit(level=look.level), results.proofs()

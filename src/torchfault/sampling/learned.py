@@ -1,6 +1,7 @@
 """Learned importance: the outcomes so far tell how much a score is worth, and which sites and bits it misjudges."""
 
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +82,6 @@ class Learned:
     _: KW_ONLY
     floor: float = 0.5
     block: int = 1024
-    _first: Importance = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.floor <= 1 or self.block < 1:
@@ -89,7 +89,11 @@ class Learned:
                 f"a floor is above 0, at most 1, and a block has a trial or more, got {self.floor} and {self.block}: "
                 "what was learnt from few outcomes may be wrong"
             )
-        object.__setattr__(self, "_first", Importance(self.score, floor=self.floor, block=self.block))
+
+    @cached_property
+    def _first(self) -> Importance:
+        """What draws by the score alone, the same for all blocks: it knows the whole space."""
+        return Importance(self.score, floor=self.floor, block=self.block)
 
     def design(self, population: Population) -> Design:
         """Return one stratum, drawn from without end by weights up to 1 / *floor*."""

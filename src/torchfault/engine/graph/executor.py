@@ -140,8 +140,8 @@ class GraphExecutor:
     @property
     def ample(self) -> int:
         """The bytes of memory that would keep for all inputs what is held of each."""
-        every = 2 * self.footprint.golden * len(self.data)
-        return every if every >= _AMPLE else min(3 * every // 2, _AMPLE)
+        every = self.footprint.golden * len(self.data)
+        return 2 * every if 2 * every >= _AMPLE else min(3 * every, _AMPLE)
 
     @torch.inference_mode()
     @plain_kernels()
